@@ -1,0 +1,325 @@
+"""What can be set, in what unit, within which bounds.
+
+Every model is frozen and refuses unknown keys. The first paragraph of a field's description is the
+one line of meaning that ``--show-config`` and the docs print.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DownloadConfig(Section):
+    """Where a public data set can be fetched, and what must arrive."""
+
+    url: str = Field(description="Address of the files; `{split}` stands for train, val or test.")
+    rows: dict[str, Positive] = Field(description="Crystals that each split must hold.")
+
+
+class AugmentConfig(Section):
+    """Changes to a training crystal that keep it the same crystal, drawn per crystal."""
+
+    translate: bool = Field(True, description="Move the origin by a uniform random vector.")
+    rotate: bool = Field(True, description="Turn the cell by a uniformly random rotation.")
+    permute: bool = Field(False, description="Shuffle the order of the atoms.")
+    noise_angstrom: NonNegative = Field(
+        0.0, description="Standard deviation of noise on the encoder's input positions, angstrom."
+    )
+
+
+class DataConfig(Section):
+    """Which crystals, and how they are batched."""
+
+    name: str = Field("demo", description="Name of the data set: its folder under `data.root`.")
+    source: Literal["table", "demo"] = Field(
+        "table", description="`table`: files under root/name; `demo`: the embedded prototypes."
+    )
+    root: str | None = Field(
+        None, description="Folder of data sets; default $CHEMELEON_DATA, else ./data."
+    )
+    id_column: str = Field("material_id", description="Column with the crystal's name.")
+    cif_column: str = Field("cif", description="Column with the CIF text.")
+    targets: list[str] = Field(
+        default_factory=list, description="Property columns to read; a missing one is an error."
+    )
+    max_atoms: Positive | None = Field(None, description="Leave out crystals with more atoms.")
+    niggli: bool = Field(True, description="Reduce every cell to its Niggli form.")
+    on_error: Literal["skip", "fail"] = Field(
+        "skip", description="`skip` counts and lists bad rows; `fail` stops with all of them."
+    )
+    batch_size: Positive = Field(256, description="Crystals per step and process.")
+    bucket: Positive = Field(4, description="Pad a batch to a multiple of this many atoms.")
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    download: DownloadConfig | None = None
+
+
+class VAELossConfig(Section):
+    """Weights of the terms of the VAE's loss."""
+
+    types: NonNegative = Field(1.0, description="Cross entropy of the elements.")
+    lengths: NonNegative = Field(5.0, description="Squared error of lengths / N^(1/3), angstrom^2.")
+    angles: NonNegative = Field(50.0, description="Squared error of the cell angles, radian^2.")
+    coords: NonNegative = Field(30.0, description="Error of the fractional coordinates.")
+    kl: NonNegative = Field(1e-4, description="KL to N(0, 1), summed over channels, mean of atoms.")
+
+
+class VAEConfig(Section):
+    """The autoencoder between crystals and per-atom latents."""
+
+    latent_dim: Positive = Field(8, description="Latent channels per atom.")
+    width: Positive = Field(512, description="Width of both transformers.")
+    encoder_layers: Positive = Field(8, description="Blocks of the encoder.")
+    decoder_layers: Positive = Field(8, description="Blocks of the decoder.")
+    heads: Positive = Field(8, description="Attention heads.")
+    feedforward: Positive = Field(2048, description="Hidden width of the blocks' MLP.")
+    dropout: Fraction = Field(0.0, description="Dropout inside the blocks.")
+    kind: Literal["dng", "csp"] = Field(
+        "dng", description="`dng` decodes elements; `csp` is given them (formula to structure)."
+    )
+    coordinate_head: Literal["raw", "angle"] = Field(
+        "angle",
+        description="`raw`: three numbers, squared error (published); `angle`: a sine and cosine"
+        " pair per axis, error of the wrapped difference.",
+    )
+    coordinate_input: Literal["raw", "fourier"] = Field(
+        "raw", description="`raw`: three numbers (published); `fourier`: sines and cosines."
+    )
+    fourier_frequencies: list[Positive] = Field(
+        default_factory=lambda: [1, 2, 4, 8], description="Waves per cell of the Fourier input."
+    )
+    wrap_input: bool = Field(
+        True,
+        description="Bring input coordinates into [0, 1) first, so that a lattice translation"
+        " changes nothing; imported models keep the raw numbers.",
+    )
+    loss: VAELossConfig = Field(default_factory=VAELossConfig)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> VAEConfig:
+        if self.width % self.heads or self.width % 2:
+            raise ValueError(f"width {self.width} must be even and a multiple of heads {self.heads}")
+        return self
+
+
+class DenoiserConfig(Section):
+    """The diffusion transformer (DiT) over atoms."""
+
+    width: Positive = Field(768, description="Width of the transformer.")
+    layers: Positive = Field(12, description="Blocks.")
+    heads: Positive = Field(12, description="Attention heads.")
+    mlp_ratio: Positive = Field(4, description="Hidden width of the MLP over the width.")
+    dropout: Fraction = Field(0.0, description="Dropout after attention and inside the MLP.")
+    token_layout: Literal["per_atom", "interleaved"] = Field(
+        "per_atom",
+        description="`per_atom`: an atom's outputs come from its own token; `interleaved`: the"
+        " published models' view of (B, N, 2L) as (B, 2N, L), which imported weights need.",
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> DenoiserConfig:
+        if self.width % self.heads or self.width % 2:
+            raise ValueError(f"width {self.width} must be even and a multiple of heads {self.heads}")
+        return self
+
+
+class DiffusionConfig(Section):
+    """The noising process and what the denoiser predicts."""
+
+    process: Literal["ddpm", "flow"] = Field(
+        "ddpm", description="`ddpm`: variance preserving; `flow`: straight paths to noise."
+    )
+    prediction: Literal["epsilon", "v", "flow"] = Field(
+        "epsilon", description="What the network predicts; `flow` goes with process=flow."
+    )
+    learned_variance: bool = Field(
+        True, description="Learn the reverse variance between its two bounds (ddpm only)."
+    )
+    steps: Positive = Field(1000, description="Time steps of training.")
+    beta_schedule: Literal["linear", "squaredcos_cap_v2"] = Field(
+        "linear", description="How the noise grows, in diffusers' names."
+    )
+    beta_start: float = Field(1e-4, gt=0, lt=1, description="First beta of the linear schedule.")
+    beta_end: float = Field(0.02, gt=0, lt=1, description="Last beta of the linear schedule.")
+    logit_normal: bool = Field(
+        False, description="Flow only: draw times from a logit-normal instead of uniformly."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DiffusionConfig:
+        if (self.process == "flow") != (self.prediction == "flow"):
+            raise ValueError(
+                f"process={self.process} does not go with prediction={self.prediction}:"
+                " use ddpm with epsilon or v, or flow with flow"
+            )
+        if self.process == "flow" and self.learned_variance:
+            raise ValueError("learned_variance=true needs process=ddpm: set it to false for flow")
+        return self
+
+
+class SamplerConfig(Section):
+    """The reverse walk that `sample` uses if not told otherwise."""
+
+    scheduler: Literal["ddim", "ddpm", "dpm++", "unipc", "euler"] = Field(
+        "ddim", description="Name of the scheduler; `euler` is for flow models, the rest for ddpm."
+    )
+    steps: Positive = Field(50, description="Evaluations of the denoiser.")
+    eta: Fraction = Field(1.0, description="Share of fresh noise in DDIM: 0 none, 1 as in DDPM.")
+
+
+class ConditionConfig(Section):
+    """One property that generation can be steered by."""
+
+    kind: Literal["composition", "chemical_system", "number", "category"] = Field(
+        description="How the value is turned into numbers."
+    )
+    column: str | None = Field(None, description="Data column of a number or category.")
+    categories: Positive | None = Field(None, description="Number of classes of a category.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> ConditionConfig:
+        if self.kind in {"number", "category"} and self.column is None:
+            raise ValueError(f"a condition of kind {self.kind} needs `column`")
+        if self.kind == "category" and self.categories is None:
+            raise ValueError("a condition of kind category needs `categories`")
+        return self
+
+
+class LoRAConfig(Section):
+    """Low-rank adapters for fine-tuning (Hu et al. 2021)."""
+
+    rank: Positive = Field(16, description="Rank of the update.")
+    alpha: float = Field(32.0, gt=0, description="Scale of the update is alpha / rank.")
+    dropout: Fraction = Field(0.0, description="Dropout on the adapter's input.")
+    targets: list[str] = Field(
+        default_factory=lambda: ["attn.qkv", "attn.out", "mlp.up", "mlp.down"],
+        description="Linear layers that are adapted.",
+    )
+
+
+class LDMConfig(Section):
+    """Latent diffusion on a frozen VAE."""
+
+    vae_ckpt_path: str | None = Field(
+        None, description="VAE: a run or model folder, or hub:NAME. Needed for training."
+    )
+    init_ckpt_path: str | None = Field(
+        None, description="LDM to start from (fine-tuning): a folder, or hub:NAME."
+    )
+    denoiser: DenoiserConfig = Field(default_factory=DenoiserConfig)
+    diffusion: DiffusionConfig = Field(default_factory=DiffusionConfig)
+    sampler: SamplerConfig = Field(default_factory=SamplerConfig)
+    conditions: dict[str, ConditionConfig] = Field(
+        default_factory=dict, description="Name to condition; empty is unconditional."
+    )
+    condition_drop: Fraction = Field(
+        0.2, description="Share of training crystals whose condition is hidden (guidance)."
+    )
+    latent_scale: Literal["channel", "scalar"] = Field(
+        "channel", description="Standardise latents per channel, or by one number (published)."
+    )
+    sample_posterior: bool = Field(
+        True, description="Train on draws of the posterior (published) or on its mean."
+    )
+    ema_decay: float = Field(0.9999, ge=0, lt=1, description="Decay of averaged weights; 0 is off.")
+    lora: LoRAConfig | None = Field(None, description="Train low-rank adapters only.")
+
+
+class OptimConfig(Section):
+    """AdamW and its learning rate."""
+
+    lr: float = Field(1e-4, gt=0, description="Peak learning rate.")
+    weight_decay: NonNegative = Field(0.0, description="Decoupled weight decay.")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="Averages of AdamW.")
+    schedule: Literal["constant", "cosine", "plateau"] = Field(
+        "constant", description="Learning rate after warm-up; `cosine` ends at min_lr_ratio."
+    )
+    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
+    min_lr_ratio: Fraction = Field(0.0, description="Last over peak learning rate.")
+    plateau_factor: float = Field(0.5, gt=0, lt=1, description="Plateau: factor of a reduction.")
+    plateau_patience: Positive = Field(10, description="Plateau: validations without progress.")
+
+
+class TrainerConfig(Section):
+    """How long, how precise, how often."""
+
+    max_epochs: Positive | None = Field(None, description="Passes over the data.")
+    max_steps: Positive | None = Field(None, description="Optimizer steps; the first limit ends.")
+    max_minutes: float | None = Field(
+        None, gt=0, description="Wall-clock limit of this run in minutes; ends it in order."
+    )
+    precision: Literal["auto", "no", "bf16", "fp16"] = Field(
+        "auto", description="`auto`: bf16 where a GPU has it, else float32."
+    )
+    grad_accumulation: Positive = Field(1, description="Batches per optimizer step.")
+    clip_norm: NonNegative = Field(10.0, description="Largest gradient norm; 0 is off.")
+    val_every_epochs: Positive = Field(1, description="Epochs between validations.")
+    val_every_steps: Positive | None = Field(
+        None, description="Optimizer steps between validations, instead of epochs."
+    )
+    patience: Positive | None = Field(
+        None, description="Stop after this many validations without progress."
+    )
+    val_match_samples: int = Field(
+        256, ge=0, description="VAE: validation crystals that are matched each time; 0 is none."
+    )
+    save_every_minutes: NonNegative = Field(
+        5.0, description="Minutes between saves for --resume, beside those at validations."
+    )
+    log_every: Positive = Field(10, description="Steps between logged training losses.")
+    tracker: Literal["wandb", "tensorboard", "none"] = Field(
+        "wandb", description="Where metrics go besides metrics.jsonl; wandb is offline without key."
+    )
+    project: str = Field("chemeleon", description="Project name for wandb.")
+
+    @model_validator(mode="after")
+    def _ends(self) -> TrainerConfig:
+        if self.max_epochs is None and self.max_steps is None and self.max_minutes is None:
+            raise ValueError("training never ends: set max_epochs, max_steps or max_minutes")
+        return self
+
+
+class StageConfig(Section):
+    """What every training stage has."""
+
+    seed: int = Field(42, ge=0, description="Start of every random number of the run.")
+    data: DataConfig = Field(default_factory=DataConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    trainer: TrainerConfig
+
+
+class VAETrainConfig(StageConfig):
+    """`chemeleon vae train`."""
+
+    vae: VAEConfig = Field(default_factory=VAEConfig)
+
+
+class LDMTrainConfig(StageConfig):
+    """`chemeleon ldm train`."""
+
+    ldm: LDMConfig = Field(default_factory=LDMConfig)
+
+    @model_validator(mode="after")
+    def _targets(self) -> LDMTrainConfig:
+        missing = [
+            f"ldm.conditions.{name} needs column '{c.column}'"
+            for name, c in self.ldm.conditions.items()
+            if c.column is not None and c.column not in self.data.targets
+        ]
+        if missing:
+            raise ValueError(f"{'; '.join(missing)}: add it to data.targets")
+        return self
+
+
+STAGES: dict[str, type[StageConfig]] = {"vae": VAETrainConfig, "ldm": LDMTrainConfig}

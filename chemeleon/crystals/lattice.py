@@ -1,0 +1,52 @@
+"""Cell geometry as tensor maths: parameters, matrices, volumes, shortest images.
+
+Shapes: ``B`` crystals, ``N`` atoms. Lattice matrices hold the cell vectors a, b, c as rows, in
+angstrom; angles are alpha, beta, gamma in radian.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def lattice_from_parameters(lengths: Tensor, angles: Tensor) -> Tensor:
+    """Build cell matrices with c along z and a in the xz plane (pymatgen's convention).
+
+    Args:
+        lengths: ``(..., 3)`` a, b, c in angstrom.
+        angles: ``(..., 3)`` alpha, beta, gamma in radian.
+
+    Returns:
+        ``(..., 3, 3)`` matrices, rows a, b, c. Impossible angles (no real cell) give a flat cell.
+    """
+    a, b, c = lengths.unbind(-1)
+    cos_alpha, cos_beta, cos_gamma = torch.cos(angles).unbind(-1)
+    sin_alpha, sin_beta, _ = torch.sin(angles).unbind(-1)
+    cos_gamma_star = ((cos_alpha * cos_beta - cos_gamma) / (sin_alpha * sin_beta)).clamp(-1, 1)
+    sin_gamma_star = torch.sqrt((1 - cos_gamma_star.square()).clamp_min(0))
+    zero = torch.zeros_like(a)
+    vector_a = torch.stack([a * sin_beta, zero, a * cos_beta], dim=-1)
+    vector_b = torch.stack(
+        [-b * sin_alpha * cos_gamma_star, b * sin_alpha * sin_gamma_star, b * cos_alpha], dim=-1
+    )
+    vector_c = torch.stack([zero, zero, c], dim=-1)
+    return torch.stack([vector_a, vector_b, vector_c], dim=-2)
+
+
+def lattice_lengths(lattice: Tensor) -> Tensor:
+    """Return a, b, c in angstrom, ``(..., 3)``."""
+    return torch.linalg.vector_norm(lattice, dim=-1)
+
+
+def lattice_angles(lattice: Tensor) -> Tensor:
+    """Return alpha, beta, gamma in radian, ``(..., 3)``."""
+    unit = lattice / lattice_lengths(lattice).unsqueeze(-1).clamp_min(1e-12)
+    a, b, c = unit.unbind(-2)
+    cosines = torch.stack([(b * c).sum(-1), (a * c).sum(-1), (a * b).sum(-1)], dim=-1)
+    return torch.arccos(cosines.clamp(-1, 1))
+
+
+def lattice_volume(lattice: Tensor) -> Tensor:
+    """Return the unsigned cell volume in cubic angstrom, ``(...)``."""
+    return torch.linalg.det(lattice).abs()
