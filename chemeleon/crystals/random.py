@@ -46,7 +46,8 @@ def make_keys(seed: int, ids: Tensor) -> Tensor:
 
 def fold(keys: Tensor, purpose: str, step: int | Tensor = 0) -> Tensor:
     """Return keys ``(B,)`` for one purpose and step; different purposes are independent."""
-    return _mix(keys ^ _mix((zlib.crc32(purpose.encode()) + 1) * _GOLDEN + step + keys))
+    salt = _signed((zlib.crc32(purpose.encode()) + 1) * _GOLDEN)
+    return _mix(keys ^ _mix(keys + salt + step))
 
 
 def _bits(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
