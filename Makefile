@@ -1,0 +1,66 @@
+# Every target makes the environment it needs, in .venv. `make` alone prints this list.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=  # e.g. https://download.pytorch.org/whl/cpu: an extra place to look for torch
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+CONSTRAINTS := -c constraints.txt
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-scatter demo check fix test test-all bench wheel
+
+help:  ## print the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' \
+	  | awk -F '\t' '{ printf "make %-14s %s\n", $$1, $$2 }'
+
+setup: $(INSTALLED_DEV)  ## make the environment: the package (editable) and the development tools
+
+setup-scatter: $(INSTALLED)  ## build torch-scatter against the installed torch (optional, needs a C++ compiler)
+	$(PIP) install $(CONSTRAINTS) setuptools wheel
+	$(PIP) install $(CONSTRAINTS) --no-build-isolation torch-scatter
+
+demo: $(INSTALLED)  ## train a small model on the demo set and sample 24 crystals
+	PATH="$(abspath $(BIN)):$$PATH" scripts/demo.sh
+
+check: $(INSTALLED_DEV)  ## lint, formatting, types, direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+fix: $(INSTALLED_DEV)  ## mend what ruff can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+test: $(INSTALLED_DEV)  ## fast tests: CPU, no network
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: $(INSTALLED_DEV)  ## all tests that this machine can run
+	$(BIN)/python -m pytest
+
+bench: $(INSTALLED_DEV)  ## run everything in benchmarks/
+	@set -e; for file in benchmarks/*.py; do \
+	  [ -e "$$file" ] || { echo "benchmarks/ is empty"; exit 0; }; \
+	  echo "== $$file"; $(BIN)/python "$$file"; \
+	done
+
+wheel: $(INSTALLED_DEV)  ## build dist/*.whl
+	$(PIP) wheel --no-deps --wheel-dir dist .
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else \
+	  "Python %d.%d is too old, chemeleon needs 3.11: make PYTHON=python3.11" % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone, so that an index of CPU wheels serves nothing else
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install $(CONSTRAINTS) $(if $(strip $(TORCH_INDEX)),--index-url $(TORCH_INDEX)) torch
+	$(PIP) install $(CONSTRAINTS) -e .
+	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	$(PIP) install $(CONSTRAINTS) -e '.[dev]'
+	@touch $@
