@@ -1,0 +1,225 @@
+"""Read and write models and the state of runs; every file is replaced in one step or not at all.
+
+A model folder holds ``config.yaml`` (kind, architecture, where it comes from) and
+``model.safetensors``. A run folder holds::
+
+    config.yaml         the resolved training config, itself a valid --config
+    metrics.jsonl       one line per logged step or validation
+    best/  last/        model folders (best by validation; last, as written at the last save)
+    state.safetensors   what --resume needs: raw weights, optimizer, averages, counters
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from chemeleon import __version__
+from chemeleon.config.hubname import hub_name
+from chemeleon.config.presets import parse_yaml
+from chemeleon.errors import CheckpointError
+
+MODEL_CONFIG = "config.yaml"
+MODEL_WEIGHTS = "model.safetensors"
+STATE = "state.safetensors"
+_MAKERS = {"vae": "chemeleon vae train", "ldm": "chemeleon ldm train"}
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a file beside ``path``, then put it in place in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(beside)
+        with beside.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        beside.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file in one step."""
+    write_atomically(path, lambda beside: _write_text(beside, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Replace a safetensors file in one step."""
+    own = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    write_atomically(path, lambda beside: save_file(own, beside, dict(metadata or {})))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file and its metadata.
+
+    Raises:
+        CheckpointError: if it is missing or not a complete safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as handle:
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            return tensors, dict(handle.metadata() or {})
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a complete safetensors file ({error})") from None
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model as read from disk.
+
+    Attributes:
+        path: the folder.
+        kind: ``vae`` or ``ldm``.
+        config: the content of its ``config.yaml``.
+        tensors: its weights.
+    """
+
+    path: Path
+    kind: str
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def tensor(self, name: str) -> Tensor:
+        """Return one tensor.
+
+        Raises:
+            CheckpointError: if it is missing.
+        """
+        if name not in self.tensors:
+            raise CheckpointError(f"{self.path / MODEL_WEIGHTS} has no tensor '{name}'")
+        return self.tensors[name]
+
+    def load_into(self, module: nn.Module, prefix: str = "") -> None:
+        """Fill a module with the weights under ``prefix``.
+
+        Raises:
+            CheckpointError: naming missing, superfluous and misshapen tensors.
+        """
+        weights = {
+            name.removeprefix(prefix): value
+            for name, value in self.tensors.items()
+            if name.startswith(prefix)
+        }
+        expected = module.state_dict()
+        problems = [f"missing {name}" for name in expected if name not in weights]
+        problems += [f"unexpected {name}" for name in weights if name not in expected]
+        problems += [
+            f"{name} has shape {tuple(weights[name].shape)}, expected {tuple(value.shape)}"
+            for name, value in expected.items()
+            if name in weights and weights[name].shape != value.shape
+        ]
+        if problems:
+            shown = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
+            raise CheckpointError(
+                f"{self.path / MODEL_WEIGHTS} does not fit its {MODEL_CONFIG}: {shown}"
+            )
+        module.load_state_dict(weights)
+
+
+def find_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> Path:
+    """Return the model folder that a run folder, a model folder or ``hub:NAME`` stands for.
+
+    Raises:
+        CheckpointError: that names what is missing and the command that makes it.
+    """
+    name = hub_name(str(reference))
+    if name is not None:
+        raise CheckpointError(
+            f"'{reference}' names a model of the hub; this version ({__version__}) reads local"
+            f" folders only. Give the folder of a model of yours instead, made for example by"
+            f" {_MAKERS[kinds[0]]}"
+        )
+    path = Path(reference).expanduser()
+    for folder in (path, path / "best", path / "last"):
+        if (folder / MODEL_WEIGHTS).is_file() and (folder / MODEL_CONFIG).is_file():
+            return folder
+    make = " or ".join(f"`{_MAKERS[kind]} -o {path}`" for kind in kinds)
+    if not path.exists():
+        raise CheckpointError(f"there is no model at {path}: the folder does not exist. Make: {make}")
+    raise CheckpointError(
+        f"{path} holds no {MODEL_WEIGHTS} with a {MODEL_CONFIG} (nor do its best/ and last/):"
+        f" training may not have saved yet. Make: {make}"
+    )
+
+
+def read_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> ModelFolder:
+    """Read a model folder; see ``find_model`` for what ``reference`` may be.
+
+    Raises:
+        CheckpointError: if there is none, it is damaged, or of another kind.
+    """
+    path = find_model(reference, kinds)
+    config = parse_yaml(
+        (path / MODEL_CONFIG).read_text(encoding="utf-8"), str(path / MODEL_CONFIG)
+    )
+    kind = config.get("kind") if isinstance(config, dict) else None
+    if kind not in kinds:
+        raise CheckpointError(
+            f"{path} is a model of kind '{kind}', but {' or '.join(kinds)} is needed here"
+        )
+    tensors, _ = read_tensors(path / MODEL_WEIGHTS)
+    return ModelFolder(path, kind, config, tensors)
+
+
+def write_model(
+    folder: Path, kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    """Write a model folder; the weights go last, so that what can be read is complete."""
+    content = {"chemeleon": __version__, "kind": kind, **config}
+    write_text(folder / MODEL_CONFIG, yaml.safe_dump(content, sort_keys=False))
+    write_tensors(folder / MODEL_WEIGHTS, tensors, {"format": "pt"})
+
+
+def write_state(run: Path, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
+    """Write what resuming needs, in one file: it is either the old state or the new one."""
+    write_tensors(run / STATE, tensors, {"counters": json.dumps(counters)})
+
+
+def read_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what ``write_state`` wrote.
+
+    Raises:
+        CheckpointError: if the run has not saved anything yet.
+    """
+    if not (run / STATE).is_file():
+        raise CheckpointError(
+            f"{run} has no {STATE}, so there is nothing to resume: the run did not save before it"
+            " ended. Start it again with --overwrite"
+        )
+    tensors, metadata = read_tensors(run / STATE)
+    return tensors, json.loads(metadata["counters"])
+
+
+def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Return a short hash of names, shapes and numbers, to say which weights were used."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

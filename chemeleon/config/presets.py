@@ -1,0 +1,284 @@
+"""Find presets, stack their layers, apply KEY=VALUE words, validate, remember who set each key."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from chemeleon.config.schema import STAGES, DataConfig, StageConfig
+from chemeleon.errors import ConfigError, nearest
+
+SECTIONS = ("vae", "ldm", "rl", "predict")
+DEFAULT_ORIGIN = "default"
+
+
+class Loaded(NamedTuple):
+    """A validated config and, for each dotted key, the layer that set it."""
+
+    config: StageConfig
+    origins: dict[str, str]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2 scalars: `No` is nobelium, 0225 is 225 and 1e-4 is a number."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:null", re.compile(r"^(null|Null|NULL|~|)$"), ["n", "N", "~", ""]
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|nan)$"),
+    list("-+.0123456789"),
+)
+
+
+def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node), 10)  # 1.1 would read 0225 as octal
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML text with 1.2 scalars; ``where`` names the source in errors."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader subclass
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML: {error}") from None
+
+
+def preset_root() -> Path:
+    """Return the folder of the presets: beside the package in a wheel, above it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for root in (package / "configs", package.parent / "configs"):
+        if (root / "base.yaml").is_file():
+            return root
+    raise ConfigError(f"the presets are missing beside {package}: install chemeleon again")
+
+
+def list_presets(stage: str) -> list[str]:
+    """Return the names of a stage's presets, for example ``mp_20/null``."""
+    folder = preset_root() / stage
+    return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
+
+
+def list_data() -> list[str]:
+    """Return the names of the known data sets."""
+    return sorted(p.stem for p in (preset_root() / "data").glob("*.yaml"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"config file {path} does not exist")
+    content = parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold KEY: VALUE lines, not a {type(content).__name__}")
+    return content
+
+
+def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = {**value} if isinstance(value, Mapping) else value
+
+
+def _keys(values: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def parse_override(word: str) -> dict[str, Any]:
+    """Turn ``trainer.max_epochs=500`` into nested mappings; the value is read as YAML."""
+    key, equals, text = word.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_][\w]*(\.[\w-]+)*", key):
+        raise ConfigError(
+            f"'{word}' is not KEY=VALUE: write for example trainer.max_epochs=500"
+            " (options such as --preset start with two dashes)"
+        )
+    # a lone ${hub:NAME} is not valid flow YAML, and needs no parsing
+    value = text if text.startswith("${") else parse_yaml(text, f"the value of {key}")
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _layers(stage: str, preset: str | None) -> list[tuple[str, dict[str, Any]]]:
+    """Return the (name, mapping) pairs that a preset stacks, itself last."""
+    root = preset_root()
+    if preset is None:
+        return [("base", _shared(_read(root / "base.yaml"), stage))]
+    path = root / stage / f"{preset}.yaml"
+    if not path.is_file():
+        known = list_presets(stage)
+        raise ConfigError(
+            f"{stage} has no preset '{preset}'{nearest(preset, known)} Known: {', '.join(known)}"
+        )
+    own = _read(path)
+    stack = []
+    for name in own.pop("layers", ["base"]):
+        layer = _read(root / f"{name}.yaml")
+        if "layers" in layer:
+            raise ConfigError(f"configs/{name}.yaml: only stage presets may name layers")
+        stack.append((name, _shared(layer, stage)))
+    return [*stack, (f"{stage}/{preset}", own)]
+
+
+def _shared(layer: dict[str, Any], stage: str) -> dict[str, Any]:
+    # a shared layer (size, published) speaks to several stages; keep this stage's part
+    return {k: v for k, v in layer.items() if k == stage or k not in SECTIONS}
+
+
+def load(
+    stage: str,
+    preset: str | None = None,
+    config_file: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> Loaded:
+    """Stack the layers of a stage and validate the result.
+
+    Args:
+        stage: ``vae`` or ``ldm``.
+        preset: name under ``configs/<stage>``; only ``base`` is used if None.
+        config_file: a YAML file on top, for example the ``config.yaml`` of an earlier run.
+        overrides: ``KEY=VALUE`` words, applied last.
+
+    Raises:
+        ConfigError: with every problem found, and the layer that set the value.
+    """
+    stack = _layers(stage, preset)
+    if config_file is not None:
+        stack.append((str(config_file), _read(config_file)))
+    stack += [(f"command line: {word}", parse_override(word)) for word in overrides]
+    return stack_layers(STAGES[stage], stack)
+
+
+def stack_layers(schema: type[StageConfig], stack: list[tuple[str, dict[str, Any]]]) -> Loaded:
+    """Merge (name, mapping) layers in order and validate them against ``schema``."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for name, layer in stack:
+        _merge(values, layer)
+        origins.update(dict.fromkeys(_keys(layer), name))
+    try:
+        config = schema.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, schema, origins)) from None
+    resolved = list(_keys(config.model_dump()))
+    return Loaded(config, {key: _origin(key, origins) for key in resolved})
+
+
+def _origin(key: str, origins: Mapping[str, str]) -> str:
+    while key:
+        if key in origins:
+            return origins[key]
+        key = key.rpartition(".")[0]
+    return DEFAULT_ORIGIN
+
+
+def _field_names(schema: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """Return the field names of the section that ``path`` leads to."""
+    for part in path:
+        field = schema.model_fields.get(part)
+        if field is None:
+            return []
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        inner = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not inner:
+            return []
+        schema = inner[0]
+    return list(schema.model_fields)
+
+
+def _explain(error: ValidationError, schema: type[BaseModel], origins: Mapping[str, str]) -> str:
+    lines = []
+    for problem in error.errors():
+        path = [str(part) for part in problem["loc"]]
+        key = ".".join(path)
+        origin = _origin(key, origins)
+        by = "" if origin == DEFAULT_ORIGIN else f" (set by {origin})"
+        if problem["type"] == "extra_forbidden":
+            known = _field_names(schema, path[:-1])
+            close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+            hint = (
+                f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
+            )
+            lines.append(f"{key}: unknown key{by}; {hint}")
+        elif problem["type"] == "missing":
+            lines.append(f"{key}: missing; choose a --preset or set it")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            value = problem["input"]
+            given = "" if isinstance(value, dict) else f", got {value!r}"
+            lines.append(f"{key or 'config'}: {message}{given}{by}")
+    count = f"{len(lines)} problem{'s' if len(lines) > 1 else ''} in the configuration:"
+    return "\n  ".join([count, *lines])
+
+
+def load_data(name: str) -> DataConfig:
+    """Return the settings of a named data set from ``configs/data``."""
+    path = preset_root() / "data" / f"{name}.yaml"
+    if not path.is_file():
+        known = list_data()
+        raise ConfigError(
+            f"no data set is called '{name}'{nearest(name, known)} Known: {', '.join(known)}."
+            " To add one, see docs/adding-a-data-set.md"
+        )
+    values: dict[str, Any] = {}
+    for layer in (_read(preset_root() / "base.yaml"), _read(path)):
+        _merge(values, layer.get("data", {}))
+    try:
+        return DataConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, DataConfig, {})) from None
+
+
+def to_yaml(config: BaseModel) -> str:
+    """Return the config as YAML that ``--config`` accepts."""
+    return yaml.dump(
+        config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, default_flow_style=False
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper whose plain strings are still strings for the 1.2 loader above."""
+
+
+def _represent_str(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    parsed = _reads_back(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if parsed else '"')
+
+
+def _reads_back(text: str) -> bool:
+    try:
+        return yaml.load(text, Loader=_Loader) == text  # noqa: S506 - a SafeLoader subclass
+    except yaml.YAMLError:
+        return False
+
+
+_Dumper.add_representer(str, _represent_str)
+
+
+def runs_root() -> Path:
+    """Return where runs go if no folder is given: $CHEMELEON_RUNS, else ./runs."""
+    return Path(os.environ.get("CHEMELEON_RUNS", "runs"))

@@ -1,0 +1,183 @@
+"""The diffusion transformer over atoms, and the whole latent diffusion model.
+
+Shapes: ``B`` crystals, ``N`` padded atoms, ``L`` latent channels, ``D`` width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chemeleon.checkpoints.store import ModelFolder, read_model
+from chemeleon.config.schema import LDMConfig, VAEConfig
+from chemeleon.models.conditions import ConditionEncoder
+from chemeleon.models.layers import (
+    ModulatedBlock,
+    attention_mask,
+    index_embedding,
+    timestep_embedding,
+)
+from chemeleon.models.vae import CrystalVAE
+
+TIME_FEATURES = 256
+
+
+class Denoised(NamedTuple):
+    """What the denoiser says of each slot, ``(B, N, L)`` each.
+
+    ``prediction`` is the noise, the velocity or the flow, as the model was trained; ``variance`` is
+    the place of the reverse log-variance between its bounds (-1 lower, 1 upper), or None.
+    """
+
+    prediction: Tensor
+    variance: Tensor | None
+
+
+class Denoiser(nn.Module):
+    """DiT (Peebles and Xie 2023) whose tokens are atoms, with adaLN-Zero on time and conditions."""
+
+    def __init__(self, config: LDMConfig, latent_dim: int) -> None:
+        super().__init__()
+        self.config = config.denoiser
+        self.latent_dim = latent_dim
+        self.learned_variance = config.diffusion.learned_variance
+        width = self.config.width
+        outputs = latent_dim * (2 if self.learned_variance else 1)
+        self.embed = nn.Linear(latent_dim, width)
+        self.time = nn.Sequential(
+            nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.conditions = ConditionEncoder(config.conditions, width) if config.conditions else None
+        self.blocks = nn.ModuleList(
+            ModulatedBlock(
+                width, self.config.heads, width * self.config.mlp_ratio, self.config.dropout
+            )
+            for _ in range(self.config.layers)
+        )
+        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.head = nn.Linear(width, outputs)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        # adaLN-Zero: every block starts as the identity, the head at zero
+        for layer in self.time:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
+        for layer in (self.modulation, self.head):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        z: Tensor,
+        t: Tensor,
+        num_atoms: Tensor,
+        features: Mapping[str, Tensor] | None = None,
+        drop: Mapping[str, Tensor] | None = None,
+    ) -> Denoised:
+        """Predict the noise (or velocity, or flow) in ``z``.
+
+        Args:
+            z: ``(B, N, L)`` noisy latents, 0 on padded slots.
+            t: ``(B,)`` times, 0 .. 999 (flow: 1000 times the time).
+            num_atoms: ``(B,)``.
+            features: condition name to ``(B, F)``, for a conditional model.
+            drop: condition name to ``(B,)`` bool, True where the condition is hidden.
+        """
+        slots = torch.arange(z.shape[1], device=z.device)
+        mask = slots < num_atoms.unsqueeze(-1)
+        # padded slots repeat the last index: their tokens count in the interleaved layout
+        places = torch.minimum(slots, num_atoms.unsqueeze(-1) - 1)
+        x = self.embed(z) + index_embedding(places, self.config.width)
+        condition = self.time(timestep_embedding(t, TIME_FEATURES))
+        if self.conditions is not None:
+            assert features is not None
+            assert drop is not None
+            condition = condition + self.conditions(features, drop)
+        condition = F.silu(condition)
+        keys = attention_mask(mask)
+        for block in self.blocks:
+            x = block(x, condition, keys)
+        shift, scale = self.modulation(condition).unsqueeze(1).chunk(2, dim=-1)
+        return self._split(self.head(torch.addcmul(shift, self.norm(x), 1 + scale)))
+
+    def _split(self, out: Tensor) -> Denoised:
+        if not self.learned_variance:
+            return Denoised(out, None)
+        if self.config.token_layout == "per_atom":
+            prediction, variance = out.chunk(2, dim=-1)
+        else:
+            size, atoms, _ = out.shape
+            prediction, variance = out.reshape(size, 2 * atoms, self.latent_dim).chunk(2, dim=1)
+        return Denoised(prediction, variance)
+
+
+class LatentDiffusion(nn.Module):
+    """A frozen VAE, a denoiser of its standardised latents, and what sampling needs to know.
+
+    Buffers: ``latent_mean`` and ``latent_std`` ``(L,)``; ``size_histogram`` counts training crystals
+    by number of atoms.
+    """
+
+    latent_mean: Tensor
+    latent_std: Tensor
+    size_histogram: Tensor
+
+    def __init__(self, config: LDMConfig, vae: CrystalVAE, size_histogram: Tensor) -> None:
+        super().__init__()
+        self.config = config
+        self.vae = vae.requires_grad_(False)
+        latent_dim = vae.config.latent_dim
+        self.denoiser = Denoiser(config, latent_dim)
+        self.register_buffer("latent_mean", torch.zeros(latent_dim))
+        self.register_buffer("latent_std", torch.ones(latent_dim))
+        self.register_buffer("size_histogram", size_histogram.to(torch.float32))
+
+    @classmethod
+    def from_pretrained(cls, reference: str | Path) -> LatentDiffusion:
+        """Load a latent diffusion model from a run or model folder.
+
+        Raises:
+            CheckpointError: if there is no such model there.
+        """
+        return cls.from_folder(read_model(reference, kinds=("ldm",)))
+
+    @classmethod
+    def from_folder(cls, folder: ModelFolder) -> LatentDiffusion:
+        """Build from a folder that has been read."""
+        config = LDMConfig.model_validate(folder.config["ldm"])
+        vae = CrystalVAE(VAEConfig.model_validate(folder.config["vae"]))
+        model = cls(config, vae, torch.zeros_like(folder.tensor("size_histogram")))
+        folder.load_into(model)
+        return model.eval()
+
+    def train(self, mode: bool = True) -> LatentDiffusion:
+        """Switch the denoiser; the VAE is frozen and stays in evaluation mode."""
+        super().train(mode)
+        self.vae.eval()
+        return self
+
+    def standardise(self, z: Tensor) -> Tensor:
+        """Bring latents ``(..., L)`` to zero mean and unit variance."""
+        return (z - self.latent_mean) / self.latent_std
+
+    def unstandardise(self, z: Tensor) -> Tensor:
+        """Undo ``standardise``."""
+        return z * self.latent_std + self.latent_mean
+
+    def forward(
+        self,
+        z: Tensor,
+        t: Tensor,
+        num_atoms: Tensor,
+        features: Mapping[str, Tensor] | None = None,
+        drop: Mapping[str, Tensor] | None = None,
+    ) -> Denoised:
+        """Denoise standardised latents; see ``Denoiser.forward``."""
+        return self.denoiser(z, t, num_atoms, features, drop)

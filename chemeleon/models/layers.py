@@ -1,0 +1,130 @@
+"""Building blocks of the encoder, the decoder and the denoiser.
+
+Shapes: ``B`` crystals, ``N`` padded atoms, ``D`` width. An attention mask is ``(B, 1, 1, N)`` bool,
+True where a key may be seen, or None when nothing is padded.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def attention_mask(mask: Tensor) -> Tensor:
+    """Turn ``(B, N)`` real-atom flags into the mask of keys, ``(B, 1, 1, N)``."""
+    return mask[:, None, None, :]
+
+
+def index_embedding(index: Tensor, width: int, max_length: int = 2048) -> Tensor:
+    """Embed an atom's place in its cell as sines and cosines, ``(...)`` to ``(..., width)``.
+
+    ``[sin(i pi / max_length^(2k/width)), cos(same)]`` for k = 0 .. width/2 - 1.
+    """
+    k = torch.arange(width // 2, device=index.device, dtype=torch.float32)
+    angles = index.unsqueeze(-1) * (math.pi / max_length ** (2 * k / width))
+    return torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1)
+
+
+def timestep_embedding(t: Tensor, width: int = 256, period: float = 10_000.0) -> Tensor:
+    """Embed times ``(B,)`` as ``[cos | sin]`` of geometric frequencies, ``(B, width)``."""
+    half = width // 2
+    k = torch.arange(half, device=t.device, dtype=torch.float32)
+    angles = t.to(torch.float32).unsqueeze(-1) * torch.exp(-math.log(period) * k / half)
+    return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with fused projections."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.qkv.weight)
+        nn.init.zeros_(self.qkv.bias)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend within each crystal; ``x`` is ``(B, N, D)``."""
+        size, atoms, width = x.shape
+        qkv = self.qkv(x).view(size, atoms, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(attended.transpose(1, 2).reshape(size, atoms, width))
+
+
+class MLP(nn.Module):
+    """Two linear layers with the tanh form of GELU between them."""
+
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.down = nn.Linear(hidden, width)
+        for layer in (self.up, self.down):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to ``(..., D)``."""
+        return self.down(self.dropout(F.gelu(self.up(x), approximate="tanh")))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = MLP(width, hidden, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Apply to ``(B, N, D)``."""
+        x = x + self.dropout(self.attn(self.norm1(x), mask))
+        return x + self.dropout(self.mlp(self.norm2(x)))
+
+
+class Transformer(nn.Module):
+    """A stack of pre-norm blocks with a final norm."""
+
+    def __init__(self, width: int, layers: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Apply to ``(B, N, D)``."""
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
+
+
+class ModulatedBlock(nn.Module):
+    """DiT block with adaLN-Zero (Peebles and Xie 2023, arXiv:2212.09748)."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.mlp = MLP(width, hidden, dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.modulation = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, condition: Tensor, mask: Tensor | None) -> Tensor:
+        """Apply to ``(B, N, D)``; ``condition`` is silu of the condition, ``(B, D)``."""
+        chunks = self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
+        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = chunks
+        h = torch.addcmul(shift_attn, self.norm1(x), 1 + scale_attn)
+        x = torch.addcmul(x, gate_attn, self.dropout(self.attn(h, mask)))
+        h = torch.addcmul(shift_mlp, self.norm2(x), 1 + scale_mlp)
+        return torch.addcmul(x, gate_mlp, self.dropout(self.mlp(h)))

@@ -1,0 +1,238 @@
+"""CrystalVAE: crystals to per-atom latents and back.
+
+Shapes: ``B`` crystals, ``N`` padded atoms, ``L`` latent channels, ``D`` width. Scaled lengths are
+``lengths / num_atoms^(1/3)`` in angstrom; angles are in radian.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chemeleon.checkpoints.store import ModelFolder, read_model
+from chemeleon.config.schema import VAEConfig, VAELossConfig
+from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch
+from chemeleon.crystals.lattice import lattice_from_parameters
+from chemeleon.models.layers import Transformer, attention_mask, index_embedding
+
+CLASSES = MAX_ATOMIC_NUMBER + 1
+
+
+class Posterior(NamedTuple):
+    """Gaussian over latents: mean and log-variance, each ``(B, N, L)``."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Return ``mean + std * noise``, ``(B, N, L)``."""
+        return self.mean + torch.exp(0.5 * self.logvar) * noise
+
+    def kl(self) -> Tensor:
+        """KL to N(0, 1) per atom, summed over channels, in nats, ``(B, N)``."""
+        return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar).sum(-1)
+
+
+class Decoded(NamedTuple):
+    """What the decoder says, before it becomes a crystal.
+
+    ``type_logits`` ``(B, N, 100)`` or None (csp); ``coords`` ``(B, N, 3)`` for the raw head or
+    ``(B, N, 6)`` (three sines, three cosines) for the angle head; ``lengths`` scaled, ``(B, 3)``;
+    ``angles`` ``(B, 3)``.
+    """
+
+    type_logits: Tensor | None
+    coords: Tensor
+    lengths: Tensor
+    angles: Tensor
+
+
+class VAEOutput(NamedTuple):
+    """Result of ``forward``."""
+
+    posterior: Posterior
+    decoded: Decoded
+
+
+class CrystalVAE(nn.Module):
+    """Variational autoencoder with one latent vector per atom.
+
+    The raw coordinate head and the published weights give the model of Chemeleon2; see
+    ``VAEConfig`` for what can be chosen.
+    """
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        coords_in = 3 if config.coordinate_input == "raw" else 6 * len(config.fourier_frequencies)
+        self.type_embedding = nn.Embedding(CLASSES, width)
+        self.lattice_embedding = _embedder(9, width)
+        self.coords_embedding = _embedder(coords_in, width)
+        self.encoder = self._transformer(config.encoder_layers)
+        self.to_moments = nn.Linear(width, 2 * config.latent_dim, bias=False)
+        self.from_latent = nn.Linear(config.latent_dim, width, bias=False)
+        self.decoder = self._transformer(config.decoder_layers)
+        self.type_head = nn.Linear(width, CLASSES) if config.kind == "dng" else None
+        coords_out = 3 if config.coordinate_head == "raw" else 6
+        self.coords_head = nn.Linear(width, coords_out, bias=False)
+        self.lattice_head = nn.Linear(width, 6, bias=False)
+        frequencies = torch.tensor(config.fourier_frequencies, dtype=torch.float32)
+        self.register_buffer("frequencies", 2 * math.pi * frequencies, persistent=False)
+
+    def _transformer(self, layers: int) -> Transformer:
+        c = self.config
+        return Transformer(c.width, layers, c.heads, c.feedforward, c.dropout)
+
+    @classmethod
+    def from_pretrained(cls, reference: str | Path) -> CrystalVAE:
+        """Load a VAE from a run or model folder; an LDM's folder gives the VAE inside it.
+
+        Raises:
+            CheckpointError: if there is no such model there.
+        """
+        return cls.from_folder(read_model(reference, kinds=("vae", "ldm")))
+
+    @classmethod
+    def from_folder(cls, folder: ModelFolder) -> CrystalVAE:
+        """Build from a folder that has been read."""
+        vae = cls(VAEConfig.model_validate(folder.config["vae"]))
+        prefix = "vae." if folder.kind == "ldm" else ""
+        folder.load_into(vae, prefix)
+        return vae.eval()
+
+    def encode(self, batch: CrystalBatch) -> Posterior:
+        """Encode crystals; padded slots hold numbers without meaning."""
+        posterior, _ = self.encode_features(batch)
+        return posterior
+
+    def encode_features(self, batch: CrystalBatch) -> tuple[Posterior, Tensor]:
+        """Encode crystals and also return the encoder's output ``(B, N, D)``."""
+        x = (
+            self.type_embedding(batch.atomic_numbers)
+            + self.lattice_embedding(batch.lattice.flatten(1)).unsqueeze(1)
+            + self.coords_embedding(self._coordinate_features(batch.frac_coords))
+            + self._places(batch)
+        )
+        features = self.encoder(x, _mask(batch))
+        mean, logvar = self.to_moments(features).float().chunk(2, dim=-1)
+        return Posterior(mean, logvar.clamp(-30, 20)), features
+
+    def _coordinate_features(self, frac_coords: Tensor) -> Tensor:
+        if self.config.wrap_input:
+            frac_coords = frac_coords - torch.floor(frac_coords)
+        if self.config.coordinate_input == "raw":
+            return frac_coords
+        angles = (frac_coords.unsqueeze(-1) * self.frequencies).flatten(-2)
+        return torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1)
+
+    def _places(self, batch: CrystalBatch) -> Tensor:
+        return index_embedding(torch.arange(batch.width, device=batch.device), self.config.width)
+
+    def decode(self, z: Tensor, batch: CrystalBatch) -> Decoded:
+        """Decode latents ``(B, N, L)``; of ``batch`` only the sizes (and types, csp) are used."""
+        features = self.decoder(self.from_latent(z) + self._places(batch), _mask(batch))
+        weights = batch.mask.unsqueeze(-1).to(features.dtype)
+        pooled = (features * weights).sum(1) / weights.sum(1)
+        lattice = self.lattice_head(pooled)
+        return Decoded(
+            type_logits=None if self.type_head is None else self.type_head(features),
+            coords=self.coords_head(features),
+            lengths=lattice[:, :3],
+            angles=lattice[:, 3:],
+        )
+
+    def forward(self, batch: CrystalBatch, noise: Tensor) -> VAEOutput:
+        """Encode, draw with ``noise`` ``(B, N, L)``, decode."""
+        posterior = self.encode(batch)
+        return VAEOutput(posterior, self.decode(posterior.sample(noise), batch))
+
+    def to_crystals(self, decoded: Decoded, batch: CrystalBatch) -> CrystalBatch:
+        """Turn the decoder's answer into crystals of the sizes (and types, csp) of ``batch``."""
+        num_atoms = batch.num_atoms.to(torch.float32).unsqueeze(-1)
+        lengths = decoded.lengths.float() * num_atoms.pow(1 / 3)
+        if decoded.type_logits is None:
+            types = batch.atomic_numbers
+        else:
+            types = decoded.type_logits.argmax(-1).clamp_min(1)
+        if self.config.coordinate_head == "angle":
+            sine, cosine = decoded.coords.float().chunk(2, dim=-1)
+            frac_coords = torch.atan2(sine, cosine) / (2 * math.pi)
+        else:
+            frac_coords = decoded.coords.float()
+        frac_coords = frac_coords.masked_fill(~batch.mask.unsqueeze(-1), 0.0)
+        return CrystalBatch(
+            atomic_numbers=types.masked_fill(~batch.mask, 0),
+            frac_coords=frac_coords,
+            lattice=lattice_from_parameters(lengths, decoded.angles.float()),
+            num_atoms=batch.num_atoms,
+            check=False,
+        )
+
+
+def vae_losses(
+    output: VAEOutput,
+    target: CrystalBatch,
+    weights: VAELossConfig,
+    atoms: float | Tensor,
+    crystals: float | Tensor,
+) -> dict[str, Tensor]:
+    """Return the weighted total ``loss`` and its unweighted terms.
+
+    Args:
+        output: what the model made of ``target``.
+        target: the crystals to be reproduced.
+        weights: weights of the terms.
+        atoms: number that sums over atoms are divided by (the batch's, unless it is a share of a
+            larger one).
+        crystals: the same for sums over crystals.
+    """
+    mask = target.mask
+    decoded = output.decoded
+    scale = target.num_atoms.to(torch.float32).unsqueeze(-1).pow(1 / 3)
+    terms = {
+        "lengths": (decoded.lengths - target.lengths / scale).square().sum() / (3 * crystals),
+        "angles": (decoded.angles - target.angles).square().sum() / (3 * crystals),
+        "coords": (_coordinate_error(decoded.coords, target.frac_coords) * mask).sum() / atoms,
+        "kl": (output.posterior.kl() * mask).sum() / atoms,
+    }
+    if decoded.type_logits is not None:
+        entropy = F.cross_entropy(
+            decoded.type_logits.transpose(1, 2), target.atomic_numbers, reduction="none"
+        )
+        terms["types"] = (entropy * mask).sum() / atoms
+    total = sum(getattr(weights, name) * term for name, term in terms.items())
+    return {"loss": torch.as_tensor(total), **terms}
+
+
+def _coordinate_error(coords: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared error of an atom's coordinates, ``(B, N)``.
+
+    For the angle head it is the square of the wrapped difference, in units of the cell, plus a
+    pull of the pair's length towards 1, without which the pair may shrink and the angle jump.
+    """
+    if coords.shape[-1] == 3:
+        return (coords - target).square().mean(-1)
+    sine, cosine = coords.chunk(2, dim=-1)
+    angle = 2 * math.pi * target
+    true_sine, true_cosine = torch.sin(angle), torch.cos(angle)
+    # atan2 of the rotated pair is the signed difference on the circle: no wrap-around, and the
+    # gradient is that of the shortest way
+    difference = torch.atan2(
+        sine * true_cosine - cosine * true_sine, cosine * true_cosine + sine * true_sine + 1e-8
+    ) / (2 * math.pi)
+    length = torch.sqrt(sine.square() + cosine.square() + 1e-8)
+    return (difference.square() + 0.01 * (length - 1).square()).mean(-1)
+
+
+def _embedder(inputs: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, width, bias=False), nn.SiLU(), nn.Linear(width, width))
+
+
+def _mask(batch: CrystalBatch) -> Tensor:
+    return attention_mask(batch.mask)

@@ -1,0 +1,129 @@
+"""The sampler, given the exact answer for Gaussian data, must give the Gaussian back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from chemeleon.config.schema import DiffusionConfig, SamplerConfig
+from chemeleon.crystals.random import fold, make_keys, normal
+from chemeleon.diffusion.sampler import Sampler, log_probability
+from chemeleon.diffusion.schedulers import ddpm_step, make_scheduler, train_alphas_cumprod
+from chemeleon.errors import GenerationError
+
+MEAN, STD = 0.7, 0.4
+
+
+def exact_denoiser(config: DiffusionConfig):
+    """Return the Bayes-optimal prediction for x0 ~ N(MEAN, STD^2)."""
+    alphas = train_alphas_cumprod(config)
+
+    def predict(z, t):
+        if config.process == "flow":
+            share = (t / config.steps).view(-1, 1, 1)
+            signal, noise = 1 - share, share
+        else:
+            alpha = alphas[t.long()].view(-1, 1, 1)
+            signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
+        total = signal**2 * STD**2 + noise**2
+        x0 = MEAN + signal * STD**2 / total * (z - signal * MEAN)
+        epsilon = (z - signal * x0) / noise.clamp_min(1e-6)
+        answers = {"epsilon": epsilon, "v": signal * epsilon - noise * x0, "flow": epsilon - x0}
+        variance = torch.full_like(z, -1.0) if config.learned_variance else None
+        return answers[config.prediction], variance
+
+    return predict
+
+
+CASES = [
+    ("ddim", 500, 1.0, "epsilon"),
+    ("ddim", 333, 0.0, "epsilon"),
+    ("ddim", 500, 1.0, "v"),
+    ("ddim", 333, 0.5, "epsilon"),
+    ("ddpm", 1000, 1.0, "epsilon"),
+    ("ddpm", 500, 1.0, "v"),
+    ("dpm++", 100, 0.0, "epsilon"),
+    ("dpm++", 100, 1.0, "epsilon"),
+    ("dpm++", 100, 0.0, "v"),
+    ("unipc", 100, 0.0, "epsilon"),
+    ("unipc", 100, 0.0, "v"),
+    ("euler", 200, 0.0, "flow"),
+]
+
+
+@pytest.mark.parametrize(("name", "steps", "eta", "prediction"), CASES)
+def test_exact_score_gives_the_gaussian_back(name, steps, eta, prediction):
+    flow = prediction == "flow"
+    diffusion = DiffusionConfig(
+        process="flow" if flow else "ddpm", prediction=prediction, learned_variance=not flow
+    )
+    sampler = Sampler(diffusion, SamplerConfig(scheduler=name, steps=steps, eta=eta))
+    keys = make_keys(0, torch.arange(1000))
+    z = normal(fold(keys, "start"), (4, 4))
+    mask = torch.ones(1000, 4, dtype=torch.bool)
+    out = sampler.sample(exact_denoiser(diffusion), z, mask, keys)
+    assert out.mean().item() == pytest.approx(MEAN, abs=0.02)
+    assert out.std().item() == pytest.approx(STD, abs=0.02)
+
+
+def test_padding_stays_zero_and_batch_does_not_matter():
+    diffusion = DiffusionConfig()
+    sampler = Sampler(diffusion, SamplerConfig(steps=20))
+    keys = make_keys(3, torch.arange(6))
+    mask = torch.arange(5) < torch.tensor([[1], [2], [3], [4], [5], [5]])
+    predict = exact_denoiser(diffusion)
+    z = normal(fold(keys, "start"), (5, 2))
+    together = sampler.sample(predict, z, mask, keys)
+    assert (together[~mask] == 0).all()
+    alone = sampler.sample(predict, z[2:3, :3], mask[2:3, :3], keys[2:3])
+    torch.testing.assert_close(alone, together[2:3, :3])
+
+
+@pytest.mark.parametrize(("name", "eta"), [("ddim", 1.0), ("ddim", 0.3), ("ddpm", 1.0)])
+def test_steps_are_drawn_from_the_gaussian_they_report(name, eta):
+    diffusion = DiffusionConfig()
+    sampler = Sampler(diffusion, SamplerConfig(scheduler=name, steps=10, eta=eta))
+    keys = make_keys(0, torch.arange(2000))
+    mask = torch.ones(2000, 2, dtype=torch.bool)
+    steps = list(sampler.walk(exact_denoiser(diffusion), normal(keys, (2, 3)), mask, keys))
+    assert len(steps) == 10
+    for step in steps[:-1]:
+        scaled = (step.sample - step.mean) / step.std
+        assert scaled.mean().abs() < 0.04
+        assert scaled.std().item() == pytest.approx(1.0, abs=0.03)
+        expected = torch.distributions.Normal(step.mean, step.std.expand_as(step.mean))
+        torch.testing.assert_close(
+            log_probability(step.sample, step.mean, step.std, mask),
+            expected.log_prob(step.sample).mean((1, 2)),
+        )
+    assert float(steps[-1].std.max()) == 0.0
+    torch.testing.assert_close(steps[-1].sample, steps[-1].mean)
+
+
+def test_ddpm_step_equals_diffusers():
+    diffusion = DiffusionConfig()
+    scheduler = make_scheduler(diffusion, SamplerConfig(scheduler="ddpm", steps=50))
+    scheduler = type(scheduler).from_config(scheduler.config, variance_type="learned_range")
+    scheduler.set_timesteps(50)
+    generator = torch.Generator().manual_seed(0)
+    z, epsilon, v = torch.randn(3, 2, 3, 4, generator=generator)
+    alphas = train_alphas_cumprod(diffusion)
+    t = int(scheduler.timesteps[20])
+    following = int(scheduler.timesteps[21])
+    x0 = (z - (1 - alphas[t]).sqrt() * epsilon) / alphas[t].sqrt()
+    mean, log_variance = ddpm_step(alphas, t, following, z, x0, v)
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(5))
+    ours = mean + torch.exp(0.5 * log_variance) * noise
+    both = torch.cat([epsilon, v], dim=1)  # diffusers splits along dimension 1
+    theirs = scheduler.step(both, t, z, generator=torch.Generator().manual_seed(5)).prev_sample
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_unfit_scheduler_is_refused():
+    with pytest.raises(GenerationError, match="use ddim, ddpm"):
+        make_scheduler(DiffusionConfig(), SamplerConfig(scheduler="euler"))
+    flow = DiffusionConfig(process="flow", prediction="flow", learned_variance=False)
+    with pytest.raises(GenerationError, match="use euler"):
+        make_scheduler(flow, SamplerConfig(scheduler="ddim"))
+    with pytest.raises(GenerationError, match="1000"):
+        make_scheduler(DiffusionConfig(), SamplerConfig(steps=1001))
