@@ -116,13 +116,14 @@ def standardise(crystal: Crystal, niggli: bool = True) -> Crystal:
         worst = int(numbers.min()) if numbers.min() < 1 else int(numbers.max())
         raise BadCrystalError(f"atomic number {worst} is outside 1 to {MAX_ATOMIC_NUMBER}")
     volume = float(np.linalg.det(lattice))
-    a, b, c = lattice
-    largest_face = max(float(np.linalg.norm(np.cross(*v))) for v in ((a, b), (b, c), (c, a)))
-    if abs(volume) < MIN_THICKNESS_ANGSTROM * largest_face or largest_face == 0:
+    # the columns of the inverse are the reciprocal vectors: 1 / length is the distance of planes
+    inverse = np.linalg.inv(lattice) if volume != 0 else np.full((3, 3), np.inf)
+    if (np.sqrt((inverse * inverse).sum(0)) * MIN_THICKNESS_ANGSTROM > 1).any():
         raise BadCrystalError(f"zero volume: the cell has {abs(volume):.3g} cubic angstrom")
     if niggli:
         reduced = niggli_matrix(lattice)
-        if not np.allclose(reduced, lattice):
+        # np.allclose, as pymatgen has it
+        if (np.abs(reduced - lattice) > 1e-8 + 1e-5 * np.abs(lattice)).any():
             frac = frac @ lattice @ np.linalg.inv(reduced)
             lattice = reduced
     elif volume < 0:
@@ -191,7 +192,7 @@ def _parse_fast(text: str) -> Crystal:
     symbols = [m.group(1) if m else "" for m in matches]
     if not all(s in _elements() for s in symbols):
         raise _NotSureError
-    if table.has_column(4) and not np.array_equal(_numbers(list(table.column(4))), np.ones(len(symbols))):
+    if table.has_column(4) and (_numbers(list(table.column(4))) != 1).any():
         raise _NotSureError
     frac = np.stack([_numbers(list(table.column(i))) for i in (1, 2, 3)], axis=1)
     for ideal in (1 / 3, 2 / 3):

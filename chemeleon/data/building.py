@@ -1,0 +1,166 @@
+"""Parse a whole source, on all cores, into flat tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from chemeleon.data.cache import ParsedSet
+from chemeleon.data.chunks import parse_chunk
+from chemeleon.data.pool import run_parallel, worker_count
+from chemeleon.data.problems import Problem
+from chemeleon.data.sources import Record, Report, read_records
+
+_CHUNK = 128
+_IN_PROCESS = 200  # starting workers takes longer than parsing so few crystals
+
+
+def parse_source(
+    path: Path,
+    *,
+    id_column: str | None = "material_id",
+    cif_column: str = "cif",
+    niggli: bool = True,
+    progress: bool = False,
+) -> ParsedSet:
+    """Read and parse every crystal of a source; bad rows become problems.
+
+    Args:
+        path: CSV, folder, zip or structure file.
+        id_column: CSV column of the name; None numbers the rows.
+        cif_column: CSV column of the CIF.
+        niggli: reduce the cells.
+        progress: show a bar on standard error.
+
+    Raises:
+        DataError: if the source as a whole cannot be read.
+    """
+    with _bar(path.name, progress) as report:
+        records = read_records(path, id_column, cif_column, report)
+        return _collect(records, niggli)
+
+
+def _bar(name: str, progress: bool) -> Any:
+    """Return a context that yields the function to report the share read to, or None."""
+    if not progress:
+        return nullcontext()
+    from contextlib import contextmanager
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    @contextmanager
+    def shown() -> Iterator[Report]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(f"parsing {name}", total=1.0)
+            yield lambda share: bar.update(task, completed=share)
+
+    return shown()
+
+
+def _collect(records: Iterator[Record], niggli: bool) -> ParsedSet:
+    keep: list[tuple[Any, ...]] = []  # arrays of each chunk
+    kept: list[Record] = []  # without content, which is most of the memory
+    problems: list[Problem] = []
+    total = 0
+    seen: dict[str, str] = {}
+    for chunk, (reasons, *arrays) in _parsed(records, niggli):
+        total += len(chunk)
+        # a chunk's arrays hold its good crystals; one of them may still be a duplicate
+        counts, wanted = arrays[3], []
+        for record, reason in zip(chunk, reasons, strict=True):
+            place = f"{record.file}, row {record.row}"
+            first = seen.setdefault(record.id, place) if record.id else place
+            if reason is None:
+                duplicate = first != place
+                wanted.append(not duplicate and bool(record.id))
+                if not record.id:
+                    reason = "has no id"
+                elif duplicate:
+                    reason = f"duplicate id, first seen in {first}"
+                else:
+                    kept.append(record)
+            if reason is not None:
+                problems.append(Problem(record.file, record.row, record.id, reason))
+        crystals = np.array(wanted, dtype=bool)
+        atoms = np.repeat(crystals, counts)
+        keep.append((arrays[0][atoms], arrays[1][atoms], arrays[2][crystals], counts[crystals]))
+    columns, text_columns = _columns(kept)
+    names = list(dict.fromkeys(record.file for record in kept))
+    index = {name: i for i, name in enumerate(names)}
+    parts = [list(part) for part in zip(*keep, strict=True)]
+    empty = (np.uint8, (0,)), (np.float32, (0, 3)), (np.float32, (0, 3, 3)), (np.int32, (0,))
+    blank = [np.zeros(shape, dtype=kind) for kind, shape in empty]
+    merged = [np.concatenate([b, *p]) for b, p in zip(blank, parts or [[]] * 4, strict=True)]
+    return ParsedSet(
+        *(torch.from_numpy(array) for array in merged),
+        rows=torch.tensor([r.row for r in kept], dtype=torch.int64),
+        files=torch.tensor([index[r.file] for r in kept], dtype=torch.int32),
+        columns=columns,
+        ids=[r.id.replace("\n", " ") for r in kept],
+        file_names=names,
+        text_columns=text_columns,
+        problems=problems,
+        total=total,
+    )
+
+
+def _parsed(records: Iterator[Record], niggli: bool) -> Iterator[tuple[list[Record], Any]]:
+    """Yield chunks of records (their content dropped) with the result of `parse_chunk`."""
+    first = list(islice(records, _IN_PROCESS))
+    workers = worker_count()
+    small = len(first) < _IN_PROCESS or workers == 1
+    everything = chain(first, records)
+    waiting: list[list[Record]] = []
+
+    def jobs() -> Iterator[Any]:
+        while chunk := list(islice(everything, _CHUNK)):
+            waiting.append([r._replace(content=None) for r in chunk])
+            yield [(r.kind, r.content) for r in chunk], niggli
+
+    if small:
+        results = map(parse_chunk, jobs())
+    else:
+        results = run_parallel("chemeleon.data.chunks:parse_chunk", jobs(), workers)
+    for result in results:
+        yield waiting.pop(0), result
+
+
+def _columns(records: list[Record]) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Return the columns with numbers, and the names of those that hold only text."""
+    names = list(dict.fromkeys(name for record in records for name in record.values))
+    columns: dict[str, torch.Tensor] = {}
+    text = []
+    for name in names:
+        given = [record.values.get(name) for record in records]
+        numbers = [_number(value) for value in given]
+        if all(math.isnan(n) for n in numbers) and any(v not in (None, "") for v in given):
+            words = {str(v).strip().lower() for v in given if v not in (None, "")}
+            if not words <= {"nan", "none", "null", "inf", "-inf"}:
+                text.append(name)
+                continue
+        columns[name] = torch.tensor(numbers, dtype=torch.float32)
+    return columns, text
+
+
+def _number(value: Any) -> float:
+    if value is None or value == "":
+        return math.nan
+    try:
+        number = float(value)
+    except ValueError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
