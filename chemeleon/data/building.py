@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -47,28 +47,24 @@ def parse_source(
         return _collect(records, niggli)
 
 
-def _bar(name: str, progress: bool) -> Any:
-    """Return a context that yields the function to report the share read to, or None."""
-    if not progress:
-        return nullcontext()
-    from contextlib import contextmanager
-
+@contextmanager
+def _bar(name: str, shown: bool) -> Iterator[Report | None]:
+    """Give the function to report the share read to, or None."""
+    if not shown:
+        yield None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    @contextmanager
-    def shown() -> Iterator[Report]:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(f"parsing {name}", total=1.0)
-            yield lambda share: bar.update(task, completed=share)
-
-    return shown()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"parsing {name}", total=1.0)
+        yield lambda share: bar.update(task, completed=share)
 
 
 def _collect(records: Iterator[Record], niggli: bool) -> ParsedSet:

@@ -126,6 +126,7 @@ def _write(path: Path, parsed: ParsedSet) -> None:
 
     details = {
         "problems": [list(p) for p in parsed.problems],
+        "columns": list(parsed.columns),
         "text_columns": parsed.text_columns,
         "total": parsed.total,
         "file_count": len(parsed.file_names),
@@ -173,7 +174,7 @@ def _read(path: Path) -> ParsedSet | None:
             files=tensors.pop("files"),
             ids=_lines(tensors.pop("ids"), len(num_atoms)),
             file_names=_lines(tensors.pop("file_names"), details["file_count"]),
-            columns={n.removeprefix("column:"): t for n, t in tensors.items()},
+            columns={name: tensors[f"column:{name}"] for name in details["columns"]},
             text_columns=details["text_columns"],
             problems=[Problem(*p) for p in details["problems"]],
             total=details["total"],

@@ -9,6 +9,7 @@ import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from chemeleon.data.sources import OTHER_SUFFIXES, TABLE_SUFFIXES, fingerprint
 from chemeleon.errors import DataError, nearest
 
 logger = logging.getLogger(__name__)
+SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,14 @@ def load_split(config: DataConfig, split: str, *, progress: bool = False) -> Fla
 
 def load_report(config: DataConfig, split: str, *, progress: bool = False) -> LoadReport:
     """Like `load_split`, with the problems and all columns."""
+    if split not in SPLITS:
+        raise DataError(
+            f"no split '{split}'; there are {', '.join(SPLITS)}{nearest(split, SPLITS)}"
+        )
     if config.source == "demo":
         from chemeleon.crystals.prototypes import demo_crystals
 
-        return _select_demo(config, demo_crystals(split))
+        return _select_demo(config, demo_crystals(cast(Any, split)))
     return load_source(config, split_path(config, split), progress=progress)
 
 

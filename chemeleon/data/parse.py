@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chemeleon.data.niggli import cell_matrix, cell_parameters, niggli_matrix
+from chemeleon.data.niggli import cell_matrix, cell_parameters, determinant, niggli_matrix
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -32,7 +32,7 @@ Array = NDArray[np.float64]
 _SYMOP_TAGS = ("_symmetry_equiv_pos_as_xyz", "_space_group_symop_operation_xyz")
 _GROUP_TAGS = re.compile(r"_(symmetry_space_group|space_group_name|space_group_IT|symmetry_Int)")
 # gemmi would read these files, but pymatgen gives them another meaning
-_SPECIAL = re.compile(r"_magn[_.]|_atom_site_moment|_atom_type_oxidation_number|powder_pattern")
+_SPECIAL = ("_magn", "_atom_site_moment", "_atom_type_oxidation_number", "powder_pattern")
 _SYMBOL = re.compile(r"([A-Z][a-z]?)(?:\d*[+-])?")
 
 
@@ -115,7 +115,7 @@ def standardise(crystal: Crystal, niggli: bool = True) -> Crystal:
     if numbers.min() < 1 or numbers.max() > MAX_ATOMIC_NUMBER:
         worst = int(numbers.min()) if numbers.min() < 1 else int(numbers.max())
         raise BadCrystalError(f"atomic number {worst} is outside 1 to {MAX_ATOMIC_NUMBER}")
-    volume = float(np.linalg.det(lattice))
+    volume = determinant(lattice)
     # the columns of the inverse are the reciprocal vectors: 1 / length is the distance of planes
     inverse = np.linalg.inv(lattice) if volume != 0 else np.full((3, 3), np.inf)
     if (np.sqrt((inverse * inverse).sum(0)) * MIN_THICKNESS_ANGSTROM > 1).any():
@@ -160,7 +160,7 @@ def _check_distances(frac: Array, lattice: Array) -> None:
 def _numbers(values: Sequence[str]) -> Array:
     """Return CIF numbers; brackets with the uncertainty are dropped."""
     try:
-        numbers = np.array(list(values), dtype=float)
+        numbers = np.array([float(v) for v in values])
     except ValueError:
         import gemmi
 
@@ -173,7 +173,7 @@ def _numbers(values: Sequence[str]) -> Array:
 def _parse_fast(text: str) -> Crystal:
     import gemmi
 
-    if _SPECIAL.search(text):
+    if any(tag in text for tag in _SPECIAL):
         raise _NotSureError
     try:
         block = gemmi.cif.read_string(text).sole_block()

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from chemeleon.errors import DataError, nearest
 
@@ -126,7 +126,7 @@ def _read_csv(
     with path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        plain: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw
+        plain: Any = gzip.GzipFile(fileobj=raw) if packed else raw
         text = io.TextIOWrapper(plain, encoding="utf-8-sig", errors="replace", newline="")
         rows = csv.reader(text)
         header = next(rows, None)

@@ -1,0 +1,270 @@
+"""Crystals as tensors <-> pymatgen structures, ASE atoms and files.
+
+Coordinates and cells are passed on as they are: reduction to the Niggli cell belongs to `data`.
+pymatgen and ase are imported by the functions that need them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, FlatCrystals
+from chemeleon.errors import DataError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from pymatgen.core import Structure
+
+FORMATS = ("cif", "extxyz", "json")
+
+
+def from_structures(
+    structures: Sequence[Structure],
+    ids: Sequence[str] | None = None,
+    targets: Mapping[str, Sequence[float] | Tensor] | None = None,
+) -> FlatCrystals:
+    """Turn pymatgen structures into flat tensors; order of atoms and orientation are kept.
+
+    Args:
+        structures: ordered structures of elements 1 to 99.
+        ids: a name for each; numbers from 0 if not given.
+        targets: property to one number per structure.
+
+    Returns:
+        Crystals with coordinates wrapped into [0, 1).
+
+    Raises:
+        DataError: for a disordered site, an element out of range or no atoms; names the crystal
+            and the site.
+    """
+    names = [str(i) for i in range(len(structures))] if ids is None else list(ids)
+    numbers = [_numbers(s, n) for s, n in zip(structures, names, strict=True)]
+    coords = [np.asarray(s.frac_coords, dtype=np.float64).reshape(-1, 3) for s in structures]
+    frac = np.concatenate([np.zeros((0, 3)), *coords])
+    cells = np.array([s.lattice.matrix for s in structures], dtype=np.float64).reshape(-1, 3, 3)
+    return FlatCrystals(
+        atomic_numbers=torch.tensor([z for row in numbers for z in row], dtype=torch.int64),
+        frac_coords=wrap_unit(torch.from_numpy(frac)).to(torch.float32) % 1,
+        lattice=torch.from_numpy(cells).to(torch.float32),
+        num_atoms=torch.tensor([len(row) for row in numbers], dtype=torch.int64),
+        targets={
+            name: torch.as_tensor(values, dtype=torch.float32)
+            for name, values in (targets or {}).items()
+        },
+        ids=names,
+    )
+
+
+def wrap_unit(frac_coords: Tensor) -> Tensor:
+    """Bring coordinates of any shape into [0, 1), also where rounding would give 1."""
+    wrapped = frac_coords - torch.floor(frac_coords)
+    return torch.where(wrapped >= 1, torch.zeros_like(wrapped), wrapped)
+
+
+def to_structures(crystals: FlatCrystals | CrystalBatch) -> list[Structure]:
+    """Return pymatgen structures, each with its id (if any) and targets in ``properties``.
+
+    Nothing is checked: a broken crystal (not finite, zero volume) gives a broken structure.
+    """
+    from pymatgen.core import Lattice, Structure
+
+    return [
+        Structure(Lattice(cell), list(numbers), frac, properties=properties)
+        for numbers, frac, cell, properties in _rows(crystals)
+    ]
+
+
+def from_ase(
+    atoms: Sequence[Atoms],
+    ids: Sequence[str] | None = None,
+    targets: Mapping[str, Sequence[float] | Tensor] | None = None,
+) -> FlatCrystals:
+    """Turn ASE atoms, periodic in three directions, into flat tensors; see `from_structures`."""
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    for index, item in enumerate(atoms):
+        if not all(item.pbc):
+            name = ids[index] if ids is not None else index
+            raise DataError(f"crystal {name} is not periodic in three directions: pbc {item.pbc}")
+    structures = [AseAtomsAdaptor.get_structure(item) for item in atoms]  # type: ignore[arg-type]
+    return from_structures(structures, ids, targets)
+
+
+def to_ase(crystals: FlatCrystals | CrystalBatch) -> list[Atoms]:
+    """Return ASE atoms, each with its id (if any) and targets in ``info``."""
+    from ase import Atoms
+
+    return [
+        Atoms(numbers=numbers, scaled_positions=frac, cell=cell, pbc=True, info=properties)
+        for numbers, frac, cell, properties in _rows(crystals)
+    ]
+
+
+def read_structures(path: str | Path) -> list[Structure]:
+    """Read a CIF, POSCAR, extxyz or pymatgen JSON file (each plain or .gz), or a folder of them.
+
+    Raises:
+        DataError: if the file is missing, of no known kind, or broken.
+    """
+    path = Path(path)
+    if path.is_dir():
+        members = sorted(p for p in path.rglob("*") if p.is_file() and _kind(p) is not None)
+        if not members:
+            raise DataError(f"{path} holds no CIF, POSCAR, extxyz or JSON of structures")
+        return [structure for member in members for structure in read_structures(member)]
+    kind = _kind(path)
+    if kind is None:
+        raise DataError(f"{path.name} is of no known kind: CIF, POSCAR, extxyz or JSON is expected")
+    try:
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _parse(kind, text)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except DataError:
+        raise
+    except Exception as error:  # pymatgen and ase raise nearly every class on broken files
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{path} cannot be read as {kind}: {reason}") from error
+
+
+def write_structures(
+    structures: Sequence[Structure],
+    folder: str | Path,
+    formats: Iterable[str] = ("cif",),
+    names: Sequence[str] | None = None,
+) -> list[Path]:
+    """Write crystals in one or more formats.
+
+    Args:
+        structures: what to write; a structure that a format cannot hold stops with an error.
+        folder: made if missing.
+        formats: of ``cif`` (one file per crystal in ``cif/``), ``extxyz`` (``structures.extxyz``)
+            and ``json`` (``structures.json.gz``, a list of pymatgen dictionaries).
+        names: file names without suffix and ids; numbers with leading zeros if not given.
+
+    Returns:
+        The files written.
+
+    Raises:
+        DataError: for an unknown format or a name that is no plain file name.
+    """
+    from pymatgen.io.ase import AseAtomsAdaptor
+    from pymatgen.io.cif import CifWriter
+
+    folder, formats = Path(folder), list(formats)
+    if unknown := [f for f in formats if f not in FORMATS]:
+        raise DataError(f"unknown format {', '.join(unknown)}; known are {', '.join(FORMATS)}")
+    digits = max(5, len(str(len(structures))))
+    names = [f"{i:0{digits}d}" for i in range(len(structures))] if names is None else list(names)
+    for name in names:
+        if not name or name != Path(name).name or name in {".", ".."}:
+            raise DataError(f"{name!r} is no file name; crystals are written one file each")
+    written: list[Path] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    if "cif" in formats:
+        (folder / "cif").mkdir(exist_ok=True)
+        for name, structure in zip(names, structures, strict=True):
+            path = folder / "cif" / f"{name}.cif"
+            path.write_text(str(CifWriter(structure)))
+            written.append(path)
+    if "extxyz" in formats:
+        from ase.io import write
+
+        frames = []
+        for name, structure in zip(names, structures, strict=True):
+            atoms: Any = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+            atoms.info = {**structure.properties, "material_id": name}
+            frames.append(atoms)
+        written.append(folder / "structures.extxyz")
+        write(written[-1], frames, format="extxyz")
+    if "json" in formats:
+        items = []
+        for name, structure in zip(names, structures, strict=True):
+            item = structure.as_dict()
+            item["properties"] = {**structure.properties, "material_id": name}
+            items.append(item)
+        written.append(folder / "structures.json.gz")
+        with gzip.open(written[-1], "wt", encoding="utf-8") as file:
+            json.dump(items, file)
+    return written
+
+
+def _rows(crystals: FlatCrystals | CrystalBatch) -> Iterable[tuple[Any, Any, Any, dict[str, Any]]]:
+    named = isinstance(crystals, FlatCrystals)
+    flat = (crystals if named else crystals.flatten()).to("cpu")
+    sizes = flat.num_atoms.tolist()
+    numbers = torch.split(flat.atomic_numbers, sizes)
+    coords = torch.split(flat.frac_coords, sizes)
+    for i in range(len(flat)):
+        properties: dict[str, Any] = {"material_id": flat.ids[i]} if named else {}
+        properties |= {name: float(values[i]) for name, values in flat.targets.items()}
+        yield (
+            numbers[i].tolist(),
+            coords[i].double().numpy(),
+            flat.lattice[i].double().numpy(),
+            properties,
+        )
+
+
+def _numbers(structure: Structure, name: str) -> list[int]:
+    if len(structure) == 0:
+        raise DataError(f"crystal {name} has no atoms")
+    numbers = []
+    for index, site in enumerate(structure, start=1):
+        if not site.is_ordered:
+            raise DataError(
+                f"crystal {name} is disordered: site {index} holds {site.species_string};"
+                " only fully occupied sites can be used"
+            )
+        number = int(getattr(site.specie, "Z", 0))
+        if not 1 <= number <= MAX_ATOMIC_NUMBER:
+            raise DataError(
+                f"crystal {name}, site {index}: {site.species_string} has atomic number {number},"
+                f" outside 1 to {MAX_ATOMIC_NUMBER}"
+            )
+        numbers.append(number)
+    return numbers
+
+
+def _kind(path: Path) -> str | None:
+    name = path.name.lower().removesuffix(".gz")
+    if name.startswith(("poscar", "contcar")) or name.endswith((".vasp", ".poscar")):
+        return "POSCAR"
+    kinds = {".cif": "CIF", ".mcif": "CIF", ".extxyz": "extxyz", ".xyz": "extxyz", ".json": "JSON"}
+    return kinds.get(Path(name).suffix)
+
+
+def _parse(kind: str, text: str) -> list[Structure]:
+    from pymatgen.core import Structure
+
+    if kind == "CIF":
+        from pymatgen.io.cif import CifParser
+
+        return CifParser.from_str(text).parse_structures(primitive=False)
+    if kind == "POSCAR":
+        return [Structure.from_str(text, fmt="poscar")]
+    if kind == "extxyz":
+        from ase.io import read
+        from pymatgen.io.ase import AseAtomsAdaptor
+
+        frames: Any = read(io.StringIO(text), index=":", format="extxyz")
+        structures = [AseAtomsAdaptor.get_structure(atoms) for atoms in frames]
+        for atoms, structure in zip(frames, structures, strict=True):
+            structure.properties = dict(atoms.info)
+        return structures
+    found = json.loads(text)
+    items = found if isinstance(found, list) else [found]
+    return [Structure.from_dict(item.get("structure", item)) for item in items]
