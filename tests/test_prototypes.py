@@ -104,7 +104,7 @@ def test_atoms_keep_their_distance_and_densities_agree() -> None:
         assert distances[distances > 1e-3].min() > 1.35, name
     for i in range(0, len(crystals), 200):
         lattice, frac, numbers = _cell(crystals, i)
-        structure = Structure(lattice, numbers, frac)
+        structure = Structure(lattice, numbers.tolist(), frac)
         assert float(crystals.targets["density"][i]) == pytest.approx(structure.density, rel=1e-3)
         assert float(crystals.targets["volume_per_atom"][i]) == pytest.approx(
             structure.volume / len(structure), rel=1e-4
