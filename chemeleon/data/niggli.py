@@ -11,6 +11,7 @@ All matrices are ``(3, 3)`` float64, rows a, b, c, angstrom.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +34,10 @@ def niggli_matrix(matrix: Matrix, tolerance: float = 1e-5) -> Matrix:
     References:
         Grosse-Kunstleve, Sauter, Adams, Acta Cryst. A60, 1 (2004).
     """
-    from pymatgen.core.lattice import Lattice
-
-    # Starting from another reduced basis is faster, and differs for 1 of 30,000 crystals.
-    lll = Lattice(matrix).lll_matrix
+    basis = _lll_reduce(matrix.tolist())
+    metric = [[_dot(x, y) for y in basis] for x in basis]
     epsilon = tolerance * abs(determinant(matrix)) ** (1 / 3)
-    parameters = _niggli_parameters(lll @ lll.T, epsilon)
+    parameters = _niggli_parameters(metric, epsilon)
     reduced = None if parameters is None else _first_mapping(matrix, *parameters, epsilon)
     if reduced is None:
         import spglib
@@ -64,10 +63,10 @@ def _determinant(a: list[float], b: list[float], c: list[float]) -> float:
 
 def cell_parameters(matrix: Matrix) -> tuple[Matrix, Matrix]:
     """Return lengths (3,) in angstrom and angles (3,) in radian."""
-    lengths = np.sqrt((matrix * matrix).sum(1))
-    a, b, c = matrix / lengths[:, None]
-    cosines = np.clip([b @ c, a @ c, a @ b], -1.0, 1.0)
-    return lengths, np.arccos(cosines)
+    a, b, c = matrix.tolist()
+    la, lb, lc = (math.sqrt(_dot(x, x)) for x in (a, b, c))
+    cosines = (_dot(b, c) / lb / lc, _dot(a, c) / la / lc, _dot(a, b) / la / lb)
+    return np.array([la, lb, lc]), np.array([math.acos(min(1, max(-1, x))) for x in cosines])
 
 
 def cell_matrix(lengths: Matrix, angles: Matrix) -> Matrix:
@@ -95,6 +94,46 @@ def cell_matrix(lengths: Matrix, angles: Matrix) -> Matrix:
     )
 
 
+def _dot(x: Sequence[float], y: Sequence[float]) -> float:
+    return x[0] * y[0] + x[1] * y[1] + x[2] * y[2]
+
+
+def _lll_reduce(a: list[list[float]], delta: float = 0.75) -> list[list[float]]:
+    """Return the Lenstra-Lenstra-Lovasz basis, with pymatgen's steps.
+
+    The Niggli steps may start anywhere, but within their tolerance the result depends on it.
+    """
+    b = [list(a[0]), [0.0] * 3, [0.0] * 3]  # orthogonalised
+    u = [[0.0] * 3 for _ in range(3)]  # Gram-Schmidt coefficients
+    m = [_dot(b[0], b[0]), 0.0, 0.0]
+
+    def orthogonalise(i: int) -> None:
+        u[i][:i] = [_dot(a[i], b[j]) / m[j] for j in range(i)]
+        b[i] = [a[i][x] - sum(u[i][j] * b[j][x] for j in range(i)) for x in range(3)]
+        m[i] = _dot(b[i], b[i])
+
+    orthogonalise(1)
+    orthogonalise(2)
+    k = 1
+    while k < 3:
+        for i in range(k - 1, -1, -1):
+            if q := round(u[k][i]):
+                a[k] = [x - q * y for x, y in zip(a[k], a[i], strict=True)]
+                u[k][:i] = [u[k][j] - q * u[i][j] for j in range(i)]
+                u[k][i] -= q
+        if m[k] >= (delta - u[k][k - 1] ** 2) * m[k - 1]:
+            k += 1
+            continue
+        a[k], a[k - 1] = a[k - 1], a[k]
+        orthogonalise(k - 1)
+        orthogonalise(k)
+        if k == 2:
+            k = 1
+        else:
+            u[2][:2] = [_dot(a[2], b[j]) / m[j] for j in range(2)]
+    return a
+
+
 def _transform(g: list[list[float]], m: list[list[float]]) -> list[list[float]]:
     """Return ``m^T g m`` for 3x3 lists; faster than numpy at this size."""
     columns = list(zip(*m, strict=True))
@@ -103,9 +142,11 @@ def _transform(g: list[list[float]], m: list[list[float]]) -> list[list[float]]:
     return [[p * first[j] + q * second[j] + r * third[j] for j in range(3)] for p, q, r in columns]
 
 
-def _niggli_parameters(metric: Matrix, e: float) -> tuple[list[float], list[float]] | None:
+def _niggli_parameters(
+    metric: list[list[float]], e: float
+) -> tuple[list[float], list[float]] | None:
     """Return lengths and angles (degree) of the Niggli form; steps are named as in the paper."""
-    g = metric.tolist()
+    g = metric
     for _ in range(100):
         a, b, xi, eta, zeta = g[0][0], g[1][1], 2 * g[1][2], 2 * g[0][2], 2 * g[0][1]
         if b + e < a or (abs(a - b) < e and abs(xi) > abs(eta) + e):  # A1
@@ -192,27 +233,31 @@ def _first_mapping(
         lattice=np.ascontiguousarray(matrix, dtype=float),
         tol=1e-8,
     )
-    fit = [(distances / x < 1 + tolerance) & (distances / x > 1 / (1 + tolerance)) for x in lengths]
-    sets = [images[f] for f in fit]
-    vectors = [s @ matrix for s in sets]
-    units = [v / distances[f][:, None] for v, f in zip(vectors, fit, strict=True)]
-
-    def fits(first: Matrix, second: Matrix, angle: float) -> NDArray[np.bool_]:
-        cosines = first @ second.T
-        low = math.cos(math.radians(min(180.0, angle + _ANGLE_TOLERANCE_DEGREE)))
-        high = math.cos(math.radians(max(0.0, angle - _ANGLE_TOLERANCE_DEGREE)))
-        return (cosines >= low) & (cosines <= high)
-
-    alpha = fits(units[1], units[2], angles[0])
-    beta = fits(units[0], units[2], angles[1])
-    gamma = fits(units[0], units[1], angles[2])
-    allowed = gamma[:, :, None] & alpha[None, :, :] & beta[:, None, :]
+    found = list(zip(images.tolist(), (images @ matrix).tolist(), distances.tolist(), strict=True))
+    low, high = 1 / (1 + tolerance), 1 + tolerance
+    # image, vector and length of the candidates for a, b and c
+    as_, bs, cs = ([f for f in found if low < f[2] / x < high] for x in lengths)
+    alpha, beta, gamma = (_cosine_range(x) for x in angles)
     mirrored = None
-    for i, j, k in np.argwhere(allowed):
-        a, b, c = (s[x].tolist() for s, x in zip(sets, (i, j, k), strict=True))
-        handedness = _determinant(a, b, c)
-        if handedness > 0:
-            return np.array([vectors[0][i], vectors[1][j], vectors[2][k]])
-        if handedness < 0 and mirrored is None:
-            mirrored = np.array([vectors[0][i], vectors[1][j], vectors[2][k]])
+    for image_a, a, length_a in as_:
+        fitting = [c for c in cs if beta[0] <= _dot(a, c[1]) / length_a / c[2] <= beta[1]]
+        for image_b, b, length_b in bs:
+            if not gamma[0] <= _dot(a, b) / length_a / length_b <= gamma[1]:
+                continue
+            for image_c, c, length_c in fitting:
+                if not alpha[0] <= _dot(b, c) / length_b / length_c <= alpha[1]:
+                    continue
+                handedness = _determinant(image_a, image_b, image_c)
+                if handedness > 0:
+                    return np.array([a, b, c])
+                if handedness < 0 and mirrored is None:
+                    mirrored = np.array([a, b, c])
     return mirrored
+
+
+def _cosine_range(angle: float) -> tuple[float, float]:
+    """Return the cosines of an angle in degree plus and minus the tolerance."""
+    return (
+        math.cos(math.radians(min(180.0, angle + _ANGLE_TOLERANCE_DEGREE))),
+        math.cos(math.radians(max(0.0, angle - _ANGLE_TOLERANCE_DEGREE))),
+    )
