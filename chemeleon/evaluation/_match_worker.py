@@ -1,0 +1,113 @@
+"""One pair of crystals put to pymatgen, under a time limit; also the program of a worker process.
+
+Run as a file by `matching`. It imports neither torch nor the rest of the package, so a worker
+starts in the time that pymatgen takes to import, holds no device, and needs nothing of the
+calling script.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]  # lattice (3, 3), numbers (n,), coords (n, 3)
+Tolerances = tuple[float, float, float]  # ltol, stol, angle_tol in degrees
+
+
+class Answer(NamedTuple):
+    """What pymatgen says about one pair."""
+
+    rmse: float | None  # in units of (V/N)^(1/3); None without a match
+    timed_out: bool = False
+    reason: str | None = None  # why there is no answer, where pymatgen gave none
+
+
+class _TimeUpError(BaseException):
+    """Not an Exception, so that no `except Exception` on the way swallows it."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise `_TimeUpError` in the block after ``seconds``; the caller's own alarm is put back."""
+
+    def expire(*_: object) -> None:
+        raise _TimeUpError
+
+    if (
+        not hasattr(signal, "setitimer")
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    handler = signal.signal(signal.SIGALRM, expire)
+    # the alarm repeats in case the first one falls into code that drops exceptions
+    outer, _ = signal.setitimer(signal.ITIMER_REAL, seconds, 0.25)
+    try:
+        yield
+    finally:
+        left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if outer > 0:
+            signal.setitimer(signal.ITIMER_REAL, max(outer - max(seconds - left, 0), 0.001))
+
+
+@functools.cache
+def _matcher(tolerances: Tolerances) -> StructureMatcher:
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+    ltol, stol, angle_tol = tolerances
+    return StructureMatcher(ltol=ltol, stol=stol, angle_tol=angle_tol)
+
+
+def match_one(first: Arrays, second: Arrays, tolerances: Tolerances, seconds: float) -> Answer:
+    """Ask ``StructureMatcher.get_rms_dist``; whatever goes wrong becomes a reason."""
+    from pymatgen.core import Structure
+
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            with time_limit(seconds):
+                structures = [
+                    Structure(
+                        np.asarray(lattice, float), numbers.tolist(), np.asarray(coords, float)
+                    )
+                    for lattice, numbers, coords in (first, second)
+                ]
+                found = _matcher(tolerances).get_rms_dist(*structures)
+    except _TimeUpError:
+        return Answer(None, True, f"no answer within {seconds:g} s")
+    except Exception as error:
+        return Answer(None, False, f"{type(error).__name__}: {error}")
+    return Answer(None if found is None else float(found[0]))
+
+
+def serve(descriptor: int) -> None:
+    """Answer jobs that come through a connection until it closes."""
+    from multiprocessing.connection import Connection
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe
+    _matcher((0.2, 0.3, 5.0))
+    with Connection(descriptor) as link:
+        try:
+            link.send("ready")
+            while True:
+                pairs, tolerances, seconds = link.recv()
+                for first, second in pairs:
+                    link.send(tuple(match_one(first, second, tolerances, seconds)))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

@@ -1,0 +1,194 @@
+"""Matching gives pymatgen's answers, whatever the crystals and however it is called."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from chemeleon.crystals.prototypes import demo_crystals
+from chemeleon.errors import ConfigError
+from chemeleon.evaluation import matching
+from chemeleon.evaluation.matching import TOLERANCES, batch_arrays, match_batches, match_pairs
+
+CUBE = (4.0 * np.eye(3), np.array([11, 17]), np.array([[0.0, 0, 0], [0.5, 0.5, 0.5]]))
+# pymatgen's lattice mapping spends minutes, in long calls of compiled code, on a needle like this
+NEEDLE = (
+    np.diag([4.0, 4.0, 10000.0]),
+    np.array([11, 17]),
+    np.array([[0.0, 0, 0], [0.5, 0.3, 0.2]]),
+)
+
+
+def _slow_pair() -> matching.Pair:
+    """120 atoms of one kind at random places: some 10 s of short calls."""
+    rng = np.random.default_rng(0)
+    lattice, coords = 11 * np.eye(3), rng.random((120, 3))
+    numbers = np.full(120, 6)
+    return (lattice, numbers, coords), (lattice, numbers, coords + rng.normal(0, 0.02, (120, 3)))
+
+
+def _noisy_pairs(count: int, seed: int = 0) -> list[matching.Pair]:
+    rng = np.random.default_rng(seed)
+    crystals = demo_crystals("val")
+    chosen = torch.from_numpy(rng.permutation(len(crystals))[:count])
+    pairs = []
+    for lattice, numbers, coords in batch_arrays(crystals.batch(chosen)):
+        noise = rng.normal(0, rng.choice([0.01, 0.1, 0.3]), coords.shape) @ np.linalg.inv(lattice)
+        strained = lattice @ (np.eye(3) + rng.normal(0, 0.05, (3, 3)))
+        pairs.append(((strained, numbers, coords + noise), (lattice, numbers, coords)))
+    return pairs
+
+
+def _pymatgen(pair: matching.Pair, name: str) -> float:
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+    from pymatgen.core import Structure
+
+    ltol, stol, angle_tol = TOLERANCES[name]
+    judge = StructureMatcher(ltol=ltol, stol=stol, angle_tol=angle_tol)
+    first, second = (Structure(cell, numbers.tolist(), coords) for cell, numbers, coords in pair)
+    found = judge.get_rms_dist(first, second)
+    return np.nan if found is None else found[0]
+
+
+@pytest.mark.parametrize("name", ["cdvae", "pymatgen", "lemat"])
+def test_equals_pymatgen(name: matching.MatcherName) -> None:
+    pairs = _noisy_pairs(40)
+    pairs += [(a[0], b[1]) for a, b in zip(pairs[:10], pairs[10:20], strict=True)]
+    expected = np.array([_pymatgen(pair, name) for pair in pairs])
+    result = match_pairs(pairs, name)
+    np.testing.assert_array_equal(result.rmse, expected)
+    np.testing.assert_array_equal(result.matched, ~np.isnan(expected))
+    assert not result.timed_out.any()
+    assert 0 < result.match_rate < 1
+    assert result.mean_rmse == pytest.approx(np.nanmean(expected))
+    np.testing.assert_array_equal(match_pairs(pairs[:10], name).rmse, expected[:10])  # in process
+
+
+def test_supercells_and_other_descriptions_match() -> None:
+    lattice, numbers, coords = CUBE
+    doubled = (
+        np.diag([8.0, 4.0, 4.0]),
+        np.tile(numbers, 2),
+        np.concatenate([coords * [0.5, 1, 1], coords * [0.5, 1, 1] + [0.5, 0, 0]]),
+    )
+    swapped = (lattice, numbers[::-1].copy(), coords[::-1] + 0.25)
+    result = match_pairs([(doubled, CUBE), (swapped, CUBE)])
+    assert result.matched.all()
+    assert result.mean_rmse < 1e-6
+
+
+def test_match_batches() -> None:
+    crystals = demo_crystals("val").batch(torch.arange(30))
+    result = match_batches(crystals, crystals)
+    assert result.match_rate == 1.0
+    assert result.mean_rmse < 1e-4
+    with pytest.raises(ConfigError, match="30 crystals cannot be paired with 4"):
+        match_batches(crystals, demo_crystals("val").batch(torch.arange(4)))
+
+
+@pytest.mark.parametrize("copies", [1, 6])  # in process, and by workers
+def test_garbage_is_no_match_with_a_reason(copies: int) -> None:
+    lattice, numbers, coords = CUBE
+    bad = [
+        (np.full((3, 3), np.nan), numbers, coords),
+        (lattice, numbers, coords + np.inf),
+        (np.zeros((3, 3)), numbers, coords),
+        (lattice, numbers[:0], coords[:0]),
+        (lattice, np.array([0, 200]), coords),
+        (lattice, numbers, coords[:1]),
+    ]
+    result = match_pairs([(crystal, CUBE) for crystal in bad] * copies + [(CUBE, CUBE)] * copies)
+    assert not result.matched[:-copies].any()
+    assert all(result.reasons[:-copies])
+    assert result.matched[-copies:].all()
+    assert result.reasons[-1] is None
+    empty = match_pairs([])
+    assert np.isnan(empty.match_rate)
+    assert np.isnan(empty.mean_rmse)
+
+
+@pytest.mark.parametrize("others", [2, 20])  # in process, and by workers
+def test_time_limit_per_pair(others: int) -> None:
+    pairs = [_slow_pair(), *[(CUBE, CUBE)] * others]
+    result = match_pairs(pairs, seconds_per_pair=0.5)
+    assert result.timed_out.tolist() == [True] + [False] * others
+    assert result.matched.tolist() == [False] + [True] * others
+    assert result.reasons[0] == "no answer within 0.5 s"
+
+
+def test_an_alarm_of_the_caller_survives() -> None:
+    rang = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rang.append(True))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.8)
+        match_pairs([_slow_pair()], seconds_per_pair=0.2)
+        assert not rang
+        time.sleep(1.0)
+        assert rang
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_killed_worker_costs_one_pair() -> None:
+    pairs = [(NEEDLE, NEEDLE), *_noisy_pairs(20)]
+    match_pairs(pairs[1:], jobs=1)  # so that the worker is up
+
+    def kill() -> None:
+        time.sleep(0.7)
+        matching._POOL[0].process.kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    result = match_pairs(pairs, jobs=1, seconds_per_pair=60)
+    thread.join()
+    assert result.reasons[0] == "the matching process died on this pair"
+    assert set(result.reasons[1:]) == {None}
+    np.testing.assert_array_equal(result.rmse[1:], match_pairs(pairs[1:], jobs=1).rmse)
+
+
+@pytest.mark.parametrize("others", [1, 20])  # few pairs go to a worker for an extreme cell
+def test_a_worker_stuck_in_compiled_code_is_killed(
+    others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matching, "_GRACE_SECONDS", 0.5)
+    pairs = [(NEEDLE, NEEDLE), *[(CUBE, CUBE)] * others]
+    result = match_pairs(pairs, jobs=1, seconds_per_pair=1.0)
+    assert result.timed_out.tolist() == [True] + [False] * others
+    assert result.matched.tolist() == [False] + [True] * others
+    assert result.reasons[0] == "stuck for more than 1 s, killed"
+
+
+def test_script_without_main_guard_and_with_torch(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import numpy as np, torch\n"
+        "torch.ones(300, 300) @ torch.ones(300, 300)\n"
+        "from chemeleon.evaluation.matching import match_pairs\n"
+        "cube = (4 * np.eye(3), np.array([11, 17]), np.array([[0., 0, 0], [.5, .5, .5]]))\n"
+        "print('rate', match_pairs([(cube, cube)] * 40, jobs=2).match_rate)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == "rate 1.0\n", done.stderr
+
+
+def test_module_is_free_of_torch() -> None:
+    code = "import sys, chemeleon.evaluation.matching; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_unknown_matcher() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'cdvae'"):
+        match_pairs([], "cdave")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="seconds_per_pair=0"):
+        match_pairs([], seconds_per_pair=0)
