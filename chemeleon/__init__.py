@@ -1,3 +1,23 @@
-"""Train, steer and judge generative models of crystals."""
+"""Train, steer and judge generative models of crystals.
+
+``chemeleon.vae``, ``chemeleon.ldm`` and ``chemeleon.sample`` are the verbs of the command line; they
+are imported on first use, so that ``import chemeleon`` stays cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chemeleon.api import ldm, sample, vae
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "ldm", "sample", "vae"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"vae", "ldm", "sample"}:
+        from chemeleon import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'chemeleon' has no attribute '{name}'")

@@ -158,7 +158,9 @@ def find_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> 
             return folder
     make = " or ".join(f"`{_MAKERS[kind]} -o {path}`" for kind in kinds)
     if not path.exists():
-        raise CheckpointError(f"there is no model at {path}: the folder does not exist. Make: {make}")
+        raise CheckpointError(
+            f"there is no model at {path}: the folder does not exist. Make: {make}"
+        )
     raise CheckpointError(
         f"{path} holds no {MODEL_WEIGHTS} with a {MODEL_CONFIG} (nor do its best/ and last/):"
         f" training may not have saved yet. Make: {make}"
@@ -172,9 +174,7 @@ def read_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> 
         CheckpointError: if there is none, it is damaged, or of another kind.
     """
     path = find_model(reference, kinds)
-    config = parse_yaml(
-        (path / MODEL_CONFIG).read_text(encoding="utf-8"), str(path / MODEL_CONFIG)
-    )
+    config = parse_yaml((path / MODEL_CONFIG).read_text(encoding="utf-8"), str(path / MODEL_CONFIG))
     kind = config.get("kind") if isinstance(config, dict) else None
     if kind not in kinds:
         raise CheckpointError(

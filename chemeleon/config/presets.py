@@ -29,7 +29,7 @@ class Loaded(NamedTuple):
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2 scalars: `No` is nobelium, 0225 is 225 and 1e-4 is a number."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
 
 _Loader.add_implicit_resolver(
@@ -58,7 +58,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 def parse_yaml(text: str, where: str) -> Any:
     """Parse YAML text with 1.2 scalars; ``where`` names the source in errors."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader subclass
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not valid YAML: {error}") from None
 
@@ -220,9 +220,7 @@ def _explain(error: ValidationError, schema: type[BaseModel], origins: Mapping[s
         if problem["type"] == "extra_forbidden":
             known = _field_names(schema, path[:-1])
             close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-            hint = (
-                f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
-            )
+            hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
             lines.append(f"{key}: unknown key{by}; {hint}")
         elif problem["type"] == "missing":
             lines.append(f"{key}: missing; choose a --preset or set it")
@@ -271,7 +269,7 @@ def _represent_str(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 def _reads_back(text: str) -> bool:
     try:
-        return yaml.load(text, Loader=_Loader) == text  # noqa: S506 - a SafeLoader subclass
+        return yaml.load(text, Loader=_Loader) == text
     except yaml.YAMLError:
         return False
 

@@ -109,7 +109,9 @@ class VAEConfig(Section):
     @model_validator(mode="after")
     def _heads_divide(self) -> VAEConfig:
         if self.width % self.heads or self.width % 2:
-            raise ValueError(f"width {self.width} must be even and a multiple of heads {self.heads}")
+            raise ValueError(
+                f"width {self.width} must be even and a multiple of heads {self.heads}"
+            )
         return self
 
 
@@ -130,7 +132,9 @@ class DenoiserConfig(Section):
     @model_validator(mode="after")
     def _heads_divide(self) -> DenoiserConfig:
         if self.width % self.heads or self.width % 2:
-            raise ValueError(f"width {self.width} must be even and a multiple of heads {self.heads}")
+            raise ValueError(
+                f"width {self.width} must be even and a multiple of heads {self.heads}"
+            )
         return self
 
 

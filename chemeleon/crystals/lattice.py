@@ -50,3 +50,9 @@ def lattice_angles(lattice: Tensor) -> Tensor:
 def lattice_volume(lattice: Tensor) -> Tensor:
     """Return the unsigned cell volume in cubic angstrom, ``(...)``."""
     return torch.linalg.det(lattice).abs()
+
+
+def wrap(frac_coords: Tensor) -> Tensor:
+    """Bring fractional coordinates into [0, 1); tiny negative numbers do not round up to 1."""
+    wrapped = frac_coords - torch.floor(frac_coords)
+    return torch.where(wrapped >= 1, torch.zeros_like(wrapped), wrapped)

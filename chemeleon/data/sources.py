@@ -80,6 +80,19 @@ def fingerprint(path: Path) -> str:
         return digest.hexdigest()
 
 
+def has_column(path: Path, column: str) -> bool:
+    """Tell whether a CSV has the column; True for anything else, where it does not matter."""
+    if not path.name.lower().endswith((".csv", ".csv.gz")) or not path.is_file():
+        return True
+    with path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+    try:
+        with gzip.open(path, "rt") if packed else path.open() as file:
+            return column in next(csv.reader(file), [])
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error):
+        return True  # reading the whole file will say what is wrong
+
+
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turn the many errors of broken files into one that names the file."""

@@ -47,7 +47,9 @@ class Sampler:
         self.diffusion, self.config = diffusion, config
         self.alphas_cumprod = train_alphas_cumprod(diffusion)
 
-    def walk(self, predict: Predict, z: Tensor, mask: Tensor, keys: Tensor) -> Iterator[ReverseStep]:
+    def walk(
+        self, predict: Predict, z: Tensor, mask: Tensor, keys: Tensor
+    ) -> Iterator[ReverseStep]:
         """Yield every step from noise ``z`` ``(B, N, L)`` down to clean latents.
 
         Args:
@@ -65,9 +67,7 @@ class Sampler:
             prediction, variance = predict(z, batch_t)
             following = int(times[index + 1]) if index + 1 < len(times) else -1
             noise = normal(fold(keys, "step", index), tuple(z.shape[1:]))
-            mean, std, sample = self._step(
-                scheduler, t, following, z, prediction, variance, noise
-            )
+            mean, std, sample = self._step(scheduler, t, following, z, prediction, variance, noise)
             sample = sample * real
             yield ReverseStep(int(t), z, sample, mean * real, std)
             z = sample
@@ -84,12 +84,8 @@ class Sampler:
     ) -> tuple[Tensor, Tensor, Tensor]:
         name, eta = self.config.scheduler, self.config.eta
         if name == "ddpm":
-            x0 = predicted_x0(
-                prediction, z, self.alphas_cumprod[int(t)], self.diffusion.prediction
-            )
-            mean, log_variance = ddpm_step(
-                self.alphas_cumprod, int(t), following, z, x0, variance
-            )
+            x0 = predicted_x0(prediction, z, self.alphas_cumprod[int(t)], self.diffusion.prediction)
+            mean, log_variance = ddpm_step(self.alphas_cumprod, int(t), following, z, x0, variance)
             std = torch.exp(0.5 * log_variance) if following >= 0 else torch.zeros(())
             std = std.to(z.device)
             return mean, std, mean + std * noise

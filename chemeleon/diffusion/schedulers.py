@@ -139,9 +139,7 @@ def ddpm_step(
     return mean, share * torch.log(beta) + (1 - share) * lower
 
 
-def predicted_x0(
-    prediction: Tensor, z: Tensor, alpha_cumprod: Tensor, kind: str
-) -> Tensor:
+def predicted_x0(prediction: Tensor, z: Tensor, alpha_cumprod: Tensor, kind: str) -> Tensor:
     """Return the clean latents that an epsilon or v prediction implies.
 
     ``alpha_cumprod`` broadcasts against ``z``.

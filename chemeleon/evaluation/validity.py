@@ -170,11 +170,10 @@ def _closest_pairs(batch: CrystalBatch) -> Closest:
         i, j = torch.triu_indices(batch.width, batch.width, 1, device=lattice.device)
         delta = frac[:, i] - frac[:, j]
         vectors = (delta - delta.round()) @ reduced  # (B, P, 3)
-        between = (
-            vectors.square().sum(-1, keepdim=True)
-            + 2 * vectors @ shifts.transpose(-1, -2)
-            + shifts.square().sum(-1).unsqueeze(-2)
-        ).amin(-1)
+        # |v + t|^2 = |v|^2 + (|t|^2 + 2 v.t), the least over the images t
+        lengths = shifts.square().sum(-1).unsqueeze(-2)
+        excess = torch.baddbmm(lengths, vectors, shifts.transpose(-1, -2), alpha=2.0)
+        between = vectors.square().sum(-1) + excess.amin(-1)
         real = batch.mask[:, i] & batch.mask[:, j]
         nearest, pair = between.masked_fill(~real, torch.inf).min(-1)
         closer = nearest < squared
@@ -236,3 +235,9 @@ def _shorten_pairs(lattice: Tensor) -> Tensor:
         if not changed:
             break
     return torch.stack(rows, dim=-2)
+
+
+def writable(crystals: CrystalBatch | FlatCrystals) -> Tensor:
+    """Return which crystals can be written to a file at all, ``(B,)`` bool: finite, with a cell."""
+    parts = [_finite(batch) & (_volume(batch.lattice) > 1e-3) for batch in _chunks(crystals)]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)

@@ -31,9 +31,7 @@ class Condition(nn.Module):
         self.config = config
         self.features = features
         self.null = nn.Parameter(0.02 * torch.randn(1, features))
-        self.embed = nn.Sequential(
-            nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width)
-        )
+        self.embed = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
 
     def featurise(self, batch: CrystalBatch) -> Tensor:
         """Return the features of training crystals, ``(B, F)``."""
@@ -143,6 +141,13 @@ class ConditionEncoder(nn.Module):
             encoder = self._encoder(name)
             if encoder.config.column is not None:
                 encoder.fit(targets[encoder.config.column])
+
+    def empty(self, size: int) -> dict[str, Tensor]:
+        """Return features of ``size`` crystals about which nothing is said (use with drop)."""
+        return {
+            name: self._encoder(name).null.new_zeros(size, self._encoder(name).features)
+            for name in self.encoders
+        }
 
     def _encoder(self, name: str) -> Condition:
         return cast("Condition", self.encoders[name])

@@ -121,8 +121,8 @@ class Denoiser(nn.Module):
 class LatentDiffusion(nn.Module):
     """A frozen VAE, a denoiser of its standardised latents, and what sampling needs to know.
 
-    Buffers: ``latent_mean`` and ``latent_std`` ``(L,)``; ``size_histogram`` counts training crystals
-    by number of atoms.
+    Buffers: ``latent_mean`` and ``latent_std`` ``(L,)``; ``size_histogram`` counts training
+    crystals by number of atoms.
     """
 
     latent_mean: Tensor

@@ -1,0 +1,66 @@
+"""The `chemeleon` command: puts the sub-commands together and prints errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from chemeleon import __version__
+from chemeleon.cli import data, ldm, vae
+from chemeleon.cli.sample import sample
+from chemeleon.errors import ChemeleonError
+
+DEBUG = "CHEMELEON_DEBUG"
+
+app = typer.Typer(
+    name="chemeleon",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    epilog="A first look: [bold]chemeleon vae train --preset demo/dng -o runs/demo_vae[/]"
+    "   Docs: docs/index.md",
+)
+app.add_typer(vae.app, name="vae")
+app.add_typer(ldm.app, name="ldm")
+app.add_typer(data.app, name="data")
+app.command()(sample)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"chemeleon {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def chemeleon(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Train, steer and judge generative models of crystals.
+
+    A VAE encodes crystals into latents (`vae`), a diffusion transformer learns to make such latents
+    (`ldm`), and `sample` turns them into crystals.
+    """
+    if debug:
+        os.environ[DEBUG] = "1"
+
+
+def main() -> None:
+    """Run the command; user errors go to stderr in words, with exit code 2."""
+    try:
+        app()
+    except ChemeleonError as error:
+        if os.environ.get(DEBUG):
+            raise
+        typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+        typer.echo(str(error), err=True)
+        sys.exit(2)

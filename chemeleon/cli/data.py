@@ -1,0 +1,288 @@
+"""`chemeleon data`: look into data sets, make them and fetch them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from chemeleon.config.schema import DataConfig
+    from chemeleon.data.describe import Description, Histogram
+    from chemeleon.data.problems import Problem
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Look into data sets, make them from your files, fetch public ones.",
+)
+
+
+@app.command(
+    epilog="""[bold]Examples[/bold]\n
+    chemeleon data describe mp_20_open\n
+    chemeleon data describe demo --split val\n
+    chemeleon data describe my_cifs/ --max-atoms 20\n
+    chemeleon data describe candidates.csv.gz --problems 50"""
+)
+def describe(
+    name: Annotated[
+        str, typer.Argument(help="Name of a data set (configs/data), or a file or folder.")
+    ],
+    split: Annotated[str | None, typer.Option(help="Only train, val or test.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of data sets [$CHEMELEON_DATA, else ./data].")
+    ] = None,
+    max_atoms: Annotated[
+        int | None, typer.Option(min=1, help="Count larger crystals as bad.")
+    ] = None,
+    space_groups: Annotated[
+        int, typer.Option(min=0, help="Crystals whose space group is found; it is slow.")
+    ] = 500,
+    problems: Annotated[int, typer.Option(min=0, help="Bad rows that are listed.")] = 20,
+) -> None:
+    """Show what is in a data set: sizes, elements, cells, properties, and rows with problems."""
+    from rich.console import Console
+
+    from chemeleon.data import dataset
+    from chemeleon.data.describe import describe as measure
+    from chemeleon.data.sources import has_column
+
+    path = Path(name)
+    whole = _looks_like_path(name) and not _holds_splits(path)  # one file, or a folder of CIFs
+    config = _path_config(path) if _looks_like_path(name) else _named(name, root)
+    config = config.model_copy(update={"on_error": "skip", "targets": []})
+    if max_atoms is not None:
+        config = config.model_copy(update={"max_atoms": max_atoms})
+    if whole:
+        number_rows = not has_column(path, config.id_column)
+        found = dataset.load_source(config, path, progress=True, number_rows=number_rows)
+        reports = [(name, found)]
+    else:
+        splits = [split] if split else _splits(config)
+        reports = [
+            (f"{config.name} {s}", dataset.load_report(config, s, progress=True)) for s in splits
+        ]
+    console = Console()
+    for title, found in reports:
+        description = measure(
+            found.crystals,
+            found.columns,
+            found.problems,
+            found.total,
+            space_group_sample=space_groups,
+        )
+        _show(console, title, description, found.source, problems)
+
+
+@app.command(
+    epilog="""[bold]Examples[/bold]\n
+    chemeleon data prepare my_cifs/ -o data/mine\n
+    chemeleon data prepare candidates.csv -o data/mine --max-atoms 20 --deduplicate\n
+    chemeleon data prepare structures.json.gz -o data/mine --split 0.8,0.1,0.1 --by formula\n
+    chemeleon vae train --preset mp_20/dng data.name=mine"""
+)
+def prepare(
+    source: Annotated[
+        Path,
+        typer.Argument(help="CSV, folder or zip of CIF/POSCAR/extxyz, or JSON of structures."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder, e.g. data/mine.")],
+    split: Annotated[str, typer.Option(help="Shares of train, val, test.")] = "0.9,0.05,0.05",
+    seed: Annotated[int, typer.Option(min=0, help="Decides which crystal goes where.")] = 0,
+    max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave out larger crystals.")] = None,
+    on_error: Annotated[
+        str, typer.Option(help="skip: report bad rows; fail: stop with all of them.")
+    ] = "skip",
+    deduplicate: Annotated[
+        bool, typer.Option("--deduplicate", help="Keep one of equal crystals (StructureMatcher).")
+    ] = False,
+    by: Annotated[
+        str, typer.Option(help="random, or formula: one reduced formula stays in one split.")
+    ] = "random",
+    id_column: Annotated[str | None, typer.Option(help="CSV column of names.")] = None,
+    cif_column: Annotated[str, typer.Option(help="CSV column of CIF text.")] = "cif",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what an earlier run wrote.")
+    ] = False,
+    problems: Annotated[int, typer.Option(min=0, help="Bad rows that are listed.")] = 20,
+) -> None:
+    """Write train, val and test files in the project's layout, and a report."""
+    from rich.console import Console
+
+    from chemeleon.data.prepare import prepare as write
+
+    report = write(
+        source,
+        output,
+        _shares(split),
+        seed,
+        max_atoms=max_atoms,
+        on_error=_choice("--on-error", on_error, "skip", "fail"),
+        deduplicate=deduplicate,
+        split_by=_choice("--by", by, "random", "formula"),
+        id_column=id_column,
+        cif_column=cif_column,
+        overwrite=overwrite,
+        progress=True,
+    )
+    console = Console()
+    if report.problems:
+        console.print(_problem_table(report.problems, problems))
+    counts = ", ".join(f"{name} {count:,}" for name, count in report.written.items())
+    console.print(
+        f"[bold]{output}[/bold]: {counts} of {report.total:,} crystals;"
+        f" {len(report.problems):,} with problems, {len(report.duplicates):,} duplicates"
+        " (all in report.json)"
+    )
+    console.print(f"Use it with data.root={output.parent} data.name={output.name}", highlight=False)
+
+
+@app.command(
+    epilog="""[bold]Examples[/bold]\n
+    chemeleon data download perov_5\n
+    chemeleon data download mp_20 --root /scratch/data\n
+    CHEMELEON_DATA_URL=https://my.mirror chemeleon data download carbon_24"""
+)
+def download(
+    name: Annotated[str, typer.Argument(help="mp_20, perov_5 or carbon_24.")],
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of data sets [$CHEMELEON_DATA, else ./data].")
+    ] = None,
+) -> None:
+    """Fetch a public data set; a broken download goes on where it stopped."""
+    from rich.console import Console
+
+    from chemeleon.data.download import download as fetch
+
+    config = _named(name, root)
+    folder = fetch(config, progress=True)
+    Console().print(f"[bold]{folder}[/bold] is complete: chemeleon data describe {name}")
+
+
+def _choice(option: str, given: str, *allowed: str) -> Any:
+    from chemeleon.errors import ConfigError, nearest
+
+    if given not in allowed:
+        known = " or ".join(allowed)
+        raise ConfigError(f"{option} {given}: must be {known}{nearest(given, allowed)}")
+    return given
+
+
+def _shares(text: str) -> list[float]:
+    from chemeleon.errors import ConfigError
+
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--split {text}: three numbers like 0.9,0.05,0.05 are needed") from None
+
+
+def _named(name: str, root: Path | None) -> DataConfig:
+    from chemeleon.config.presets import load_data
+
+    config = load_data(name)
+    return config if root is None else config.model_copy(update={"root": str(root)})
+
+
+def _looks_like_path(name: str) -> bool:
+    return "/" in name or "." in name
+
+
+def _path_config(path: Path) -> DataConfig:
+    from chemeleon.config.schema import DataConfig
+
+    path = path.resolve()
+    return DataConfig(name=path.name, root=str(path.parent))
+
+
+def _holds_splits(path: Path) -> bool:
+    return path.is_dir() and any(p.name.split(".")[0] == "train" for p in path.iterdir())
+
+
+def _splits(config: DataConfig) -> list[str]:
+    """Return the splits that are there; all of them if none is, so that the error says so."""
+    from chemeleon.data.dataset import SPLITS, split_path
+    from chemeleon.errors import DataError
+
+    if config.source == "demo":
+        return list(SPLITS)
+    there = []
+    for split in SPLITS:
+        try:
+            split_path(config, split)
+            there.append(split)
+        except DataError:
+            continue
+    return there or list(SPLITS)
+
+
+def _show(console: Console, title: str, found: Description, source: str, limit: int) -> None:
+    from rich.columns import Columns
+
+    bad = len(found.problems)
+    console.print(
+        f"\n[bold]{title}[/bold] ({source}): {found.crystals:,} crystals, {found.atoms:,} atoms,"
+        f" {len(found.elements)} elements, {bad:,} of {found.total:,} rows with problems"
+    )
+    tables = [_histogram(h) for h in [*found.histograms, *found.targets]]
+    tables.append(_counts("elements (crystals with)", found.elements, found.crystals))
+    if found.sampled:
+        head = f"space groups (of {found.sampled:,})"
+        tables.append(_counts(head, found.space_groups, found.sampled))
+    console.print(Columns(tables, padding=(1, 3)))
+    if bad:
+        console.print(_problem_table(found.problems, limit))
+
+
+def _histogram(found: Histogram) -> Table:
+    from rich.bar import Bar
+    from rich.table import Table
+
+    table = Table(title=found.name, title_justify="left", box=None, show_header=False)
+    if not found.counts:
+        table.add_row("no values")
+        return table
+    most = max(found.counts)
+    for low, high, count in zip(found.edges[:-1], found.edges[1:], found.counts, strict=True):
+        last = high - 1 if found.discrete else high
+        label = f"{low:g}" if found.discrete and last == low else f"{low:.4g} to {last:.4g}"
+        table.add_row(label, Bar(most, 0, count, width=20, color="cyan"), f"{count:,}")
+    missing = f", {found.missing:,} missing" if found.missing else ""
+    table.caption = f"mean {found.mean:.4g}{missing}"
+    table.caption_justify = "left"
+    return table
+
+
+def _counts(title: str, counts: dict[str, int], total: int, limit: int = 15) -> Table:
+    from rich.bar import Bar
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, show_header=False)
+    most = max(counts.values(), default=1)
+    for name, count in list(counts.items())[:limit]:
+        share = f"{100 * count / total:.1f} %"
+        table.add_row(name, Bar(most, 0, count, width=20, color="green"), f"{count:,}", share)
+    if len(counts) > limit:
+        table.caption = f"and {len(counts) - limit} more"
+        table.caption_justify = "left"
+    return table
+
+
+def _problem_table(problems: list[Problem], limit: int) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"{len(problems):,} rows with problems", title_justify="left")
+    for column in ("file", "row", "id", "reason"):
+        table.add_column(column, justify="right" if column == "row" else "left")
+    for problem in problems[:limit]:
+        # the words come from the data: they are shown, not read as markup
+        table.add_row(*(Text(str(x)) for x in problem))
+    if len(problems) > limit:
+        table.caption = f"and {len(problems) - limit:,} more (--problems N)"
+    return table

@@ -1,0 +1,88 @@
+"""Options that several commands share, and what they print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from chemeleon.api import TrainResult
+    from chemeleon.config.presets import Loaded
+
+Preset = Annotated[
+    str | None,
+    typer.Option("--preset", "-p", help="Named settings, such as mp_20/null; see `presets`."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings on top, such as trainer.max_epochs=3."),
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="YAML file on top of the preset.", metavar="FILE")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Run folder; default runs/STAGE-PRESET.", metavar="DIR"),
+]
+Resume = Annotated[
+    Path | None, typer.Option("--resume", help="Go on with this run folder.", metavar="DIR")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run made.")]
+ShowConfig = Annotated[
+    bool, typer.Option("--show-config", help="Print every setting and who set it, then stop.")
+]
+TrackerName = Annotated[
+    str | None,
+    typer.Option("--tracker", help="wandb, tensorboard or none; short for trainer.tracker=..."),
+]
+
+
+def with_tracker(overrides: list[str] | None, tracker: str | None) -> list[str]:
+    """Return the KEY=VALUE words with the tracker option among them."""
+    return [*(overrides or []), *([f"trainer.tracker={tracker}"] if tracker else [])]
+
+
+def print_config(loaded: Loaded) -> None:
+    """Print every key, its value and its origin."""
+    import json
+
+    values = loaded.config.model_dump(mode="json")
+    lines = []
+    for key, origin in loaded.origins.items():
+        value = values
+        for part in key.split("."):
+            value = value[part]
+        lines.append((f"{key}: {json.dumps(value, ensure_ascii=False)}", origin))
+    width = min(max(len(text) for text, _ in lines), 60)
+    for text, origin in lines:
+        typer.echo(f"{text:<{width}}  # {origin}")
+
+
+def print_preset_names(stage: str) -> None:
+    """Print a stage's presets, one per line, with the first comment line of each."""
+    from chemeleon.config.presets import list_presets, preset_root
+
+    names = list_presets(stage)
+    width = max(map(len, names))
+    for name in names:
+        lines = (preset_root() / stage / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+        comment = next((line.lstrip("# ") for line in lines if line.startswith("#")), "")
+        typer.echo(f"{name:<{width}}  {comment}")
+
+
+def report_training(result: TrainResult, stage: str, next_step: str) -> None:
+    """Say how a run ended and what to type next; only the first process speaks."""
+    import os
+
+    if os.environ.get("RANK", "0") != "0":
+        return
+    folder, fitted = result.folder, result.fitted
+    if fitted.interrupted:
+        typer.echo(
+            f"stopped at step {fitted.step}, all saved. Go on with: "
+            f"chemeleon {stage} train --resume {folder}"
+        )
+        raise typer.Exit(130)
+    typer.echo(f"done after {fitted.step} steps: {folder}. Next: {next_step}")

@@ -1,0 +1,152 @@
+"""`chemeleon sample`: make crystals with a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from chemeleon.api import Format, SampleResult
+
+FORMATS = ("cif", "extxyz", "json")
+
+
+def _formats(text: str) -> tuple[Format, ...]:
+    from chemeleon.errors import ConfigError, nearest
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in FORMATS:
+            raise ConfigError(
+                f"--format has no '{name}'{nearest(name, FORMATS)} Known: {', '.join(FORMATS)}"
+            )
+    return cast("tuple[Format, ...]", tuple(dict.fromkeys(names)))
+
+
+def _whole_numbers(text: str | None, option: str) -> list[int] | None:
+    from chemeleon.errors import ConfigError
+
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option} takes whole numbers such as 5,8, got '{text}'") from None
+
+
+def _batch_size(text: str) -> int | None:
+    from chemeleon.errors import ConfigError
+
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"--batch-size takes a positive number or auto, got '{text}'")
+    return int(text)
+
+
+def sample(
+    model: Annotated[str, typer.Option("--model", "-m", help="Run or model folder.")],
+    num_samples: Annotated[
+        int, typer.Option("--num-samples", "-n", help="How many crystals to make.")
+    ] = 10,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the files.", metavar="DIR")
+    ] = Path("out"),
+    form: Annotated[
+        str, typer.Option("--format", help="Any of cif, extxyz, json, with commas between.")
+    ] = "cif",
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same crystals.")] = 0,
+    batch_size: Annotated[
+        str, typer.Option("--batch-size", help="Crystals at a time, or auto.")
+    ] = "auto",
+    num_atoms: Annotated[
+        str | None,
+        typer.Option(
+            "--num-atoms", help="Allowed atoms per cell, such as 5,8; default as trained."
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option("--scheduler", help="ddim, ddpm, dpm++, unipc, or euler for flow models."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Evaluations of the denoiser.")
+    ] = None,
+    eta: Annotated[
+        float | None, typer.Option("--eta", help="Share of fresh noise: 0 none, 1 full.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="cpu, cuda, cuda:1; default: a GPU if any.")
+    ] = None,
+    table: Annotated[
+        bool, typer.Option("--table/--no-table", help="Print a table of the crystals.")
+    ] = False,
+    contact_sheet: Annotated[
+        bool, typer.Option("--contact-sheet", help="Draw the crystals into one PNG.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier sample in the folder.")
+    ] = False,
+) -> None:
+    """Make crystals with a trained model.
+
+    [bold]Examples[/]
+
+    \b
+    chemeleon sample --model runs/my_ldm -n 24 --table --contact-sheet
+    chemeleon sample --model runs/my_ldm --num-samples 1000 --output out/ --format cif,extxyz,json
+    chemeleon sample --model runs/my_ldm -n 100 --num-atoms 5,10 --scheduler dpm++ --steps 25
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from chemeleon import api
+
+    formats = _formats(form)
+    sizes = _whole_numbers(num_atoms, "--num-atoms")
+    size = _batch_size(batch_size)
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task("crystals", total=num_samples)
+        result = api.sample(
+            model,
+            num_samples,
+            output=output,
+            formats=formats,
+            seed=seed,
+            batch_size=size,
+            num_atoms=sizes,
+            scheduler=scheduler,
+            steps=steps,
+            eta=eta,
+            device=device,
+            contact_sheet=contact_sheet,
+            overwrite=overwrite,
+            progress=lambda made: bar.advance(task, made),
+        )
+    if table:
+        _print_table(result)
+    valid = sum(problem is None for problem in result.problems)
+    typer.echo(f"{num_samples} crystals, {valid} structurally valid, in {output}")
+    if valid < num_samples:
+        typer.echo(
+            f"the others and what is wrong with them are named in {output / 'manifest.json'}"
+        )
+
+
+def _print_table(result: SampleResult) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from chemeleon.evaluation.draw import structure_table
+
+    table = Table(title="generated crystals")
+    for name, side in (("#", "right"), ("formula", "left"), ("space group", "left")):
+        table.add_column(name, justify=side)  # pyright: ignore[reportArgumentType]
+    for name in ("density g/cm³", "Å³/atom"):
+        table.add_column(name, justify="right")
+    table.add_column("valid")
+    for number, row in enumerate(structure_table(result.structures, result.problems)):
+        table.add_row(str(number), *row)
+    Console().print(table)

@@ -1,0 +1,188 @@
+"""Numbers that tell what is in a data set; how they are shown is the command line's business.
+
+Shapes: ``M`` crystals, ``A`` atoms.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.lattice import lattice_lengths, lattice_volume
+from chemeleon.crystals.ragged import reduce_atoms
+from chemeleon.data.problems import Problem
+
+_DALTON_PER_A3_IN_G_PER_CM3 = 1.66053906660  # CODATA 2018
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of a quantity in bins of equal width.
+
+    Attributes:
+        name: quantity and unit.
+        edges: limits of the bins, one more than counts; a whole number per bin if ``discrete``.
+        counts: crystals in each bin.
+        mean: mean over crystals.
+        minimum: smallest value.
+        maximum: largest value.
+        missing: crystals without a value.
+        discrete: the bins are whole numbers.
+    """
+
+    name: str
+    edges: list[float]
+    counts: list[int]
+    mean: float
+    minimum: float
+    maximum: float
+    missing: int = 0
+    discrete: bool = False
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is in one split.
+
+    Attributes:
+        crystals: usable crystals.
+        total: rows read.
+        atoms: atoms of all usable crystals.
+        elements: symbol to the number of crystals that contain it, most frequent first.
+        histograms: of sizes, cells and density.
+        targets: of the numeric columns.
+        space_groups: symbol to number of crystals, most frequent first, of ``sampled`` crystals.
+        sampled: crystals whose space group was looked for.
+        problems: rows left out.
+    """
+
+    crystals: int
+    total: int
+    atoms: int
+    elements: dict[str, int]
+    histograms: list[Histogram]
+    targets: list[Histogram]
+    space_groups: dict[str, int]
+    sampled: int
+    problems: list[Problem] = field(repr=False)
+
+
+def describe(
+    crystals: FlatCrystals,
+    columns: dict[str, Tensor] | None = None,
+    problems: list[Problem] | None = None,
+    total: int | None = None,
+    *,
+    space_group_sample: int = 500,
+    bins: int = 12,
+) -> Description:
+    """Count and measure a set of crystals.
+
+    Args:
+        crystals: at least one crystal.
+        columns: properties ``(M,)`` to describe; the targets of the crystals if not given.
+        problems: rows that were left out.
+        total: rows read; usable crystals and problems if not given.
+        space_group_sample: crystals, evenly spaced, whose space group is found (slow); 0 is none.
+        bins: of the histograms of continuous quantities.
+    """
+    problems = problems or []
+    volume = lattice_volume(crystals.lattice)
+    lengths = lattice_lengths(crystals.lattice)
+    contains = _contains(crystals)
+    values = {
+        "density (g/cm3)": _masses(crystals) / volume * _DALTON_PER_A3_IN_G_PER_CM3,
+        "volume per atom (A3)": volume / crystals.num_atoms,
+        **{f"cell length {axis} (A)": lengths[:, i] for i, axis in enumerate("abc")},
+    }
+    groups, sampled = _space_groups(crystals, space_group_sample)
+    return Description(
+        crystals=len(crystals),
+        total=len(crystals) + len(problems) if total is None else total,
+        atoms=int(crystals.num_atoms.sum()),
+        elements=_top_elements(contains),
+        histograms=[
+            _histogram("atoms per cell", crystals.num_atoms, bins, discrete=True),
+            _histogram("elements per crystal", contains.sum(1), bins, discrete=True),
+            *(_histogram(name, value, bins) for name, value in values.items()),
+        ],
+        targets=[
+            _histogram(name, value, bins)
+            for name, value in (crystals.targets if columns is None else columns).items()
+        ],
+        space_groups=groups,
+        sampled=sampled,
+        problems=problems,
+    )
+
+
+def _contains(crystals: FlatCrystals) -> Tensor:
+    """Return ``(M, 100)`` bool: which crystal has which element."""
+    owner = torch.repeat_interleave(torch.arange(len(crystals)), crystals.num_atoms)
+    table = torch.zeros(len(crystals), 100, dtype=torch.bool)
+    table[owner, crystals.atomic_numbers] = True
+    return table
+
+
+def _masses(crystals: FlatCrystals) -> Tensor:
+    """Return the mass of each cell in dalton, ``(M,)``."""
+    from ase.data import atomic_masses
+
+    masses = torch.from_numpy(atomic_masses).float()[crystals.atomic_numbers]
+    return reduce_atoms(masses, crystals.num_atoms)
+
+
+def _top_elements(contains: Tensor) -> dict[str, int]:
+    from ase.data import chemical_symbols
+
+    counts = contains.sum(0)
+    order = torch.argsort(counts, descending=True, stable=True).tolist()
+    return {chemical_symbols[z]: int(counts[z]) for z in order if counts[z] > 0}
+
+
+def _histogram(name: str, values: Tensor, bins: int, discrete: bool = False) -> Histogram:
+    values = values.double()
+    given = values[~values.isnan()]
+    missing = len(values) - len(given)
+    if len(given) == 0:
+        return Histogram(name, [], [], float("nan"), float("nan"), float("nan"), missing, discrete)
+    low, high = float(given.min()), float(given.max())
+    if discrete:
+        step = max(1, -(-int(high - low + 1) // (2 * bins)))  # whole numbers per bin
+        edges = [low + i * step for i in range(int((high - low) // step) + 2)]
+    else:
+        width = (high - low) / bins or 1.0
+        edges = [low + i * width for i in range(bins + 1 if high > low else 2)]
+    inner = torch.tensor(edges[1:-1], dtype=torch.float64)
+    places = torch.bucketize(given, inner, right=True)
+    counts = torch.bincount(places, minlength=len(edges) - 1).tolist()
+    return Histogram(name, edges, counts, float(given.mean()), low, high, missing, discrete)
+
+
+def _space_groups(crystals: FlatCrystals, sample: int) -> tuple[dict[str, int], int]:
+    import spglib
+
+    wanted = min(sample, len(crystals))
+    if wanted == 0:
+        return {}, 0
+    chosen = torch.linspace(0, len(crystals) - 1, wanted).round().long().unique()
+    found: Counter[str] = Counter()
+    for i in chosen.tolist():
+        start, size = int(crystals.starts[i]), int(crystals.num_atoms[i])
+        cell = (
+            crystals.lattice[i].double().numpy(),
+            crystals.frac_coords[start : start + size].double().numpy(),
+            crystals.atomic_numbers[start : start + size].tolist(),
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                found[spglib.get_spacegroup(cell, symprec=0.01) or "not found"] += 1
+            except Exception:  # newer spglib raises where older ones return None
+                found["not found"] += 1
+    return dict(found.most_common()), len(chosen)

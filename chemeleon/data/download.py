@@ -1,0 +1,172 @@
+"""Fetch a public data set over HTTP, going on where a broken download stopped."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any
+
+from chemeleon.config.schema import DataConfig
+from chemeleon.data.dataset import dataset_dir
+from chemeleon.errors import DataError
+
+_BLOCK = 1 << 18
+_TIMEOUT_S = 30
+_ATTEMPTS = 3
+
+Advance = Callable[[int, int | None], None]
+
+
+def download(config: DataConfig, root: str | Path | None = None, progress: bool = False) -> Path:
+    """Fetch all splits of a data set; those that are there and complete are left alone.
+
+    A file is fetched as ``{split}.csv.part`` and renamed when its size and rows are right; a
+    broken download goes on from the ``.part`` file. ``$CHEMELEON_DATA_URL`` replaces scheme and
+    host, for mirrors.
+
+    Args:
+        config: with a ``download`` section.
+        root: folder of data sets; that of the config if not given.
+        progress: show a bar.
+
+    Returns:
+        The folder of the data set.
+
+    Raises:
+        DataError: without network, for a missing file, or if what arrives is not what it should be.
+    """
+    if config.download is None:
+        raise DataError(
+            f"data set '{config.name}' has no public address (data.download); get it by other means"
+            " and make it with `chemeleon data prepare SOURCE -o FOLDER`"
+        )
+    folder = Path(root) / config.name if root is not None else dataset_dir(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, rows in config.download.rows.items():
+        url = _address(config.download.url.replace("{split}", split))
+        path = folder / (f"{split}.csv.gz" if url.endswith(".gz") else f"{split}.csv")
+        if path.is_file() and _count_rows(path) == rows:
+            continue
+        part = path.with_name(path.name + ".part")
+        with _bar(f"{config.name} {split}", progress) as advance:
+            _fetch(url, part, advance)
+        found = _count_rows(part)
+        if found != rows:
+            part.unlink()
+            raise DataError(
+                f"{url} holds {found} crystals instead of {rows}, so it is not the published file;"
+                " nothing was kept. Set CHEMELEON_DATA_URL to a mirror, or place the file at"
+                f" {path} yourself"
+            )
+        part.replace(path)
+    return folder
+
+
+def _address(url: str) -> str:
+    base = os.environ.get("CHEMELEON_DATA_URL")
+    scheme = urllib.parse.urlsplit(base or url).scheme
+    if scheme not in {"http", "https"}:
+        raise DataError(f"{base or url} must start with http:// or https://")
+    return base.rstrip("/") + urllib.parse.urlsplit(url).path if base else url
+
+
+def _fetch(url: str, part: Path, advance: Advance) -> None:
+    """Bring ``part`` to the full content of ``url``; a few broken connections are forgiven."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            if _fetch_once(url, part, advance):
+                return
+            reason = "the connection ended early"
+        except urllib.error.HTTPError as error:
+            if error.code == 416:  # the .part file is as long as the file, or longer: start again
+                part.unlink(missing_ok=True)
+                reason = "the partial file did not fit"
+            elif error.code < 500:
+                raise DataError(
+                    f"{url} answers {error.code} {error.reason}: the file is not there; set"
+                    " CHEMELEON_DATA_URL to a mirror, or get it by other means"
+                ) from None
+            else:
+                reason = f"the server answers {error.code} {error.reason}"
+        except (OSError, HTTPException) as error:
+            cause = getattr(error, "reason", None) or error
+            reason = str(cause) or type(error).__name__
+        if part.exists() and part.stat().st_size > before:
+            continue_hint = "what has arrived is kept: run the same command again to go on"
+        else:
+            continue_hint = "check the network (or proxy), then run the same command again"
+        if attempt == _ATTEMPTS:
+            raise DataError(f"{url} could not be fetched: {reason}; {continue_hint}")
+
+
+def _fetch_once(url: str, part: Path, advance: Advance) -> bool:
+    """Ask for what is missing and append it; False if the connection ended before the end."""
+    start = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "chemeleon", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    request = urllib.request.Request(url, headers=headers)
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+        resumed = response.status == 206 and _range_start(response) == start
+        if start and not resumed:
+            start = 0  # the server sends the whole file
+        length = response.headers.get("Content-Length")
+        total = None if length is None else start + int(length)
+        done = start
+        advance(done, total)
+        with part.open("ab" if resumed else "wb") as file:
+            while block := response.read1(_BLOCK):
+                file.write(block)
+                done += len(block)
+                advance(done, total)
+    return total is None or done == total
+
+
+def _range_start(response: HTTPResponse | Any) -> int | None:
+    value = (response.headers.get("Content-Range") or "").removeprefix("bytes ").split("-")[0]
+    return int(value) if value.isdigit() else None
+
+
+def _count_rows(path: Path) -> int:
+    """Return the records of a CSV without its header; -1 if it is none."""
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    try:
+        with path.open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            plain: Any = gzip.GzipFile(fileobj=raw) if packed else raw
+            file = io.TextIOWrapper(plain, encoding="utf-8", errors="replace", newline="")
+            return sum(1 for row in csv.reader(file) if row) - 1
+    except (OSError, EOFError, zlib.error, csv.Error):
+        return -1
+
+
+@contextmanager
+def _bar(name: str, shown: bool) -> Iterator[Advance]:
+    if not shown:
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,251 @@
+"""Turn crystals in any known form into train, val and test files of the project's layout."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from chemeleon.config.schema import DataConfig
+from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.convert import to_structures
+from chemeleon.data.dataset import SPLITS, LoadReport, load_source
+from chemeleon.data.problems import Problem
+from chemeleon.data.sources import has_column
+from chemeleon.errors import DataError
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What was written, and what was left out and why; also ``report.json`` in the output.
+
+    Attributes:
+        source: file or folder read.
+        output: folder written.
+        total: crystals found in the source.
+        written: crystals of each split.
+        problems: rows that cannot be used.
+        duplicates: name of a left-out crystal to the name of its equal that was kept.
+        columns: properties written.
+    """
+
+    source: str
+    output: str
+    total: int
+    written: dict[str, int]
+    problems: list[Problem]
+    duplicates: dict[str, str]
+    columns: list[str]
+
+
+def prepare(
+    source: str | Path,
+    output: str | Path,
+    split: Sequence[float] = (0.9, 0.05, 0.05),
+    seed: int = 0,
+    *,
+    max_atoms: int | None = None,
+    on_error: Literal["skip", "fail"] = "skip",
+    deduplicate: bool = False,
+    split_by: Literal["random", "formula"] = "random",
+    id_column: str | None = None,
+    cif_column: str = "cif",
+    overwrite: bool = False,
+    progress: bool = False,
+) -> PrepareReport:
+    """Write ``train.csv.gz``, ``val.csv.gz``, ``test.csv.gz`` and ``report.json``.
+
+    Cells are written as found, not reduced: reduction belongs to loading.
+
+    Args:
+        source: CSV (plain or gz), folder or zip of CIF, POSCAR and extxyz, or pymatgen JSON.
+        output: new folder; it appears complete or not at all.
+        split: shares of train, val and test; they sum to 1. A share of 0 writes no file.
+        seed: decides which crystal goes where.
+        max_atoms: leave out larger crystals.
+        on_error: ``skip`` reports bad rows, ``fail`` stops with all of them.
+        deduplicate: keep one of crystals that pymatgen's StructureMatcher finds equal.
+        split_by: ``formula`` keeps all crystals of one reduced formula in one split.
+        id_column: CSV column of names; by default ``material_id`` if there is one, else numbers.
+        cif_column: CSV column of CIF text.
+        overwrite: replace an existing output folder that an earlier run wrote.
+        progress: show a bar.
+
+    Raises:
+        DataError: if the output exists, the source is unusable, or ``split`` makes no sense.
+    """
+    source, output = Path(source), Path(output)
+    if len(split) != 3 or min(split) < 0 or not math.isclose(sum(split), 1, abs_tol=1e-6):
+        raise DataError(f"split {tuple(split)} must be three shares of train, val, test, sum 1")
+    _check_output(output, overwrite)
+    config = DataConfig.model_validate(
+        {
+            "cif_column": cif_column,
+            "max_atoms": max_atoms,
+            "on_error": on_error,
+            "niggli": False,
+            **({"id_column": id_column} if id_column else {}),
+        }
+    )
+    number_rows = id_column is None and not has_column(source, config.id_column)
+    found = load_source(config, source, progress=progress, number_rows=number_rows)
+    structures = to_structures(found.crystals)
+    formulas = [s.composition.reduced_formula for s in structures]
+    kept, duplicates = list(range(len(structures))), {}
+    if deduplicate:
+        kept, duplicates = find_duplicates(structures, formulas, found.crystals.ids)
+    groups = [formulas[i] for i in kept] if split_by == "formula" else None
+    parts = split_indices(len(kept), split, seed, groups)
+    members = {name: [kept[i] for i in part] for name, part in zip(SPLITS, parts, strict=True)}
+    report = PrepareReport(
+        source=str(source),
+        output=str(output),
+        total=found.total,
+        written={name: len(part) for name, part in members.items()},
+        problems=found.problems,
+        duplicates=duplicates,
+        columns=list(found.columns),
+    )
+    _write(output, members, structures, found, report)
+    return report
+
+
+def split_indices(
+    count: int, split: Sequence[float], seed: int, groups: Sequence[str] | None = None
+) -> list[list[int]]:
+    """Divide ``range(count)`` by shares; members of one group stay together.
+
+    Args:
+        count: number of crystals.
+        split: shares that sum to 1.
+        seed: of the shuffle.
+        groups: a name for each crystal; each crystal by itself if not given.
+
+    Returns:
+        One sorted list of indices per share. With groups the sizes are approximate.
+    """
+    keys = [str(i) for i in range(count)] if groups is None else list(groups)
+    by_group: dict[str, list[int]] = defaultdict(list)
+    for index, key in enumerate(keys):
+        by_group[key].append(index)
+    names = list(by_group)
+    if groups is not None:
+        # a group's place depends on its name only, so adding crystals does not reshuffle the rest
+        names.sort(key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+    else:
+        names = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    order = [index for name in names for index in by_group[name]]
+    ends = [round(count * share) for share in np.cumsum(split)]
+    parts: list[list[int]] = [[] for _ in split]
+    position = 0
+    for name in names:
+        size = len(by_group[name])
+        middle = position + size / 2  # a group goes where its middle falls
+        part = next((i for i, end in enumerate(ends) if middle <= end), len(ends) - 1)
+        parts[part] += order[position : position + size]
+        position += size
+    return [sorted(part) for part in parts]
+
+
+def find_duplicates(
+    structures: Sequence[Structure], formulas: Sequence[str], ids: Sequence[str]
+) -> tuple[list[int], dict[str, str]]:
+    """Return the indices to keep, and the left-out names with the name of their equal.
+
+    Crystals are compared within a reduced formula with StructureMatcher's default tolerances; the
+    first one of the source is kept.
+    """
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+    matcher = StructureMatcher()
+    kept_of: dict[str, list[int]] = defaultdict(list)
+    kept: list[int] = []
+    duplicates: dict[str, str] = {}
+    for index, (structure, formula) in enumerate(zip(structures, formulas, strict=True)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            equal = next(
+                (i for i in kept_of[formula] if matcher.fit(structures[i], structure)), None
+            )
+        if equal is None:
+            kept_of[formula].append(index)
+            kept.append(index)
+        else:
+            duplicates[ids[index]] = ids[equal]
+    return kept, duplicates
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not overwrite:
+        raise DataError(f"{output} exists already; choose another folder, or pass --overwrite")
+    ours = {f"{name}.csv.gz" for name in SPLITS} | {"report.json"}
+    others = [p.name for p in output.iterdir() if p.name not in ours] if output.is_dir() else ["."]
+    if others:
+        raise DataError(
+            f"{output} holds {others[0]}, which `data prepare` did not write, so it is not"
+            " overwritten; choose another folder"
+        )
+
+
+def _write(
+    output: Path,
+    members: dict[str, list[int]],
+    structures: list[Structure],
+    found: LoadReport,
+    report: PrepareReport,
+) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}-"))
+    try:
+        for name, indices in members.items():
+            if indices:
+                _write_csv(draft / f"{name}.csv.gz", indices, structures, found)
+        details = {**asdict(report), "problems": [p._asdict() for p in report.problems]}
+        (draft / "report.json").write_text(json.dumps(details, indent=2) + "\n")
+        draft.chmod(0o777 & ~_umask())
+        if output.exists():
+            shutil.rmtree(output)
+        draft.rename(output)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _write_csv(
+    path: Path, indices: list[int], structures: list[Structure], found: LoadReport
+) -> None:
+    from pymatgen.io.cif import CifWriter
+
+    crystals: FlatCrystals = found.crystals
+    columns = {n: v.tolist() for n, v in found.columns.items() if n not in {"material_id", "cif"}}
+    with gzip.open(path, "wt", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["material_id", "cif", *columns])
+        for i in indices:
+            numbers = [values[i] for values in columns.values()]
+            cells = ["" if math.isnan(n) else f"{n:.9g}" for n in numbers]
+            writer.writerow([crystals.ids[i], str(CifWriter(structures[i])), *cells])

@@ -1,0 +1,207 @@
+"""A run while it is alive: prepared model, optimizer, averages, counters, and its folder."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from rich.console import Console
+from torch import Tensor
+
+from chemeleon.checkpoints.store import write_model
+from chemeleon.config.schema import StageConfig, TrainerConfig
+from chemeleon.training import state
+from chemeleon.training.schedule import LearningRate, total_steps
+from chemeleon.training.tracking import Tracker, tracker_names
+
+if TYPE_CHECKING:
+    from chemeleon.training.loop import Stage
+
+
+class Export(NamedTuple):
+    """A model as it goes to disk."""
+
+    kind: str
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def make_accelerator(trainer: TrainerConfig, folder: Path, console: Console) -> Accelerator:
+    """Set up devices, processes, precision and trackers."""
+    precision = trainer.precision
+    if precision == "auto":
+        capable = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        precision = "bf16" if capable else "no"
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return Accelerator(
+        mixed_precision=precision,
+        log_with=tracker_names(trainer, console) or None,
+        project_dir=str(folder),
+        kwargs_handlers=[ddp],
+    )
+
+
+class Run:
+    """Everything that the loop handles, and what is done between steps."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        config: StageConfig,
+        folder: Path,
+        accelerator: Accelerator,
+        console: Console,
+        *,
+        resume: bool,
+    ) -> None:
+        self.stage, self.config, self.folder = stage, config, folder
+        self.accelerator = accelerator
+        trainer, optim = config.trainer, config.optim
+        self.parameters = [p for p in stage.model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=optim.lr,
+            betas=optim.betas,
+            weight_decay=optim.weight_decay,
+            fused=True,
+        )
+        self.model, self.optimizer = accelerator.prepare(stage.model, optimizer)
+        self.average = state.Average(self.parameters, stage.ema_decay)
+        self.end = total_steps(trainer, stage.steps_per_epoch())
+        self.schedule = LearningRate(optim, self.end)
+        self.at = state.Counters()
+        if resume:
+            self.at = state.load(folder, self.parameters, optimizer, self.average, self.schedule)
+            if accelerator.scaler is not None and self.at.scaler:
+                accelerator.scaler.load_state_dict(self.at.scaler)
+        self.plain_optimizer = optimizer
+        tracked = config.model_dump(mode="json")
+        accelerator.init_trackers(trainer.project, config=tracked)
+        self.tracker = Tracker(
+            folder, accelerator, self.end, console, self.at.step if resume else None
+        )
+        self.metrics: dict[str, float] = {}
+        self.started = self.saved_at = self.logged_at = time.monotonic()
+        self.seen = 0.0
+
+    def set_learning_rate(self) -> None:
+        """Set the rate of the next update."""
+        for group in self.plain_optimizer.param_groups:
+            group["lr"] = self.schedule.at(self.at.step)
+
+    def advance(self) -> None:
+        """Count a finished step."""
+        self.at.step += 1
+        self.at.step_in_epoch += 1
+        if self.at.step_in_epoch == self.stage.steps_per_epoch():
+            self.at.epoch, self.at.step_in_epoch = self.at.epoch + 1, 0
+
+    def reached_end(self) -> bool:
+        """Return whether the last step is done."""
+        return self.end is not None and self.at.step >= self.end
+
+    def out_of_time(self) -> bool:
+        """Return whether ``max_minutes`` have passed."""
+        minutes = self.config.trainer.max_minutes
+        return minutes is not None and time.monotonic() - self.started >= 60 * minutes
+
+    def stale(self) -> bool:
+        """Return whether patience is at its end."""
+        patience = self.config.trainer.patience
+        return patience is not None and self.at.stale >= patience
+
+    def validation_due(self) -> bool:
+        """Return whether the step just finished is followed by a validation."""
+        trainer, at = self.config.trainer, self.at
+        if trainer.val_every_steps:
+            return at.step % trainer.val_every_steps == 0
+        return at.step_in_epoch == 0 and at.epoch % trainer.val_every_epochs == 0
+
+    def save_due(self) -> bool:
+        """Return whether this process should save between validations."""
+        return time.monotonic() - self.saved_at >= 60 * self.config.trainer.save_every_minutes
+
+    def log(self, terms: Mapping[str, float], norm: float, batches: list[Any]) -> None:
+        """Add a step's terms to the window and write it out every ``log_every`` steps."""
+        at = self.at
+        self.seen += sum(float(b.size) for b in batches) * self.accelerator.num_processes
+        for name, value in terms.items():
+            at.window[name] = at.window.get(name, 0.0) + value
+        at.window_steps += 1
+        if at.step % self.config.trainer.log_every:
+            return
+        now = time.monotonic()
+        rate = self.seen / max(now - self.logged_at, 1e-9)
+        logged = {f"train/{name}": value / at.window_steps for name, value in at.window.items()}
+        logged |= {"train/grad_norm": norm, "lr": self.schedule.at(at.step - 1)}
+        self.tracker.log(at.step, at.epoch, {**logged, "crystals_per_s": rate})
+        self.tracker.advance(at.step, loss=logged["train/loss"], rate=rate)
+        at.window, at.window_steps = {}, 0
+        self.seen, self.logged_at = 0.0, now
+
+    def validate(self) -> None:
+        """Evaluate with averaged weights and keep the model if it is the best so far."""
+        at, accelerator = self.at, self.accelerator
+        self.model.eval()
+        with self.average.applied():
+            with torch.no_grad():
+                shares = self.stage.evaluate(
+                    self.model, accelerator.process_index, accelerator.num_processes
+                )
+            self.metrics = _weighted_means(gather_object([shares]))
+            value = self.metrics[self.stage.criterion]
+            improved = at.best is None or value < at.best
+            if improved:
+                at.best = value
+                self._write("best")
+        self.model.train()
+        at.stale = 0 if improved else at.stale + 1
+        self.schedule.validated(improved)
+        self.tracker.log(at.step, at.epoch, self.metrics)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
+        mark = "  (best)" if improved else ""
+        self.tracker.say(f"step {at.step}  epoch {at.epoch}  {shown}{mark}")
+
+    def export(self, name: str) -> None:
+        """Write the model with averaged weights into a subfolder."""
+        with self.average.applied():
+            self._write(name)
+
+    def _write(self, name: str) -> None:
+        if self.accelerator.is_main_process:
+            kind, content, tensors = self.stage.export()
+            trained = {"steps": self.at.step, "epochs": self.at.epoch, "metrics": self.metrics}
+            write_model(self.folder / name, kind, {**content, "trained": trained}, tensors)
+
+    def save(self) -> None:
+        """Write the state that resuming needs."""
+        if self.accelerator.is_main_process:
+            if self.accelerator.scaler is not None:
+                self.at.scaler = self.accelerator.scaler.state_dict()
+            state.save(
+                self.folder,
+                self.at,
+                self.parameters,
+                self.plain_optimizer,
+                self.average,
+                self.schedule,
+            )
+        self.saved_at = time.monotonic()
+
+
+def _weighted_means(shares: list[dict[str, tuple[float, float]]]) -> dict[str, float]:
+    """Add up the processes' (sum, weight) pairs; a process may lack a name."""
+    sums: dict[str, tuple[float, float]] = {}
+    for share in shares:
+        for name, (total, weight) in share.items():
+            before = sums.get(name, (0.0, 0.0))
+            sums[name] = before[0] + total, before[1] + weight
+    return {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}

@@ -1,0 +1,65 @@
+"""The learning rate as a function of the step, and what a plateau does to it."""
+
+from __future__ import annotations
+
+import math
+
+from chemeleon.config.schema import OptimConfig, TrainerConfig
+from chemeleon.errors import ConfigError
+
+
+def total_steps(trainer: TrainerConfig, steps_per_epoch: int) -> int | None:
+    """Return the step at which training ends, or None if only the clock ends it."""
+    limits = [trainer.max_steps]
+    if trainer.max_epochs is not None:
+        limits.append(trainer.max_epochs * steps_per_epoch)
+    known = [limit for limit in limits if limit is not None]
+    return min(known) if known else None
+
+
+class LearningRate:
+    """Warm-up, then constant, cosine or reduced on plateaus.
+
+    Raises:
+        ConfigError: if a cosine has no known end.
+    """
+
+    def __init__(self, config: OptimConfig, steps: int | None) -> None:
+        if config.schedule == "cosine" and steps is None:
+            raise ConfigError(
+                "optim.schedule=cosine needs to know its end: set trainer.max_steps or"
+                " trainer.max_epochs"
+            )
+        self.config, self.steps = config, steps
+        self.factor = 1.0
+        self.waiting = 0
+
+    def at(self, step: int) -> float:
+        """Return the learning rate of the update that follows ``step`` finished ones."""
+        config = self.config
+        if step < config.warmup_steps:
+            return config.lr * (step + 1) / config.warmup_steps
+        if config.schedule == "cosine":
+            assert self.steps is not None
+            length = max(self.steps - config.warmup_steps, 1)
+            done = min((step - config.warmup_steps) / length, 1.0)
+            low = config.min_lr_ratio
+            return config.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done)))
+        return config.lr * self.factor
+
+    def validated(self, improved: bool) -> None:
+        """Count validations without progress and reduce the rate on a plateau."""
+        if self.config.schedule != "plateau":
+            return
+        self.waiting = 0 if improved else self.waiting + 1
+        if self.waiting >= self.config.plateau_patience:
+            self.factor = max(self.factor * self.config.plateau_factor, self.config.min_lr_ratio)
+            self.waiting = 0
+
+    def state(self) -> dict[str, float]:
+        """Return what resuming needs."""
+        return {"factor": self.factor, "waiting": self.waiting}
+
+    def load(self, state: dict[str, float]) -> None:
+        """Undo ``state``."""
+        self.factor, self.waiting = float(state["factor"]), int(state["waiting"])

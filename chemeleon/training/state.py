@@ -1,0 +1,141 @@
+"""What a run is made of at one moment, as tensors and counters, and back again.
+
+Random numbers need no state: they are functions of the seed and the place in the run.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from chemeleon.checkpoints.store import read_state, write_state
+from chemeleon.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from chemeleon.training.schedule import LearningRate
+
+
+@dataclass
+class Counters:
+    """Where a run is.
+
+    Attributes:
+        step: finished optimizer steps.
+        epoch: epoch of the next step.
+        step_in_epoch: its place there.
+        best: best value of the criterion so far.
+        stale: validations since then.
+        window: sums of the training terms since they were last logged.
+        window_steps: steps in ``window``.
+        learning_rate: state of the schedule.
+        scaler: loss scale of fp16.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    best: float | None = None
+    stale: int = 0
+    window: dict[str, float] = field(default_factory=dict)
+    window_steps: int = 0
+    learning_rate: dict[str, float] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+
+class Average:
+    """Exponential moving average of the trained weights (diffusers' EMAModel); off at decay 0."""
+
+    def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
+        from diffusers.training_utils import EMAModel
+
+        self.parameters = parameters
+        # foreach: one kernel for all weights instead of one for each
+        self.model = EMAModel(parameters, decay=decay, foreach=True) if decay else None
+
+    def update(self) -> None:
+        """Take in the present weights."""
+        if self.model is not None:
+            self.model.step(self.parameters)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Put the averaged weights in place for a while."""
+        if self.model is None:
+            yield
+            return
+        kept = [p.detach().clone() for p in self.parameters]
+        self.model.copy_to(self.parameters)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.parameters, kept)
+
+
+def save(
+    run: Path,
+    counters: Counters,
+    parameters: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+    schedule: LearningRate,
+) -> None:
+    """Write the state of a run."""
+    tensors: dict[str, Tensor] = {}
+    for i, parameter in enumerate(parameters):
+        tensors[f"weight.{i}"] = parameter
+        for name, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{i}.{name}"] = torch.as_tensor(value)
+    if average.model is not None:
+        for i, shadow in enumerate(average.model.shadow_params):
+            tensors[f"average.{i}"] = shadow
+        tensors["average_steps"] = torch.tensor(average.model.optimization_step)
+    counters.learning_rate = schedule.state()
+    write_state(run, tensors, asdict(counters))
+
+
+def load(
+    run: Path,
+    parameters: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+    schedule: LearningRate,
+) -> Counters:
+    """Read the state of a run back into the live objects.
+
+    Raises:
+        CheckpointError: if there is none, or it belongs to another model.
+    """
+    tensors, content = read_state(run)
+    saved = sum(name.startswith("weight.") for name in tensors)
+    fits = saved == len(parameters) and all(
+        tensors[f"weight.{i}"].shape == p.shape for i, p in enumerate(parameters)
+    )
+    if not fits:
+        raise CheckpointError(
+            f"the state in {run} does not fit this model ({saved} weights saved,"
+            f" {len(parameters)} wanted): resume with the config the run was started with"
+        )
+    with torch.no_grad():
+        for i, parameter in enumerate(parameters):
+            parameter.copy_(tensors[f"weight.{i}"])
+            prefix = f"optimizer.{i}."
+            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            if own:
+                optimizer.state[parameter] = {
+                    name: value.to(parameter.device) for name, value in own.items()
+                }
+    if average.model is not None:
+        for i, shadow in enumerate(average.model.shadow_params):
+            shadow.copy_(tensors[f"average.{i}"])
+        average.model.optimization_step = int(tensors["average_steps"])
+    counters = Counters(**content)
+    schedule.load(counters.learning_rate)
+    return counters

@@ -1,0 +1,123 @@
+"""What one batch means when the VAE is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from chemeleon.config.schema import VAETrainConfig
+from chemeleon.crystals.augment import augment, jitter
+from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
+from chemeleon.crystals.random import fold, normal
+from chemeleon.data.loader import EvalLoader, Loader, TrainBatch
+from chemeleon.evaluation.matching import match_batches
+from chemeleon.models.vae import CrystalVAE, vae_losses
+from chemeleon.training.run import Export
+
+
+class VAEStage:
+    """Reconstruction of augmented crystals; validation also matches structures."""
+
+    criterion = "val/loss"
+    ema_decay = 0.0
+
+    def __init__(
+        self,
+        config: VAETrainConfig,
+        train: FlatCrystals,
+        val: FlatCrystals,
+        *,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.config = config
+        torch.manual_seed(config.seed)
+        self.model = CrystalVAE(config.vae)
+        data = config.data
+        self.loader = Loader(
+            train,
+            data.batch_size,
+            seed=config.seed,
+            device=device,
+            rank=rank,
+            world=world,
+            accumulation=config.trainer.grad_accumulation,
+            bucket=data.bucket,
+        )
+        self.val = EvalLoader(val, data.batch_size, device=device)
+
+    def steps_per_epoch(self) -> int:
+        """See ``Stage``."""
+        return len(self.loader)
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[list[TrainBatch]]:
+        """See ``Stage``."""
+        return self.loader.epoch(epoch, first_step)
+
+    def loss(self, model: nn.Module, batch: TrainBatch) -> dict[str, Tensor]:
+        """Augment, reconstruct, compare."""
+        settings = self.config.data.augment
+        crystals = augment(batch.crystals, batch.keys, settings)
+        seen = jitter(crystals, batch.keys, settings.noise_angstrom)
+        output = model(seen, self._posterior_noise(batch.keys, crystals.width))
+        return vae_losses(output, crystals, self.config.vae.loss, batch.atoms, batch.size)
+
+    def _posterior_noise(self, keys: Tensor, width: int) -> Tensor:
+        return normal(fold(keys, "posterior"), (width, self.config.vae.latent_dim))
+
+    def evaluate(self, model: nn.Module, rank: int, world: int) -> dict[str, tuple[float, float]]:
+        """Return loss terms on the validation set, and match rate and RMSE on part of it."""
+        totals: dict[str, tuple[float, float]] = {}
+        found: list[CrystalBatch] = []
+        wanted: list[CrystalBatch] = []
+        for batch in self.val.shard(rank, world):
+            noise = self._posterior_noise(batch.keys, batch.crystals.width)
+            output = model(batch.crystals, noise)
+            terms = vae_losses(
+                output, batch.crystals, self.config.vae.loss, batch.atoms, batch.size
+            )
+            for name, term in terms.items():
+                total, weight = totals.get(f"val/{name}", (0.0, 0.0))
+                totals[f"val/{name}"] = total + float(term) * batch.size, weight + batch.size
+            found.append(self.model.to_crystals(output.decoded, batch.crystals))
+            wanted.append(batch.crystals)
+        return totals | self._match(found, wanted, world)
+
+    def _match(
+        self, found: list[CrystalBatch], wanted: list[CrystalBatch], world: int
+    ) -> dict[str, tuple[float, float]]:
+        """Match an evenly spread part of the reconstructions."""
+        limit = self.config.trainer.val_match_samples // world
+        if limit == 0:
+            return {}
+        stride = max(1, -(-sum(len(b) for b in wanted) // limit))
+        matched = compared = rmse = 0.0
+        for batch, reference in zip(found, wanted, strict=True):
+            keep = slice(None, None, stride)
+            result = match_batches(_rows(batch, keep), _rows(reference, keep))
+            hits = torch.as_tensor(result.matched)
+            matched += float(hits.sum())
+            compared += len(hits)
+            rmse += float(torch.as_tensor(result.rmse)[hits].sum())
+        return {"val/match_rate": (matched, compared), "val/rmse": (rmse, matched)}
+
+    def export(self) -> Export:
+        """See ``Stage``."""
+        config = {
+            "vae": self.config.vae.model_dump(mode="json"),
+            "data": {"name": self.config.data.name, "niggli": self.config.data.niggli},
+        }
+        return Export("vae", config, self.model.state_dict())
+
+
+def _rows(batch: CrystalBatch, rows: slice) -> CrystalBatch:
+    return CrystalBatch(
+        batch.atomic_numbers[rows],
+        batch.frac_coords[rows],
+        batch.lattice[rows],
+        batch.num_atoms[rows],
+        check=False,
+    ).to("cpu")
