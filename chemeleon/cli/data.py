@@ -197,7 +197,7 @@ def _path_config(path: Path) -> DataConfig:
     from chemeleon.config.schema import DataConfig
 
     path = path.resolve()
-    return DataConfig(name=path.name, root=str(path.parent))
+    return DataConfig.model_validate({"name": path.name, "root": str(path.parent)})
 
 
 def _holds_splits(path: Path) -> bool:

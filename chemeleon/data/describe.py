@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -174,7 +175,7 @@ def _space_groups(crystals: FlatCrystals, sample: int) -> tuple[dict[str, int], 
     found: Counter[str] = Counter()
     for i in chosen.tolist():
         start, size = int(crystals.starts[i]), int(crystals.num_atoms[i])
-        cell = (
+        cell: Any = (
             crystals.lattice[i].double().numpy(),
             crystals.frac_coords[start : start + size].double().numpy(),
             crystals.atomic_numbers[start : start + size].tolist(),
