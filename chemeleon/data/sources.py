@@ -125,8 +125,13 @@ def _read_zip(path: Path, report: Report) -> Iterator[Record]:
         infos = [i for i in archive.infolist() if not i.is_dir()]
         for index, info in enumerate(sorted(infos, key=lambda i: i.filename)):
             name = PurePosixPath(info.filename)
-            if name.is_absolute() or ".." in name.parts or "__MACOSX" in name.parts:
-                continue  # members are only read, but such a name says nothing good about them
+            if "__MACOSX" in name.parts:
+                continue
+            if name.is_absolute() or ".." in name.parts:
+                # members are only read, never written; but such a file deserves no trust
+                reason = "its name leads out of the archive"
+                yield Record(info.filename, 1, name.stem, "problem", reason, {})
+                continue
             report(index / len(infos))
             yield from _read_file(info.filename, archive.read(info))
 

@@ -1,0 +1,130 @@
+"""Structures, ASE atoms and files to tensors and back."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pymatgen.core import Lattice, Structure
+
+from chemeleon.crystals.convert import (
+    from_ase,
+    from_structures,
+    read_structures,
+    to_ase,
+    to_structures,
+    wrap_unit,
+    write_structures,
+)
+from chemeleon.errors import DataError
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def structures() -> list[Structure]:
+    triclinic = Lattice.from_parameters(4.1, 5.2, 6.3, 77, 88, 99)
+    return [
+        Structure(Lattice.cubic(4.2), ["Na", "Cl"], [[0, 0, 0], [0.5] * 3]),
+        Structure(triclinic, ["Fe", "O", "Li"], [[0.1, 0.2, 0.3], [0.4, 0.55, 0.6], [0.9] * 3]),
+        Structure(Lattice.hexagonal(3, 5), ["C"], [[0.25, 0.75, 0.125]]),
+    ]
+
+
+def same(found: Structure, expected: Structure) -> None:
+    assert [s.specie.Z for s in found] == [s.specie.Z for s in expected]
+    np.testing.assert_allclose(found.lattice.parameters, expected.lattice.parameters, atol=1e-4)
+    delta = found.frac_coords - expected.frac_coords
+    np.testing.assert_allclose(delta - np.round(delta), 0, atol=1e-6)
+
+
+def test_structures_round_trip(structures: list[Structure]) -> None:
+    flat = from_structures(structures, ["a", "b", "c"], {"gap": [1.0, float("nan"), 2.0]})
+    assert flat.num_atoms.tolist() == [2, 3, 1]
+    assert flat.lattice.dtype == flat.frac_coords.dtype == torch.float32
+    back = to_structures(flat)
+    for found, expected in zip(back, structures, strict=True):
+        same(found, expected)
+    assert back[0].properties == {"material_id": "a", "gap": 1.0}
+    padded = to_structures(flat.batch(torch.tensor([2, 0])))
+    same(padded[0], structures[2])
+    same(padded[1], structures[0])
+
+
+def test_ase_round_trip(structures: list[Structure]) -> None:
+    atoms = to_ase(from_structures(structures))
+    assert atoms[1].get_chemical_symbols() == ["Fe", "O", "Li"]
+    for found, expected in zip(to_structures(from_ase(atoms)), structures, strict=True):
+        same(found, expected)
+    atoms[0].pbc = (True, True, False)
+    with pytest.raises(DataError, match="crystal 0 is not periodic"):
+        from_ase(atoms)
+
+
+def test_coordinates_are_wrapped_below_one() -> None:
+    awkward = [[-1e-9, 1.0, 0.99999999], [2.5, -0.25, -1e-17]]
+    flat = from_structures([Structure(Lattice.cubic(9), ["H", "H"], awkward)])
+    assert (flat.frac_coords >= 0).all()
+    assert (flat.frac_coords < 1).all()
+    assert flat.frac_coords[1].tolist() == [0.5, 0.75, 0.0]
+    assert wrap_unit(torch.tensor([-1e-9, -0.25])).tolist() == [0.0, 0.75]
+
+
+def test_disorder_names_crystal_and_site() -> None:
+    mixed = Structure(Lattice.cubic(4), ["O", {"Fe": 0.5, "Ni": 0.5}], [[0] * 3, [0.5] * 3])
+    with pytest.raises(DataError, match=r"crystal alloy is disordered: site 2 holds Fe:0\.5"):
+        from_structures([mixed], ["alloy"])
+    heavy = Structure(Lattice.cubic(4), ["Fm"], [[0] * 3])
+    with pytest.raises(DataError, match="crystal 0, site 1: Fm has atomic number 100"):
+        from_structures([heavy])
+
+
+@pytest.mark.parametrize("kind", ["cif", "extxyz", "json"])
+def test_written_files_are_read_back(
+    structures: list[Structure], tmp_path: Path, kind: str
+) -> None:
+    structures[0].properties = {"energy_per_atom": -1.5}
+    written = write_structures(structures, tmp_path, [kind], ["x1", "x2", "x3"])
+    names = {
+        "cif": ["cif/x1.cif", "cif/x2.cif", "cif/x3.cif"],
+        "extxyz": ["structures.extxyz"],
+        "json": ["structures.json.gz"],
+    }
+    assert [p.relative_to(tmp_path).as_posix() for p in written] == names[kind]
+    found = read_structures(tmp_path / "cif" if kind == "cif" else written[0])
+    by_formula = {s.composition: s for s in found}
+    for expected in structures:  # CIF readers sort the atoms by electronegativity
+        same(
+            by_formula[expected.composition].get_sorted_structure(), expected.get_sorted_structure()
+        )
+
+
+def test_names_and_formats_are_checked(structures: list[Structure], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="unknown format pdb; known are cif, extxyz, json"):
+        write_structures(structures, tmp_path, ["pdb"])
+    with pytest.raises(DataError, match="is no file name"):
+        write_structures(structures[:1], tmp_path, ["cif"], ["../outside"])
+    assert [p.name for p in write_structures(structures, tmp_path)] == [
+        "00000.cif",
+        "00001.cif",
+        "00002.cif",
+    ]
+
+
+def test_reading_other_files(structures: list[Structure], tmp_path: Path) -> None:
+    (tmp_path / "POSCAR").write_text(structures[1].to(fmt="poscar"))
+    same(read_structures(tmp_path / "POSCAR")[0], structures[1])
+    with gzip.open(tmp_path / "one.json.gz", "wt") as file:
+        json.dump({"structure": structures[2].as_dict()}, file)
+    same(read_structures(tmp_path / "one.json.gz")[0], structures[2])
+    (tmp_path / "broken.cif").write_text("nothing")
+    with pytest.raises(DataError, match=r"broken\.cif cannot be read as CIF"):
+        read_structures(tmp_path / "broken.cif")
+    with pytest.raises(DataError, match="does not exist"):
+        read_structures(tmp_path / "none.cif")
+    with pytest.raises(DataError, match="of no known kind"):
+        read_structures(tmp_path / "notes.pdf")
