@@ -159,6 +159,8 @@ def test_command_line(table: Path, tmp_path: Path) -> None:
     assert shown.exit_code == 0, shown.output
     for words in ("mine train", "mine test", "atoms per cell", "Pm-3m", "gap"):
         assert words in shown.output
+    named = run(app, ["describe", "mine", "--root", str(out.parent), "--split", "val"])
+    assert "mine val" in named.output, named.exception
     whole = run(app, ["describe", str(table)])
     assert "1 rows with problems" in whole.output
     wrong = run(app, ["prepare", str(table), "-o", str(tmp_path / "x"), "--by", "formla"])

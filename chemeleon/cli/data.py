@@ -183,14 +183,27 @@ def _shares(text: str) -> list[float]:
 
 
 def _named(name: str, root: Path | None) -> DataConfig:
+    """Return the settings of a preset, or plain ones for a prepared folder without a preset."""
     from chemeleon.config.presets import load_data
+    from chemeleon.config.schema import DataConfig
+    from chemeleon.data.dataset import dataset_dir
+    from chemeleon.errors import ConfigError
 
-    config = load_data(name)
+    try:
+        config = load_data(name)
+    except ConfigError:
+        config = DataConfig.model_validate({"name": name, "root": str(root) if root else None})
+        if not dataset_dir(config).is_dir():
+            raise
     return config if root is None else config.model_copy(update={"root": str(root)})
 
 
 def _looks_like_path(name: str) -> bool:
-    return "/" in name or "." in name
+    if "/" in name or "." in name:
+        return True
+    from chemeleon.config.presets import list_data
+
+    return name not in list_data() and Path(name).exists()
 
 
 def _path_config(path: Path) -> DataConfig:

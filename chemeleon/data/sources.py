@@ -154,7 +154,7 @@ def _read_csv(
             if column is not None and column not in header:
                 raise DataError(
                     f"{path} has no column '{column}'; its columns are {', '.join(header)}"
-                    f"{nearest(column, header)} Name the right one with data.{key}=..."
+                    f"{nearest(column, header) or '.'} Name the right one with data.{key}=..."
                 )
         cif_at = header.index(cif_column)
         id_at = None if id_column is None else header.index(id_column)
