@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 MatcherName = Literal["cdvae", "pymatgen", "lemat"]
 
-# ltol, stol, angle_tol. CDVAE: arXiv:2110.06197; LeMat-GenBench: its fingerprint-free matcher.
+# ltol, stol, angle_tol: pymatgen's defaults, CDVAE (arXiv:2110.06197), LeMat-GenBench.
 TOLERANCES: dict[str, Tolerances] = {
     "pymatgen": (0.2, 0.3, 5.0),
     "cdvae": (0.3, 0.5, 10.0),
