@@ -1,17 +1,18 @@
 """Train, steer and judge generative models of crystals.
 
-``chemeleon.vae``, ``chemeleon.ldm`` and ``chemeleon.sample`` are the verbs of the command line; they
-are imported on first use, so that ``import chemeleon`` stays cheap.
+``chemeleon.vae``, ``chemeleon.ldm`` and ``chemeleon.sample`` are the verbs of the command line;
+they are imported on first use, so that ``import chemeleon`` stays cheap.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from chemeleon.version import __version__
+
 if TYPE_CHECKING:
     from chemeleon.api import ldm, sample, vae
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "ldm", "sample", "vae"]
 
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from rich.console import Console
 
-from chemeleon import __version__
 from chemeleon.checkpoints.store import write_text
 from chemeleon.config import presets
 from chemeleon.config.schema import LDMTrainConfig, StageConfig, VAETrainConfig
 from chemeleon.errors import ChemeleonError, ConfigError
+from chemeleon.version import __version__
 
 if TYPE_CHECKING:
     import torch

@@ -17,9 +17,9 @@ from chemeleon.crystals.convert import (
     read_structures,
     to_ase,
     to_structures,
-    wrap_unit,
     write_structures,
 )
+from chemeleon.crystals.lattice import wrap
 from chemeleon.errors import DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -71,7 +71,7 @@ def test_coordinates_are_wrapped_below_one() -> None:
     assert (flat.frac_coords >= 0).all()
     assert (flat.frac_coords < 1).all()
     assert flat.frac_coords[1].tolist() == [0.5, 0.75, 0.0]
-    assert wrap_unit(torch.tensor([-1e-9, -0.25])).tolist() == [0.0, 0.75]
+    assert wrap(torch.tensor([-1e-9, -0.25])).tolist() == [0.0, 0.75]
 
 
 def test_disorder_names_crystal_and_site() -> None:

@@ -24,10 +24,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from chemeleon import __version__
 from chemeleon.config.hubname import hub_name
 from chemeleon.config.presets import parse_yaml
 from chemeleon.errors import CheckpointError
+from chemeleon.version import __version__
 
 MODEL_CONFIG = "config.yaml"
 MODEL_WEIGHTS = "model.safetensors"

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from chemeleon import __version__
 from chemeleon.cli import data, ldm, vae
 from chemeleon.cli.sample import sample
 from chemeleon.errors import ChemeleonError
+from chemeleon.version import __version__
 
 DEBUG = "CHEMELEON_DEBUG"
 

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -29,7 +29,7 @@ class Loaded(NamedTuple):
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2 scalars: `No` is nobelium, 0225 is 225 and 1e-4 is a number."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
 
 _Loader.add_implicit_resolver(
@@ -132,7 +132,7 @@ def _layers(stage: str, preset: str | None) -> list[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         known = list_presets(stage)
         raise ConfigError(
-            f"{stage} has no preset '{preset}'{nearest(preset, known)} Known: {', '.join(known)}"
+            f"{stage} has no preset '{preset}'{nearest(preset, known)}. Known: {', '.join(known)}"
         )
     own = _read(path)
     stack = []
@@ -239,7 +239,7 @@ def load_data(name: str) -> DataConfig:
     if not path.is_file():
         known = list_data()
         raise ConfigError(
-            f"no data set is called '{name}'{nearest(name, known)} Known: {', '.join(known)}."
+            f"no data set is called '{name}'{nearest(name, known)}. Known: {', '.join(known)}."
             " To add one, see docs/adding-a-data-set.md"
         )
     values: dict[str, Any] = {}

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, FlatCrystals
+from chemeleon.crystals.lattice import wrap
 from chemeleon.errors import DataError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def from_structures(
     cells = np.array([s.lattice.matrix for s in structures], dtype=np.float64).reshape(-1, 3, 3)
     return FlatCrystals(
         atomic_numbers=torch.tensor([z for row in numbers for z in row], dtype=torch.int64),
-        frac_coords=wrap_unit(torch.from_numpy(frac)).to(torch.float32) % 1,
+        frac_coords=wrap(wrap(torch.from_numpy(frac)).to(torch.float32)),
         lattice=torch.from_numpy(cells).to(torch.float32),
         num_atoms=torch.tensor([len(row) for row in numbers], dtype=torch.int64),
         targets={
@@ -63,12 +64,6 @@ def from_structures(
         },
         ids=names,
     )
-
-
-def wrap_unit(frac_coords: Tensor) -> Tensor:
-    """Bring coordinates of any shape into [0, 1), also where rounding would give 1."""
-    wrapped = frac_coords - torch.floor(frac_coords)
-    return torch.where(wrapped >= 1, torch.zeros_like(wrapped), wrapped)
 
 
 def to_structures(crystals: FlatCrystals | CrystalBatch) -> list[Structure]:
