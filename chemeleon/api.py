@@ -3,46 +3,29 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rich.console import Console
 
+from chemeleon.checkpoints.folders import SAMPLE_PARTS, refuse_existing, remove_parts
 from chemeleon.checkpoints.store import write_text
 from chemeleon.config import presets
-from chemeleon.config.schema import LDMTrainConfig, StageConfig, VAETrainConfig
 from chemeleon.errors import ChemeleonError, ConfigError
 from chemeleon.version import __version__
 
 if TYPE_CHECKING:
     import torch
-    from accelerate import Accelerator
     from pymatgen.core import Structure
 
-    from chemeleon.training.loop import Fitted, Stage
+    from chemeleon.training.launch import TrainResult
 
-RUN_PARTS = ("config.yaml", "metrics.jsonl", "state.safetensors", "best", "last", "init")
-SAMPLE_PARTS = (
-    "manifest.json",
-    "cif",
-    "structures.extxyz",
-    "structures.json.gz",
-    "contact_sheet.png",
-)
 Format = Literal["cif", "extxyz", "json"]
 Stages = Literal["vae", "ldm"]
-
-
-class TrainResult(NamedTuple):
-    """The run folder and how training ended."""
-
-    folder: Path
-    fitted: Fitted
 
 
 class SampleResult(NamedTuple):
@@ -83,6 +66,24 @@ def resolve(
     return presets.load(stage, preset, config_file, overrides)
 
 
+def _train(
+    stage: Stages,
+    preset: str | None,
+    overrides: Sequence[str],
+    config_file: Path | None,
+    output: Path | None,
+    resume: Path | None,
+    overwrite: bool,
+    console: Console | None,
+) -> TrainResult:
+    config = resolve(stage, preset, config_file, overrides, resume).config
+    name = f"{stage}-{preset or config.data.name}".replace("/", "-")
+    folder = resume or output or presets.runs_root() / name
+    from chemeleon.training.launch import train
+
+    return train(config, folder, resume=resume is not None, overwrite=overwrite, console=console)
+
+
 def vae_train(
     preset: str | None = None,
     overrides: Sequence[str] = (),
@@ -98,9 +99,7 @@ def vae_train(
     Raises:
         ChemeleonError: one of its subclasses, saying what to do.
     """
-    config = resolve("vae", preset, config_file, overrides, resume).config
-    folder = resume or output or _default_folder("vae", preset, config)
-    return _train(cast("VAETrainConfig", config), folder, _vae_stage, resume, overwrite, console)
+    return _train("vae", preset, overrides, config_file, output, resume, overwrite, console)
 
 
 def ldm_train(
@@ -118,149 +117,7 @@ def ldm_train(
     Raises:
         ChemeleonError: one of its subclasses, saying what to do.
     """
-    config = resolve("ldm", preset, config_file, overrides, resume).config
-    folder = resume or output or _default_folder("ldm", preset, config)
-    return _train(cast("LDMTrainConfig", config), folder, _ldm_stage, resume, overwrite, console)
-
-
-def _default_folder(stage: str, preset: str | None, config: StageConfig) -> Path:
-    name = (preset or config.data.name).replace("/", "-")
-    return presets.runs_root() / f"{stage}-{name}"
-
-
-def _train(
-    config: Any,
-    folder: Path,
-    build: Callable[[Any, Accelerator, Path, bool, Console], Stage],
-    resume: Path | None,
-    overwrite: bool,
-    console: Console | None,
-) -> TrainResult:
-    console = console or Console(stderr=True)
-    if resume is None:
-        _refuse_existing(folder, RUN_PARTS, overwrite, "--resume it, or name another -o")
-
-    from chemeleon.training.loop import fit
-    from chemeleon.training.run import make_accelerator
-
-    accelerator = make_accelerator(config.trainer, folder, console)
-    if not accelerator.is_main_process:
-        console.quiet = True
-    # nothing is removed before the new run has been built: bad input must not cost the old one
-    stage = build(config, accelerator, folder, resume is not None, console)
-    if accelerator.is_main_process:
-        if resume is None:
-            _remove(folder, RUN_PARTS)
-        write_text(folder / "config.yaml", presets.to_yaml(config))
-        if resume is None and config_has_frozen_parts(config):
-            from chemeleon.checkpoints.store import write_model
-
-            kind, content, tensors = stage.export()
-            write_model(folder / "init", kind, content, tensors)
-    accelerator.wait_for_everyone()
-    fitted = fit(stage, config, folder, accelerator, console, resume=resume is not None)
-    return TrainResult(folder, fitted)
-
-
-def config_has_frozen_parts(config: StageConfig) -> bool:
-    """Return whether resuming needs weights that training does not change (the VAE of an LDM)."""
-    return isinstance(config, LDMTrainConfig)
-
-
-def _refuse_existing(folder: Path, parts: Sequence[str], overwrite: bool, remedy: str) -> None:
-    present = [part for part in parts if (folder / part).exists()]
-    if present and not overwrite:
-        raise ConfigError(
-            f"{folder} already holds {', '.join(present)}: {remedy}, or replace it with --overwrite"
-        )
-
-
-def _remove(folder: Path, parts: Sequence[str]) -> None:
-    for part in parts:
-        path = folder / part
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _splits(config: StageConfig, accelerator: Accelerator, console: Console) -> list[Any]:
-    from chemeleon.data.dataset import load_split
-
-    # the first process parses and caches, the others read the cache
-    with accelerator.main_process_first():
-        splits = [load_split(config.data, s, progress=True) for s in ("train", "val")]
-    console.print(
-        f"{config.data.name}: {len(splits[0])} training and {len(splits[1])} validation crystals"
-    )
-    return splits
-
-
-def _vae_stage(
-    config: VAETrainConfig, accelerator: Accelerator, folder: Path, resume: bool, console: Console
-) -> Stage:
-    from chemeleon.training.vae import VAEStage
-
-    train, val = _splits(config, accelerator, console)
-    return VAEStage(
-        config,
-        train,
-        val,
-        device=accelerator.device,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-    )
-
-
-def _ldm_stage(
-    config: LDMTrainConfig, accelerator: Accelerator, folder: Path, resume: bool, console: Console
-) -> Stage:
-    from chemeleon.models.denoiser import LatentDiffusion
-    from chemeleon.models.vae import CrystalVAE
-    from chemeleon.training.ldm import LDMStage
-
-    ldm = config.ldm
-    if ldm.lora is not None:
-        raise ConfigError(
-            "ldm.lora: this version trains all weights of the denoiser and has no adapters yet;"
-            " set ldm.lora=null to fine-tune the whole denoiser"
-        )
-    vae = start = None
-    if resume:
-        start = LatentDiffusion.from_pretrained(folder / "init")
-    elif ldm.init_ckpt_path is not None:
-        start = _compatible_start(LatentDiffusion.from_pretrained(ldm.init_ckpt_path), config)
-    elif ldm.vae_ckpt_path is not None:
-        vae = CrystalVAE.from_pretrained(ldm.vae_ckpt_path)
-    else:
-        raise ConfigError(
-            "ldm.vae_ckpt_path is not set: name the folder of a trained VAE, for example"
-            " ldm.vae_ckpt_path=runs/my_vae"
-        )
-    train, val = _splits(config, accelerator, console)
-    return LDMStage(
-        config,
-        train,
-        val,
-        vae=vae,
-        start=start,
-        device=accelerator.device,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        autocast=accelerator.autocast,
-    )
-
-
-def _compatible_start(model: Any, config: LDMTrainConfig) -> Any:
-    """Check that fine-tuning keeps the architecture it starts from."""
-    for name in ("denoiser", "diffusion", "conditions", "latent_scale"):
-        before, now = getattr(model.config, name), getattr(config.ldm, name)
-        if before != now:
-            raise ConfigError(
-                f"ldm.{name} differs from the model to start from ({config.ldm.init_ckpt_path}):"
-                f" it has {before}, the config asks for {now}"
-            )
-    return model
+    return _train("ldm", preset, overrides, config_file, output, resume, overwrite, console)
 
 
 def sample(
@@ -303,7 +160,7 @@ def sample(
     """
     _check_request(num_samples, num_atoms)
     if output is not None:
-        _refuse_existing(output, SAMPLE_PARTS, overwrite, "name another -o")
+        refuse_existing(output, SAMPLE_PARTS, overwrite, "name another -o")
 
     from chemeleon.crystals.convert import to_structures, write_structures
     from chemeleon.evaluation.validity import structural_problems, writable
@@ -328,7 +185,7 @@ def sample(
     for i, structure in zip(kept, written, strict=True):
         structures[i] = structure
     if output is not None:
-        _remove(output, SAMPLE_PARTS)
+        remove_parts(output, SAMPLE_PARTS)
         output.mkdir(parents=True, exist_ok=True)
         write_structures(written, output, formats, [crystals.ids[i] for i in kept])
         if contact_sheet and written:

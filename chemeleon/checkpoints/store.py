@@ -175,7 +175,7 @@ def read_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> 
     """
     path = find_model(reference, kinds)
     config = parse_yaml((path / MODEL_CONFIG).read_text(encoding="utf-8"), str(path / MODEL_CONFIG))
-    kind = config.get("kind") if isinstance(config, dict) else None
+    kind = str(config.get("kind")) if isinstance(config, dict) else ""
     if kind not in kinds:
         raise CheckpointError(
             f"{path} is a model of kind '{kind}', but {' or '.join(kinds)} is needed here"

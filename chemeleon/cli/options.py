@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from chemeleon.api import TrainResult
     from chemeleon.config.presets import Loaded
+    from chemeleon.training.launch import TrainResult
 
 Preset = Annotated[
     str | None,

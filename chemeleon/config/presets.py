@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -29,7 +29,8 @@ class Loaded(NamedTuple):
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2 scalars: `No` is nobelium, 0225 is 225 and 1e-4 is a number."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    # PyYAML looks this up on the class; an own empty one drops the 1.1 rules of the parent
+    yaml_implicit_resolvers = {}  # noqa: RUF012
 
 
 _Loader.add_implicit_resolver(
@@ -117,7 +118,7 @@ def parse_override(word: str) -> dict[str, Any]:
             " (options such as --preset start with two dashes)"
         )
     # a lone ${hub:NAME} is not valid flow YAML, and needs no parsing
-    value = text if text.startswith("${") else parse_yaml(text, f"the value of {key}")
+    value: Any = text if text.startswith("${") else parse_yaml(text, f"the value of {key}")
     for part in reversed(key.split(".")):
         value = {part: value}
     return value

@@ -31,36 +31,43 @@ class DownloadConfig(Section):
 class AugmentConfig(Section):
     """Changes to a training crystal that keep it the same crystal, drawn per crystal."""
 
-    translate: bool = Field(True, description="Move the origin by a uniform random vector.")
-    rotate: bool = Field(True, description="Turn the cell by a uniformly random rotation.")
-    permute: bool = Field(False, description="Shuffle the order of the atoms.")
+    translate: bool = Field(default=True, description="Move the origin by a uniform random vector.")
+    rotate: bool = Field(default=True, description="Turn the cell by a uniformly random rotation.")
+    permute: bool = Field(default=False, description="Shuffle the order of the atoms.")
     noise_angstrom: NonNegative = Field(
-        0.0, description="Standard deviation of noise on the encoder's input positions, angstrom."
+        default=0.0,
+        description="Standard deviation of noise on the encoder's input positions, angstrom.",
     )
 
 
 class DataConfig(Section):
     """Which crystals, and how they are batched."""
 
-    name: str = Field("demo", description="Name of the data set: its folder under `data.root`.")
+    name: str = Field(
+        default="demo", description="Name of the data set: its folder under `data.root`."
+    )
     source: Literal["table", "demo"] = Field(
-        "table", description="`table`: files under root/name; `demo`: the embedded prototypes."
+        default="table",
+        description="`table`: files under root/name; `demo`: the embedded prototypes.",
     )
     root: str | None = Field(
-        None, description="Folder of data sets; default $CHEMELEON_DATA, else ./data."
+        default=None, description="Folder of data sets; default $CHEMELEON_DATA, else ./data."
     )
-    id_column: str = Field("material_id", description="Column with the crystal's name.")
-    cif_column: str = Field("cif", description="Column with the CIF text.")
+    id_column: str = Field(default="material_id", description="Column with the crystal's name.")
+    cif_column: str = Field(default="cif", description="Column with the CIF text.")
     targets: list[str] = Field(
         default_factory=list, description="Property columns to read; a missing one is an error."
     )
-    max_atoms: Positive | None = Field(None, description="Leave out crystals with more atoms.")
-    niggli: bool = Field(True, description="Reduce every cell to its Niggli form.")
-    on_error: Literal["skip", "fail"] = Field(
-        "skip", description="`skip` counts and lists bad rows; `fail` stops with all of them."
+    max_atoms: Positive | None = Field(
+        default=None, description="Leave out crystals with more atoms."
     )
-    batch_size: Positive = Field(256, description="Crystals per step and process.")
-    bucket: Positive = Field(4, description="Pad a batch to a multiple of this many atoms.")
+    niggli: bool = Field(default=True, description="Reduce every cell to its Niggli form.")
+    on_error: Literal["skip", "fail"] = Field(
+        default="skip",
+        description="`skip` counts and lists bad rows; `fail` stops with all of them.",
+    )
+    batch_size: Positive = Field(default=256, description="Crystals per step and process.")
+    bucket: Positive = Field(default=4, description="Pad a batch to a multiple of this many atoms.")
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     download: DownloadConfig | None = None
 
@@ -68,39 +75,46 @@ class DataConfig(Section):
 class VAELossConfig(Section):
     """Weights of the terms of the VAE's loss."""
 
-    types: NonNegative = Field(1.0, description="Cross entropy of the elements.")
-    lengths: NonNegative = Field(5.0, description="Squared error of lengths / N^(1/3), angstrom^2.")
-    angles: NonNegative = Field(50.0, description="Squared error of the cell angles, radian^2.")
-    coords: NonNegative = Field(30.0, description="Error of the fractional coordinates.")
-    kl: NonNegative = Field(1e-4, description="KL to N(0, 1), summed over channels, mean of atoms.")
+    types: NonNegative = Field(default=1.0, description="Cross entropy of the elements.")
+    lengths: NonNegative = Field(
+        default=5.0, description="Squared error of lengths / N^(1/3), angstrom^2."
+    )
+    angles: NonNegative = Field(
+        default=50.0, description="Squared error of the cell angles, radian^2."
+    )
+    coords: NonNegative = Field(default=30.0, description="Error of the fractional coordinates.")
+    kl: NonNegative = Field(
+        default=1e-4, description="KL to N(0, 1), summed over channels, mean of atoms."
+    )
 
 
 class VAEConfig(Section):
     """The autoencoder between crystals and per-atom latents."""
 
-    latent_dim: Positive = Field(8, description="Latent channels per atom.")
-    width: Positive = Field(512, description="Width of both transformers.")
-    encoder_layers: Positive = Field(8, description="Blocks of the encoder.")
-    decoder_layers: Positive = Field(8, description="Blocks of the decoder.")
-    heads: Positive = Field(8, description="Attention heads.")
-    feedforward: Positive = Field(2048, description="Hidden width of the blocks' MLP.")
-    dropout: Fraction = Field(0.0, description="Dropout inside the blocks.")
+    latent_dim: Positive = Field(default=8, description="Latent channels per atom.")
+    width: Positive = Field(default=512, description="Width of both transformers.")
+    encoder_layers: Positive = Field(default=8, description="Blocks of the encoder.")
+    decoder_layers: Positive = Field(default=8, description="Blocks of the decoder.")
+    heads: Positive = Field(default=8, description="Attention heads.")
+    feedforward: Positive = Field(default=2048, description="Hidden width of the blocks' MLP.")
+    dropout: Fraction = Field(default=0.0, description="Dropout inside the blocks.")
     kind: Literal["dng", "csp"] = Field(
-        "dng", description="`dng` decodes elements; `csp` is given them (formula to structure)."
+        default="dng",
+        description="`dng` decodes elements; `csp` is given them (formula to structure).",
     )
     coordinate_head: Literal["raw", "angle"] = Field(
-        "angle",
+        default="angle",
         description="`raw`: three numbers, squared error (published); `angle`: a sine and cosine"
         " pair per axis, error of the wrapped difference.",
     )
     coordinate_input: Literal["raw", "fourier"] = Field(
-        "raw", description="`raw`: three numbers (published); `fourier`: sines and cosines."
+        default="raw", description="`raw`: three numbers (published); `fourier`: sines and cosines."
     )
     fourier_frequencies: list[Positive] = Field(
         default_factory=lambda: [1, 2, 4, 8], description="Waves per cell of the Fourier input."
     )
     wrap_input: bool = Field(
-        True,
+        default=True,
         description="Bring input coordinates into [0, 1) first, so that a lattice translation"
         " changes nothing; imported models keep the raw numbers.",
     )
@@ -118,13 +132,15 @@ class VAEConfig(Section):
 class DenoiserConfig(Section):
     """The diffusion transformer (DiT) over atoms."""
 
-    width: Positive = Field(768, description="Width of the transformer.")
-    layers: Positive = Field(12, description="Blocks.")
-    heads: Positive = Field(12, description="Attention heads.")
-    mlp_ratio: Positive = Field(4, description="Hidden width of the MLP over the width.")
-    dropout: Fraction = Field(0.0, description="Dropout after attention and inside the MLP.")
+    width: Positive = Field(default=768, description="Width of the transformer.")
+    layers: Positive = Field(default=12, description="Blocks.")
+    heads: Positive = Field(default=12, description="Attention heads.")
+    mlp_ratio: Positive = Field(default=4, description="Hidden width of the MLP over the width.")
+    dropout: Fraction = Field(
+        default=0.0, description="Dropout after attention and inside the MLP."
+    )
     token_layout: Literal["per_atom", "interleaved"] = Field(
-        "per_atom",
+        default="per_atom",
         description="`per_atom`: an atom's outputs come from its own token; `interleaved`: the"
         " published models' view of (B, N, 2L) as (B, 2N, L), which imported weights need.",
     )
@@ -142,22 +158,26 @@ class DiffusionConfig(Section):
     """The noising process and what the denoiser predicts."""
 
     process: Literal["ddpm", "flow"] = Field(
-        "ddpm", description="`ddpm`: variance preserving; `flow`: straight paths to noise."
+        default="ddpm", description="`ddpm`: variance preserving; `flow`: straight paths to noise."
     )
     prediction: Literal["epsilon", "v", "flow"] = Field(
-        "epsilon", description="What the network predicts; `flow` goes with process=flow."
+        default="epsilon", description="What the network predicts; `flow` goes with process=flow."
     )
     learned_variance: bool = Field(
-        True, description="Learn the reverse variance between its two bounds (ddpm only)."
+        default=True, description="Learn the reverse variance between its two bounds (ddpm only)."
     )
-    steps: Positive = Field(1000, description="Time steps of training.")
+    steps: Positive = Field(default=1000, description="Time steps of training.")
     beta_schedule: Literal["linear", "squaredcos_cap_v2"] = Field(
-        "linear", description="How the noise grows, in diffusers' names."
+        default="linear", description="How the noise grows, in diffusers' names."
     )
-    beta_start: float = Field(1e-4, gt=0, lt=1, description="First beta of the linear schedule.")
-    beta_end: float = Field(0.02, gt=0, lt=1, description="Last beta of the linear schedule.")
+    beta_start: float = Field(
+        default=1e-4, gt=0, lt=1, description="First beta of the linear schedule."
+    )
+    beta_end: float = Field(
+        default=0.02, gt=0, lt=1, description="Last beta of the linear schedule."
+    )
     logit_normal: bool = Field(
-        False, description="Flow only: draw times from a logit-normal instead of uniformly."
+        default=False, description="Flow only: draw times from a logit-normal instead of uniformly."
     )
 
     @model_validator(mode="after")
@@ -176,10 +196,13 @@ class SamplerConfig(Section):
     """The reverse walk that `sample` uses if not told otherwise."""
 
     scheduler: Literal["ddim", "ddpm", "dpm++", "unipc", "euler"] = Field(
-        "ddim", description="Name of the scheduler; `euler` is for flow models, the rest for ddpm."
+        default="ddim",
+        description="Name of the scheduler; `euler` is for flow models, the rest for ddpm.",
     )
-    steps: Positive = Field(50, description="Evaluations of the denoiser.")
-    eta: Fraction = Field(1.0, description="Share of fresh noise in DDIM: 0 none, 1 as in DDPM.")
+    steps: Positive = Field(default=50, description="Evaluations of the denoiser.")
+    eta: Fraction = Field(
+        default=1.0, description="Share of fresh noise in DDIM: 0 none, 1 as in DDPM."
+    )
 
 
 class ConditionConfig(Section):
@@ -188,8 +211,10 @@ class ConditionConfig(Section):
     kind: Literal["composition", "chemical_system", "number", "category"] = Field(
         description="How the value is turned into numbers."
     )
-    column: str | None = Field(None, description="Data column of a number or category.")
-    categories: Positive | None = Field(None, description="Number of classes of a category.")
+    column: str | None = Field(default=None, description="Data column of a number or category.")
+    categories: Positive | None = Field(
+        default=None, description="Number of classes of a category."
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> ConditionConfig:
@@ -203,9 +228,9 @@ class ConditionConfig(Section):
 class LoRAConfig(Section):
     """Low-rank adapters for fine-tuning (Hu et al. 2021)."""
 
-    rank: Positive = Field(16, description="Rank of the update.")
-    alpha: float = Field(32.0, gt=0, description="Scale of the update is alpha / rank.")
-    dropout: Fraction = Field(0.0, description="Dropout on the adapter's input.")
+    rank: Positive = Field(default=16, description="Rank of the update.")
+    alpha: float = Field(default=32.0, gt=0, description="Scale of the update is alpha / rank.")
+    dropout: Fraction = Field(default=0.0, description="Dropout on the adapter's input.")
     targets: list[str] = Field(
         default_factory=lambda: ["attn.qkv", "attn.out", "mlp.up", "mlp.down"],
         description="Linear layers that are adapted.",
@@ -216,10 +241,10 @@ class LDMConfig(Section):
     """Latent diffusion on a frozen VAE."""
 
     vae_ckpt_path: str | None = Field(
-        None, description="VAE: a run or model folder, or hub:NAME. Needed for training."
+        default=None, description="VAE: a run or model folder, or hub:NAME. Needed for training."
     )
     init_ckpt_path: str | None = Field(
-        None, description="LDM to start from (fine-tuning): a folder, or hub:NAME."
+        default=None, description="LDM to start from (fine-tuning): a folder, or hub:NAME."
     )
     denoiser: DenoiserConfig = Field(default_factory=DenoiserConfig)
     diffusion: DiffusionConfig = Field(default_factory=DiffusionConfig)
@@ -228,64 +253,77 @@ class LDMConfig(Section):
         default_factory=dict, description="Name to condition; empty is unconditional."
     )
     condition_drop: Fraction = Field(
-        0.2, description="Share of training crystals whose condition is hidden (guidance)."
+        default=0.2, description="Share of training crystals whose condition is hidden (guidance)."
     )
     latent_scale: Literal["channel", "scalar"] = Field(
-        "channel", description="Standardise latents per channel, or by one number (published)."
+        default="channel",
+        description="Standardise latents per channel, or by one number (published).",
     )
     sample_posterior: bool = Field(
-        True, description="Train on draws of the posterior (published) or on its mean."
+        default=True, description="Train on draws of the posterior (published) or on its mean."
     )
-    ema_decay: float = Field(0.9999, ge=0, lt=1, description="Decay of averaged weights; 0 is off.")
-    lora: LoRAConfig | None = Field(None, description="Train low-rank adapters only.")
+    ema_decay: float = Field(
+        default=0.9999, ge=0, lt=1, description="Decay of averaged weights; 0 is off."
+    )
+    lora: LoRAConfig | None = Field(default=None, description="Train low-rank adapters only.")
 
 
 class OptimConfig(Section):
     """AdamW and its learning rate."""
 
-    lr: float = Field(1e-4, gt=0, description="Peak learning rate.")
-    weight_decay: NonNegative = Field(0.0, description="Decoupled weight decay.")
-    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="Averages of AdamW.")
+    lr: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
+    weight_decay: NonNegative = Field(default=0.0, description="Decoupled weight decay.")
+    betas: tuple[Fraction, Fraction] = Field(default=(0.9, 0.999), description="Averages of AdamW.")
     schedule: Literal["constant", "cosine", "plateau"] = Field(
-        "constant", description="Learning rate after warm-up; `cosine` ends at min_lr_ratio."
+        default="constant",
+        description="Learning rate after warm-up; `cosine` ends at min_lr_ratio.",
     )
-    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
-    min_lr_ratio: Fraction = Field(0.0, description="Last over peak learning rate.")
-    plateau_factor: float = Field(0.5, gt=0, lt=1, description="Plateau: factor of a reduction.")
-    plateau_patience: Positive = Field(10, description="Plateau: validations without progress.")
+    warmup_steps: int = Field(default=0, ge=0, description="Steps of linear warm-up.")
+    min_lr_ratio: Fraction = Field(default=0.0, description="Last over peak learning rate.")
+    plateau_factor: float = Field(
+        default=0.5, gt=0, lt=1, description="Plateau: factor of a reduction."
+    )
+    plateau_patience: Positive = Field(
+        default=10, description="Plateau: validations without progress."
+    )
 
 
 class TrainerConfig(Section):
     """How long, how precise, how often."""
 
-    max_epochs: Positive | None = Field(None, description="Passes over the data.")
-    max_steps: Positive | None = Field(None, description="Optimizer steps; the first limit ends.")
+    max_epochs: Positive | None = Field(default=None, description="Passes over the data.")
+    max_steps: Positive | None = Field(
+        default=None, description="Optimizer steps; the first limit ends."
+    )
     max_minutes: float | None = Field(
-        None, gt=0, description="Wall-clock limit of this run in minutes; ends it in order."
+        default=None, gt=0, description="Wall-clock limit of this run in minutes; ends it in order."
     )
     precision: Literal["auto", "no", "bf16", "fp16"] = Field(
-        "auto", description="`auto`: bf16 where a GPU has it, else float32."
+        default="auto", description="`auto`: bf16 where a GPU has it, else float32."
     )
-    grad_accumulation: Positive = Field(1, description="Batches per optimizer step.")
-    clip_norm: NonNegative = Field(10.0, description="Largest gradient norm; 0 is off.")
-    val_every_epochs: Positive = Field(1, description="Epochs between validations.")
+    grad_accumulation: Positive = Field(default=1, description="Batches per optimizer step.")
+    clip_norm: NonNegative = Field(default=10.0, description="Largest gradient norm; 0 is off.")
+    val_every_epochs: Positive = Field(default=1, description="Epochs between validations.")
     val_every_steps: Positive | None = Field(
-        None, description="Optimizer steps between validations, instead of epochs."
+        default=None, description="Optimizer steps between validations, instead of epochs."
     )
     patience: Positive | None = Field(
-        None, description="Stop after this many validations without progress."
+        default=None, description="Stop after this many validations without progress."
     )
     val_match_samples: int = Field(
-        256, ge=0, description="VAE: validation crystals that are matched each time; 0 is none."
+        default=256,
+        ge=0,
+        description="VAE: validation crystals that are matched each time; 0 is none.",
     )
     save_every_minutes: NonNegative = Field(
-        5.0, description="Minutes between saves for --resume, beside those at validations."
+        default=5.0, description="Minutes between saves for --resume, beside those at validations."
     )
-    log_every: Positive = Field(10, description="Steps between logged training losses.")
+    log_every: Positive = Field(default=10, description="Steps between logged training losses.")
     tracker: Literal["wandb", "tensorboard", "none"] = Field(
-        "wandb", description="Where metrics go besides metrics.jsonl; wandb is offline without key."
+        default="wandb",
+        description="Where metrics go besides metrics.jsonl; wandb is offline without key.",
     )
-    project: str = Field("chemeleon", description="Project name for wandb.")
+    project: str = Field(default="chemeleon", description="Project name for wandb.")
 
     @model_validator(mode="after")
     def _ends(self) -> TrainerConfig:
@@ -297,7 +335,7 @@ class TrainerConfig(Section):
 class StageConfig(Section):
     """What every training stage has."""
 
-    seed: int = Field(42, ge=0, description="Start of every random number of the run.")
+    seed: int = Field(default=42, ge=0, description="Start of every random number of the run.")
     data: DataConfig = Field(default_factory=DataConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     trainer: TrainerConfig

@@ -66,6 +66,8 @@ class CrystalVAE(nn.Module):
     ``VAEConfig`` for what can be chosen.
     """
 
+    frequencies: Tensor
+
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.config = config

@@ -26,9 +26,13 @@ class Stage(Protocol):
     that processes can be added up; ``criterion`` names the number to be made small.
     """
 
-    model: nn.Module
     criterion: str
     ema_decay: float
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained; frozen parts have requires_grad off."""
+        ...
 
     def steps_per_epoch(self) -> int:
         """Optimizer steps per epoch."""

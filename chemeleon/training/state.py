@@ -76,7 +76,8 @@ class Average:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(self.parameters, kept)
+                for parameter, value in zip(self.parameters, kept, strict=True):
+                    parameter.copy_(value)
 
 
 def save(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 METRICS = "metrics.jsonl"
 
 
-def tracker_names(trainer: TrainerConfig, console: Console) -> list[str]:
+def tracker_names(trainer: TrainerConfig, console: Console) -> list[Any]:
     """Return accelerate's names of the trackers; wandb without a key goes offline, never asks."""
     if trainer.tracker == "none":
         return []
@@ -98,9 +98,9 @@ class Tracker:
             handle.write(json.dumps(line) + "\n")
         self.accelerator.log(dict(values), step=step)
 
-    def advance(self, step: int, **fields: float) -> None:
+    def advance(self, step: int, loss: float, rate: float) -> None:
         """Move the progress bar."""
-        self.progress.update(self.task, completed=step, **fields)
+        self.progress.update(self.task, completed=step, loss=loss, rate=rate)
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
