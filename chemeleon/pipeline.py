@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,12 +38,20 @@ class Pipeline:
     def from_pretrained(
         cls, reference: str | Path, device: torch.device | str | None = None
     ) -> Pipeline:
-        """Load from a run or model folder.
+        """Load from a run or model folder, or from the hub (``hub:NAME``, ``hub:OWNER/REPO``).
 
         Raises:
             CheckpointError: if there is no latent diffusion model there.
         """
         return cls(LatentDiffusion.from_pretrained(reference), device)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the model into a folder that ``from_pretrained`` reads, and return it."""
+        return self.model.save_pretrained(folder)
+
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """Upload the model; see ``Pretrained.push_to_hub``. Returns the address of the commit."""
+        return self.model.push_to_hub(repo, **options)
 
     def fingerprint(self) -> str:
         """Return a short hash of all weights."""

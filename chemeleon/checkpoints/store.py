@@ -145,14 +145,15 @@ def find_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> 
     Raises:
         CheckpointError: that names what is missing and the command that makes it.
     """
-    name = hub_name(str(reference))
-    if name is not None:
-        raise CheckpointError(
-            f"'{reference}' names a model of the hub; this version ({__version__}) reads local"
-            f" folders only. Give the folder of a model of yours instead, made for example by"
-            f" {_MAKERS[kinds[0]]}"
-        )
+    if hub_name(str(reference)) is not None:
+        from chemeleon.checkpoints import hub  # here, as the hub in its turn writes models
+
+        return hub.resolve(str(reference))
     path = Path(reference).expanduser()
+    if path.is_file() and path.suffix == ".ckpt":
+        raise CheckpointError(
+            f"{path} is a Lightning checkpoint; import it: chemeleon hub convert {path} -o DIR"
+        )
     for folder in (path, path / "best", path / "last"):
         if (folder / MODEL_WEIGHTS).is_file() and (folder / MODEL_CONFIG).is_file():
             return folder

@@ -6,14 +6,13 @@ Shapes: ``B`` crystals, ``N`` padded atoms, ``L`` latent channels, ``D`` width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chemeleon.checkpoints.store import ModelFolder, read_model
+from chemeleon.checkpoints.store import ModelFolder
 from chemeleon.config.schema import LDMConfig, VAEConfig
 from chemeleon.models.conditions import ConditionEncoder
 from chemeleon.models.layers import (
@@ -22,6 +21,7 @@ from chemeleon.models.layers import (
     index_embedding,
     timestep_embedding,
 )
+from chemeleon.models.pretrained import Pretrained
 from chemeleon.models.vae import CrystalVAE
 
 TIME_FEATURES = 256
@@ -118,13 +118,14 @@ class Denoiser(nn.Module):
         return Denoised(prediction, variance)
 
 
-class LatentDiffusion(nn.Module):
+class LatentDiffusion(Pretrained):
     """A frozen VAE, a denoiser of its standardised latents, and what sampling needs to know.
 
     Buffers: ``latent_mean`` and ``latent_std`` ``(L,)``; ``size_histogram`` counts training
     crystals by number of atoms.
     """
 
+    kinds = ("ldm",)
     latent_mean: Tensor
     latent_std: Tensor
     size_histogram: Tensor
@@ -140,15 +141,6 @@ class LatentDiffusion(nn.Module):
         self.register_buffer("size_histogram", size_histogram.to(torch.float32))
 
     @classmethod
-    def from_pretrained(cls, reference: str | Path) -> LatentDiffusion:
-        """Load a latent diffusion model from a run or model folder.
-
-        Raises:
-            CheckpointError: if there is no such model there.
-        """
-        return cls.from_folder(read_model(reference, kinds=("ldm",)))
-
-    @classmethod
     def from_folder(cls, folder: ModelFolder) -> LatentDiffusion:
         """Build from a folder that has been read."""
         config = LDMConfig.model_validate(folder.config["ldm"])
@@ -156,6 +148,10 @@ class LatentDiffusion(nn.Module):
         model = cls(config, vae, torch.zeros_like(folder.tensor("size_histogram")))
         folder.load_into(model)
         return model.eval()
+
+    def architecture(self) -> dict[str, Any]:
+        """See ``Pretrained``."""
+        return {"ldm": self.config.model_dump(mode="json"), **self.vae.architecture()}
 
     def train(self, mode: bool = True) -> LatentDiffusion:
         """Switch the denoiser; the VAE is frozen and stays in evaluation mode."""

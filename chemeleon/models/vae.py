@@ -7,18 +7,18 @@ Shapes: ``B`` crystals, ``N`` padded atoms, ``L`` latent channels, ``D`` width. 
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chemeleon.checkpoints.store import ModelFolder, read_model
+from chemeleon.checkpoints.store import ModelFolder
 from chemeleon.config.schema import VAEConfig, VAELossConfig
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from chemeleon.crystals.lattice import lattice_from_parameters
 from chemeleon.models.layers import Transformer, attention_mask, index_embedding
+from chemeleon.models.pretrained import Pretrained
 
 CLASSES = MAX_ATOMIC_NUMBER + 1
 
@@ -59,13 +59,14 @@ class VAEOutput(NamedTuple):
     decoded: Decoded
 
 
-class CrystalVAE(nn.Module):
+class CrystalVAE(Pretrained):
     """Variational autoencoder with one latent vector per atom.
 
     The raw coordinate head and the published weights give the model of Chemeleon2; see
     ``VAEConfig`` for what can be chosen.
     """
 
+    kinds = ("vae", "ldm")  # an LDM's folder gives the VAE inside it
     frequencies: Tensor
 
     def __init__(self, config: VAEConfig) -> None:
@@ -92,21 +93,16 @@ class CrystalVAE(nn.Module):
         return Transformer(c.width, layers, c.heads, c.feedforward, c.dropout)
 
     @classmethod
-    def from_pretrained(cls, reference: str | Path) -> CrystalVAE:
-        """Load a VAE from a run or model folder; an LDM's folder gives the VAE inside it.
-
-        Raises:
-            CheckpointError: if there is no such model there.
-        """
-        return cls.from_folder(read_model(reference, kinds=("vae", "ldm")))
-
-    @classmethod
     def from_folder(cls, folder: ModelFolder) -> CrystalVAE:
         """Build from a folder that has been read."""
         vae = cls(VAEConfig.model_validate(folder.config["vae"]))
         prefix = "vae." if folder.kind == "ldm" else ""
         folder.load_into(vae, prefix)
         return vae.eval()
+
+    def architecture(self) -> dict[str, Any]:
+        """See ``Pretrained``."""
+        return {"vae": self.config.model_dump(mode="json")}
 
     def encode(self, batch: CrystalBatch) -> Posterior:
         """Encode crystals; padded slots hold numbers without meaning."""

@@ -1,0 +1,194 @@
+"""Models of the hub: name to local folder, import of published files, upload of our own.
+
+A repository in our own form is used where huggingface_hub's cache has it. A Lightning checkpoint is
+imported once into ``$CHEMELEON_CACHE/models`` (by default under ``~/.cache/chemeleon``).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from chemeleon.checkpoints.card import model_card
+from chemeleon.checkpoints.fetch import cached_file, fetch, is_commit, push_in_words
+from chemeleon.checkpoints.registry import Named, find
+from chemeleon.config.hubname import hub_name
+from chemeleon.config.presets import parse_yaml
+from chemeleon.errors import CheckpointError
+from chemeleon.version import __version__
+
+# the names of store.py, which is imported late: with it comes torch, which `hub list` needs not
+CONFIG, WEIGHTS, CARD = "config.yaml", "model.safetensors", "README.md"
+
+
+def resolve(reference: str, *, revision: str | None = None) -> Path:
+    """Return the local model folder of a hub model, fetching and importing it if needed.
+
+    Args:
+        reference: ``hub:NAME`` or ``hub:OWNER/REPO``, also with ``@REVISION``.
+        revision: branch, tag or commit, instead of the one in the reference or the registry.
+
+    Raises:
+        CheckpointError: one line that says what to do.
+    """
+    named = find(reference, revision)
+    entry = named.entry
+    if entry.file is not None:
+        return _imported(named, fetch(entry.repo, entry.file, entry.revision))
+    config = fetch(entry.repo, CONFIG, entry.revision)
+    # the commit of the config, so that both files belong together even if a push comes between
+    commit = config.parent.name
+    return fetch(entry.repo, WEIGHTS, commit if is_commit(commit) else entry.revision).parent
+
+
+def is_cached(named: Named) -> bool:
+    """Return whether a model can be used without network."""
+    entry = named.entry
+    files = [CONFIG, WEIGHTS] if entry.file is None else [entry.file]
+    return all(cached_file(entry.repo, file, entry.revision) is not None for file in files)
+
+
+def models_cache() -> Path:
+    """Return where imported models are kept: beside the cache of parsed data sets."""
+    root = os.environ.get("CHEMELEON_CACHE")
+    return (Path(root).expanduser() if root else Path.home() / ".cache" / "chemeleon") / "models"
+
+
+def _imported(named: Named, source: Path) -> Path:
+    """Import a Lightning file once; its content and our version decide whether that was done."""
+    entry = named.entry
+    name = f"{named.name}-{_content_id(source)}-{entry.weights}-{__version__}"
+    folder = models_cache() / name
+    if _is_complete(folder):
+        return folder
+
+    from huggingface_hub.utils import WeakFileLock
+    from safetensors import SafetensorError
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # one process imports, the others wait and find it
+        with WeakFileLock(folder.with_name(f".{name}.lock")):
+            if not _is_complete(folder):
+                _import(named, source, folder)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{named.name} cannot be kept in {folder.parent} ({error}): make room there, or name"
+            " another folder in CHEMELEON_CACHE"
+        ) from error
+    return folder
+
+
+def _import(named: Named, source: Path, folder: Path) -> None:
+    from chemeleon.checkpoints.lightning import convert
+
+    vae = named.entry.vae
+    if vae is not None and hub_name(vae) is None and not Path(vae).expanduser().exists():
+        vae = f"hub:{vae}"
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        made = convert(source, work / "model", weights=named.entry.weights, vae=vae)
+        try:
+            made.rename(folder)
+        except OSError:
+            if not _is_complete(folder):  # where locks do nothing, another process may be first
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _content_id(source: Path) -> str:
+    """Return the start of the file's hash, else (a cache without links) of its commit."""
+    blob = source.resolve()
+    if blob.parent.name == "blobs":
+        return blob.name[:12]
+    parts = source.parts
+    return parts[parts.index("snapshots") + 1][:12]
+
+
+def _is_complete(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
+
+
+def push(
+    folder: str | Path,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    license: str = "other",
+) -> str:
+    """Upload a model: its config, its weights and a model card; make the repository if needed.
+
+    A ``README.md`` in the folder is taken as the card. Otherwise one is written from the config,
+    unless the repository has a card already: somebody may have worked on it.
+
+    Args:
+        folder: run or model folder, or ``hub:NAME``.
+        repo: ``OWNER/REPO``.
+        private: only you and your organisation see it (when it is made).
+        revision: branch; made if it does not exist.
+        message: of the commit.
+        license: identifier of the hub for the card, such as ``mit``.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        CheckpointError: one line that says what to do.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    from chemeleon.checkpoints.store import find_model
+
+    if "/" not in repo or hub_name(repo) is not None or "@" in repo:
+        raise CheckpointError(f"'{repo}' is not OWNER/REPO, for example me/my-model")
+    find(repo)  # refuses other malformed names before anything is read
+    path = find_model(folder)
+    config = _without_local_paths(_read_config(path / CONFIG))
+    api = HfApi(library_name="chemeleon", library_version=__version__)
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        text = yaml.safe_dump(config, sort_keys=False).encode()
+        files: dict[str, bytes | Path] = {CONFIG: text, WEIGHTS: path / WEIGHTS}
+        if (path / CARD).is_file():
+            files[CARD] = path / CARD
+        elif not api.file_exists(repo, CARD, revision=revision):
+            files[CARD] = model_card(config, repo, license).encode()
+        commit = api.create_commit(
+            repo,
+            [CommitOperationAdd(name, content) for name, content in files.items()],
+            commit_message=message or f"{config['kind']} model of chemeleon {__version__}",
+            revision=revision,
+        )
+    except Exception as error:
+        raise CheckpointError(push_in_words(error, repo)) from error
+    return str(commit.commit_url)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    config = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(config, dict) or "kind" not in config:
+        raise CheckpointError(f"{path} is not the config of a model: it has no 'kind'")
+    return config
+
+
+def _without_local_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """Forget where the VAE and the start of training lay on this computer.
+
+    The weights of the VAE are in the model, so nothing needs them; names of the hub are kept.
+    """
+    ldm = config.get("ldm")
+    if not isinstance(ldm, dict):
+        return config
+    paths = ("vae_ckpt_path", "init_ckpt_path")
+    local = [key for key in paths if ldm.get(key) and hub_name(str(ldm[key])) is None]
+    return {**config, "ldm": {**ldm, **dict.fromkeys(local)}}

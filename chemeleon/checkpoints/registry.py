@@ -1,0 +1,124 @@
+"""The models of the hub that have a name: `configs/hub.yaml`, and what a user adds to it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from chemeleon.config.hubname import hub_name
+from chemeleon.config.presets import parse_yaml, preset_root
+from chemeleon.errors import CheckpointError, ConfigError
+
+USER_FILE = "CHEMELEON_HUB"
+_REPO = r"^[\w.-]+/[\w.-]+$"
+_Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]  # also the name of a folder in the cache
+
+
+class Entry(BaseModel):
+    """Where a named model lies; the fields are explained in `configs/hub.yaml`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    repo: str = Field(pattern=_REPO)
+    file: str | None = Field(default=None, pattern=r"^[^/].*\.ckpt$")
+    revision: str = "main"
+    kind: str = "model"
+    what: str = ""
+    weights: Literal["raw", "ema"] = "raw"
+    vae: str | None = None
+
+
+class Named(NamedTuple):
+    """An entry with its name and other names; a bare repository is called by its own name."""
+
+    name: str
+    entry: Entry
+    aliases: tuple[str, ...] = ()
+
+
+class _Registry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: dict[_Name, Entry] = Field(default_factory=dict)
+    aliases: dict[_Name, str] = Field(default_factory=dict)
+
+
+def _user_files() -> list[Path]:
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+    files = [path for path in [home / "chemeleon" / "hub.yaml"] if path.is_file()]
+    if named := os.environ.get(USER_FILE):
+        files.append(Path(named).expanduser())
+    return files
+
+
+def _read(path: Path) -> _Registry:
+    if not path.is_file():
+        raise ConfigError(f"${USER_FILE} names {path}, which does not exist")
+    content: Any = parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    try:
+        return _Registry.model_validate(content)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors()]
+        raise ConfigError(
+            f"{path} is not a list of hub models: {'; '.join(problems)}. Its shape is that of"
+            f" {preset_root() / 'hub.yaml'}"
+        ) from None
+
+
+def entries() -> dict[str, Named]:
+    """Return the named models in the order of the files; later files win.
+
+    Raises:
+        ConfigError: if a user's file is wrong, or an alias leads nowhere.
+    """
+    models: dict[str, Entry] = {}
+    aliases: dict[str, str] = {}
+    for path in [preset_root() / "hub.yaml", *_user_files()]:
+        found = _read(path)
+        models.update(found.models)
+        aliases.update(found.aliases)
+        lost = [f"{a} -> {name}" for a, name in found.aliases.items() if name not in models]
+        if lost:
+            raise ConfigError(f"{path}: these aliases name no model: {', '.join(lost)}")
+    return {
+        name: Named(name, entry, tuple(a for a, to in aliases.items() if to == name))
+        for name, entry in models.items()
+    }
+
+
+def find(reference: str, revision: str | None = None) -> Named:
+    """Return what ``hub:NAME``, ``hub:OWNER/REPO`` or either with ``@REVISION`` stands for.
+
+    Args:
+        reference: with or without ``hub:``.
+        revision: branch, tag or commit; wins over the one in ``reference`` and in the registry.
+
+    Raises:
+        CheckpointError: if no model has this name; the nearest names are listed.
+    """
+    text, _, pinned = (hub_name(reference) or reference).strip().partition("@")
+    revision = revision or pinned or None
+    if "/" in text:
+        try:
+            return Named(text, Entry(repo=text, revision=revision or "main"))
+        except ValidationError:
+            raise CheckpointError(
+                f"'{reference}' is not hub:OWNER/REPO[@REVISION], for example hub:me/my-model"
+            ) from None
+    known = entries()
+    by_name = {word: named for named in known.values() for word in (named.name, *named.aliases)}
+    by_name.update(known)  # a model's own name wins over an alias
+    if text not in by_name:
+        close = difflib.get_close_matches(text, by_name, n=3, cutoff=0.4) or list(by_name)
+        raise CheckpointError(
+            f"the hub list has no '{text}'; nearest: {', '.join(close)}. See `chemeleon hub list`,"
+            " or name a repository as hub:OWNER/REPO"
+        )
+    named = by_name[text]
+    if revision is not None:
+        named = named._replace(entry=named.entry.model_copy(update={"revision": revision}))
+    return named

@@ -1,0 +1,92 @@
+"""Load, save and publish models, the same way for every kind."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
+
+from torch import nn
+
+from chemeleon.checkpoints import hub
+from chemeleon.checkpoints.store import ModelFolder, read_model, write_model
+
+
+class Pretrained(nn.Module):
+    """A model that is a folder of ``config.yaml`` and ``model.safetensors`` on disk.
+
+    A subclass says which ``kinds`` of folder it can be built from (its own first), builds itself in
+    ``from_folder`` and names its architecture in ``architecture``.
+
+    Attributes:
+        origin: what the folder it came from says beside the architecture: data set, training,
+            import. It is written again by ``save_pretrained``.
+    """
+
+    kinds: ClassVar[tuple[str, ...]]
+    origin: Mapping[str, Any] = MappingProxyType({})
+
+    @classmethod
+    def from_pretrained(cls, reference: str | Path, *, revision: str | None = None) -> Self:
+        """Load a model.
+
+        Args:
+            reference: run folder, model folder, ``hub:NAME`` or ``hub:OWNER/REPO[@REVISION]``.
+            revision: branch, tag or commit of a hub reference.
+
+        Raises:
+            CheckpointError: if there is no such model there.
+        """
+        path = reference if revision is None else hub.resolve(str(reference), revision=revision)
+        folder = read_model(path, cls.kinds)
+        model = cls.from_folder(folder)
+        # the VAE inside an LDM shares its data set, not its training
+        kept = folder.config if folder.kind == cls.kinds[0] else {"data": folder.config.get("data")}
+        known = {"chemeleon", "kind", *model.architecture()}
+        model.origin = {key: value for key, value in kept.items() if key not in known and value}
+        return model
+
+    @classmethod
+    def from_folder(cls, folder: ModelFolder) -> Self:
+        """Build from a folder that has been read."""
+        raise NotImplementedError
+
+    def architecture(self) -> dict[str, Any]:
+        """Return what ``config.yaml`` must say so that the model can be built again."""
+        raise NotImplementedError
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the model into a folder that ``from_pretrained`` reads, and return it."""
+        path = Path(folder)
+        config = {**self.architecture(), **self.origin}
+        write_model(path, self.kinds[0], config, self.state_dict())
+        return path
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        message: str | None = None,
+        license: str = "other",
+    ) -> str:
+        """Upload the model with a model card; see ``chemeleon.checkpoints.hub.push``.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            CheckpointError: if it cannot be written there.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            return hub.push(
+                self.save_pretrained(folder),
+                repo,
+                private=private,
+                revision=revision,
+                message=message,
+                license=license,
+            )
