@@ -13,6 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from rich.console import Console
 
 from chemeleon.checkpoints.folders import SAMPLE_PARTS, refuse_existing, remove_parts
+from chemeleon.checkpoints.hub import convert as hub_convert
+from chemeleon.checkpoints.hub import list_models as hub_list
+from chemeleon.checkpoints.hub import push as hub_push
+from chemeleon.checkpoints.hub import resolve as hub_pull
 from chemeleon.checkpoints.store import write_text
 from chemeleon.config import presets
 from chemeleon.errors import ChemeleonError, ConfigError
@@ -245,4 +249,5 @@ def _versions() -> dict[str, str]:
 
 vae = SimpleNamespace(train=vae_train, presets=lambda: presets.list_presets("vae"))
 ldm = SimpleNamespace(train=ldm_train, presets=lambda: presets.list_presets("ldm"))
-__all__ = ["ChemeleonError", "ldm", "resolve", "sample", "vae"]
+hub = SimpleNamespace(list=hub_list, pull=hub_pull, convert=hub_convert, push=hub_push)
+__all__ = ["ChemeleonError", "hub", "ldm", "resolve", "sample", "vae"]

@@ -10,13 +10,14 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
 from chemeleon.checkpoints.card import model_card
 from chemeleon.checkpoints.fetch import cached_file, fetch, is_commit, push_in_words
-from chemeleon.checkpoints.registry import Named, find
+from chemeleon.checkpoints.folders import refuse_existing
+from chemeleon.checkpoints.registry import Entry, Named, entries, find
 from chemeleon.config.hubname import hub_name
 from chemeleon.config.presets import parse_yaml
 from chemeleon.errors import CheckpointError
@@ -46,11 +47,56 @@ def resolve(reference: str, *, revision: str | None = None) -> Path:
     return fetch(entry.repo, WEIGHTS, commit if is_commit(commit) else entry.revision).parent
 
 
-def is_cached(named: Named) -> bool:
-    """Return whether a model can be used without network."""
-    entry = named.entry
-    files = [CONFIG, WEIGHTS] if entry.file is None else [entry.file]
-    return all(cached_file(entry.repo, file, entry.revision) is not None for file in files)
+class Listed(NamedTuple):
+    """A named model, its other names, where it lies, and whether it can be used offline."""
+
+    name: str
+    aliases: tuple[str, ...]
+    entry: Entry
+    cached: bool
+
+
+def list_models() -> list[Listed]:
+    """Return the models that have a name.
+
+    Raises:
+        ConfigError: if a user's file of names is wrong.
+    """
+    listed = []
+    for name, entry, aliases in entries().values():
+        files = [CONFIG, WEIGHTS] if entry.file is None else [entry.file]
+        cached = all(cached_file(entry.repo, file, entry.revision) for file in files)
+        listed.append(Listed(name, aliases, entry, cached))
+    return listed
+
+
+def convert(
+    file: str | Path,
+    output: str | Path,
+    *,
+    weights: Literal["raw", "ema"] = "raw",
+    vae: str | Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Import a Lightning checkpoint into a model folder; nothing in it is executed.
+
+    Args:
+        file: the checkpoint.
+        output: folder to make.
+        weights: as trained, or their running average where the file holds it.
+        vae: VAE of an LDM or predictor that does not hold its own: a folder or ``hub:NAME``.
+        overwrite: replace a model in ``output``.
+
+    Raises:
+        CheckpointError: if the file cannot be imported.
+        ConfigError: if there is a model in ``output`` already.
+    """
+    from chemeleon.checkpoints.lightning import convert as convert_file
+
+    if not Path(file).is_file():
+        raise CheckpointError(f"{file} does not exist: name a Lightning checkpoint (.ckpt)")
+    refuse_existing(Path(output), (CONFIG, WEIGHTS), overwrite, "name another -o")
+    return convert_file(file, output, weights=weights, vae=vae)
 
 
 def models_cache() -> Path:

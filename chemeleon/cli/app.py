@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from chemeleon.cli import data, ldm, vae
+from chemeleon.cli import data, hub, ldm, vae
 from chemeleon.cli.sample import sample
 from chemeleon.errors import ChemeleonError
 from chemeleon.version import __version__
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.add_typer(vae.app, name="vae")
 app.add_typer(ldm.app, name="ldm")
 app.add_typer(data.app, name="data")
+app.add_typer(hub.app, name="hub")
 app.command()(sample)
 
 

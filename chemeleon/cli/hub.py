@@ -1,0 +1,134 @@
+"""`chemeleon hub`: models of the hub, there and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Models of the hub: list, fetch, import, publish.")
+
+
+@app.command("list")
+def list_models() -> None:
+    """List the models that have a name, and which of them are on this computer.
+
+    A name stands for its model wherever one is asked for: hub:NAME. Your own names go into
+    $CHEMELEON_HUB, a YAML file of the shape of configs/hub.yaml.
+
+    [bold]Examples[/]
+
+    \b
+    chemeleon hub list
+    CHEMELEON_HUB=my_models.yaml chemeleon hub list
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from chemeleon import api
+
+    models = api.hub_list()
+    table = Table(title="models of the hub")
+    for column in ("name", "also", "what", "cached"):
+        table.add_column(column, overflow="fold")
+    for model in models:
+        cached = "yes" if model.cached else "no"
+        what = model.entry.what or f"{model.entry.kind} of {model.entry.repo}"
+        table.add_row(model.name, ", ".join(model.aliases), what, cached)
+    table.caption = f"from {', '.join(dict.fromkeys(model.entry.repo for model in models))}"
+    Console().print(table)
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="Name, OWNER/REPO, either with @REVISION.")],
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Branch, tag or commit.")
+    ] = None,
+) -> None:
+    """Fetch a model into the cache, so that it can be used without network.
+
+    [bold]Examples[/]
+
+    \b
+    chemeleon hub pull mp_20_vae
+    chemeleon hub pull alex_mp_20_ldm
+    chemeleon hub pull me/my-model@v1
+    chemeleon sample --model hub:alex_mp_20_ldm -n 100 -o out
+    """
+    from chemeleon import api
+
+    typer.echo(str(api.hub_pull(name, revision=revision)))
+
+
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help="Lightning checkpoint.", metavar="FILE.ckpt")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Model folder to make.", metavar="DIR")
+    ],
+    weights: Annotated[
+        str, typer.Option("--weights", help="raw: as trained; ema: their running average.")
+    ] = "raw",
+    vae: Annotated[
+        str | None,
+        typer.Option("--vae", help="VAE of an LDM or predictor without its own.", metavar="DIR"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model in the folder.")
+    ] = False,
+) -> None:
+    """Import a Lightning checkpoint; nothing in the file is executed.
+
+    [bold]Examples[/]
+
+    \b
+    chemeleon hub convert ldm_null.ckpt -o models/ldm
+    chemeleon hub convert ldm_null.ckpt -o models/ldm_ema --weights ema
+    chemeleon hub convert ldm_rl.ckpt -o models/ldm_rl --vae hub:mp_20_vae
+    """
+    from chemeleon import api
+    from chemeleon.errors import ConfigError, nearest
+
+    if weights not in ("raw", "ema"):
+        raise ConfigError(
+            f"--weights {weights}: must be raw or ema{nearest(weights, ('raw', 'ema'))}"
+        )
+    api.hub_convert(
+        file, output, weights="ema" if weights == "ema" else "raw", vae=vae, overwrite=overwrite
+    )
+    typer.echo(f"imported into {output}. Use it wherever a model is asked for: --model {output}")
+
+
+@app.command()
+def push(
+    folder: Annotated[str, typer.Argument(help="Run or model folder.", metavar="DIR")],
+    repo: Annotated[str, typer.Argument(help="Where to: OWNER/REPO.", metavar="REPO")],
+    private: Annotated[
+        bool, typer.Option("--private", help="A new repository is seen by you alone.")
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Branch; made if needed.")
+    ] = None,
+    message: Annotated[
+        str | None, typer.Option("--message", "-m", help="Message of the commit.")
+    ] = None,
+    license: Annotated[
+        str, typer.Option("--license", help="For the model card, such as mit or cc-by-4.0.")
+    ] = "other",
+) -> None:
+    """Publish a model: config, weights and a model card. Log in first: hf auth login.
+
+    [bold]Examples[/]
+
+    \b
+    chemeleon hub push runs/my_ldm me/my-model --private
+    chemeleon hub push runs/my_ldm me/my-model --license mit -m "trained on MP-20"
+    """
+    from chemeleon import api
+
+    address = api.hub_push(
+        folder, repo, private=private, revision=revision, message=message, license=license
+    )
+    typer.echo(f"{address}\nUse it anywhere as hub:{repo}")
