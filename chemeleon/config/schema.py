@@ -68,6 +68,9 @@ class DataConfig(Section):
     )
     batch_size: Positive = Field(default=256, description="Crystals per step and process.")
     bucket: Positive = Field(default=4, description="Pad a batch to a multiple of this many atoms.")
+    group_by_size: bool = Field(
+        default=True, description="Fill a batch with crystals of like size: less padding."
+    )
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     download: DownloadConfig | None = None
 
@@ -266,6 +269,40 @@ class LDMConfig(Section):
         default=0.9999, ge=0, lt=1, description="Decay of averaged weights; 0 is off."
     )
     lora: LoRAConfig | None = Field(default=None, description="Train low-rank adapters only.")
+
+
+class PredictorConfig(Section):
+    """Properties read off a frozen VAE's latents."""
+
+    targets: list[str] = Field(min_length=1, description="Names of the predicted properties.")
+    reduce: Literal["mean", "sum"] = Field(
+        default="mean", description="How an atom's features become the crystal's."
+    )
+    encoder_features: bool = Field(
+        default=True, description="Use the encoder's output beside the posterior mean."
+    )
+    dropout: Fraction = Field(default=0.1, description="Dropout inside the head.")
+
+
+class ImportedConfig(Section):
+    """What an imported model was, and what was done to it on the way in."""
+
+    file: str = Field(description="Name of the Lightning checkpoint.")
+    weights: Literal["raw", "ema"] = Field(
+        description="`raw`: its state_dict; `ema`: the averages kept beside it."
+    )
+    lora_merged: list[str] = Field(
+        default_factory=list, description="Layers into whose weights an adapter was added."
+    )
+    lora_inert: list[str] = Field(
+        default_factory=list,
+        description="Layers whose adapter was left out, because it never acted: PyTorch's attention"
+        " reads the weight of out_proj itself and passes the adapter by.",
+    )
+    assumed: list[str] = Field(
+        default_factory=list,
+        description="What the file does not say and was taken from the published models.",
+    )
 
 
 class OptimConfig(Section):

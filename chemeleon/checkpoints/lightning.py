@@ -1,0 +1,188 @@
+"""Import a published Chemeleon2 checkpoint (Lightning) as a model folder of ours.
+
+The file is read as data (see ``unpickle``, ``inert`` and ``torchzip``), its tensors are renamed by
+the tables in ``published``, and what the published models do differently becomes explicit fields of
+the config: raw coordinates, one latent scale, the interleaved token layout.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from chemeleon.checkpoints.published import (
+    MP_20_SIZES,
+    denoiser_layout,
+    predictor_layout,
+    vae_layout,
+)
+from chemeleon.checkpoints.published_sizes import (
+    ldm_config,
+    predictor_config,
+    predictor_targets,
+    vae_config,
+)
+from chemeleon.checkpoints.published_weights import Source, open_source, shorten
+from chemeleon.checkpoints.store import read_model, write_model
+from chemeleon.checkpoints.torchzip import TorchArchive
+from chemeleon.config.schema import ImportedConfig, VAEConfig
+from chemeleon.errors import CheckpointError
+
+Config = dict[str, Any]
+Tensors = dict[str, Tensor]
+
+
+def convert(
+    path: str | Path,
+    output_folder: str | Path,
+    *,
+    weights: Literal["raw", "ema"] = "raw",
+    vae: str | Path | None = None,
+) -> Path:
+    """Write a published checkpoint as a model folder; nothing in the file is executed.
+
+    Args:
+        path: a Lightning ``.ckpt`` of a VAE, a latent diffusion model (also one tuned with
+            reinforcement learning) or a predictor.
+        output_folder: where ``config.yaml`` and ``model.safetensors`` go.
+        weights: the raw weights (what Chemeleon2 itself samples with), or their moving averages.
+        vae: for a latent diffusion model: the model folder or ``.ckpt`` of its VAE. Needed if the
+            file holds no VAE, or one of a width whose number of heads is not known.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: if the file is not such a checkpoint, is damaged, or is incomplete.
+    """
+    output = Path(output_folder).expanduser()
+    with TorchArchive(path) as archive:
+        source = open_source(archive, weights)
+        try:
+            kind, config, tensors = _import(source, vae)
+            done = ImportedConfig(
+                file=archive.path.name,
+                weights=weights,
+                lora_merged=source.merged,
+                lora_inert=source.inert,
+                assumed=source.assumed,
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise CheckpointError(
+                f"{archive.path}: its sizes make no model: {first['msg']} (at"
+                f" {'.'.join(map(str, first['loc'])) or error.title}): it is damaged or of a"
+                " version that is not known here"
+            ) from None
+    write_model(output, kind, {**config, "imported": done.model_dump(mode="json")}, tensors)
+    return output
+
+
+def _import(source: Source, vae: str | Path | None) -> tuple[str, Config, Tensors]:
+    names = source.tensors
+    if any(name.startswith("denoiser.") for name in names):
+        kind, (config, tensors) = "ldm", _import_ldm(source, vae)
+    elif "proj.0.weight" in names:
+        kind, (config, tensors) = "predictor", _import_predictor(source)
+    elif "encoder.atom_type_embedder.weight" in names:
+        kind = "vae"
+        vae_part = vae_config(source.shapes, "", source.hyper, source.assumed, source.archive.path)
+        config, tensors = (
+            {"vae": vae_part.model_dump(mode="json")},
+            source.take(vae_layout(vae_part)),
+        )
+    else:
+        raise CheckpointError(
+            f"{source.archive.path} holds neither a VAE, nor a latent diffusion model, nor a"
+            f" predictor; its {len(names)} tensors begin with: {shorten(sorted(names)) or 'none'}"
+        )
+    extra = sorted(set(names) - source.used - {"latent_std"})
+    if extra:
+        raise CheckpointError(
+            f"{source.archive.path} has {len(extra)} tensors that a published {kind} does not"
+            f" have: {shorten(extra)}. It is of a version that is not known here"
+        )
+    return kind, {**config, "data": {"name": "published", "niggli": True}}, tensors
+
+
+def _import_vae(source: Source) -> tuple[Config, Tensors]:
+    config = vae_config(source.shapes, "", source.hyper, source.assumed, source.archive.path)
+    return {"vae": config.model_dump(mode="json")}, source.take(vae_layout(config))
+
+
+def _import_ldm(source: Source, vae: str | Path | None) -> tuple[Config, Tensors]:
+    given = None if vae is None else _given_vae(vae)
+    if "vae.encoder.atom_type_embedder.weight" in source.tensors:
+        # the weights in the file are those it was trained with; of `vae` only the heads are used
+        heads = None if given is None else given[0].heads
+        config = vae_config(
+            source.shapes, "vae.", None, source.assumed, source.archive.path, heads=heads
+        )
+        tensors = source.take(vae_layout(config), "vae.")
+    elif given is not None:
+        config, tensors = given
+    else:
+        raise CheckpointError(
+            f"{source.archive.path} holds a latent diffusion model without its VAE: give the VAE"
+            " it was trained with (vae=FOLDER or vae=FILE.ckpt)"
+        )
+    ldm, statistics = ldm_config(
+        source.shapes, source.hyper, config.latent_dim, source.assumed, source.archive.path
+    )
+    tensors = {f"vae.{name}": value for name, value in tensors.items()}
+    tensors |= source.take(denoiser_layout(ldm, config.latent_dim))
+    for name, (mean, std) in statistics.items():
+        tensors[f"denoiser.conditions.encoders.{name}.mean"] = torch.tensor(mean)
+        tensors[f"denoiser.conditions.encoders.{name}.std"] = torch.tensor(std)
+    tensors["latent_mean"] = torch.zeros(config.latent_dim)
+    tensors["latent_std"] = torch.full((config.latent_dim,), _latent_std(source))
+    tensors["size_histogram"] = torch.tensor(MP_20_SIZES, dtype=torch.float32)
+    source.assumed.append("size_histogram: MP-20")
+    return {"vae": config.model_dump(mode="json"), "ldm": ldm.model_dump(mode="json")}, tensors
+
+
+def _latent_std(source: Source) -> float:
+    if source.setting("normalize_latent") is False:
+        return 1.0
+    if source.shapes.get("latent_std") not in ((), (1,)):
+        raise CheckpointError(
+            f"{source.archive.path} has no number `latent_std`, without which latents have no"
+            " scale: it is damaged or of a version that is not known here"
+        )
+    value = float(source.read("latent_std"))
+    if value <= 0:
+        raise CheckpointError(
+            f"{source.archive.path}: latent_std is {value:g}, it must be positive: the file is"
+            " damaged; fetch it again"
+        )
+    return value
+
+
+def _given_vae(reference: str | Path) -> tuple[VAEConfig, dict[str, Tensor]]:
+    """Read the VAE that the user gave, a folder or a published file."""
+    if Path(reference).suffix == ".ckpt":
+        with TorchArchive(reference) as archive:
+            source = open_source(archive, "raw")
+            config = vae_config(source.shapes, "", source.hyper, source.assumed, archive.path)
+            return config, source.take(vae_layout(config))
+    folder = read_model(reference, kinds=("vae",))
+    return VAEConfig.model_validate(folder.config["vae"]), folder.tensors
+
+
+def _import_predictor(source: Source) -> tuple[Config, Tensors]:
+    path = source.archive.path
+    config = vae_config(source.shapes, "vae.", source.setting("vae"), source.assumed, path)
+    targets = predictor_targets(source.hyper, path)
+    predictor = predictor_config(source.hyper, list(targets))
+    tensors = {f"vae.{k}": v for k, v in source.take(vae_layout(config), "vae.").items()}
+    tensors |= source.take(predictor_layout(predictor, config))
+    mean, std = zip(*targets.values(), strict=True)
+    tensors |= {"target_mean": torch.tensor(mean), "target_std": torch.tensor(std)}
+    return {
+        "vae": config.model_dump(mode="json"),
+        "predictor": predictor.model_dump(mode="json"),
+    }, tensors

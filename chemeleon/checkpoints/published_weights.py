@@ -1,0 +1,203 @@
+"""The weights of a published checkpoint by their published names, read one at a time.
+
+Here prefixes of wrapped models are taken off, averaged weights take the place of raw ones, and
+low-rank adapters (Hu et al. 2021) are added to the weights they act on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chemeleon.checkpoints import hyper
+from chemeleon.checkpoints.inert import LazyTensor
+from chemeleon.checkpoints.published import Layout
+from chemeleon.checkpoints.published_sizes import Shapes
+from chemeleon.checkpoints.torchzip import TorchArchive
+from chemeleon.errors import CheckpointError
+
+_PREFIXES = ("", "ldm.", "ldm_module.", "module.")
+_LORA = "denoiser.base_model.model."
+
+
+@dataclass
+class Source:
+    """The weights of an open checkpoint by published name, without prefixes."""
+
+    archive: TorchArchive
+    tensors: dict[str, LazyTensor]
+    hyper: Any
+    scales: dict[str, float] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    merged: list[str] = field(default_factory=list)
+    inert: list[str] = field(default_factory=list)
+    assumed: list[str] = field(default_factory=list)
+
+    @property
+    def shapes(self) -> Shapes:
+        """Published name to shape."""
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+    def setting(self, name: str) -> Any:
+        """Return one hyper-parameter as it was pickled, or None."""
+        return self.hyper.get(name) if isinstance(self.hyper, dict) else None
+
+    def read(self, name: str) -> Tensor:
+        """Read a tensor as float32.
+
+        Raises:
+            CheckpointError: if it holds anything but finite numbers.
+        """
+        self.used.add(name)
+        value = self.archive.read(name, self.tensors[name])
+        if not value.is_floating_point():
+            raise CheckpointError(
+                f"{self.archive.path}: tensor '{name}' holds {value.dtype}, not real numbers: this"
+                " is not a published checkpoint"
+            )
+        value = value.to(torch.float32)
+        bad = int((~torch.isfinite(value)).sum())
+        if bad:
+            raise CheckpointError(
+                f"{self.archive.path}: tensor '{name}' has {bad} of {value.numel()} numbers that"
+                " are NaN or infinite: the training run had failed or the file is damaged; use an"
+                " earlier checkpoint or fetch it again"
+            )
+        return value
+
+    def weight(self, name: str) -> Tensor:
+        """Read a tensor and add the adapter on it, if there is one that acted."""
+        value = self.read(name)
+        base = name.removesuffix(".weight")
+        if base not in self.scales:
+            return value
+        down, up = f"{base}.lora_A.default.weight", f"{base}.lora_B.default.weight"
+        self.used.update((down, up))
+        if base.endswith("attn.out_proj"):
+            self.inert.append(base)
+            return value
+        self.merged.append(base)
+        return value + self.scales[base] * (self.read(up) @ self.read(down))
+
+    def take(self, layout: Layout, prefix: str = "") -> dict[str, Tensor]:
+        """Read everything a layout asks for.
+
+        Raises:
+            CheckpointError: naming missing and misshapen tensors.
+        """
+        problems = []
+        for name, shape in layout.values():
+            found = self.tensors.get(prefix + name)
+            if found is None:
+                problems.append(f"missing {prefix + name}")
+            elif found.shape != shape:
+                problems.append(f"{prefix + name} has shape {found.shape}, expected {shape}")
+        if problems:
+            raise CheckpointError(
+                f"{self.archive.path} does not hold the model that its sizes describe:"
+                f" {shorten(problems)}. It is damaged or of a version that is not known here"
+            )
+        return {ours: self.weight(prefix + wanted.name) for ours, wanted in layout.items()}
+
+
+def open_source(archive: TorchArchive, weights: str) -> Source:
+    """Find the weights of an open checkpoint.
+
+    Raises:
+        CheckpointError: if there are none, or not of the kind ``raw`` or ``ema`` that is wanted.
+    """
+    content = archive.content
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise CheckpointError(
+            f"{archive.path} has no `state_dict`: it was saved by PyTorch, but it is no Lightning"
+            " checkpoint; give the .ckpt file that training wrote"
+        )
+    state = {k: v for k, v in content["state_dict"].items() if isinstance(v, LazyTensor)}
+    if weights == "ema":
+        state = _averages(archive, state, content.get("ema_state"))
+    tensors = _strip_prefix({str(k).replace("_orig_mod.", ""): v for k, v in state.items()})
+    source = Source(archive, tensors, content.get("hyper_parameters"))
+    _find_adapters(source)
+    return source
+
+
+def _strip_prefix(state: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Return the model's own part: an RL run wraps it and may hold reward models beside it."""
+    for prefix in _PREFIXES:
+        marks = ("denoiser.", "encoder.", "proj.0.")
+        if any(name.startswith(tuple(prefix + mark for mark in marks)) for name in state):
+            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return dict(state)
+
+
+def _averages(archive: TorchArchive, state: dict[str, LazyTensor], ema: Any) -> dict[str, Any]:
+    """Return the state with averages for weights; they are a list without names.
+
+    Its order is that of ``parameters()``, which is the state_dict's without buffers.
+    """
+    shadow = ema.get("shadow_params") if isinstance(ema, dict) else None
+    if not isinstance(shadow, list):
+        raise CheckpointError(
+            f"{archive.path} holds no averaged weights (`ema_state`): use its raw weights"
+            " (weights=raw)"
+        )
+    names = [name for name in state if name.rpartition(".")[2] != "latent_std"]
+    shapes = [value.shape if isinstance(value, LazyTensor) else None for value in shadow]
+    if shapes != [state[name].shape for name in names]:
+        raise CheckpointError(
+            f"{archive.path}: its {len(shadow)} averaged weights do not fit its {len(names)} raw"
+            " ones: use the raw weights (weights=raw)"
+        )
+    return {**state, **dict(zip(names, shadow, strict=True))}
+
+
+def _find_adapters(source: Source) -> None:
+    """Undo the names that the adapter library gives, and find the scale of every adapter."""
+    if not any(name.startswith(_LORA) for name in source.tensors):
+        return
+    settings = hyper.section(source.setting("lora_configs"))
+    renamed = {
+        name.replace(_LORA, "denoiser.").replace(".base_layer.", "."): value
+        for name, value in source.tensors.items()
+    }
+    source.tensors = renamed
+    for name, value in renamed.items():
+        if not name.endswith(".lora_A.default.weight"):
+            continue
+        base = name.removesuffix(".lora_A.default.weight")
+        other = renamed.get(f"{base}.lora_B.default.weight")
+        target = renamed.get(f"{base}.weight")
+        alpha = settings.get("lora_alpha", settings.get("alpha"))
+        if not isinstance(alpha, (int, float)) or not alpha > 0:
+            raise CheckpointError(
+                f"{source.archive.path}: its hyper-parameters do not say the `lora_alpha` of the"
+                " adapters in it, so they cannot be merged: give a checkpoint without adapters"
+            )
+        if other is None or target is None or not _adapts(target, other, value):
+            raise CheckpointError(
+                f"{source.archive.path}: the adapter on '{base}' does not fit its layer: the file"
+                " is damaged; fetch it again"
+            )
+        source.scales[base] = float(alpha) / value.shape[0]
+
+
+def _adapts(target: LazyTensor, up: LazyTensor, down: LazyTensor) -> bool:
+    """Tell whether ``up @ down`` has the shape of the weight ``target``."""
+    if not len(target.shape) == len(up.shape) == len(down.shape) == 2:
+        return False
+    rank = down.shape[0]
+    return rank > 0 and (up.shape[0], rank, down.shape[1]) == (
+        target.shape[0],
+        up.shape[1],
+        target.shape[1],
+    )
+
+
+def shorten(names: list[str]) -> str:
+    """Return the first five names for a message."""
+    shown = "; ".join(name[:100] for name in names[:5])
+    return shown + ("; ..." if len(names) > 5 else "")
