@@ -32,7 +32,11 @@ from chemeleon.version import __version__
 MODEL_CONFIG = "config.yaml"
 MODEL_WEIGHTS = "model.safetensors"
 STATE = "state.safetensors"
-_MAKERS = {"vae": "chemeleon vae train", "ldm": "chemeleon ldm train"}
+_MAKERS = {
+    "vae": "chemeleon vae train",
+    "ldm": "chemeleon ldm train",
+    "predictor": "chemeleon predict train",
+}
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -113,7 +117,10 @@ class ModelFolder:
         return self.tensors[name]
 
     def load_into(self, module: nn.Module, prefix: str = "") -> None:
-        """Fill a module with the weights under ``prefix``.
+        """Give a module the weights under ``prefix``, without copying them.
+
+        The module may be on the meta device (shapes without numbers), which saves making random
+        weights that are thrown away; the numbers are then paged in from the file when first used.
 
         Raises:
             CheckpointError: naming missing, superfluous and misshapen tensors.
@@ -136,7 +143,8 @@ class ModelFolder:
             raise CheckpointError(
                 f"{self.path / MODEL_WEIGHTS} does not fit its {MODEL_CONFIG}: {shown}"
             )
-        module.load_state_dict(weights)
+        fitting = {name: value.to(expected[name].dtype) for name, value in weights.items()}
+        module.load_state_dict(fitting, assign=True)
 
 
 def find_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> Path:

@@ -14,7 +14,11 @@ from torch import Tensor
 
 from chemeleon.config.schema import DiffusionConfig
 from chemeleon.crystals.random import fold, integers, normal, uniform
-from chemeleon.diffusion.schedulers import predicted_x0, train_alphas_cumprod
+from chemeleon.diffusion.schedulers import (
+    posterior_coefficients,
+    predicted_x0,
+    train_alphas_cumprod,
+)
 
 
 class Noised(NamedTuple):
@@ -30,7 +34,14 @@ class NoiseProcess:
 
     def __init__(self, config: DiffusionConfig, device: torch.device | str = "cpu") -> None:
         self.config = config
-        self.alphas_cumprod = train_alphas_cumprod(config).to(device)
+        alphas = train_alphas_cumprod(config)
+        steps = posterior_coefficients(alphas, torch.cat([alphas.new_ones(1), alphas[:-1]]))
+        # the first step has no variance: as in Ho et al. 2020 it takes the logarithm of the next
+        variance = torch.cat([steps.variance[1:2], steps.variance[1:]])
+        self.alphas_cumprod = alphas.float().to(device)
+        self._on_x0, self._on_z = steps.on_x0.float().to(device), steps.on_z.float().to(device)
+        self._log_beta = torch.log(steps.beta).float().to(device)
+        self._log_variance = torch.log(variance).float().to(device)
 
     def draw(self, x0: Tensor, mask: Tensor, keys: Tensor) -> Noised:
         """Draw times and noise by the crystals' keys and noise ``x0`` ``(B, N, L)``."""
@@ -80,20 +91,19 @@ class NoiseProcess:
         Nichol and Dhariwal 2021 (arXiv:2102.09672), eq. 4-6: KL of the true to the learned reverse
         step; at t = 0 the likelihood of the data in bins of 2/255.
         """
-        t = noised.t
-        here = self.alphas_cumprod[t].view(-1, 1, 1)
-        below = self.alphas_cumprod[(t - 1).clamp_min(0)].view(-1, 1, 1)
-        first = (t == 0).view(-1, 1, 1)
-        below = torch.where(first, torch.ones_like(below), below)
-        beta = 1 - here / below
-        on_x0 = below.sqrt() * beta / (1 - here)
-        on_z = (1 - beta).sqrt() * (1 - below) / (1 - here)
+
+        def at(table: Tensor) -> Tensor:
+            return table[noised.t].view(-1, 1, 1)
+
+        first = (noised.t == 0).view(-1, 1, 1)
+        on_x0, on_z = at(self._on_x0), at(self._on_z)
         true_mean = on_x0 * x0 + on_z * noised.z
-        guess = predicted_x0(prediction, noised.z, here, self.config.prediction)
+        alpha = at(self.alphas_cumprod)
+        guess = predicted_x0(prediction, noised.z, alpha, self.config.prediction)
         mean = on_x0 * guess + on_z * noised.z
-        lower = torch.log(self._posterior_variance()[t.clamp_min(1)].view(-1, 1, 1))
+        lower = at(self._log_variance)
         share = (variance + 1) / 2
-        log_variance = share * torch.log(beta) + (1 - share) * lower
+        log_variance = share * at(self._log_beta) + (1 - share) * lower
         kl = 0.5 * (
             log_variance
             - lower
@@ -103,11 +113,6 @@ class NoiseProcess:
         )
         decoder = -_binned_log_likelihood(x0, mean, 0.5 * log_variance)
         return torch.where(first, decoder, kl) / math.log(2)
-
-    def _posterior_variance(self) -> Tensor:
-        alphas = self.alphas_cumprod
-        below = torch.cat([alphas.new_ones(1), alphas[:-1]])
-        return (1 - below) / (1 - alphas) * (1 - alphas / below)
 
 
 def crystal_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -48,7 +48,12 @@ class Sampler:
         self.alphas_cumprod = train_alphas_cumprod(diffusion)
 
     def walk(
-        self, predict: Predict, z: Tensor, mask: Tensor, keys: Tensor
+        self,
+        predict: Predict,
+        z: Tensor,
+        mask: Tensor,
+        keys: Tensor,
+        noise: Callable[[int], Tensor] | None = None,
     ) -> Iterator[ReverseStep]:
         """Yield every step from noise ``z`` ``(B, N, L)`` down to clean latents.
 
@@ -57,6 +62,8 @@ class Sampler:
             z: standard normal start.
             mask: ``(B, N)`` real atoms; padded slots are kept at 0.
             keys: ``(B,)`` random keys.
+            noise: standard normal numbers ``(B, N, L)`` of every step, instead of those drawn by
+                ``keys``.
         """
         scheduler = make_scheduler(self.diffusion, self.config)
         times = scheduler.timesteps
@@ -65,27 +72,45 @@ class Sampler:
         for index, t in enumerate(times):
             batch_t = t.to(z.device).expand(len(z))
             prediction, variance = predict(z, batch_t)
-            following = int(times[index + 1]) if index + 1 < len(times) else -1
-            noise = normal(fold(keys, "step", index), tuple(z.shape[1:]))
-            mean, std, sample = self._step(scheduler, t, following, z, prediction, variance, noise)
+            draw = (
+                normal(fold(keys, "step", index), tuple(z.shape[1:]))
+                if noise is None
+                else noise(index)
+            )
+            mean, std, sample = self.step(scheduler, index, z, prediction, variance, draw)
             sample = sample * real
             yield ReverseStep(int(t), z, sample, mean * real, std)
             z = sample
 
-    def _step(
+    def step(
         self,
         scheduler: Scheduler,
-        t: Tensor,
-        following: int,
+        index: int,
         z: Tensor,
         prediction: Tensor,
         variance: Tensor | None,
         noise: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Take one step from ``z`` and return mean, spread and sample.
+
+        Args:
+            scheduler: made for this walk; solvers remember earlier steps in it.
+            index: number of the step, 0 is the first.
+            z: ``(B, N, L)`` noisy latents.
+            prediction: what the denoiser said of them.
+            variance: the place of the log-variance, or None.
+            noise: ``(B, N, L)`` standard normal numbers.
+        """
+        times = scheduler.timesteps
+        t = times[index]
+        following = int(times[index + 1]) if index + 1 < len(times) else -1
         name, eta = self.config.scheduler, self.config.eta
         if name == "ddpm":
             x0 = predicted_x0(prediction, z, self.alphas_cumprod[int(t)], self.diffusion.prediction)
-            mean, log_variance = ddpm_step(self.alphas_cumprod, int(t), following, z, x0, variance)
+            above = int(times[index - 1]) if index else None
+            mean, log_variance = ddpm_step(
+                self.alphas_cumprod, int(t), following, z, x0, variance, above
+            )
             std = torch.exp(0.5 * log_variance) if following >= 0 else torch.zeros(())
             std = std.to(z.device)
             return mean, std, mean + std * noise
@@ -110,6 +135,25 @@ class Sampler:
         for step in self.walk(predict, z, mask, keys):
             z = step.sample
         return z
+
+
+def guided(conditional: Predict, unconditional: Predict, scale: float) -> Predict:
+    """Return a denoiser that is steered by a condition (Ho and Salimans 2022, arXiv:2207.12598).
+
+    ``unconditional + scale * (conditional - unconditional)``, for the prediction and the place of
+    the variance alike, as the published models do; 0 is unconditional, 1 conditional, more pushes
+    harder.
+    """
+
+    def predict(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        with_it, variance_with = conditional(z, t)
+        without, variance_without = unconditional(z, t)
+        prediction = without + scale * (with_it - without)
+        if variance_with is None or variance_without is None:
+            return prediction, None
+        return prediction, variance_without + scale * (variance_with - variance_without)
+
+    return predict
 
 
 def log_probability(sample: Tensor, mean: Tensor, std: Tensor, mask: Tensor) -> Tensor:

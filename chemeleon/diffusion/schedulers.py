@@ -5,7 +5,7 @@ Clipping and thresholding are off everywhere: these are latents, not pictures.
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -27,11 +27,45 @@ class Scheduler(Protocol):
         """Go one step down."""
 
 
-def train_alphas_cumprod(config: DiffusionConfig) -> Tensor:
-    """Return the products of alpha over the training steps, ``(steps,)`` float32."""
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+class Coefficients(NamedTuple):
+    """Of one reverse step (Ho et al. 2020, arXiv:2006.11239, eq. 7), elementwise in its times.
 
-    return DDPMScheduler(**_betas(config)).alphas_cumprod
+    ``beta`` is the variance that the forward step adds; the reverse mean is ``on_x0`` times clean
+    plus ``on_z`` times noisy latents; ``variance`` is that of the true reverse step.
+    """
+
+    beta: Tensor
+    on_x0: Tensor
+    on_z: Tensor
+    variance: Tensor
+
+
+def posterior_coefficients(here: Tensor, below: Tensor) -> Coefficients:
+    """Return the coefficients of steps from alpha products ``here`` to ``below`` (1 at the end)."""
+    beta = 1 - here / below
+    rest = 1 - here
+    return Coefficients(
+        beta=beta,
+        on_x0=below.sqrt() * beta / rest,
+        on_z=(1 - beta).sqrt() * (1 - below) / rest,
+        variance=(1 - below) / rest * beta,
+    )
+
+
+def train_alphas_cumprod(config: DiffusionConfig) -> Tensor:
+    """Return the products of alpha over the training steps, ``(steps,)``.
+
+    They are float64: beta is the small difference of two of them.
+    """
+    if config.beta_schedule == "linear":
+        betas = torch.linspace(
+            config.beta_start, config.beta_end, config.steps, dtype=torch.float64
+        )
+    else:
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+        betas = DDPMScheduler(**_betas(config)).betas.double()
+    return torch.cumprod(1 - betas, 0)
 
 
 def _betas(config: DiffusionConfig) -> dict[str, Any]:
@@ -115,7 +149,13 @@ def _build(diffusion: DiffusionConfig, sampler: SamplerConfig) -> Scheduler:
 
 
 def ddpm_step(
-    alphas_cumprod: Tensor, t: int, previous: int, z: Tensor, x0: Tensor, variance: Tensor | None
+    alphas_cumprod: Tensor,
+    t: int,
+    previous: int,
+    z: Tensor,
+    x0: Tensor,
+    variance: Tensor | None,
+    above: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return mean and log-variance of one ancestral step (Ho et al. 2020, eq. 7).
 
@@ -127,16 +167,21 @@ def ddpm_step(
         x0: ``(B, N, L)`` predicted clean latents.
         variance: place of the log-variance between its bounds (Nichol and Dhariwal 2021, eq. 15),
             or None for the lower bound.
+        above: the time above ``t`` in the walk. The last step has a lower bound of 0, whose
+            logarithm is replaced by that of the step above it.
     """
     here = alphas_cumprod[t]
     below = alphas_cumprod[previous] if previous >= 0 else torch.ones_like(here)
-    beta = 1 - here / below
-    mean = below.sqrt() * beta / (1 - here) * x0 + (1 - beta).sqrt() * (1 - below) / (1 - here) * z
-    lower = torch.log(((1 - below) / (1 - here) * beta).clamp_min(1e-20))
+    step = posterior_coefficients(here, below)
+    mean = step.on_x0 * x0 + step.on_z * z
+    bound = step.variance
+    if previous < 0 and above is not None:
+        bound = posterior_coefficients(alphas_cumprod[above], here).variance
+    lower = torch.log(bound.clamp_min(1e-20))
     if variance is None:
-        return mean, lower
+        return mean, lower.to(z.dtype)
     share = (variance + 1) / 2
-    return mean, share * torch.log(beta) + (1 - share) * lower
+    return mean, share * torch.log(step.beta) + (1 - share) * lower
 
 
 def predicted_x0(prediction: Tensor, z: Tensor, alpha_cumprod: Tensor, kind: str) -> Tensor:

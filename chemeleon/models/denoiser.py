@@ -144,8 +144,9 @@ class LatentDiffusion(Pretrained):
     def from_folder(cls, folder: ModelFolder) -> LatentDiffusion:
         """Build from a folder that has been read."""
         config = LDMConfig.model_validate(folder.config["ldm"])
-        vae = CrystalVAE(VAEConfig.model_validate(folder.config["vae"]))
-        model = cls(config, vae, torch.zeros_like(folder.tensor("size_histogram")))
+        with torch.device("meta"):
+            vae = CrystalVAE(VAEConfig.model_validate(folder.config["vae"]))
+            model = cls(config, vae, torch.zeros_like(folder.tensor("size_histogram")))
         folder.load_into(model)
         return model.eval()
 

@@ -66,7 +66,7 @@ class CrystalVAE(Pretrained):
     ``VAEConfig`` for what can be chosen.
     """
 
-    kinds = ("vae", "ldm")  # an LDM's folder gives the VAE inside it
+    kinds = ("vae", "ldm", "predictor")  # a folder of the others gives the VAE inside it
     frequencies: Tensor
 
     def __init__(self, config: VAEConfig) -> None:
@@ -85,7 +85,8 @@ class CrystalVAE(Pretrained):
         coords_out = 3 if config.coordinate_head == "raw" else 6
         self.coords_head = nn.Linear(width, coords_out, bias=False)
         self.lattice_head = nn.Linear(width, 6, bias=False)
-        frequencies = torch.tensor(config.fourier_frequencies, dtype=torch.float32)
+        # not in the file of weights, so it must exist where the rest is only outlined (meta)
+        frequencies = torch.tensor(config.fourier_frequencies, dtype=torch.float32, device="cpu")
         self.register_buffer("frequencies", 2 * math.pi * frequencies, persistent=False)
 
     def _transformer(self, layers: int) -> Transformer:
@@ -95,8 +96,9 @@ class CrystalVAE(Pretrained):
     @classmethod
     def from_folder(cls, folder: ModelFolder) -> CrystalVAE:
         """Build from a folder that has been read."""
-        vae = cls(VAEConfig.model_validate(folder.config["vae"]))
-        prefix = "vae." if folder.kind == "ldm" else ""
+        with torch.device("meta"):
+            vae = cls(VAEConfig.model_validate(folder.config["vae"]))
+        prefix = "" if folder.kind == "vae" else "vae."
         folder.load_into(vae, prefix)
         return vae.eval()
 
