@@ -30,7 +30,8 @@ def model_card(config: Mapping[str, Any], repo: str, license: str = "other") -> 
         license: identifier of the hub.
     """
     kind = str(config["kind"])
-    data = (config.get("data") or {}).get("name")
+    # a Lightning file does not say what it was trained on
+    data = None if config.get("imported") else (config.get("data") or {}).get("name")
     head: dict[str, Any] = {
         "library_name": "chemeleon",
         "license": license,

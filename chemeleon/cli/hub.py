@@ -73,7 +73,7 @@ def convert(
     ] = "raw",
     vae: Annotated[
         str | None,
-        typer.Option("--vae", help="VAE of an LDM or predictor without its own.", metavar="DIR"),
+        typer.Option("--vae", help="VAE, where the file lacks it or its sizes.", metavar="DIR"),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model in the folder.")
