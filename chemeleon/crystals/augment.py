@@ -13,13 +13,10 @@ from chemeleon.crystals.batch import CrystalBatch
 from chemeleon.crystals.random import fold, normal, uniform
 
 
-def random_rotations(keys: Tensor) -> Tensor:
-    """Return uniformly distributed rotation matrices, ``(B, 3, 3)``.
-
-    A normalised Gaussian 4-vector is a uniform unit quaternion (Shoemake 1992).
-    """
-    quaternion = normal(keys, (4,))
-    w, x, y, z = (quaternion / quaternion.norm(dim=-1, keepdim=True)).unbind(-1)
+def rotation_matrices(quaternions: Tensor) -> Tensor:
+    """Turn quaternions ``(..., 4)`` (w, x, y, z; any length) into matrices ``(..., 3, 3)``."""
+    unit = quaternions / quaternions.norm(dim=-1, keepdim=True)
+    w, x, y, z = unit.unbind(-1)
     rows = [
         torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], -1),
         torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], -1),
@@ -28,14 +25,33 @@ def random_rotations(keys: Tensor) -> Tensor:
     return torch.stack(rows, dim=-2)
 
 
+def random_rotations(keys: Tensor) -> Tensor:
+    """Return uniformly distributed rotation matrices, ``(B, 3, 3)``.
+
+    A normalised Gaussian 4-vector is a uniform unit quaternion (Shoemake 1992).
+    """
+    return rotation_matrices(normal(keys, (4,)))
+
+
+def translate(batch: CrystalBatch, shift: Tensor) -> CrystalBatch:
+    """Move all atoms by ``shift`` ``(B, 3)``, a fraction of the cell, and back into [0, 1)."""
+    moved = batch.frac_coords + shift.unsqueeze(1)
+    moved = (moved - torch.floor(moved)).masked_fill(~batch.mask.unsqueeze(-1), 0.0)
+    return batch.with_geometry(moved, batch.lattice)
+
+
+def rotate(batch: CrystalBatch, rotation: Tensor) -> CrystalBatch:
+    """Turn the cells by ``rotation`` ``(B, 3, 3)``, which acts on column vectors."""
+    return batch.with_geometry(batch.frac_coords, batch.lattice @ rotation.mT)
+
+
 def augment(batch: CrystalBatch, keys: Tensor, config: AugmentConfig) -> CrystalBatch:
     """Apply the configured changes; coordinates come back in [0, 1) where they were moved."""
-    frac_coords, lattice, types = batch.frac_coords, batch.lattice, batch.atomic_numbers
     if config.translate:
-        moved = frac_coords + uniform(fold(keys, "translate"), (3,)).unsqueeze(1)
-        frac_coords = moved - torch.floor(moved)
+        batch = translate(batch, uniform(fold(keys, "translate"), (3,)))
     if config.rotate:
-        lattice = lattice @ random_rotations(fold(keys, "rotate"))
+        batch = rotate(batch, random_rotations(fold(keys, "rotate")))
+    frac_coords, lattice, types = batch.frac_coords, batch.lattice, batch.atomic_numbers
     if config.permute:
         order = uniform(fold(keys, "permute"), (batch.width,))
         order = order.masked_fill(~batch.mask, 2.0).argsort(dim=-1)
