@@ -52,7 +52,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServe
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(fetch, "LOOK_WAITS_SECONDS", (0.01, 0.01, 0.01))
+        monkeypatch.setattr(fetch, "LOOK_WAITS_SECONDS", (0.01, 0.01))
         monkeypatch.setattr(fetch, "LOAD_WAITS_SECONDS", (0.01, 0.01))
         yield server
 

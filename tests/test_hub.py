@@ -139,7 +139,7 @@ def test_offline_second_use(server: HubServer, model: CrystalVAE, monkeypatch, c
 
 def test_a_hub_that_is_down_leaves_the_cached_copy(server: HubServer, model, caplog):
     folder = hub.resolve(f"hub:{REPO}")
-    server.errors["HEAD"] = [503] * 4
+    server.errors["HEAD"] = [503]
     assert hub.resolve(f"hub:{REPO}") == folder
     assert "answers 503" in caplog.text
     assert "the copy in the cache" in caplog.text
@@ -191,7 +191,20 @@ def test_server_error_without_end(server: HubServer, model: CrystalVAE):
     with pytest.raises(CheckpointError, match=r"answers 500 .*try again later") as caught:
         hub.resolve(f"hub:{REPO}")
     one_line(caught)
-    assert len(server.asked) == 4
+    assert len(server.asked) == 3
+
+
+def test_silence_is_waited_for_not_for_ever(server: HubServer, model: CrystalVAE, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
+    server.silent = 1
+    assert equal(CrystalVAE.from_pretrained(f"hub:{REPO}"), model)
+    server.silent = 1  # with a copy at hand nothing is tried again
+    server.asked.clear()
+    assert hub.resolve(f"hub:{REPO}").is_dir()
+    assert len(server.asked) == 1
+    server.silent = 9
+    with pytest.raises(CheckpointError, match="cannot be reached"):
+        hub.resolve(f"hub:{REPO}@v1")
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,19 @@ def test_sample_from_the_hub_and_again_offline(lightning: HubServer, tmp_path: P
         assert path.read_bytes() == (two / "cif" / path.name).read_bytes()
 
 
+@needs_checkpoints
+def test_training_on_a_vae_of_the_hub(lightning: HubServer, tmp_path: Path):
+    from chemeleon import api
+
+    words = ["denoiser.width=32", "denoiser.layers=1", "denoiser.heads=2"]
+    words = [f"ldm.{word}" for word in [*words, "vae_ckpt_path=${hub:small_vae}"]]
+    words += ["trainer.max_steps=1", "trainer.tracker=none"]
+    api.ldm_train("demo/null", words, output=tmp_path / "run")
+    trained = LatentDiffusion.from_pretrained(tmp_path / "run")
+    assert equal(trained.vae, CrystalVAE.from_pretrained("hub:small_vae"))
+    assert trained.config.vae_ckpt_path == "${hub:small_vae}"
+
+
 # --- publishing
 
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 from chemeleon.errors import CheckpointError
 
 log = logging.getLogger(__name__)
-LOOK_WAITS_SECONDS = (0.5, 1.0, 2.0)
+LOOK_WAITS_SECONDS = (0.5, 2.0)
 # fewer: huggingface_hub has already tried to go on several times when an error comes from here
 LOAD_WAITS_SECONDS = (0.5, 1.0)
 _BUSY = (408, 429, 500, 502, 503, 504)
@@ -38,15 +38,18 @@ def fetch(repo: str, file: str, revision: str) -> Path:
     Raises:
         CheckpointError: one line that says what to do.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     cached = cached_file(repo, file, revision)
     if cached is not None and is_commit(revision):
         return cached  # a commit never changes: nothing to ask
     url = hf_hub_url(repo, file, revision=revision)
+    timeout = constants.HF_HUB_ETAG_TIMEOUT
+    # with a copy at hand there is no sense in waiting for a hub that does not answer
+    waits = LOOK_WAITS_SECONDS if cached is None else ()
     try:
-        _patiently(lambda: get_hf_file_metadata(url), LOOK_WAITS_SECONDS)
+        _patiently(lambda: get_hf_file_metadata(url, timeout=timeout), waits)
     except Exception as error:
         words = in_words(error, repo, file, revision)
         if cached is None or _is_missing(error):

@@ -47,7 +47,7 @@ def _batch_size(text: str) -> int | None:
 
 
 def sample(
-    model: Annotated[str, typer.Option("--model", "-m", help="Run or model folder.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Run or model folder, or hub:NAME.")],
     num_samples: Annotated[
         int, typer.Option("--num-samples", "-n", help="How many crystals to make.")
     ] = 10,
@@ -97,15 +97,19 @@ def sample(
     \b
     chemeleon sample --model runs/my_ldm -n 24 --table --contact-sheet
     chemeleon sample --model runs/my_ldm --num-samples 1000 --output out/ --format cif,extxyz,json
+    chemeleon sample --model hub:alex_mp_20_ldm -n 100
     chemeleon sample --model runs/my_ldm -n 100 --num-atoms 5,10 --scheduler dpm++ --steps 25
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from chemeleon import api
+    from chemeleon.config.hubname import hub_name
 
     formats = _formats(form)
     sizes = _whole_numbers(num_atoms, "--num-atoms")
     size = _batch_size(batch_size)
+    if hub_name(model):
+        api.hub_pull(model)  # first, as two progress bars at once would disturb each other
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True) as bar:
         task = bar.add_task("crystals", total=num_samples)
