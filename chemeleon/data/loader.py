@@ -1,9 +1,12 @@
 """Training batches by index: seeded, sharded over processes, resumable, the same on any rank count.
 
 One optimizer step takes ``batch_size x processes x accumulation`` crystals from the epoch's
-permutation and cuts them into one part per process and micro-batch. Every process knows the whole
-step, so sums are divided by the step's size without talking to the others: two processes give the
-gradient of one process with the doubled batch.
+permutation and deals them out to one part per process and micro-batch. Every process knows the
+whole step, so sums are divided by the step's size without talking to the others: two processes give
+the gradient of one process with the doubled batch.
+
+A step takes crystals of like size, so that little of it is padding: the permutation is sorted by
+size within windows of a few steps, and the steps are shuffled again.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
 from chemeleon.crystals.random import make_keys
 from chemeleon.errors import DataError
 
+WINDOW_STEPS = 8  # steps that are sorted by size together: enough to pad little, few enough to mix
 RESIDENT_BYTES = 4 << 30  # larger sets stay in main memory and are gathered there
 
 
@@ -55,7 +59,9 @@ class Loader:
         world: int = 1,
         accumulation: int = 1,
         bucket: int = 4,
+        group_by_size: bool = True,
     ) -> None:
+        self.group_by_size = group_by_size
         self.parts = world * accumulation
         self.rank, self.world, self.accumulation = rank, world, accumulation
         if len(crystals) < self.parts:
@@ -81,34 +87,44 @@ class Loader:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[TrainBatch]]:
         """Yield each optimizer step's micro-batches of this process."""
-        generator = torch.Generator().manual_seed((self.seed << 24) + epoch)
-        order = torch.randperm(len(self.sizes), generator=generator)
-        for step in range(first_step, len(self)):
-            start = step * self.step_size
-            chosen = order[start : start + self.step_size]
-            places = epoch * len(order) + start + torch.arange(len(chosen))
+        for chosen in self._steps(epoch)[first_step:]:
             atoms = float(self.sizes[chosen].sum()) / self.parts
             size = len(chosen) / self.parts
-            shares = zip(
-                torch.tensor_split(chosen, self.parts),
-                torch.tensor_split(places, self.parts),
-                strict=True,
-            )
-            mine = list(shares)[self.rank :: self.world]
-            yield [self._gather(indices, place, atoms, size) for indices, place in mine]
+            mine = range(self.rank, self.parts, self.world)
+            yield [self._gather(chosen[i :: self.parts], epoch, atoms, size) for i in mine]
 
-    def _gather(self, indices: Tensor, places: Tensor, atoms: float, size: float) -> TrainBatch:
+    def _steps(self, epoch: int) -> list[Tensor]:
+        """Return the crystals of each step of an epoch."""
+        generator = torch.Generator().manual_seed((self.seed << 24) + epoch)
+        order = torch.randperm(len(self.sizes), generator=generator)
+        steps = list(order.split(self.step_size))[: len(self)]
+        whole = len(self.sizes) // self.step_size
+        if not self.group_by_size or whole == 0:
+            return steps
+        windows = order[: whole * self.step_size].split(WINDOW_STEPS * self.step_size)
+        grouped = [w[torch.argsort(self.sizes[w], stable=True)] for w in windows]
+        like = [step for window in grouped for step in window.split(self.step_size)]
+        shuffled = torch.randperm(whole, generator=generator).tolist()
+        return [like[i] for i in shuffled] + steps[whole:]
+
+    def _gather(self, indices: Tensor, epoch: int, atoms: float, size: float) -> TrainBatch:
         width = self.width(self.sizes[indices])
         home = self.crystals.num_atoms.device
         batch = self.crystals.batch(indices.to(home), width).to(self.device)
-        return TrainBatch(batch, make_keys(self.seed, places.to(self.device)), atoms, size)
+        showing = indices.to(self.device) + epoch * len(self.sizes)
+        return TrainBatch(batch, make_keys(self.seed, showing), atoms, size)
 
 
 class EvalLoader:
-    """A set in order of size, cut into batches; each process takes every ``world``-th one."""
+    """A set in order of size, cut into batches; each process takes every ``world``-th one.
+
+    The denominators ``atoms`` and ``size`` of its batches are those of the whole set, so that terms
+    add up to the set's mean however it is cut.
+    """
 
     def __init__(self, crystals: FlatCrystals, batch_size: int, *, device: torch.device) -> None:
         self.crystals, self.batch_size, self.device = crystals, batch_size, device
+        self.atoms, self.size = float(crystals.num_atoms.sum()), float(len(crystals))
         self.order = torch.argsort(crystals.num_atoms.cpu(), stable=True)
 
     def __iter__(self) -> Iterator[TrainBatch]:
@@ -119,4 +135,4 @@ class EvalLoader:
         for chunk in self.order.split(self.batch_size)[rank::world]:
             batch = self.crystals.batch(chunk).to(self.device)
             keys = make_keys(0, chunk.to(self.device))
-            yield TrainBatch(batch, keys, float(batch.num_atoms.sum()), float(len(batch)))
+            yield TrainBatch(batch, keys, self.atoms, self.size)

@@ -19,6 +19,7 @@ from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.training.run import Export
+from chemeleon.training.vae import add_shares
 
 STATISTICS_CRYSTALS = 8192  # enough for latent statistics to three digits
 
@@ -54,6 +55,7 @@ class LDMStage:
             world=world,
             accumulation=config.trainer.grad_accumulation,
             bucket=data.bucket,
+            group_by_size=data.group_by_size,
         )
         self.val = EvalLoader(val, data.batch_size, device=device)
         self.process = NoiseProcess(config.ldm.diffusion, device)
@@ -121,9 +123,8 @@ class LDMStage:
         """Return the loss terms on the validation set; times and noise are the same each time."""
         totals: dict[str, tuple[float, float]] = {}
         for batch in self.val.shard(rank, world):
-            for name, term in self._terms(model, batch, drop=0.0).items():
-                total, weight = totals.get(f"val/{name}", (0.0, 0.0))
-                totals[f"val/{name}"] = total + float(term) * batch.size, weight + batch.size
+            terms = self._terms(model, batch, drop=0.0)
+            add_shares(totals, terms, len(batch.crystals) / batch.size)
         return totals
 
     def export(self) -> Export:

@@ -113,8 +113,8 @@ def fit(
                     break
     run.export("last")
     run.save()
-    run.tracker.close()
     accelerator.wait_for_everyone()
+    run.tracker.close()
     return Fitted(at.step, run.metrics, at.best, interrupted)
 
 

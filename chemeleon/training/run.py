@@ -40,8 +40,10 @@ def make_accelerator(trainer: TrainerConfig, folder: Path, console: Console) -> 
         precision = "bf16" if capable else "no"
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     return Accelerator(
+        # without it, processes that torchrun starts on a CPU would not know of each other
+        cpu=not torch.accelerator.is_available(),
         mixed_precision=precision,
         log_with=tracker_names(trainer, console) or None,
         project_dir=str(folder),

@@ -61,8 +61,14 @@ class Average:
 
     def update(self) -> None:
         """Take in the present weights."""
-        if self.model is not None:
-            self.model.step(self.parameters)
+        if self.model is None:
+            return
+        # EMAModel.step in one pass over the weights instead of three
+        self.model.optimization_step += 1
+        decay = self.model.get_decay(self.model.optimization_step)
+        self.model.cur_decay_value = decay
+        with torch.no_grad():
+            torch._foreach_lerp_(self.model.shadow_params, self.parameters, 1 - decay)  # pyright: ignore
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,7 @@ class VAEStage:
             world=world,
             accumulation=config.trainer.grad_accumulation,
             bucket=data.bucket,
+            group_by_size=data.group_by_size,
         )
         self.val = EvalLoader(val, data.batch_size, device=device)
 
@@ -79,9 +80,7 @@ class VAEStage:
             terms = vae_losses(
                 output, batch.crystals, self.config.vae.loss, batch.atoms, batch.size
             )
-            for name, term in terms.items():
-                total, weight = totals.get(f"val/{name}", (0.0, 0.0))
-                totals[f"val/{name}"] = total + float(term) * batch.size, weight + batch.size
+            add_shares(totals, terms, len(batch.crystals) / batch.size)
             found.append(self.model.to_crystals(output.decoded, batch.crystals))
             wanted.append(batch.crystals)
         return totals | self._match(found, wanted, world)
@@ -111,6 +110,15 @@ class VAEStage:
             "data": {"name": self.config.data.name, "niggli": self.config.data.niggli},
         }
         return Export("vae", config, self.model.state_dict())
+
+
+def add_shares(
+    totals: dict[str, tuple[float, float]], terms: Mapping[str, Tensor], weight: float
+) -> None:
+    """Add a batch's shares of the validation set's means; the weights of a whole set sum to 1."""
+    for name, term in terms.items():
+        before = totals.get(f"val/{name}", (0.0, 0.0))
+        totals[f"val/{name}"] = before[0] + float(term), before[1] + weight
 
 
 def _rows(batch: CrystalBatch, rows: slice) -> CrystalBatch:

@@ -1,0 +1,50 @@
+"""Small models that several tests share; they are trained for a few steps, once per session."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("WANDB_MODE", "offline")
+
+from pathlib import Path
+
+import pytest
+
+TINY_VAE = [
+    "vae.width=32",
+    "vae.encoder_layers=1",
+    "vae.decoder_layers=1",
+    "vae.heads=2",
+    "vae.feedforward=64",
+    "trainer.tracker=none",
+    "trainer.val_match_samples=0",
+    "data.batch_size=32",
+]
+TINY_LDM = [
+    "ldm.denoiser.width=32",
+    "ldm.denoiser.layers=2",
+    "ldm.denoiser.heads=2",
+    "trainer.tracker=none",
+    "data.batch_size=32",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_vae(tmp_path_factory) -> Path:
+    """A run folder of a VAE after a few steps on the demo set."""
+    from chemeleon import api
+
+    folder = tmp_path_factory.mktemp("runs") / "vae"
+    api.vae_train("demo/dng", [*TINY_VAE, "trainer.max_steps=20"], output=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_ldm(tiny_vae, tmp_path_factory) -> Path:
+    """A run folder of a latent diffusion model after a few steps on the demo set."""
+    from chemeleon import api
+
+    folder = tmp_path_factory.mktemp("runs") / "ldm"
+    words = [*TINY_LDM, "trainer.max_steps=5", f"ldm.vae_ckpt_path={tiny_vae}"]
+    api.ldm_train("demo/null", words, output=folder)
+    return folder

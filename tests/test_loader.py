@@ -1,0 +1,82 @@
+"""Batches: everything once per epoch, the same whoever shares the work, resumable."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from chemeleon.crystals.prototypes import demo_crystals
+from chemeleon.data.loader import EvalLoader, Loader
+from chemeleon.errors import DataError
+
+CPU = torch.device("cpu")
+SET = demo_crystals("val")
+
+
+def loader(batch_size: int, **options) -> Loader:
+    return Loader(SET, batch_size, seed=1, device=CPU, **options)
+
+
+def keys_of(steps) -> list[set[int]]:
+    return [{int(k) for batch in step for k in batch.keys} for step in steps]
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_every_crystal_once_per_epoch_in_a_new_order(grouped):
+    batches = loader(32, group_by_size=grouped)
+    first, second = list(batches.epoch(0)), list(batches.epoch(1))
+    assert len(first) == len(batches) == -(-len(SET) // 32)
+    keys = [int(k) for step in first for batch in step for k in batch.keys]
+    assert len(set(keys)) == len(SET)
+    assert set(keys).isdisjoint(int(k) for s in second for b in s for k in b.keys)
+    total = sum(int(b.crystals.atomic_numbers.sum()) for s in first for b in s)
+    assert total == int(SET.atomic_numbers.sum())
+    assert not torch.equal(
+        first[0][0].crystals.atomic_numbers, second[0][0].crystals.atomic_numbers
+    )
+
+
+def test_grouping_by_size_saves_padding():
+    def slots(batches: Loader) -> int:
+        return sum(b.crystals.atomic_numbers.numel() for s in batches.epoch(0) for b in s)
+
+    assert slots(loader(16, group_by_size=True)) < 0.75 * slots(loader(16, group_by_size=False))
+
+
+def test_processes_and_micro_batches_share_what_one_process_would_take():
+    whole = list(loader(32).epoch(3))
+    ranks = [list(loader(4, rank=r, world=4, accumulation=2).epoch(3)) for r in range(4)]
+    assert keys_of(whole) == [set().union(*s) for s in zip(*map(keys_of, ranks), strict=True)]
+    for step, shares in zip(whole, zip(*ranks, strict=True), strict=True):
+        micro = [batch for share in shares for batch in share]
+        assert len(micro) == 8
+        assert sum(b.atoms for b in micro) == pytest.approx(step[0].atoms)
+        assert sum(b.size for b in micro) == pytest.approx(step[0].size)
+        assert sum(len(b.crystals) for b in micro) == len(step[0].crystals)
+
+
+def test_an_epoch_can_be_entered_anywhere():
+    batches = loader(32)
+    assert keys_of(batches.epoch(2))[5:] == keys_of(batches.epoch(2, first_step=5))
+
+
+def test_batches_are_padded_to_the_bucket_but_never_beyond_the_largest_crystal():
+    batches = loader(16, bucket=4)
+    largest = int(SET.num_atoms.max())
+    for step in batches.epoch(0):
+        width = step[0].crystals.width
+        assert width == largest or width % 4 == 0
+        assert width >= int(step[0].crystals.num_atoms.max())
+
+
+def test_too_few_crystals_for_the_processes():
+    one = SET.subset(torch.tensor([0]))
+    with pytest.raises(DataError, match="number of processes"):
+        Loader(one, 1, seed=0, device=CPU, world=2)
+    assert len(Loader(one, 8, seed=0, device=CPU)) == 1  # a single crystal is a batch
+
+
+def test_evaluation_shares_cover_the_set():
+    evaluation = EvalLoader(SET, 50, device=CPU)
+    keys = [int(k) for r in range(3) for b in evaluation.shard(r, 3) for k in b.keys]
+    assert len(keys) == len(set(keys)) == len(SET)

@@ -1,0 +1,241 @@
+"""The loop: resuming, stopping, refusing; what is in a run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY_LDM, TINY_VAE
+
+from chemeleon import api
+from chemeleon.checkpoints.store import read_state, read_tensors
+from chemeleon.config.schema import OptimConfig, TrainerConfig
+from chemeleon.errors import CheckpointError, ConfigError, TrainingError
+from chemeleon.training.schedule import LearningRate, total_steps
+
+TIMES = {"crystals_per_s"}
+
+
+def metrics(folder: Path) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    ours, our_counters = read_state(one)
+    theirs, their_counters = read_state(other)
+    assert our_counters == their_counters
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+    for part in ("best", "last"):
+        best, _ = read_tensors(one / part / "model.safetensors")
+        other_best, _ = read_tensors(other / part / "model.safetensors")
+        assert all(torch.equal(best[k], other_best[k]) for k in best)
+    assert metrics(one) == metrics(other)
+
+
+def test_a_resumed_vae_is_bitwise_the_one_that_never_stopped(tmp_path):
+    words = [*TINY_VAE, "trainer.grad_accumulation=2", "vae.dropout=0.1", "trainer.log_every=7"]
+    words += ["trainer.val_every_steps=20"]
+    api.vae_train("demo/dng", [*words, "trainer.max_steps=60"], output=tmp_path / "whole")
+    # 33 steps: in the middle of an epoch and of a logging window
+    stop = ["trainer.max_steps=60", "trainer.max_minutes=1000"]
+    interrupt_at(33, tmp_path / "parts", "vae", "demo/dng", [*words, *stop])
+    assert read_state(tmp_path / "parts")[1]["step"] == 33
+    api.vae_train(overrides=["trainer.max_minutes=3.5"], resume=tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_resumed_ldm_needs_no_vae_folder_and_is_bitwise_the_same(tmp_path, tiny_vae):
+    import shutil
+
+    shutil.copytree(tiny_vae, tmp_path / "vae")
+    words = [*TINY_LDM, f"ldm.vae_ckpt_path={tmp_path / 'vae'}", "trainer.max_steps=30"]
+    words += ["trainer.val_every_steps=10", "optim.schedule=plateau", "optim.plateau_patience=1"]
+    api.ldm_train("demo/null", words, output=tmp_path / "whole")
+    interrupt_at(17, tmp_path / "parts", "ldm", "demo/null", words)
+    shutil.rmtree(tmp_path / "vae")
+    api.ldm_train(resume=tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def interrupt_at(step: int, folder: Path, stage: str, preset: str, words: list[str]) -> None:
+    """Train, and send ourselves SIGINT when a step begins; the step is finished, then saved."""
+    from chemeleon.training.run import Run
+
+    set_rate = Run.set_learning_rate
+
+    def set_rate_and_interrupt(run: Run) -> None:
+        set_rate(run)
+        if run.at.step == step - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    Run.set_learning_rate = set_rate_and_interrupt
+    try:
+        train = {"vae": api.vae_train, "ldm": api.ldm_train}[stage]
+        result = train(preset, words, output=folder)
+    finally:
+        Run.set_learning_rate = set_rate
+    assert result.fitted.interrupted
+
+
+def test_ctrl_c_on_the_command_line_saves_and_says_how_to_go_on(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "chemeleon", "vae", "train", "--preset", "demo/dng"]
+    command += ["-o", str(folder), *TINY_VAE, "trainer.max_steps=100000", "trainer.max_minutes=5"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (folder / "metrics.jsonl").exists(), process)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"chemeleon vae train --resume {folder}" in out
+    assert read_state(folder)[1]["step"] > 0
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(tmp_path):
+    import random
+
+    words = [*TINY_VAE, "trainer.max_steps=400", "trainer.val_every_steps=25"]
+    words += ["trainer.save_every_minutes=0.002"]
+    api.vae_train("demo/dng", words, output=tmp_path / "whole")
+    folder = tmp_path / "killed"
+    draw = random.Random(7)
+    start = ["--preset", "demo/dng", "-o", str(folder), "--overwrite", *words]
+    kills = 0
+    while kills < 10:
+        resumable = (folder / "state.safetensors").exists()
+        arguments = ["--resume", str(folder)] if resumable else start
+        before = (folder / "metrics.jsonl").stat().st_size if resumable else -1
+        command = [sys.executable, "-m", "chemeleon", "vae", "train", *arguments]
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        wait_for(
+            lambda size=before: (
+                (folder / "metrics.jsonl").exists()
+                and (folder / "metrics.jsonl").stat().st_size != size
+            ),
+            process,
+        )
+        time.sleep(draw.uniform(0, 0.4))
+        process.kill()
+        process.wait()
+        kills += 1
+        if (folder / "state.safetensors").exists():
+            read_state(folder)
+        for model in folder.glob("*/model.safetensors"):
+            read_tensors(model)
+    if (folder / "state.safetensors").exists():
+        api.vae_train(resume=folder)
+    else:
+        api.vae_train("demo/dng", words, output=folder, overwrite=True)
+    assert_same_run(tmp_path / "whole", folder)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path):
+    from chemeleon.training.vae import VAEStage
+
+    loss = VAEStage.loss
+    seen = []
+
+    def poisoned(stage, model, batch):
+        terms = loss(stage, model, batch)
+        if len(seen) == 3:
+            terms["angles"] = terms["angles"] * float("nan")
+            terms["loss"] = terms["loss"] + terms["angles"]
+        seen.append([p.detach().clone() for p in stage.model.parameters()])
+        return terms
+
+    VAEStage.loss = poisoned
+    try:
+        with pytest.raises(TrainingError, match=r"step 3: loss, angles, the gradient norm"):
+            api.vae_train("demo/dng", [*TINY_VAE, "trainer.max_steps=9"], output=tmp_path / "r")
+    finally:
+        VAEStage.loss = loss
+    assert len(seen) == 4
+
+
+def test_an_earlier_run_is_kept_unless_told(tmp_path, tiny_vae):
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_vae, folder)
+    before = (folder / "state.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match=r"--resume.*--overwrite"):
+        api.vae_train("demo/dng", TINY_VAE, output=folder)
+    # bad input must not cost the earlier run, even with --overwrite
+    bad = [*TINY_VAE, "data.source=table", "data.name=missing", "data.targets=[]"]
+    with pytest.raises(Exception, match="missing"):
+        api.vae_train("demo/dng", bad, output=folder, overwrite=True)
+    assert (folder / "state.safetensors").read_bytes() == before
+    api.vae_train("demo/dng", [*TINY_VAE, "trainer.max_steps=2"], output=folder, overwrite=True)
+    assert read_state(folder)[1]["step"] == 2
+
+
+def test_resuming_needs_a_run_and_the_same_model(tmp_path, tiny_vae):
+    with pytest.raises(ConfigError, match="not a run folder"):
+        api.vae_train(resume=tmp_path)
+    with pytest.raises(ConfigError, match="leave out --preset"):
+        api.vae_train("demo/dng", resume=tiny_vae)
+    with pytest.raises(CheckpointError, match="does not fit this model"):
+        api.vae_train(overrides=["vae.width=48", "vae.heads=4"], resume=tiny_vae)
+
+
+def test_the_resolved_config_is_a_valid_config_file(tiny_vae):
+    again = api.resolve("vae", None, tiny_vae / "config.yaml").config
+    assert again.trainer.max_steps == 20
+    assert again.data.name == "demo"
+
+
+def test_an_ldm_needs_a_vae(tmp_path):
+    words = [*TINY_LDM, "ldm.vae_ckpt_path=null"]
+    with pytest.raises(ConfigError, match=r"ldm\.vae_ckpt_path is not set"):
+        api.ldm_train("demo/null", words, output=tmp_path / "l")
+    with pytest.raises(CheckpointError, match="chemeleon vae train"):
+        api.ldm_train("demo/null", TINY_LDM, output=tmp_path / "l")
+
+
+def test_patience_ends_a_run(tmp_path):
+    words = [*TINY_VAE, "optim.lr=1e-12", "optim.warmup_steps=0", "optim.schedule=constant"]
+    words += ["trainer.val_every_steps=2", "trainer.patience=2", "trainer.max_steps=500"]
+    result = api.vae_train("demo/dng", words, output=tmp_path / "r")
+    assert result.fitted.step < 40
+
+
+def test_learning_rates():
+    warm = LearningRate(OptimConfig(lr=1.0, warmup_steps=4), None)
+    assert [warm.at(s) for s in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    cosine = LearningRate(OptimConfig(lr=1.0, schedule="cosine", min_lr_ratio=0.1), 100)
+    assert cosine.at(0) == 1.0
+    assert cosine.at(50) == pytest.approx(0.55)
+    assert cosine.at(100) == pytest.approx(0.1)
+    plateau = LearningRate(OptimConfig(lr=1.0, schedule="plateau", plateau_patience=2), None)
+    for improved in (True, False, False, False, False):
+        plateau.validated(improved)
+    assert plateau.at(9) == 0.25
+    with pytest.raises(ConfigError, match="max_steps"):
+        LearningRate(OptimConfig(schedule="cosine"), None)
+
+
+def test_the_first_limit_ends_training():
+    assert total_steps(TrainerConfig(max_epochs=3, max_steps=100), 10) == 30
+    assert total_steps(TrainerConfig(max_epochs=30, max_steps=100), 10) == 100
+    assert total_steps(TrainerConfig(max_minutes=1), 10) is None
