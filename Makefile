@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-scatter demo check fix test test-all bench wheel
+.PHONY: help setup setup-scatter demo check fix test test-all parity bench wheel
 
 help:  ## print the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' \
@@ -40,6 +40,9 @@ test: $(INSTALLED_DEV)  ## fast tests: CPU, no network
 
 test-all: $(INSTALLED_DEV)  ## all tests that this machine can run
 	$(BIN)/python -m pytest
+
+parity: $(INSTALLED_DEV)  ## compare with the recorded numbers of the published models
+	$(BIN)/python scripts/parity.py
 
 bench: $(INSTALLED_DEV)  ## run everything in benchmarks/
 	@set -e; for file in benchmarks/*.py; do \

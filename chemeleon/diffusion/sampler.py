@@ -118,17 +118,22 @@ class Sampler:
             mean = scheduler.step(
                 prediction, int(t), z, eta=eta, variance_noise=torch.zeros_like(z)
             ).prev_sample
-            std = torch.as_tensor(eta * self._ddim_std(int(t), following), device=z.device)
+            std = (eta * self._ddim_std(int(t), following)).to(z.device)
             return mean, std, mean + std * noise
         extra = {"variance_noise": noise} if name == "dpm++" and eta > 0 else {}
         sample = scheduler.step(prediction, t, z, **extra).prev_sample
         return sample, torch.zeros((), device=z.device), sample
 
-    def _ddim_std(self, t: int, following: int) -> float:
-        """Return the spread of an eta = 1 step (Song et al. 2021, arXiv:2010.02502, eq. 16)."""
-        here = float(self.alphas_cumprod[t])
-        below = float(self.alphas_cumprod[following]) if following >= 0 else 1.0
-        return math.sqrt(max((1 - below) / (1 - here) * (1 - here / below), 0.0))
+    def _ddim_std(self, t: int, following: int) -> Tensor:
+        """Return the spread of an eta = 1 step (Song et al. 2021, arXiv:2010.02502, eq. 16).
+
+        In float32, as diffusers computes the mean that goes with it: near t = 0 they differ in the
+        fifth digit from what float64 would give.
+        """
+        alphas = self.alphas_cumprod.float()
+        here = alphas[t]
+        below = alphas[following] if following >= 0 else torch.ones_like(here)
+        return torch.sqrt(((1 - below) / (1 - here) * (1 - here / below)).clamp_min(0))
 
     def sample(self, predict: Predict, z: Tensor, mask: Tensor, keys: Tensor) -> Tensor:
         """Walk to the end and return the clean latents, ``(B, N, L)``."""

@@ -202,10 +202,11 @@ def vae_losses(
         "kl": (output.posterior.kl() * mask).sum() / atoms,
     }
     if decoded.type_logits is not None:
+        # flat over atoms: PyTorch sums classes more exactly along the last axis
         entropy = F.cross_entropy(
-            decoded.type_logits.transpose(1, 2), target.atomic_numbers, reduction="none"
+            decoded.type_logits.flatten(0, 1), target.atomic_numbers.flatten(), reduction="none"
         )
-        terms["types"] = (entropy * mask).sum() / atoms
+        terms["types"] = (entropy * mask.flatten()).sum() / atoms
     total = sum(getattr(weights, name) * term for name, term in terms.items())
     return {"loss": torch.as_tensor(total), **terms}
 

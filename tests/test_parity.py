@@ -1,0 +1,36 @@
+"""Every recorded array of the published models is reproduced, or named with a reason."""
+
+from __future__ import annotations
+
+import pytest
+from parity import REFERENCE, Row, rows
+
+pytestmark = [
+    pytest.mark.skipif(
+        not (REFERENCE / "golden").is_dir(),
+        reason=f"{REFERENCE} is missing: the recorded numbers are not part of the repository",
+    ),
+    pytest.mark.timeout(900),
+]
+FILES = (
+    *("batch", "functions", "vae_dng", "vae_csp", "ldm_null", "ldm_composition"),
+    *("conditions", "predictor", "rl_ddim", "features_metrics"),
+)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> list[Row]:
+    return rows(tmp_path_factory.mktemp("imported"))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_arrays_are_reproduced(table, file):
+    own = [row for row in table if row.file == file]
+    assert own
+    wrong = [f"{row.array}: {row.error:.1e} > {row.bound:g}" for row in own if not row.ok]
+    assert not wrong
+
+
+def test_no_array_is_left_out_silently(table):
+    assert not [(row.file, row.array) for row in table if row.error is None and not row.note]
+    assert {row.file for row in table} == set(FILES)
