@@ -21,9 +21,8 @@ def keys_of(steps) -> list[set[int]]:
     return [{int(k) for batch in step for k in batch.keys} for step in steps]
 
 
-@pytest.mark.parametrize("grouped", [True, False])
-def test_every_crystal_once_per_epoch_in_a_new_order(grouped):
-    batches = loader(32, group_by_size=grouped)
+def test_every_crystal_once_per_epoch_in_a_new_order():
+    batches = loader(32)
     first, second = list(batches.epoch(0)), list(batches.epoch(1))
     assert len(first) == len(batches) == -(-len(SET) // 32)
     keys = [int(k) for step in first for batch in step for k in batch.keys]
@@ -36,11 +35,11 @@ def test_every_crystal_once_per_epoch_in_a_new_order(grouped):
     )
 
 
-def test_grouping_by_size_saves_padding():
+def test_micro_batches_of_like_size_save_padding():
     def slots(batches: Loader) -> int:
         return sum(b.crystals.atomic_numbers.numel() for s in batches.epoch(0) for b in s)
 
-    assert slots(loader(16, group_by_size=True)) < 0.75 * slots(loader(16, group_by_size=False))
+    assert slots(loader(16, accumulation=4)) < 0.75 * slots(loader(64))
 
 
 def test_processes_and_micro_batches_share_what_one_process_would_take():

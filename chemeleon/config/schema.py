@@ -68,9 +68,6 @@ class DataConfig(Section):
     )
     batch_size: Positive = Field(default=256, description="Crystals per step and process.")
     bucket: Positive = Field(default=4, description="Pad a batch to a multiple of this many atoms.")
-    group_by_size: bool = Field(
-        default=True, description="Fill a batch with crystals of like size: less padding."
-    )
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     download: DownloadConfig | None = None
 

@@ -55,7 +55,6 @@ class LDMStage:
             world=world,
             accumulation=config.trainer.grad_accumulation,
             bucket=data.bucket,
-            group_by_size=data.group_by_size,
         )
         self.val = EvalLoader(val, data.batch_size, device=device)
         self.process = NoiseProcess(config.ldm.diffusion, device)

@@ -46,7 +46,6 @@ class VAEStage:
             world=world,
             accumulation=config.trainer.grad_accumulation,
             bucket=data.bucket,
-            group_by_size=data.group_by_size,
         )
         self.val = EvalLoader(val, data.batch_size, device=device)
 
