@@ -7,6 +7,7 @@ the file must be refused, ``import`` where what is hostile is inert and the rest
 from __future__ import annotations
 
 import io
+import math
 import os
 import pickle
 import struct
@@ -158,7 +159,7 @@ def opcodes() -> list[Case]:
 
     huge = struct.pack("<Q", 2**60)
     nested = b"\x80\x04" + b"(" * 100_000 + b"l" * 100_000 + b"."
-    doubled = b"\x80\x04)" + b"2\x86" * 40 + b"K\x01" + b"s."
+    doubled = b"\x80\x04)" + b"2\x86" * 40 + b"."
     key = b"\x80\x04})" + b"2\x86" * 40 + b"K\x01s."
     collide = b"".join(b"\x8a\x10" + (i * (2**61 - 1)).to_bytes(16, "little") for i in range(60000))
     return [
@@ -202,44 +203,59 @@ def opcodes() -> list[Case]:
     ]
 
 
-def _tensor(pickled: str) -> Callable[[Path, Path], object]:
-    """Return a maker of a file whose one tensor has the given storage count, offset, shape, stride."""
+def _tensor(numel: int, offset: Any, shape: Any, stride: Any) -> Callable[[Path, Path], object]:
+    """Return a maker of a file in which one tensor claims to lie there; it has 32 numbers."""
 
     def make(path: Path, canary: Path) -> None:
-        count, offset, shape, stride = eval(pickled)
         buffer = io.BytesIO()
         pickler = pickle.Pickler(buffer, 2)
-        storage = object()
-        pickler.persistent_id = lambda item: (  # type: ignore[method-assign]
-            ("storage", torch.FloatStorage, "0", "cpu", count) if item is storage else None
-        )
+        pickler.persistent_id = lambda item: item.id if isinstance(item, _Outside) else None
         rebuild = torch._utils._rebuild_tensor_v2
-        tensor = Harm(rebuild, storage, offset, shape, stride, False, {})
-        names = [wanted.name for wanted in vae_layout(TINY).values()]
-        state = {name: Harm(rebuild, storage, 0, (8, 8), (8, 1), False, {}) for name in names}
-        shapes = {wanted.name: wanted.shape for wanted in vae_layout(TINY).values()}
-        for name, size in shapes.items():
+        state, entries = {}, {"archive/data/odd": b"\0" * 4 * 32}
+        for i, (name, size) in enumerate(vae_layout(TINY).values()):
+            storage, count = _Outside(str(i), math.prod(size)), math.prod(size)
             strides = (size[-1], 1) if len(size) == 2 else (1,)
             state[name] = Harm(rebuild, storage, 0, size, strides, False, {})
-        state["quant_conv.weight"] = tensor
+            entries[f"archive/data/{i}"] = b"\0" * 4 * count
+        odd = Harm(rebuild, _Outside("odd", numel), offset, shape, stride, False, {})
+        state["quant_conv.weight"] = odd
         hyper = {"encoder": types.SimpleNamespace(num_heads=2)}
         pickler.dump({"state_dict": state, "hyper_parameters": hyper})
-        archive(path, buffer.getvalue(), {"archive/data/0": b"\0" * 4 * 800})
+        archive(path, buffer.getvalue(), entries)
 
     return make
+
+
+class _Outside:
+    def __init__(self, key: str, numel: int) -> None:
+        self.id = ("storage", torch.FloatStorage, key, "cpu", numel)
+
+
+def _twice(path: Path, canary: Path) -> None:
+    """Let all weights share one storage, so that together they are larger than the file."""
+    content = sound()
+    big = torch.zeros(100, 8)
+    shapes = {wanted.name: wanted.shape for wanted in vae_layout(TINY).values()}
+    for name, shape in shapes.items():
+        content["state_dict"][name] = big.flatten()[: math.prod(shape)].view(shape)
+    torch.save(content, path)
 
 
 def tensors() -> list[Case]:
     """Tensors that point where they should not."""
     return [
-        Case("negative stride", _tensor("800, 0, (4, 8), (-8, 1)")),
-        Case("negative offset", _tensor("800, -1, (4, 8), (8, 1)")),
-        Case("offset out of bounds", _tensor("800, 799, (4, 8), (8, 1)")),
-        Case("stride out of bounds", _tensor("800, 0, (4, 8), (10**9, 1)")),
-        Case("stride 0", _tensor("800, 0, (4, 8), (0, 0)")),
-        Case("a shape of 2**47", _tensor("800, 0, (2**47,), (0,)")),
-        Case("a shape of 2**70", _tensor("800, 0, (2**70,), (0,)")),
-        Case("storage shorter than it claims", _tensor("10**12, 700, (20, 20), (20, 1)")),
-        Case("a shape of text", _tensor("800, 0, ('a', 'b'), (8, 1)")),
-        Case("more tensors than numbers", _tensor("800, 0, (4, 8), (8, 1)"), message="claim more"),
+        Case("a tensor in its place", _tensor(32, 0, (4, 8), (8, 1)), "import"),
+        Case("a transposed tensor", _tensor(32, 0, (4, 8), (1, 4)), "import"),
+        Case("negative stride", _tensor(32, 0, (4, 8), (-8, 1)), message="impossible"),
+        Case("negative offset", _tensor(32, -1, (4, 8), (8, 1)), message="impossible"),
+        Case("offset out of bounds", _tensor(32, 1, (4, 8), (8, 1)), message="does not fit"),
+        Case("stride out of bounds", _tensor(32, 0, (4, 8), (9, 1)), message="does not fit"),
+        Case("far out of bounds", _tensor(32, 0, (4, 8), (10**9, 1)), message="does not fit"),
+        Case("stride 0", _tensor(32, 0, (4, 8), (0, 0)), message="does not fit"),
+        Case("a shape of 2**47", _tensor(32, 0, (2**47,), (0,)), message="expected (4, 8)"),
+        Case("a shape of 2**70", _tensor(32, 0, (2**70,), (0,)), message="impossible"),
+        Case("a shape of text", _tensor(32, 0, ("a", "b"), (8, 1)), message="impossible"),
+        Case("a shape of no list", _tensor(32, 0, 7, 8), message="wrong arguments"),
+        Case("storage shorter than it claims", _tensor(10**12, 8, (4, 8), (8, 1)), "error", "fit"),
+        Case("one storage for all", _twice, message="claim more"),
     ]

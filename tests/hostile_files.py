@@ -72,6 +72,17 @@ def _bomb(name: str) -> Callable[[Path, Path], object]:
     return make
 
 
+def _lying(path: Path, canary: Path) -> None:
+    """Claim 4 GB of numbers in the list of entries."""
+    torch.save(sound(), path)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"PK\x01\x02")
+    while b"/data/0" not in data[start : start + 100]:
+        start = data.index(b"PK\x01\x02", start + 4)
+    data[start + 20 : start + 28] = struct.pack("<LL", 0xFFFFFFF0, 0xFFFFFFF0)
+    path.write_bytes(data)
+
+
 def _many_entries(path: Path, canary: Path) -> None:
     with zipfile.ZipFile(path, "w") as handle:
         for i in range(100_001):
@@ -95,6 +106,7 @@ def archives() -> list[Case]:
         Case("half a number", _edited(lambda e: e.update({_data_name(e): b"1" * 3203}))),
         Case("big-endian", _edited(lambda e: e.update({_byteorder(e): b"big"})), message="endian"),
         Case("a flipped bit", _flipped, message="damaged"),
+        Case("sizes that lie", _lying, message="claim more"),
         Case("encrypted", _encrypted, message="damaged"),
     ]
 

@@ -77,9 +77,13 @@ def vae_config(
         heads = VAE_HEADS[width]
         assumed.append(f"vae.heads: {heads}")
     if heads is None:
+        remedy = (
+            "give the VAE it was trained with (vae=FOLDER or vae=FILE.ckpt), whose file says it"
+            if prefix
+            else "its hyper-parameters are incomplete; give another checkpoint of the run"
+        )
         raise CheckpointError(
-            f"{path} does not say how many attention heads its VAE of width {width} has: give the"
-            " VAE it was trained with (vae=FOLDER or vae=FILE.ckpt), whose file says it"
+            f"{path} does not say how many attention heads its VAE of width {width} has: {remedy}"
         )
     return VAEConfig(
         latent_dim=latent_dim,
