@@ -100,6 +100,7 @@ def sample(
     chemeleon sample --model hub:alex_mp_20_ldm -n 100
     chemeleon sample --model runs/my_ldm -n 100 --num-atoms 5,10 --scheduler dpm++ --steps 25
     """
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from chemeleon import api
@@ -111,7 +112,8 @@ def sample(
     if hub_name(model):
         api.hub_pull(model)  # first, as two progress bars at once would disturb each other
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("crystals", total=num_samples)
         result = api.sample(
             model,

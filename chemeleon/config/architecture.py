@@ -1,0 +1,247 @@
+"""Sections that describe a model: they are set before training and saved with the weights."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class VAELossConfig(Section):
+    """Weights of the terms of the VAE's loss."""
+
+    types: NonNegative = Field(default=1.0, description="Cross entropy of the elements.")
+    lengths: NonNegative = Field(
+        default=5.0, description="Squared error of lengths / N^(1/3), angstrom^2."
+    )
+    angles: NonNegative = Field(
+        default=50.0, description="Squared error of the cell angles, radian^2."
+    )
+    coords: NonNegative = Field(default=30.0, description="Error of the fractional coordinates.")
+    kl: NonNegative = Field(
+        default=1e-4, description="KL to N(0, 1), summed over channels, mean of atoms."
+    )
+
+
+class VAEConfig(Section):
+    """The autoencoder between crystals and per-atom latents."""
+
+    latent_dim: Positive = Field(default=8, description="Latent channels per atom.")
+    width: Positive = Field(default=512, description="Width of both transformers.")
+    encoder_layers: Positive = Field(default=8, description="Blocks of the encoder.")
+    decoder_layers: Positive = Field(default=8, description="Blocks of the decoder.")
+    heads: Positive = Field(default=8, description="Attention heads.")
+    feedforward: Positive = Field(default=2048, description="Hidden width of the blocks' MLP.")
+    dropout: Fraction = Field(default=0.0, description="Dropout inside the blocks.")
+    kind: Literal["dng", "csp"] = Field(
+        default="dng",
+        description="`dng` decodes elements; `csp` is given them (formula to structure).",
+    )
+    coordinate_head: Literal["raw", "angle"] = Field(
+        default="angle",
+        description="`raw`: three numbers, squared error (published); `angle`: a sine and cosine"
+        " pair per axis, error of the wrapped difference.",
+    )
+    coordinate_input: Literal["raw", "fourier"] = Field(
+        default="raw", description="`raw`: three numbers (published); `fourier`: sines and cosines."
+    )
+    fourier_frequencies: list[Positive] = Field(
+        default_factory=lambda: [1, 2, 4, 8], description="Waves per cell of the Fourier input."
+    )
+    wrap_input: bool = Field(
+        default=True,
+        description="Bring input coordinates into [0, 1) first, so that a lattice translation"
+        " changes nothing; imported models keep the raw numbers.",
+    )
+    loss: VAELossConfig = Field(default_factory=VAELossConfig)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> VAEConfig:
+        if self.width % self.heads or self.width % 2:
+            raise ValueError(
+                f"width {self.width} must be even and a multiple of heads {self.heads}"
+            )
+        return self
+
+
+class DenoiserConfig(Section):
+    """The diffusion transformer (DiT) over atoms."""
+
+    width: Positive = Field(default=768, description="Width of the transformer.")
+    layers: Positive = Field(default=12, description="Blocks.")
+    heads: Positive = Field(default=12, description="Attention heads.")
+    mlp_ratio: Positive = Field(default=4, description="Hidden width of the MLP over the width.")
+    dropout: Fraction = Field(
+        default=0.0, description="Dropout after attention and inside the MLP."
+    )
+    token_layout: Literal["per_atom", "interleaved"] = Field(
+        default="per_atom",
+        description="`per_atom`: an atom's outputs come from its own token; `interleaved`: the"
+        " published models' view of (B, N, 2L) as (B, 2N, L), which imported weights need.",
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> DenoiserConfig:
+        if self.width % self.heads or self.width % 2:
+            raise ValueError(
+                f"width {self.width} must be even and a multiple of heads {self.heads}"
+            )
+        return self
+
+
+class DiffusionConfig(Section):
+    """The noising process and what the denoiser predicts."""
+
+    process: Literal["ddpm", "flow"] = Field(
+        default="ddpm", description="`ddpm`: variance preserving; `flow`: straight paths to noise."
+    )
+    prediction: Literal["epsilon", "v", "flow"] = Field(
+        default="epsilon", description="What the network predicts; `flow` goes with process=flow."
+    )
+    learned_variance: bool = Field(
+        default=True, description="Learn the reverse variance between its two bounds (ddpm only)."
+    )
+    steps: Positive = Field(default=1000, description="Time steps of training.")
+    beta_schedule: Literal["linear", "squaredcos_cap_v2"] = Field(
+        default="linear", description="How the noise grows, in diffusers' names."
+    )
+    beta_start: float = Field(
+        default=1e-4, gt=0, lt=1, description="First beta of the linear schedule."
+    )
+    beta_end: float = Field(
+        default=0.02, gt=0, lt=1, description="Last beta of the linear schedule."
+    )
+    logit_normal: bool = Field(
+        default=False, description="Flow only: draw times from a logit-normal instead of uniformly."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DiffusionConfig:
+        if (self.process == "flow") != (self.prediction == "flow"):
+            raise ValueError(
+                f"process={self.process} does not go with prediction={self.prediction}:"
+                " use ddpm with epsilon or v, or flow with flow"
+            )
+        if self.process == "flow" and self.learned_variance:
+            raise ValueError("learned_variance=true needs process=ddpm: set it to false for flow")
+        return self
+
+
+class SamplerConfig(Section):
+    """The reverse walk that `sample` uses if not told otherwise."""
+
+    scheduler: Literal["ddim", "ddpm", "dpm++", "unipc", "euler"] = Field(
+        default="ddim",
+        description="Name of the scheduler; `euler` is for flow models, the rest for ddpm.",
+    )
+    steps: Positive = Field(default=50, description="Evaluations of the denoiser.")
+    eta: Fraction = Field(
+        default=1.0, description="Share of fresh noise in DDIM: 0 none, 1 as in DDPM."
+    )
+
+
+class ConditionConfig(Section):
+    """One property that generation can be steered by."""
+
+    kind: Literal["composition", "chemical_system", "number", "category"] = Field(
+        description="How the value is turned into numbers."
+    )
+    column: str | None = Field(default=None, description="Data column of a number or category.")
+    categories: Positive | None = Field(
+        default=None, description="Number of classes of a category."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> ConditionConfig:
+        if self.kind in {"number", "category"} and self.column is None:
+            raise ValueError(f"a condition of kind {self.kind} needs `column`")
+        if self.kind == "category" and self.categories is None:
+            raise ValueError("a condition of kind category needs `categories`")
+        return self
+
+
+class LoRAConfig(Section):
+    """Low-rank adapters for fine-tuning (Hu et al. 2021)."""
+
+    rank: Positive = Field(default=16, description="Rank of the update.")
+    alpha: float = Field(default=32.0, gt=0, description="Scale of the update is alpha / rank.")
+    dropout: Fraction = Field(default=0.0, description="Dropout on the adapter's input.")
+    targets: list[str] = Field(
+        default_factory=lambda: ["attn.qkv", "attn.out", "mlp.up", "mlp.down"],
+        description="Linear layers that are adapted.",
+    )
+
+
+class LDMConfig(Section):
+    """Latent diffusion on a frozen VAE."""
+
+    vae_ckpt_path: str | None = Field(
+        default=None, description="VAE: a run or model folder, or hub:NAME. Needed for training."
+    )
+    init_ckpt_path: str | None = Field(
+        default=None, description="LDM to start from (fine-tuning): a folder, or hub:NAME."
+    )
+    denoiser: DenoiserConfig = Field(default_factory=DenoiserConfig)
+    diffusion: DiffusionConfig = Field(default_factory=DiffusionConfig)
+    sampler: SamplerConfig = Field(default_factory=SamplerConfig)
+    conditions: dict[str, ConditionConfig] = Field(
+        default_factory=dict, description="Name to condition; empty is unconditional."
+    )
+    condition_drop: Fraction = Field(
+        default=0.2, description="Share of training crystals whose condition is hidden (guidance)."
+    )
+    latent_scale: Literal["channel", "scalar"] = Field(
+        default="channel",
+        description="Standardise latents per channel, or by one number (published).",
+    )
+    sample_posterior: bool = Field(
+        default=True, description="Train on draws of the posterior (published) or on its mean."
+    )
+    ema_decay: float = Field(
+        default=0.9999, ge=0, lt=1, description="Decay of averaged weights; 0 is off."
+    )
+    lora: LoRAConfig | None = Field(default=None, description="Train low-rank adapters only.")
+
+
+class PredictorConfig(Section):
+    """Properties read off a frozen VAE's latents."""
+
+    targets: list[str] = Field(min_length=1, description="Names of the predicted properties.")
+    reduce: Literal["mean", "sum"] = Field(
+        default="mean", description="How an atom's features become the crystal's."
+    )
+    encoder_features: bool = Field(
+        default=True, description="Use the encoder's output beside the posterior mean."
+    )
+    dropout: Fraction = Field(default=0.1, description="Dropout inside the head.")
+
+
+class ImportedConfig(Section):
+    """What an imported model was, and what was done to it on the way in."""
+
+    file: str = Field(description="Name of the Lightning checkpoint.")
+    weights: Literal["raw", "ema"] = Field(
+        description="`raw`: its state_dict; `ema`: the averages kept beside it."
+    )
+    lora_merged: list[str] = Field(
+        default_factory=list, description="Layers into whose weights an adapter was added."
+    )
+    lora_inert: list[str] = Field(
+        default_factory=list,
+        description="Layers whose adapter was left out, because it never acted: PyTorch's attention"
+        " reads the weight of out_proj itself and passes the adapter by.",
+    )
+    assumed: list[str] = Field(
+        default_factory=list,
+        description="What the file does not say and was taken from the published models.",
+    )

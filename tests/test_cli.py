@@ -1,0 +1,109 @@
+"""The command line: quick to answer, examples everywhere, errors in words."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from chemeleon.cli.app import app
+from chemeleon.version import __version__
+
+runner = CliRunner()
+
+
+def commands(group: typer.Typer, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = []
+    for command in group.registered_commands:
+        name = command.name or command.callback.__name__.replace("_", "-")
+        found.append((*path, name))
+    for child in group.registered_groups:
+        found += commands(child.typer_instance, (*path, child.name))
+    return found
+
+
+def test_every_command_has_examples_in_its_help():
+    listed = commands(app)
+    assert ("sample",) in listed
+    assert ("vae", "train") in listed
+    assert ("data", "prepare") in listed
+    for command in listed:
+        result = runner.invoke(app, [*command, "--help"])
+        assert result.exit_code == 0
+        assert f"chemeleon {' '.join(command)}" in result.output, command
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = (
+        "import sys; from chemeleon.cli.app import app;"
+        "heavy = {'torch', 'pymatgen', 'diffusers', 'accelerate', 'pydantic', 'ase'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "chemeleon", "--help"]
+        subprocess.run(command, check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    bare = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import typer.rich_utils, typer.main"], check=True)
+    bare = time.perf_counter() - bare
+    # 0.3 s on an idle machine; a loaded one is slow to start anything
+    assert statistics.median(times) < max(0.3, 2 * bare)
+
+
+def test_version():
+    assert runner.invoke(app, ["--version"]).output.strip() == f"chemeleon {__version__}"
+
+
+def run(*words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "chemeleon", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["vae", "train", "--preset", "mp_20/dgn"], "did you mean 'mp_20/dng'"),
+        (["vae", "train", "--preset", "demo/dng", "vae.widht=3"], "did you mean 'width'"),
+        (["vae", "train", "--preset", "demo/dng", "nonsense"], "is not KEY=VALUE"),
+        (["sample", "--model", "nowhere"], "chemeleon ldm train"),
+        (["sample", "--model", "x", "--format", "cfi"], "did you mean 'cif'"),
+        (["data", "describe", "mp_21"], "did you mean 'mp_20'"),
+    ],
+)
+def test_errors_are_words_on_stderr_with_exit_code_two(words, text):
+    result = run(*words)
+    assert result.returncode == 2
+    assert text in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_debug_shows_the_traceback():
+    assert "Traceback" in run("--debug", "sample", "--model", "nowhere").stderr
+
+
+def test_show_config_names_who_set_each_key():
+    words = ["ldm", "train", "--preset", "mp_20/null", "--show-config", "trainer.max_epochs=7"]
+    lines = runner.invoke(app, words).output.splitlines()
+    said = {line.split(":")[0]: line.split("#")[-1].strip() for line in lines}
+    assert said["trainer.max_epochs"] == "command line: trainer.max_epochs=7"
+    assert said["data.name"] == "data/mp_20"
+    assert said["ldm.denoiser.width"] == "size/base"
+    assert said["optim.betas"] == "default"
+
+
+def test_sample_prints_a_table_and_draws(tiny_ldm, tmp_path):
+    words = ["sample", "--model", str(tiny_ldm), "-n", "12", "-o", str(tmp_path / "out")]
+    result = runner.invoke(app, [*words, "--steps", "3", "--table", "--contact-sheet"])
+    assert result.exit_code == 0, result.output
+    assert "generated crystals" in result.output
+    assert "12 crystals," in result.output
+    assert (tmp_path / "out" / "contact_sheet.png").stat().st_size > 1000

@@ -1,0 +1,141 @@
+"""Sampling: the same crystals whatever the batch, honest manifests, nothing overwritten."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+import torch
+
+import chemeleon
+from chemeleon import api
+from chemeleon.config.schema import SamplerConfig
+from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.errors import CheckpointError, ConfigError, GenerationError
+from chemeleon.pipeline import Pipeline
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_ldm) -> Pipeline:
+    return Pipeline.from_pretrained(tiny_ldm, "cpu")
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "ddpm", "dpm++", "unipc"])
+def test_same_seed_same_crystals_whatever_the_batch_size(pipeline, scheduler):
+    settings = SamplerConfig(scheduler=scheduler, steps=5)
+    whole = pipeline.generate(13, seed=5, sampler=settings)
+    parts = pipeline.generate(13, seed=5, sampler=settings, batch_size=4)
+    assert torch.equal(whole.num_atoms, parts.num_atoms)
+    assert torch.equal(whole.atomic_numbers, parts.atomic_numbers)
+    torch.testing.assert_close(whole.lattice, parts.lattice, rtol=1e-3, atol=1e-3)
+    fewer = pipeline.generate(6, seed=5, sampler=settings)
+    assert torch.equal(fewer.atomic_numbers, whole.atomic_numbers[: len(fewer.atomic_numbers)])
+    other = pipeline.generate(13, seed=6, sampler=settings)
+    assert not torch.equal(whole.lattice, other.lattice)
+    assert (whole.frac_coords >= 0).all()
+    assert (whole.frac_coords < 1).all()
+
+
+def test_sizes_follow_the_training_histogram_or_the_choice(pipeline):
+    keys = torch.arange(20_000) * 7919
+    from chemeleon.crystals.random import make_keys
+
+    drawn = torch.bincount(pipeline.draw_sizes(make_keys(0, keys)), minlength=15) / 20_000
+    expected = pipeline.model.size_histogram / pipeline.model.size_histogram.sum()
+    assert (drawn - expected).abs().max() < 0.02
+    chosen = pipeline.draw_sizes(make_keys(0, keys), [2, 5])
+    assert set(chosen.tolist()) == {2, 5}
+    assert set(pipeline.draw_sizes(make_keys(0, keys), [40]).tolist()) == {40}
+
+
+def test_files_and_manifest(tiny_ldm, tmp_path):
+    out = tmp_path / "out"
+    result = chemeleon.sample(
+        tiny_ldm, 6, output=out, formats=("cif", "extxyz", "json"), seed=3, steps=5, eta=0.0
+    )
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["requested"] == 6
+    assert manifest["seed"] == 3
+    assert manifest["sampler"] == {"scheduler": "ddim", "steps": 5, "eta": 0.0}
+    assert len(manifest["weights"]) == 16
+    written = [s for s in result.structures if s is not None]
+    assert manifest["written"] == len(written) == len(list((out / "cif").glob("*.cif")))
+    assert manifest["valid"] == sum(p is None for p in result.problems)
+    named = {entry["id"] for entry in manifest["broken"]}
+    assert named == {f"sample-{i:06d}" for i, p in enumerate(result.problems) if p}
+    listed = json.loads(gzip.decompress((out / "structures.json.gz").read_bytes()))
+    assert len(listed) == len(written)
+
+
+def test_an_earlier_sample_is_kept_unless_told(tiny_ldm, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    chemeleon.sample(tiny_ldm, 5, output=out, steps=2)
+    before = (out / "manifest.json").read_text()
+    with pytest.raises(ConfigError, match="--overwrite"):
+        chemeleon.sample(tiny_ldm, 1, output=out, steps=2)
+    assert (out / "manifest.json").read_text() == before
+    chemeleon.sample(tiny_ldm, 2, output=out, steps=2, overwrite=True)
+    assert len(list((out / "cif").glob("*"))) <= 2  # no crystal of the earlier sample is left
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_broken_crystals_are_counted_and_named(tiny_ldm, tmp_path, monkeypatch):
+    def broken(self, num_samples, **options):
+        return FlatCrystals(
+            atomic_numbers=torch.tensor([11, 17, 11, 17, 6, 6]),
+            frac_coords=torch.tensor(
+                [[0.0, 0, 0], [0.5, 0.5, 0.5], [0, 0, 0], [0, 0, 0.01], [0, 0, 0], [0.5, 0, 0]]
+            ),
+            lattice=torch.stack(
+                [4 * torch.eye(3), 4 * torch.eye(3), float("nan") * torch.ones(3, 3)]
+            ),
+            num_atoms=torch.tensor([2, 2, 2]),
+            targets={},
+            ids=["a", "b", "c"],
+        )
+
+    monkeypatch.setattr(Pipeline, "generate", broken)
+    result = chemeleon.sample(tiny_ldm, 3, output=tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert (manifest["requested"], manifest["written"], manifest["valid"]) == (3, 2, 1)
+    reasons = {entry["id"]: (entry["reason"], entry["written"]) for entry in manifest["broken"]}
+    assert "apart" in reasons["b"][0]
+    assert reasons["b"][1] is True
+    assert "finite" in reasons["c"][0]
+    assert reasons["c"][1] is False
+    assert [s is None for s in result.structures] == [False, False, True]
+
+
+def test_requests_that_cannot_be_met(tiny_ldm, tiny_vae):
+    with pytest.raises(ConfigError, match="at least 1"):
+        chemeleon.sample(tiny_ldm, 0)
+    with pytest.raises(ConfigError, match="eta"):
+        chemeleon.sample(tiny_ldm, 1, eta=2.0)
+    with pytest.raises(GenerationError, match="use ddim"):
+        chemeleon.sample(tiny_ldm, 1, scheduler="euler")
+    with pytest.raises(CheckpointError, match="ldm is needed"):
+        chemeleon.sample(tiny_vae, 1)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        chemeleon.sample("runs/nowhere", 1)
+
+
+def test_a_flow_model_trains_and_samples(tiny_vae, tmp_path):
+    from conftest import TINY_LDM
+
+    words = [*TINY_LDM, "trainer.max_steps=3", f"ldm.vae_ckpt_path={tiny_vae}"]
+    words += ["ldm.diffusion.process=flow", "ldm.diffusion.prediction=flow"]
+    words += ["ldm.diffusion.learned_variance=false", "ldm.sampler.scheduler=euler"]
+    api.ldm_train("demo/null", words, output=tmp_path / "flow")
+    assert len(chemeleon.sample(tmp_path / "flow", 3, steps=4).problems) == 3
+
+
+def test_a_composition_model_trains_and_samples_unconditionally(tiny_vae, tmp_path):
+    from conftest import TINY_LDM
+
+    words = [*TINY_LDM, "trainer.max_steps=3", f"ldm.vae_ckpt_path={tiny_vae}"]
+    words += ["ldm.conditions={what: {kind: composition}, d: {kind: number, column: density}}"]
+    api.ldm_train("demo/null", words, output=tmp_path / "conditional")
+    assert len(chemeleon.sample(tmp_path / "conditional", 3, steps=4).problems) == 3
