@@ -47,9 +47,9 @@ class SampleResult(NamedTuple):
 def resolve(
     stage: Stages,
     preset: str | None = None,
-    config_file: Path | None = None,
+    config_file: str | Path | None = None,
     overrides: Sequence[str] = (),
-    resume: Path | None = None,
+    resume: str | Path | None = None,
 ) -> presets.Loaded:
     """Return the config that a training command would use, with the origin of every key.
 
@@ -61,28 +61,30 @@ def resolve(
             raise ConfigError(
                 "--resume takes the config of the run: leave out --preset and --config"
             )
-        config_file = resume / "config.yaml"
+        config_file = Path(resume) / "config.yaml"
         if not config_file.is_file():
             raise ConfigError(f"{resume} is not a run folder: it has no config.yaml")
     elif preset is None and config_file is None:
         known = ", ".join(presets.list_presets(stage))
         raise ConfigError(f"name a --preset or a --config file. Presets of {stage}: {known}")
-    return presets.load(stage, preset, config_file, overrides)
+    return presets.load(stage, preset, Path(config_file) if config_file else None, overrides)
 
 
 def _train(
     stage: Stages,
     preset: str | None,
     overrides: Sequence[str],
-    config_file: Path | None,
-    output: Path | None,
-    resume: Path | None,
+    config_file: str | Path | None,
+    output: str | Path | None,
+    resume: str | Path | None,
     overwrite: bool,
     console: Console | None,
 ) -> TrainResult:
+    if resume is not None and (output is not None or overwrite):
+        raise ConfigError("--resume goes on in the run's own folder: leave out -o and --overwrite")
     config = resolve(stage, preset, config_file, overrides, resume).config
     name = f"{stage}-{preset or config.data.name}".replace("/", "-")
-    folder = resume or output or presets.runs_root() / name
+    folder = Path(resume or output or presets.runs_root() / name)
     from chemeleon.training.launch import train
 
     return train(config, folder, resume=resume is not None, overwrite=overwrite, console=console)
@@ -92,9 +94,9 @@ def vae_train(
     preset: str | None = None,
     overrides: Sequence[str] = (),
     *,
-    config_file: Path | None = None,
-    output: Path | None = None,
-    resume: Path | None = None,
+    config_file: str | Path | None = None,
+    output: str | Path | None = None,
+    resume: str | Path | None = None,
     overwrite: bool = False,
     console: Console | None = None,
 ) -> TrainResult:
@@ -110,9 +112,9 @@ def ldm_train(
     preset: str | None = None,
     overrides: Sequence[str] = (),
     *,
-    config_file: Path | None = None,
-    output: Path | None = None,
-    resume: Path | None = None,
+    config_file: str | Path | None = None,
+    output: str | Path | None = None,
+    resume: str | Path | None = None,
     overwrite: bool = False,
     console: Console | None = None,
 ) -> TrainResult:
@@ -128,7 +130,7 @@ def sample(
     model: str | Path,
     num_samples: int = 10,
     *,
-    output: Path | None = None,
+    output: str | Path | None = None,
     formats: Sequence[Format] = ("cif",),
     seed: int = 0,
     batch_size: int | None = None,
@@ -163,8 +165,9 @@ def sample(
         ChemeleonError: one of its subclasses, saying what to do.
     """
     _check_request(num_samples, num_atoms)
-    if output is not None:
-        refuse_existing(output, SAMPLE_PARTS, overwrite, "name another -o")
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        refuse_existing(folder, SAMPLE_PARTS, overwrite, "name another -o")
 
     from chemeleon.crystals.convert import to_structures, write_structures
     from chemeleon.evaluation.validity import structural_problems, writable
@@ -173,6 +176,8 @@ def sample(
     pipeline = Pipeline.from_pretrained(model, device)
     chosen = {"scheduler": scheduler, "steps": steps, "eta": eta}
     settings = _sampler(pipeline.model.config.sampler, chosen)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be made
     crystals = pipeline.generate(
         num_samples,
         seed=seed,
@@ -188,14 +193,13 @@ def sample(
     structures: list[Structure | None] = [None] * num_samples
     for i, structure in zip(kept, written, strict=True):
         structures[i] = structure
-    if output is not None:
-        remove_parts(output, SAMPLE_PARTS)
-        output.mkdir(parents=True, exist_ok=True)
-        write_structures(written, output, formats, [crystals.ids[i] for i in kept])
+    if folder is not None:
+        remove_parts(folder, SAMPLE_PARTS)
+        write_structures(written, folder, formats, [crystals.ids[i] for i in kept])
         if contact_sheet and written:
             from chemeleon.evaluation.draw import contact_sheet as draw
 
-            draw(written, output / "contact_sheet.png")
+            draw(written, folder / "contact_sheet.png")
         manifest = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "model": str(model),
@@ -214,8 +218,8 @@ def sample(
             "formats": list(formats),
             "versions": _versions(),
         }
-        write_text(output / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-    return SampleResult(structures, problems, output)
+        write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    return SampleResult(structures, problems, folder)
 
 
 def _check_request(num_samples: int, num_atoms: Sequence[int] | None) -> None:

@@ -31,8 +31,14 @@ class Pipeline:
     def __init__(self, model: LatentDiffusion, device: torch.device | str | None = None) -> None:
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
+        try:
+            self.device = torch.device(device)
+            self.model = model.to(self.device).eval()
+        except (RuntimeError, AssertionError) as error:  # torch raises either, by kind of build
+            raise GenerationError(
+                f"device '{device}' cannot be used: {str(error).splitlines()[0]}. Leave out"
+                " --device to take a GPU if there is one, else the CPU"
+            ) from None
 
     @classmethod
     def from_pretrained(

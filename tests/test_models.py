@@ -206,7 +206,7 @@ def test_condition_needs_what_its_kind_needs():
 @pytest.mark.parametrize("head", ["angle", "raw"])
 def test_four_crystals_are_fitted_to_match_rate_one(tmp_path, head):
     from chemeleon.training.loop import fit
-    from chemeleon.training.run import make_accelerator
+    from chemeleon.training.run import Run, make_accelerator
     from chemeleon.training.vae import VAEStage
 
     everything = demo_crystals("train")
@@ -232,6 +232,6 @@ def test_four_crystals_are_fitted_to_match_rate_one(tmp_path, head):
     console = Console(quiet=True)
     accelerator = make_accelerator(config.trainer, tmp_path, console)
     stage = VAEStage(config, four, four, device=accelerator.device)
-    fitted = fit(stage, config, tmp_path, accelerator, console)
+    fitted = fit(Run(stage, config, tmp_path, accelerator, console, resume=False))
     assert fitted.metrics["val/match_rate"] == 1.0
     assert fitted.metrics["val/rmse"] < 0.05

@@ -195,8 +195,63 @@ def test_resuming_needs_a_run_and_the_same_model(tmp_path, tiny_vae):
         api.vae_train(resume=tmp_path)
     with pytest.raises(ConfigError, match="leave out --preset"):
         api.vae_train("demo/dng", resume=tiny_vae)
+    before = (tiny_vae / "config.yaml").read_text()
     with pytest.raises(CheckpointError, match="does not fit this model"):
         api.vae_train(overrides=["vae.width=48", "vae.heads=4"], resume=tiny_vae)
+    with pytest.raises(ConfigError, match="run's own folder"):
+        api.vae_train(resume=tiny_vae, output=tmp_path)
+    assert (tiny_vae / "config.yaml").read_text() == before
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path, tiny_vae):
+    import shutil
+
+    folder = shutil.copytree(tiny_vae, tmp_path / "run")
+    before = (folder / "last" / "config.yaml").read_text()
+    fitted = api.vae_train(resume=str(folder)).fitted
+    assert fitted.complete
+    assert fitted.metrics["val/loss"] > 0
+    assert (folder / "last" / "config.yaml").read_text() == before
+
+
+def test_resuming_with_another_batch_size_goes_on(tmp_path, tiny_vae):
+    import shutil
+
+    folder = shutil.copytree(tiny_vae, tmp_path / "run")
+    words = ["data.batch_size=512", "trainer.max_steps=23"]
+    assert api.vae_train(overrides=words, resume=folder).fitted.step == 23
+
+
+def test_an_ldm_cannot_be_resumed_with_another_architecture(tiny_ldm):
+    with pytest.raises(ConfigError, match=r"ldm\.denoiser differs"):
+        api.ldm_train(overrides=["ldm.denoiser.width=64"], resume=tiny_ldm)
+
+
+def test_tensorboard_logs(tmp_path):
+    words = [w for w in TINY_VAE if "tracker" not in w]
+    words += ["trainer.tracker=tensorboard", "trainer.max_steps=12"]
+    api.vae_train("demo/dng", words, output=tmp_path / "run")
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+
+
+def test_wandb_without_a_key_is_offline_and_says_so(tmp_path):
+    words = [w for w in TINY_VAE if "tracker" not in w]
+    command = [sys.executable, "-m", "chemeleon", "vae", "train", "--preset", "demo/dng"]
+    command += ["-o", str(tmp_path / "run"), "--tracker", "wandb", *words, "trainer.max_steps=12"]
+    hidden = ("WANDB_MODE", "WANDB_API_KEY")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    environment["HOME"] = str(tmp_path)  # no netrc
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "logging offline" in done.stderr
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
 
 
 def test_the_resolved_config_is_a_valid_config_file(tiny_vae):

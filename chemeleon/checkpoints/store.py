@@ -16,10 +16,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from chemeleon.config.presets import parse_yaml
 from chemeleon.errors import CheckpointError
 from chemeleon.version import __version__
 
+AnySection = TypeVar("AnySection", bound=BaseModel)
 MODEL_CONFIG = "config.yaml"
 MODEL_WEIGHTS = "model.safetensors"
 STATE = "state.safetensors"
@@ -115,6 +117,21 @@ class ModelFolder:
         if name not in self.tensors:
             raise CheckpointError(f"{self.path / MODEL_WEIGHTS} has no tensor '{name}'")
         return self.tensors[name]
+
+    def section(self, name: str, schema: type[AnySection]) -> AnySection:
+        """Return a section of the config.
+
+        Raises:
+            CheckpointError: if it is missing or not understood, for example as a newer version
+                wrote it.
+        """
+        try:
+            return schema.model_validate(self.config[name])
+        except (KeyError, ValidationError) as error:
+            raise CheckpointError(
+                f"section '{name}' of {self.path / MODEL_CONFIG} cannot be read by chemeleon"
+                f" {__version__} (it was written by {self.config.get('chemeleon')}): {error}"
+            ) from None
 
     def load_into(self, module: nn.Module, prefix: str = "") -> None:
         """Give a module the weights under ``prefix``, without copying them.

@@ -65,3 +65,9 @@ def main() -> None:
         typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
         typer.echo(str(error), err=True)
         sys.exit(2)
+    except OSError as error:  # no space, no permission, a file where a folder should be
+        if os.environ.get(DEBUG) or error.filename is None:
+            raise
+        typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+        typer.echo(f"{error.filename}: {error.strerror}", err=True)
+        sys.exit(2)

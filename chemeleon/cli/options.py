@@ -79,10 +79,10 @@ def report_training(result: TrainResult, stage: str, next_step: str) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     folder, fitted = result.folder, result.fitted
+    go_on = f"Go on with: chemeleon {stage} train --resume {folder}"
     if fitted.interrupted:
-        typer.echo(
-            f"stopped at step {fitted.step}, all saved. Go on with: "
-            f"chemeleon {stage} train --resume {folder}"
-        )
+        typer.echo(f"stopped at step {fitted.step}, all saved. {go_on}")
         raise typer.Exit(130)
+    if not fitted.complete:
+        typer.echo(f"trainer.max_minutes is over at step {fitted.step}, all saved. {go_on}")
     typer.echo(f"done after {fitted.step} steps: {folder}. Next: {next_step}")

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+# a key of the config and of the weights, so no dots
+ConditionName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -194,7 +196,7 @@ class LDMConfig(Section):
     denoiser: DenoiserConfig = Field(default_factory=DenoiserConfig)
     diffusion: DiffusionConfig = Field(default_factory=DiffusionConfig)
     sampler: SamplerConfig = Field(default_factory=SamplerConfig)
-    conditions: dict[str, ConditionConfig] = Field(
+    conditions: dict[ConditionName, ConditionConfig] = Field(
         default_factory=dict, description="Name to condition; empty is unconditional."
     )
     condition_drop: Fraction = Field(

@@ -1,7 +1,6 @@
 """What can be set, in what unit, within which bounds.
 
-Every model is frozen and refuses unknown keys. The first paragraph of a field's description is the
-one line of meaning that ``--show-config`` and the docs print.
+Every section is frozen and refuses unknown keys; a field's description is its one line of meaning.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class AugmentConfig(Section):
     permute: bool = Field(default=False, description="Shuffle the order of the atoms.")
     noise_angstrom: NonNegative = Field(
         default=0.0,
-        description="Standard deviation of noise on the encoder's input positions, angstrom.",
+        description="Noise on the VAE's input positions in training, angstrom (std per axis).",
     )
 
 
@@ -168,7 +167,9 @@ class TrainerConfig(Section):
 class StageConfig(Section):
     """What every training stage has."""
 
-    seed: int = Field(default=42, ge=0, description="Start of every random number of the run.")
+    seed: int = Field(
+        default=42, ge=0, lt=2**31, description="Start of every random number of the run."
+    )
     data: DataConfig = Field(default_factory=DataConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     trainer: TrainerConfig

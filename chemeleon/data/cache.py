@@ -149,6 +149,9 @@ def _write(path: Path, parsed: ParsedSet) -> None:
             file.write(save(tensors))
             file.flush()
             os.fsync(file.fileno())
+        umask = os.umask(0)  # mkstemp makes private files, but a cache may be shared
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

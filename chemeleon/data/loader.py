@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from chemeleon.config.schema import StageConfig
 from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
 from chemeleon.crystals.random import make_keys
 from chemeleon.errors import DataError
@@ -72,6 +73,27 @@ class Loader:
         self.sizes = crystals.num_atoms.cpu()  # host copy: widths must not wait for the device
         self.largest = int(self.sizes.max())
         self.crystals = crystals.to(device) if crystals.bytes() < RESIDENT_BYTES else crystals
+
+    @classmethod
+    def from_config(
+        cls,
+        config: StageConfig,
+        crystals: FlatCrystals,
+        device: torch.device,
+        rank: int,
+        world: int,
+    ) -> Loader:
+        """Build with the settings of a training stage."""
+        return cls(
+            crystals,
+            config.data.batch_size,
+            seed=config.seed,
+            device=device,
+            rank=rank,
+            world=world,
+            accumulation=config.trainer.grad_accumulation,
+            bucket=config.data.bucket,
+        )
 
     def __len__(self) -> int:
         """Optimizer steps per epoch."""

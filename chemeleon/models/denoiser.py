@@ -143,9 +143,9 @@ class LatentDiffusion(Pretrained):
     @classmethod
     def from_folder(cls, folder: ModelFolder) -> LatentDiffusion:
         """Build from a folder that has been read."""
-        config = LDMConfig.model_validate(folder.config["ldm"])
+        config = folder.section("ldm", LDMConfig)
         with torch.device("meta"):
-            vae = CrystalVAE(VAEConfig.model_validate(folder.config["vae"]))
+            vae = CrystalVAE(folder.section("vae", VAEConfig))
             model = cls(config, vae, torch.zeros_like(folder.tensor("size_histogram")))
         folder.load_into(model)
         return model.eval()

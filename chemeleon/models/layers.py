@@ -1,7 +1,7 @@
 """Building blocks of the encoder, the decoder and the denoiser.
 
 Shapes: ``B`` crystals, ``N`` padded atoms, ``D`` width. An attention mask is ``(B, 1, 1, N)`` bool,
-True where a key may be seen, or None when nothing is padded.
+True where a key may be seen, or None when all of them may.
 """
 
 from __future__ import annotations

@@ -46,9 +46,9 @@ class Predictor(Pretrained):
     @classmethod
     def from_folder(cls, folder: ModelFolder) -> Predictor:
         """Build from a folder that has been read."""
-        config = PredictorConfig.model_validate(folder.config["predictor"])
+        config = folder.section("predictor", PredictorConfig)
         with torch.device("meta"):
-            predictor = cls(config, CrystalVAE(VAEConfig.model_validate(folder.config["vae"])))
+            predictor = cls(config, CrystalVAE(folder.section("vae", VAEConfig)))
         folder.load_into(predictor)
         return predictor.eval()
 

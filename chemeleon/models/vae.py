@@ -97,7 +97,7 @@ class CrystalVAE(Pretrained):
     def from_folder(cls, folder: ModelFolder) -> CrystalVAE:
         """Build from a folder that has been read."""
         with torch.device("meta"):
-            vae = cls(VAEConfig.model_validate(folder.config["vae"]))
+            vae = cls(folder.section("vae", VAEConfig))
         prefix = "" if folder.kind == "vae" else "vae."
         folder.load_into(vae, prefix)
         return vae.eval()

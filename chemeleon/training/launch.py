@@ -19,7 +19,7 @@ from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.training.ldm import LDMStage
 from chemeleon.training.loop import Fitted, Stage, fit
-from chemeleon.training.run import make_accelerator
+from chemeleon.training.run import Run, make_accelerator
 from chemeleon.training.vae import VAEStage
 
 INIT = "init"  # an LDM's VAE and latent statistics, so that resuming needs no other folder
@@ -51,8 +51,9 @@ def train(
     accelerator = make_accelerator(config.trainer, folder, console)
     if not accelerator.is_main_process:
         console.quiet = True
-    # built before anything is removed: bad input must not cost the earlier run
+    # built before anything is removed or written: bad input must not cost the earlier run
     stage = _build(config, folder, accelerator, console, resume)
+    run = Run(stage, config, folder, accelerator, console, resume=resume)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         if not resume:
@@ -62,7 +63,7 @@ def train(
                 write_model(folder / INIT, kind, content, tensors)
         write_text(folder / "config.yaml", to_yaml(config))
     accelerator.wait_for_everyone()
-    return TrainResult(folder, fit(stage, config, folder, accelerator, console, resume=resume))
+    return TrainResult(folder, fit(run))
 
 
 def _build(
@@ -87,6 +88,7 @@ def _build(
         val,
         vae=vae,
         start=start,
+        refit_sizes=not resume,
         device=accelerator.device,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
@@ -119,11 +121,10 @@ def _start(
             "ldm.lora: this version trains all weights of the denoiser and has no adapters yet;"
             " set ldm.lora=null to fine-tune the whole denoiser"
         )
-    if resume:
-        return None, LatentDiffusion.from_pretrained(folder / INIT)
-    if ldm.init_ckpt_path is not None:
-        start = LatentDiffusion.from_pretrained(ldm.init_ckpt_path)
-        _check_same_architecture(start, config)
+    source = folder / INIT if resume else ldm.init_ckpt_path
+    if source is not None:
+        start = LatentDiffusion.from_pretrained(source)
+        _check_same_architecture(start, config, source)
         return None, start
     if ldm.vae_ckpt_path is None:
         raise ConfigError(
@@ -133,11 +134,13 @@ def _start(
     return CrystalVAE.from_pretrained(ldm.vae_ckpt_path), None
 
 
-def _check_same_architecture(start: LatentDiffusion, config: LDMTrainConfig) -> None:
+def _check_same_architecture(
+    start: LatentDiffusion, config: LDMTrainConfig, source: str | Path
+) -> None:
     for name in ("denoiser", "diffusion", "conditions", "latent_scale"):
         before, now = getattr(start.config, name), getattr(config.ldm, name)
         if before != now:
             raise ConfigError(
-                f"ldm.{name} differs from the model to start from ({config.ldm.init_ckpt_path}):"
+                f"ldm.{name} differs from the model to start from ({source}):"
                 f" it has {before}, the config asks for {now}"
             )

@@ -37,6 +37,7 @@ class LDMStage:
         *,
         vae: CrystalVAE | None = None,
         start: LatentDiffusion | None = None,
+        refit_sizes: bool = False,
         device: torch.device,
         rank: int = 0,
         world: int = 1,
@@ -45,20 +46,12 @@ class LDMStage:
         self.config, self.autocast = config, autocast
         self.ema_decay = config.ldm.ema_decay
         torch.manual_seed(config.seed)
-        data = config.data
-        self.loader = Loader(
-            train,
-            data.batch_size,
-            seed=config.seed,
-            device=device,
-            rank=rank,
-            world=world,
-            accumulation=config.trainer.grad_accumulation,
-            bucket=data.bucket,
-        )
-        self.val = EvalLoader(val, data.batch_size, device=device)
+        self.loader = Loader.from_config(config, train, device, rank, world)
+        self.val = EvalLoader(val, config.data.batch_size, device=device)
         self.process = NoiseProcess(config.ldm.diffusion, device)
         if start is not None:
+            if refit_sizes:  # fine-tuned on other crystals: sample sizes like theirs
+                start.size_histogram = atom_histogram(train).to(torch.float32)
             self.model = start.to(device)
         else:
             assert vae is not None
@@ -130,7 +123,7 @@ class LDMStage:
         """See ``Stage``."""
         config = {
             "vae": self.model.vae.config.model_dump(mode="json"),
-            "ldm": self.config.ldm.model_dump(mode="json"),
+            "ldm": self.model.config.model_dump(mode="json"),
             "data": {"name": self.config.data.name, "niggli": self.config.data.niggli},
         }
         return Export("ldm", config, self.model.state_dict())

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from accelerate import Accelerator
-from rich.console import Console
 from torch import Tensor, nn
 
-from chemeleon.config.schema import StageConfig
 from chemeleon.errors import TrainingError
 from chemeleon.training.run import Export, Run
 
@@ -56,43 +53,46 @@ class Stage(Protocol):
 
 
 class Fitted(NamedTuple):
-    """How a run ended: steps done, last validation, best criterion, whether it was stopped."""
+    """How a run ended.
+
+    Attributes:
+        step: steps done.
+        metrics: numbers of the last validation.
+        best: best value of the criterion.
+        interrupted: stopped by a signal.
+        complete: reached its last step or the end of its patience; if not, it can be resumed.
+    """
 
     step: int
     metrics: dict[str, float]
     best: float | None
     interrupted: bool
+    complete: bool
 
 
-def fit(
-    stage: Stage,
-    config: StageConfig,
-    folder: Path,
-    accelerator: Accelerator,
-    console: Console,
-    *,
-    resume: bool = False,
-) -> Fitted:
-    """Train a stage to its end, saving into the run folder.
+def fit(run: Run) -> Fitted:
+    """Train to the end, saving into the run folder.
 
     Raises:
         TrainingError: if a loss or gradient is not finite; nothing is updated by it.
     """
-    run = Run(stage, config, folder, accelerator, console, resume=resume)
-    at, interrupted, over = run.at, False, run.reached_end()
+    stage, at, interrupted = run.stage, run.at, False
+    over = run.reached_end() or run.stale()
     if over:
-        run.tracker.say(
-            f"{folder} is trained to its end (step {at.step}); raise trainer.max_steps or"
-            " trainer.max_epochs to go on"
+        run.console.print(
+            f"{run.folder} is trained to its end (step {at.step}); raise trainer.max_steps,"
+            " trainer.max_epochs or trainer.patience to go on"
         )
+        return Fitted(at.step, at.metrics, at.best, interrupted=False, complete=True)
+    run.begin()
     run.model.train()
-    with _stop_signals() as asked:
+    with run.tracker, _stop_signals() as asked:
         while not over:
             for micro_batches in stage.batches(at.epoch, at.step_in_epoch):
                 run.set_learning_rate()
                 stops = [bool(asked), run.out_of_time()]
                 terms, stops = _backward(stage, run, micro_batches, stops)
-                norm = _gradient_norm(run, config.trainer.clip_norm)
+                norm = _gradient_norm(run)
                 _check_finite(run, terms, norm)
                 run.optimizer.step()
                 run.optimizer.zero_grad(set_to_none=True)
@@ -111,11 +111,11 @@ def fit(
                 over |= interrupted
                 if over:
                     break
-    run.export("last")
-    run.save()
-    accelerator.wait_for_everyone()
-    run.tracker.close()
-    return Fitted(at.step, run.metrics, at.best, interrupted)
+        run.export("last")
+        run.save()
+        run.accelerator.wait_for_everyone()
+    complete = run.reached_end() or run.stale()
+    return Fitted(at.step, at.metrics, at.best, interrupted, complete)
 
 
 def _backward(
@@ -141,10 +141,10 @@ def _backward(
     return dict(zip(sums, values, strict=False)), [v > 0 for v in values[len(sums) :]]
 
 
-def _gradient_norm(run: Run, clip_norm: float) -> float:
+def _gradient_norm(run: Run) -> float:
     """Clip the gradients and return their norm before that."""
     run.accelerator.unscale_gradients()
-    limit = clip_norm if clip_norm > 0 else math.inf
+    limit = run.config.trainer.clip_norm or math.inf
     return float(torch.nn.utils.clip_grad_norm_(run.parameters, limit, foreach=True))
 
 
@@ -169,6 +169,7 @@ def _stop_signals() -> Iterator[list[int]]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
+        sys.stderr.write("\nfinishing the step, then saving; Ctrl-C again ends at once\n")
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     try:

@@ -18,7 +18,7 @@ from chemeleon.checkpoints.store import write_model
 from chemeleon.config.schema import StageConfig, TrainerConfig
 from chemeleon.training import state
 from chemeleon.training.schedule import LearningRate, total_steps
-from chemeleon.training.tracking import Tracker, tracker_names
+from chemeleon.training.tracking import Tracker, start_trackers, tracker_names
 
 if TYPE_CHECKING:
     from chemeleon.training.loop import Stage
@@ -79,20 +79,39 @@ class Run:
         self.average = state.Average(self.parameters, stage.ema_decay)
         self.end = total_steps(trainer, stage.steps_per_epoch())
         self.schedule = LearningRate(optim, self.end)
-        self.at = state.Counters()
+        self.at = state.Counters(steps_per_epoch=stage.steps_per_epoch())
         if resume:
             self.at = state.load(folder, self.parameters, optimizer, self.average, self.schedule)
             if accelerator.scaler is not None and self.at.scaler:
                 accelerator.scaler.load_state_dict(self.at.scaler)
+            self._fit_epoch(console)
         self.plain_optimizer = optimizer
-        tracked = config.model_dump(mode="json")
-        accelerator.init_trackers(trainer.project, config=tracked)
-        self.tracker = Tracker(
-            folder, accelerator, self.end, console, self.at.step if resume else None
-        )
-        self.metrics: dict[str, float] = {}
+        self.console, self.resumed = console, resume
         self.started = self.saved_at = self.logged_at = time.monotonic()
         self.seen = 0.0
+
+    def _fit_epoch(self, console: Console) -> None:
+        """Go on with the next epoch if epochs have another length than when the run was saved."""
+        now, before = self.stage.steps_per_epoch(), self.at.steps_per_epoch
+        if now != before and self.at.step_in_epoch:
+            console.print(
+                f"an epoch has {now} steps now and had {before}: going on with the next epoch, so"
+                " this is not exactly the run that never stopped"
+            )
+            self.at.epoch, self.at.step_in_epoch = self.at.epoch + 1, 0
+        self.at.steps_per_epoch = now
+
+    def begin(self) -> None:
+        """Open the trackers; the earlier run's numbers are replaced or gone on with from here."""
+        start_trackers(self.accelerator, self.config, self.folder, self.console)
+        self.tracker = Tracker(
+            self.folder,
+            self.accelerator,
+            self.end,
+            self.console,
+            self.at.step if self.resumed else None,
+        )
+        self.started = self.saved_at = self.logged_at = time.monotonic()
 
     def set_learning_rate(self) -> None:
         """Set the rate of the next update."""
@@ -154,12 +173,13 @@ class Run:
         at, accelerator = self.at, self.accelerator
         self.model.eval()
         with self.average.applied():
+            # the bare model: DDP talks in every forward, and processes may have unequal batches
             with torch.no_grad():
                 shares = self.stage.evaluate(
-                    self.model, accelerator.process_index, accelerator.num_processes
+                    self.stage.model, accelerator.process_index, accelerator.num_processes
                 )
-            self.metrics = _weighted_means(gather_object([shares]))
-            value = self.metrics[self.stage.criterion]
+            at.metrics = _weighted_means(gather_object([shares]))
+            value = at.metrics[self.stage.criterion]
             improved = at.best is None or value < at.best
             if improved:
                 at.best = value
@@ -167,8 +187,8 @@ class Run:
         self.model.train()
         at.stale = 0 if improved else at.stale + 1
         self.schedule.validated(improved)
-        self.tracker.log(at.step, at.epoch, self.metrics)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
+        self.tracker.log(at.step, at.epoch, at.metrics)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in at.metrics.items())
         mark = "  (best)" if improved else ""
         self.tracker.say(f"step {at.step}  epoch {at.epoch}  {shown}{mark}")
 
@@ -180,7 +200,7 @@ class Run:
     def _write(self, name: str) -> None:
         if self.accelerator.is_main_process:
             kind, content, tensors = self.stage.export()
-            trained = {"steps": self.at.step, "epochs": self.at.epoch, "metrics": self.metrics}
+            trained = {"steps": self.at.step, "epochs": self.at.epoch, "metrics": self.at.metrics}
             write_model(self.folder / name, kind, {**content, "trained": trained}, tensors)
 
     def save(self) -> None:

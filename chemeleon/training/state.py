@@ -29,7 +29,9 @@ class Counters:
     Attributes:
         step: finished optimizer steps.
         epoch: epoch of the next step.
+        steps_per_epoch: length of an epoch when this was saved.
         step_in_epoch: its place there.
+        metrics: numbers of the last validation.
         best: best value of the criterion so far.
         stale: validations since then.
         window: sums of the training terms since they were last logged.
@@ -40,7 +42,9 @@ class Counters:
 
     step: int = 0
     epoch: int = 0
+    steps_per_epoch: int = 0
     step_in_epoch: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
     best: float | None = None
     stale: int = 0
     window: dict[str, float] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -13,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from chemeleon.checkpoints.store import write_text
-from chemeleon.config.schema import TrainerConfig
+from chemeleon.config.schema import StageConfig, TrainerConfig
+from chemeleon.errors import ConfigError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -30,7 +32,39 @@ def tracker_names(trainer: TrainerConfig, console: Console) -> list[Any]:
         console.print("wandb: no API key, logging offline (`wandb login` or tracker=none)")
     if trainer.tracker == "wandb":
         os.environ.setdefault("WANDB_SILENT", "true")
+    if importlib.util.find_spec(trainer.tracker) is None:
+        raise ConfigError(
+            f"trainer.tracker={trainer.tracker} needs a package: pip install {trainer.tracker}, or"
+            " set trainer.tracker=none"
+        )
     return [trainer.tracker]
+
+
+def start_trackers(
+    accelerator: Accelerator, config: StageConfig, run: Path, console: Console
+) -> None:
+    """Open the configured tracker under the run's name; wandb without a network goes offline."""
+    project, options = config.trainer.project, {"wandb": {"name": run.name, "dir": str(run)}}
+    flat = _flat(config.model_dump(mode="json"))
+    try:
+        accelerator.init_trackers(project, config=flat, init_kwargs=options)
+    except Exception as error:  # wandb raises many kinds; training must not depend on it
+        if config.trainer.tracker != "wandb" or os.environ.get("WANDB_MODE") == "offline":
+            raise
+        console.print(f"wandb: cannot log online ({error}), logging offline")
+        os.environ["WANDB_MODE"] = "offline"
+        accelerator.init_trackers(project, config=flat, init_kwargs=options)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str | float]:
+    """Turn nested settings into dotted keys with plain values, as tensorboard wants them."""
+    flat: dict[str, str | float] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, (bool, int, float)) else str(value)
+    return flat
 
 
 def _has_wandb_key() -> bool:
@@ -93,7 +127,9 @@ class Tracker:
         """Append one line of numbers."""
         if not self.main:
             return
-        line = {"step": step, "epoch": epoch, **{k: round(v, 8) for k, v in values.items()}}
+        # JSON has no NaN; an RMSE is one where nothing matched
+        finite = {k: round(v, 8) if math.isfinite(v) else None for k, v in values.items()}
+        line = {"step": step, "epoch": epoch, **finite}
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
         self.accelerator.log(dict(values), step=step)
@@ -107,16 +143,9 @@ class Tracker:
         if self.main:
             self.console.print(text)
 
-    def close(self) -> None:
-        """End the bar and the trackers."""
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.progress.stop()
         self.accelerator.end_training()
-
-
-def last_metrics(run: Path) -> dict[str, Any]:
-    """Return the newest value of every number that a run logged."""
-    newest: dict[str, Any] = {}
-    if (run / METRICS).exists():
-        for line in (run / METRICS).read_text(encoding="utf-8").splitlines():
-            newest.update(json.loads(line))
-    return newest

@@ -12,7 +12,8 @@ from chemeleon.crystals.augment import augment, jitter
 from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
 from chemeleon.crystals.random import fold, normal
 from chemeleon.data.loader import EvalLoader, Loader, TrainBatch
-from chemeleon.evaluation.matching import match_batches
+from chemeleon.data.pool import worker_count
+from chemeleon.evaluation.matching import batch_arrays, match_pairs
 from chemeleon.models.vae import CrystalVAE, vae_losses
 from chemeleon.training.run import Export
 
@@ -36,18 +37,8 @@ class VAEStage:
         self.config = config
         torch.manual_seed(config.seed)
         self.model = CrystalVAE(config.vae)
-        data = config.data
-        self.loader = Loader(
-            train,
-            data.batch_size,
-            seed=config.seed,
-            device=device,
-            rank=rank,
-            world=world,
-            accumulation=config.trainer.grad_accumulation,
-            bucket=data.bucket,
-        )
-        self.val = EvalLoader(val, data.batch_size, device=device)
+        self.loader = Loader.from_config(config, train, device, rank, world)
+        self.val = EvalLoader(val, config.data.batch_size, device=device)
 
     def steps_per_epoch(self) -> int:
         """See ``Stage``."""
@@ -80,8 +71,8 @@ class VAEStage:
                 output, batch.crystals, self.config.vae.loss, batch.atoms, batch.size
             )
             add_shares(totals, terms, len(batch.crystals) / batch.size)
-            found.append(self.model.to_crystals(output.decoded, batch.crystals))
-            wanted.append(batch.crystals)
+            found.append(self.model.to_crystals(output.decoded, batch.crystals).to("cpu"))
+            wanted.append(batch.crystals.to("cpu"))
         return totals | self._match(found, wanted, world)
 
     def _match(
@@ -92,14 +83,15 @@ class VAEStage:
         if limit == 0:
             return {}
         stride = max(1, -(-sum(len(b) for b in wanted) // limit))
-        matched = compared = rmse = 0.0
-        for batch, reference in zip(found, wanted, strict=True):
-            keep = slice(None, None, stride)
-            result = match_batches(_rows(batch, keep), _rows(reference, keep))
-            hits = torch.as_tensor(result.matched)
-            matched += float(hits.sum())
-            compared += len(hits)
-            rmse += float(torch.as_tensor(result.rmse)[hits].sum())
+        pairs = [
+            pair
+            for batch, reference in zip(found, wanted, strict=True)
+            for pair in zip(batch_arrays(batch), batch_arrays(reference), strict=True)
+        ][::stride]
+        result = match_pairs(pairs, jobs=max(1, worker_count() // world))
+        hits = torch.as_tensor(result.matched)
+        matched, compared = float(hits.sum()), float(len(hits))
+        rmse = float(torch.as_tensor(result.rmse)[hits].sum())
         return {"val/match_rate": (matched, compared), "val/rmse": (rmse, matched)}
 
     def export(self) -> Export:
@@ -118,13 +110,3 @@ def add_shares(
     for name, term in terms.items():
         before = totals.get(f"val/{name}", (0.0, 0.0))
         totals[f"val/{name}"] = before[0] + float(term), before[1] + weight
-
-
-def _rows(batch: CrystalBatch, rows: slice) -> CrystalBatch:
-    return CrystalBatch(
-        batch.atomic_numbers[rows],
-        batch.frac_coords[rows],
-        batch.lattice[rows],
-        batch.num_atoms[rows],
-        check=False,
-    ).to("cpu")
