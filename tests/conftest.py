@@ -19,6 +19,7 @@ TINY_VAE = [
     "trainer.tracker=none",
     "trainer.val_match_samples=0",
     "data.batch_size=32",
+    "trainer.grad_accumulation=1",
 ]
 TINY_LDM = [
     "ldm.denoiser.width=32",
@@ -26,6 +27,7 @@ TINY_LDM = [
     "ldm.denoiser.heads=2",
     "trainer.tracker=none",
     "data.batch_size=32",
+    "trainer.grad_accumulation=1",
 ]
 
 
