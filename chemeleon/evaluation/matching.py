@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from chemeleon.data.pool import worker_count
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.evaluation import _match_worker
 from chemeleon.evaluation._match_worker import Answer, Arrays, Tolerances, match_one
@@ -113,7 +114,7 @@ def match_pairs(
         for i in asked:
             answers[i] = match_one(*pairs[i], tolerances, seconds_per_pair)
     elif asked:
-        workers = min(jobs or _cores(), -(-len(asked) // _CHUNK))
+        workers = min(jobs or worker_count(), -(-len(asked) // _CHUNK))
         with _LOCK:
             found = _run(_workers(workers), [pairs[i] for i in asked], tolerances, seconds_per_pair)
         for i, answer in zip(asked, found, strict=True):
@@ -176,10 +177,6 @@ def _composition(numbers: np.ndarray) -> bytes:
 def _is_extreme(pair: Pair) -> bool:
     lengths = np.linalg.norm([lattice for lattice, _, _ in pair], axis=-1)
     return bool((lengths.max(-1) > _EXTREME_CELL * lengths.min(-1)).any())
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Worker:
