@@ -139,6 +139,7 @@ def sample(
     steps: int | None = None,
     eta: float | None = None,
     device: str | None = None,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
     contact_sheet: bool = False,
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -157,6 +158,7 @@ def sample(
         steps: evaluations of the denoiser.
         eta: share of fresh noise, 0 to 1.
         device: torch's name; a GPU is used if there is one.
+        precision: of the networks; auto is bf16 where a GPU has it, else fp32.
         contact_sheet: draw all crystals into one PNG.
         overwrite: replace an earlier sample in ``output``.
         progress: called with the number of crystals of each finished batch.
@@ -169,7 +171,8 @@ def sample(
     if folder is not None:
         refuse_existing(folder, SAMPLE_PARTS, overwrite, "name another -o")
 
-    from chemeleon.crystals.convert import to_structures, write_structures
+    from chemeleon.crystals.convert import to_structures
+    from chemeleon.data.writing import write_many
     from chemeleon.evaluation.validity import structural_problems, writable
     from chemeleon.pipeline import Pipeline
 
@@ -184,6 +187,7 @@ def sample(
         num_atoms=num_atoms,
         sampler=settings,
         batch_size=batch_size,
+        precision=precision,
         progress=progress,
     )
     problems = structural_problems(crystals)
@@ -195,7 +199,7 @@ def sample(
         structures[i] = structure
     if folder is not None:
         remove_parts(folder, SAMPLE_PARTS)
-        write_structures(written, folder, formats, [crystals.ids[i] for i in kept])
+        write_many(written, folder, formats, [crystals.ids[i] for i in kept])
         if contact_sheet and written:
             from chemeleon.evaluation.draw import contact_sheet as draw
 
@@ -206,6 +210,7 @@ def sample(
             "weights": pipeline.fingerprint(),
             "sampler": settings.model_dump(),
             "seed": seed,
+            "precision": precision,
             "num_atoms": list(num_atoms) if num_atoms else "training histogram",
             "requested": num_samples,
             "written": len(written),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,8 +21,10 @@ from chemeleon.crystals.random import fold, make_keys, normal, uniform
 from chemeleon.diffusion.sampler import Predict, Sampler
 from chemeleon.errors import GenerationError
 from chemeleon.models.denoiser import LatentDiffusion
+from chemeleon.models.packing import Layout
 
-AUTO_BATCH = {"cpu": 256, "cuda": 4096}
+Precision = Literal["auto", "fp32", "bf16"]
+AUTO_BATCH = {"cpu": 256, "cuda": 2048}
 
 
 class Pipeline:
@@ -91,6 +93,9 @@ class Pipeline:
         num_atoms: Sequence[int] | None = None,
         sampler: SamplerConfig | None = None,
         batch_size: int | None = None,
+        precision: Precision = "auto",
+        rank: int = 0,
+        world: int = 1,
         progress: Callable[[int], None] | None = None,
     ) -> FlatCrystals:
         """Make crystals.
@@ -101,10 +106,15 @@ class Pipeline:
             num_atoms: allowed numbers of atoms; by default the training distribution.
             sampler: scheduler, steps and eta; by default what the model's config says.
             batch_size: crystals at a time; None finds one that fits.
+            precision: of the networks; ``auto`` is bf16 where a GPU has it. Steps between their
+                evaluations are in float32 in any case.
+            rank: make only every ``world``-th crystal of each size, beginning with this one.
+            world: processes that share the work.
             progress: called with the number of crystals of each finished batch.
 
         Returns:
-            ``M`` crystals on the CPU in order of their number; broken ones are still in it.
+            ``M`` crystals (or a process's share) on the CPU in order of their number; broken ones
+            are still in it.
 
         Raises:
             GenerationError: if the model cannot make crystals this way, or memory is too small.
@@ -118,13 +128,16 @@ class Pipeline:
         keys = make_keys(seed, torch.arange(num_samples))
         sizes = self.draw_sizes(keys, num_atoms)
         order = torch.argsort(sizes, stable=True)  # like sizes together: little padding
+        mine = order[rank::world]
         size = batch_size or AUTO_BATCH.get(self.device.type, AUTO_BATCH["cpu"])
+        # even parts, or the last one may be too small to fill the device
+        size = min(size, -(-len(mine) // max(1, -(-len(mine) // size))))
         made: list[CrystalBatch] = []
         start = 0
-        while start < num_samples:
-            chosen = order[start : start + size]
+        while start < len(mine):
+            chosen = mine[start : start + size]
             try:
-                batch = self._generate_batch(walker, keys[chosen], sizes[chosen])
+                batch = self._generate_batch(walker, keys[chosen], sizes[chosen], precision)
             except torch.OutOfMemoryError:
                 if batch_size is not None or size == 1:
                     raise GenerationError(
@@ -138,30 +151,47 @@ class Pipeline:
             start += len(chosen)
             if progress is not None:
                 progress(len(chosen))
-        return _in_order(made, order)
+        return _numbered(made, mine)
 
     @torch.no_grad()
-    def _generate_batch(self, walker: Sampler, keys: Tensor, sizes: Tensor) -> CrystalBatch:
-        keys, sizes = keys.to(self.device), sizes.to(self.device)
+    def _generate_batch(
+        self, walker: Sampler, keys: Tensor, sizes: Tensor, precision: Precision
+    ) -> CrystalBatch:
         width = int(sizes.max())
-        empty = torch.zeros(len(sizes), width, dtype=torch.int64, device=self.device)
-        mask = torch.arange(width, device=self.device) < sizes.unsqueeze(-1)
-        shapes = CrystalBatch(
-            atomic_numbers=empty + mask,
-            frac_coords=torch.zeros(len(sizes), width, 3, device=self.device),
-            lattice=torch.eye(3, device=self.device).expand(len(sizes), 3, 3),
-            num_atoms=sizes,
-            check=False,
-        )
+        shapes = self._shapes(sizes, width).to(self.device)
+        keys, mask = keys.to(self.device), shapes.mask
         start = normal(fold(keys, "start"), (width, self.model.vae.config.latent_dim))
-        z = walker.sample(self._predictor(sizes), start, mask, keys)
-        z = self.model.unstandardise(z) * mask.unsqueeze(-1)
-        decoded = self.model.vae.decode(z, shapes)
+        with self._autocast(precision):  # around the whole walk: weights are rounded once
+            z = walker.sample(self._predictor(shapes), start, mask, keys)
+            z = self.model.unstandardise(z) * mask.unsqueeze(-1)
+            decoded = self.model.vae.decode(z, shapes)
         return self.model.vae.to_crystals(decoded, shapes).to("cpu")
 
-    def _predictor(self, sizes: Tensor) -> Predict:
+    def _autocast(self, precision: Precision) -> torch.autocast:
+        if precision == "auto":
+            able = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+            precision = "bf16" if able else "fp32"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
+
+    @staticmethod
+    def _shapes(sizes: Tensor, width: int) -> CrystalBatch:
+        """Return crystals of these sizes with nothing in them yet, packed."""
+        mask = torch.arange(width) < sizes.unsqueeze(-1)
+        full = bool(mask.all())
+        return CrystalBatch(
+            atomic_numbers=mask.long(),
+            frac_coords=torch.zeros(len(sizes), width, 3),
+            lattice=torch.eye(3).expand(len(sizes), 3, 3),
+            num_atoms=sizes,
+            tokens=None if full else torch.nonzero(mask.flatten()).squeeze(-1),
+            full=full,
+            check=False,
+        )
+
+    def _predictor(self, shapes: CrystalBatch) -> Predict:
         """Return the denoiser as a function of latents and time; conditions are left open."""
         conditions = self.model.denoiser.conditions
+        sizes, layout = shapes.num_atoms, Layout.of(shapes)
         features = hidden = None
         if conditions is not None:
             features = conditions.empty(len(sizes))
@@ -169,11 +199,17 @@ class Pipeline:
                 name: torch.ones(len(sizes), dtype=torch.bool, device=self.device)
                 for name in features
             }
-        return lambda z, t: self.model(z, t, sizes, features, hidden)
+
+        def predict(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+            t = t[:1] if features is None else t  # all are at the same time
+            out = self.model(z, t, sizes, features, hidden, layout)
+            return out.prediction.float(), None if out.variance is None else out.variance.float()
+
+        return predict
 
 
-def _in_order(made: list[CrystalBatch], order: Tensor) -> FlatCrystals:
-    """Join batches and undo the sorting by size."""
+def _numbered(made: list[CrystalBatch], numbers: Tensor) -> FlatCrystals:
+    """Join batches of the crystals ``numbers`` and put them in the order of their number."""
     flat = [batch.flatten() for batch in made]
     joined = FlatCrystals(
         atomic_numbers=torch.cat([f.atomic_numbers for f in flat]),
@@ -181,6 +217,6 @@ def _in_order(made: list[CrystalBatch], order: Tensor) -> FlatCrystals:
         lattice=torch.cat([f.lattice for f in flat]),
         num_atoms=torch.cat([f.num_atoms for f in flat]),
         targets={},
-        ids=[f"sample-{i:06d}" for i in order.tolist()],
+        ids=[f"sample-{i:06d}" for i in numbers.tolist()],
     )
-    return joined.subset(torch.argsort(order))
+    return joined.subset(torch.argsort(numbers))

@@ -224,6 +224,7 @@ def test_four_crystals_are_fitted_to_match_rate_one(tmp_path, head):
         "data.batch_size=4",
         "optim.lr=2e-3",
         "optim.warmup_steps=20",
+        "optim.schedule=cosine",
         "trainer.max_steps=600",
         "trainer.val_every_steps=600",
         "trainer.val_match_samples=4",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -46,6 +46,14 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
+def _precision(text: str) -> Literal["auto", "fp32", "bf16"]:
+    from chemeleon.errors import ConfigError
+
+    if text not in ("auto", "fp32", "bf16"):
+        raise ConfigError(f"--precision takes auto, fp32 or bf16, got '{text}'")
+    return cast("Literal['auto', 'fp32', 'bf16']", text)
+
+
 def sample(
     model: Annotated[str, typer.Option("--model", "-m", help="Run or model folder, or hub:NAME.")],
     num_samples: Annotated[
@@ -80,6 +88,9 @@ def sample(
     device: Annotated[
         str | None, typer.Option("--device", help="cpu, cuda, cuda:1; default: a GPU if any.")
     ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32, bf16, or auto: bf16 where a GPU has it.")
+    ] = "auto",
     table: Annotated[
         bool, typer.Option("--table/--no-table", help="Print a table of the crystals.")
     ] = False,
@@ -127,6 +138,7 @@ def sample(
             steps=steps,
             eta=eta,
             device=device,
+            precision=_precision(precision),
             contact_sheet=contact_sheet,
             overwrite=overwrite,
             progress=lambda made: bar.advance(task, made),

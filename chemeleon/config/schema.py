@@ -133,6 +133,13 @@ class TrainerConfig(Section):
     precision: Literal["auto", "no", "bf16", "fp16"] = Field(
         default="auto", description="`auto`: bf16 where a GPU has it, else float32."
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="torch.compile; `auto`: on a GPU, once two more minutes of work are ahead.",
+    )
+    cuda_graphs: bool = Field(
+        default=True, description="GPU: record a step once and replay it; same numbers, faster."
+    )
     grad_accumulation: Positive = Field(default=1, description="Batches per optimizer step.")
     clip_norm: NonNegative = Field(default=10.0, description="Largest gradient norm; 0 is off.")
     val_every_epochs: Positive = Field(default=1, description="Epochs between validations.")

@@ -5,6 +5,8 @@ Shapes: ``B`` crystals, ``N`` padded atoms. Keys are ``(B,)``, see ``chemeleon.c
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -58,7 +60,9 @@ def augment(batch: CrystalBatch, keys: Tensor, config: AugmentConfig) -> Crystal
         types = types.gather(1, order)
         frac_coords = frac_coords.gather(1, order.unsqueeze(-1).expand(-1, -1, 3))
     frac_coords = frac_coords.masked_fill(~batch.mask.unsqueeze(-1), 0.0)
-    return CrystalBatch(types, frac_coords, lattice, batch.num_atoms, batch.targets, check=False)
+    return replace(
+        batch, atomic_numbers=types, frac_coords=frac_coords, lattice=lattice, check=False
+    )
 
 
 def jitter(batch: CrystalBatch, keys: Tensor, std_angstrom: float) -> CrystalBatch:

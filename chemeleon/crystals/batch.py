@@ -29,6 +29,9 @@ class CrystalBatch:
         lattice: ``(B, 3, 3)`` float, angstrom, rows a, b, c.
         num_atoms: ``(B,)`` int64.
         targets: property name to ``(B,)`` float; NaN where a value is missing.
+        tokens: ``(T,)`` int64, where known: the slots that hold atoms, counted through the batch
+            and filled up with padded slots to a round number. Models then leave out the rest.
+        full: known to have no padding.
 
     Raises:
         DataError: if shapes or the number of real atoms do not agree (unless ``check=False``).
@@ -39,6 +42,8 @@ class CrystalBatch:
     lattice: Tensor
     num_atoms: Tensor
     targets: dict[str, Tensor] = field(default_factory=dict)
+    tokens: Tensor | None = None
+    full: bool = False
     check: bool = field(default=True, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -116,6 +121,8 @@ class CrystalBatch:
             self.lattice.to(device),
             self.num_atoms.to(device),
             {name: value.to(device) for name, value in self.targets.items()},
+            None if self.tokens is None else self.tokens.to(device),
+            self.full,
             check=False,
         )
 
@@ -178,24 +185,33 @@ class FlatCrystals:
         """``(M,)`` index of each crystal's first atom."""
         return torch.cumsum(self.num_atoms, 0) - self.num_atoms
 
-    def batch(self, indices: Tensor, pad_to: int | None = None) -> CrystalBatch:
+    def batch(
+        self, indices: Tensor, pad_to: int | None = None, tokens: int | None = None
+    ) -> CrystalBatch:
         """Gather crystals by index into a padded batch; no Python per crystal.
 
         Args:
             indices: ``(B,)`` int64 on the device of the set.
             pad_to: padded number of atoms; the largest crystal of the batch if not given.
+            tokens: number of tokens to make of the batch, no less than it has atoms; those of all
+                slots mark a batch without padding.
         """
         num_atoms = self.num_atoms[indices]
         width = int(num_atoms.max()) if pad_to is None else pad_to
         slots = torch.arange(width, device=num_atoms.device)
         mask = slots < num_atoms.unsqueeze(-1)
         atoms = (self.starts[indices].unsqueeze(-1) + slots).masked_fill(~mask, 0)
+        full = tokens == mask.numel()
+        packed = tokens is not None and not full
         return CrystalBatch(
             atomic_numbers=self.atomic_numbers[atoms].masked_fill(~mask, 0),
             frac_coords=self.frac_coords[atoms].masked_fill(~mask.unsqueeze(-1), 0.0),
             lattice=self.lattice[indices],
             num_atoms=num_atoms,
             targets={name: value[indices] for name, value in self.targets.items()},
+            # real slots first, in their order
+            tokens=(~mask).flatten().argsort(stable=True)[:tokens] if packed else None,
+            full=full,
             check=False,
         )
 

@@ -71,12 +71,20 @@ def to_structures(crystals: FlatCrystals | CrystalBatch) -> list[Structure]:
 
     Nothing is checked: a broken crystal (not finite, zero volume) gives a broken structure.
     """
-    from pymatgen.core import Lattice, Structure
+    from pymatgen.core import Composition, Element, Lattice, PeriodicSite, Structure
 
-    return [
-        Structure(Lattice(cell), list(numbers), frac, properties=properties)
-        for numbers, frac, cell, properties in _rows(crystals)
-    ]
+    made: dict[int, Composition] = {}  # most of the time would go into making these again
+    structures = []
+    for numbers, frac, cell, properties in _rows(crystals):
+        for number in set(numbers) - made.keys():
+            made[number] = Composition({Element.from_Z(number): 1})
+        lattice = Lattice(cell)
+        sites = [
+            PeriodicSite(made[z], at, lattice, skip_checks=True)
+            for z, at in zip(numbers, frac, strict=True)
+        ]
+        structures.append(Structure.from_sites(sites, properties=properties))
+    return structures
 
 
 def from_ase(
@@ -200,18 +208,16 @@ def write_structures(
 def _rows(crystals: FlatCrystals | CrystalBatch) -> Iterable[tuple[Any, Any, Any, dict[str, Any]]]:
     named = isinstance(crystals, FlatCrystals)
     flat = (crystals if named else crystals.flatten()).to("cpu")
-    sizes = flat.num_atoms.tolist()
-    numbers = torch.split(flat.atomic_numbers, sizes)
-    coords = torch.split(flat.frac_coords, sizes)
-    for i in range(len(flat)):
+    # whole arrays at once: a tensor operation for each crystal costs as much as its structure
+    numbers, coords = flat.atomic_numbers.tolist(), flat.frac_coords.double().numpy()
+    cells = flat.lattice.double().numpy()
+    targets = {name: values.tolist() for name, values in flat.targets.items()}
+    end = 0
+    for i, size in enumerate(flat.num_atoms.tolist()):
+        start, end = end, end + size
         properties: dict[str, Any] = {"material_id": flat.ids[i]} if named else {}
-        properties |= {name: float(values[i]) for name, values in flat.targets.items()}
-        yield (
-            numbers[i].tolist(),
-            coords[i].double().numpy(),
-            flat.lattice[i].double().numpy(),
-            properties,
-        )
+        properties |= {name: values[i] for name, values in targets.items()}
+        yield numbers[start:end], coords[start:end], cells[i], properties
 
 
 def _numbers(structure: Structure, name: str) -> list[int]:

@@ -40,7 +40,8 @@ def _mix(x: Tensor) -> Tensor:
 
 def make_keys(seed: int, ids: Tensor) -> Tensor:
     """Return one key per crystal, ``(B,)``, from the seed and the crystals' numbers ``(B,)``."""
-    start = _mix(torch.tensor(_signed(seed), dtype=torch.int64, device=ids.device))
+    # full, not tensor: a number copied to a GPU would wait for it
+    start = _mix(torch.full((), _signed(seed), dtype=torch.int64, device=ids.device))
     return _mix(start + (ids.to(torch.int64) + 1) * _GOLDEN)
 
 

@@ -23,6 +23,8 @@ from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
 from chemeleon.crystals.random import make_keys
 from chemeleon.errors import DataError
 
+TOKEN_STEP = (1, 128)  # CPU, GPU: few shapes to record there, and full tiles of matrix products
+PACK_BELOW = 0.95  # share of the slots; with more of them in use packing costs more than it saves
 RESIDENT_BYTES = 4 << 30  # larger sets stay in main memory and are gathered there
 
 
@@ -34,12 +36,65 @@ class TrainBatch(NamedTuple):
         keys: ``(B,)`` random keys, one for each showing of each crystal.
         atoms: this part's fair share of the step's atoms, the denominator of per-atom means.
         size: the same for crystals.
+        count: ``B``.
     """
 
     crystals: CrystalBatch
     keys: Tensor
-    atoms: float
-    size: float
+    atoms: Tensor
+    size: Tensor
+    count: int
+
+
+class Draw(NamedTuple):
+    """Which crystals make a micro-batch; `gather` makes it, on the device and without waiting.
+
+    Attributes:
+        source: the whole set.
+        seed: of the run.
+        indices: ``(B,)`` where the set is.
+        showing: ``(B,)`` number of each crystal's showing.
+        atoms: see ``TrainBatch``.
+        size: the same.
+        width: padded number of atoms.
+        tokens: number of tokens, see ``FlatCrystals.batch``.
+        count: ``B``.
+    """
+
+    source: FlatCrystals
+    seed: int
+    indices: Tensor
+    showing: Tensor
+    atoms: Tensor
+    size: Tensor
+    width: int
+    tokens: int | None
+    count: int
+
+    @property
+    def form(self) -> tuple[object, ...]:
+        """What tells batches of different shapes apart."""
+        return self.count, self.width, self.tokens
+
+    @property
+    def resident(self) -> bool:
+        """Whether the set is on the device."""
+        return self.indices.device == self.showing.device
+
+    def tensors(self) -> list[Tensor]:
+        """All that differs between batches of one form."""
+        return [self.indices, self.showing, self.atoms, self.size]
+
+    def clone(self) -> Draw:
+        """A copy with tensors of its own."""
+        indices, showing, atoms, size = (t.clone() for t in self.tensors())
+        return self._replace(indices=indices, showing=showing, atoms=atoms, size=size)
+
+    def gather(self) -> TrainBatch:
+        """Make the batch."""
+        batch = self.source.batch(self.indices, self.width, self.tokens).to(self.showing.device)
+        keys = make_keys(self.seed, self.showing)
+        return TrainBatch(batch, keys, self.atoms, self.size, self.count)
 
 
 class Loader:
@@ -105,24 +160,40 @@ class Loader:
         largest = int(sizes.max())
         return min(-(-largest // self.bucket) * self.bucket, self.largest)
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[TrainBatch]]:
+    def tokens(self, atoms: int, slots: int) -> int | None:
+        """Return how many tokens to make of a batch; None where packing saves too little."""
+        step = TOKEN_STEP[self.device.type == "cuda"]
+        tokens = min(-(-atoms // step) * step, slots)
+        return tokens if atoms == slots or tokens < PACK_BELOW * slots else None
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Draw]]:
         """Yield each optimizer step's micro-batches of this process."""
         generator = torch.Generator().manual_seed((self.seed << 24) + epoch)
-        order = torch.randperm(len(self.sizes), generator=generator)
-        for step in range(first_step, len(self)):
-            chosen = order[step * self.step_size : (step + 1) * self.step_size]
-            chosen = chosen[torch.argsort(self.sizes[chosen], stable=True)]
-            atoms = float(self.sizes[chosen].sum()) / self.parts
-            size = len(chosen) / self.parts
-            micro = torch.tensor_split(chosen, self.accumulation)
-            yield [self._gather(m[self.rank :: self.world], epoch, atoms, size) for m in micro]
-
-    def _gather(self, indices: Tensor, epoch: int, atoms: float, size: float) -> TrainBatch:
-        width = self.width(self.sizes[indices])
-        home = self.crystals.num_atoms.device
-        batch = self.crystals.batch(indices.to(home), width).to(self.device)
+        shuffled = torch.randperm(len(self.sizes), generator=generator)
+        steps = shuffled.split(self.step_size)
+        steps = [step[torch.argsort(self.sizes[step], stable=True)] for step in steps]
+        atoms = [float(self.sizes[step].sum()) / self.parts for step in steps]
+        sizes = [len(step) / self.parts for step in steps]
+        # the whole epoch at once: a copy to the device for each step would wait for it each step
+        indices = torch.cat(steps)
         showing = indices.to(self.device) + epoch * len(self.sizes)
-        return TrainBatch(batch, make_keys(self.seed, showing), atoms, size)
+        home = indices.to(self.crystals.num_atoms.device)
+        numbers = torch.tensor([atoms, sizes], device=self.device)
+        mine = slice(self.rank, None, self.world)
+        for step in range(first_step, len(self)):
+            here = slice(step * self.step_size, (step + 1) * self.step_size)
+            micro = (x[here].tensor_split(self.accumulation) for x in (indices, home, showing))
+            yield [
+                self._draw(a[mine], b[mine], c[mine], numbers[:, step])
+                for a, b, c in zip(*micro, strict=True)
+            ]
+
+    def _draw(self, indices: Tensor, home: Tensor, showing: Tensor, numbers: Tensor) -> Draw:
+        sizes = self.sizes[indices]
+        width = self.width(sizes)
+        tokens = self.tokens(int(sizes.sum()), len(sizes) * width)
+        atoms, size = numbers.unbind()
+        return Draw(self.crystals, self.seed, home, showing, atoms, size, width, tokens, len(sizes))
 
 
 class EvalLoader:
@@ -134,8 +205,10 @@ class EvalLoader:
 
     def __init__(self, crystals: FlatCrystals, batch_size: int, *, device: torch.device) -> None:
         self.crystals, self.batch_size, self.device = crystals, batch_size, device
-        self.atoms, self.size = float(crystals.num_atoms.sum()), float(len(crystals))
-        self.order = torch.argsort(crystals.num_atoms.cpu(), stable=True)
+        self.atoms = torch.tensor(float(crystals.num_atoms.sum()), device=device)
+        self.size = torch.tensor(float(len(crystals)), device=device)
+        self.sizes = crystals.num_atoms.cpu()
+        self.order = torch.argsort(self.sizes, stable=True)
 
     def __iter__(self) -> Iterator[TrainBatch]:
         return self.shard(0, 1)
@@ -143,6 +216,8 @@ class EvalLoader:
     def shard(self, rank: int, world: int) -> Iterator[TrainBatch]:
         """Yield this process's batches; keys depend on the crystal's place in the set alone."""
         for chunk in self.order.split(self.batch_size)[rank::world]:
-            batch = self.crystals.batch(chunk).to(self.device)
+            largest, smallest = (int(self.sizes[chunk[i]]) for i in (-1, 0))
+            slots = len(chunk) * largest if smallest == largest else None
+            batch = self.crystals.batch(chunk, largest, slots).to(self.device)
             keys = make_keys(0, chunk.to(self.device))
-            yield TrainBatch(batch, keys, self.atoms, self.size)
+            yield TrainBatch(batch, keys, self.atoms, self.size, len(chunk))

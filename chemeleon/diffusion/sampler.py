@@ -69,9 +69,9 @@ class Sampler:
         times = scheduler.timesteps
         real = mask.unsqueeze(-1)
         z = z * real
+        there = times.to(z.device)  # at once: a copy for each step would wait for the device
         for index, t in enumerate(times):
-            batch_t = t.to(z.device).expand(len(z))
-            prediction, variance = predict(z, batch_t)
+            prediction, variance = predict(z, there[index].expand(len(z)))
             draw = (
                 normal(fold(keys, "step", index), tuple(z.shape[1:]))
                 if noise is None

@@ -17,10 +17,10 @@ from chemeleon.config.schema import LDMConfig, VAEConfig
 from chemeleon.models.conditions import ConditionEncoder
 from chemeleon.models.layers import (
     ModulatedBlock,
-    attention_mask,
     index_embedding,
     timestep_embedding,
 )
+from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import Pretrained
 from chemeleon.models.vae import CrystalVAE
 
@@ -80,32 +80,39 @@ class Denoiser(nn.Module):
         num_atoms: Tensor,
         features: Mapping[str, Tensor] | None = None,
         drop: Mapping[str, Tensor] | None = None,
+        layout: Layout | None = None,
     ) -> Denoised:
         """Predict the noise (or velocity, or flow) in ``z``.
 
         Args:
             z: ``(B, N, L)`` noisy latents, 0 on padded slots.
-            t: ``(B,)`` times, 0 .. 999 (flow: 1000 times the time).
+            t: ``(B,)`` times, 0 .. 999 (flow: 1000 times the time); ``(1,)`` where all crystals
+                share it and there are no conditions, which saves their modulations.
             num_atoms: ``(B,)``.
             features: condition name to ``(B, F)``, for a conditional model.
             drop: condition name to ``(B,)`` bool, True where the condition is hidden.
+            layout: how the batch is packed, if it is.
         """
         slots = torch.arange(z.shape[1], device=z.device)
-        mask = slots < num_atoms.unsqueeze(-1)
+        last = num_atoms.unsqueeze(-1) - 1
+        if layout is None or self.config.token_layout == "interleaved":
+            layout = Layout.from_mask(
+                slots <= last, num_atoms
+            )  # padded tokens speak for atoms there
         # padded slots repeat the last index: their tokens count in the interleaved layout
-        places = torch.minimum(slots, num_atoms.unsqueeze(-1) - 1)
-        x = self.embed(z) + index_embedding(places, self.config.width)
+        places = index_embedding(slots, self.config.width)[torch.minimum(slots, last)]
+        x = layout.pack(self.embed(z) + places)
         condition = self.time(timestep_embedding(t, TIME_FEATURES))
         if self.conditions is not None:
             assert features is not None
             assert drop is not None
             condition = condition + self.conditions(features, drop)
         condition = F.silu(condition)
-        keys = attention_mask(mask)
         for block in self.blocks:
-            x = block(x, condition, keys)
-        shift, scale = self.modulation(condition).unsqueeze(1).chunk(2, dim=-1)
-        return self._split(self.head(torch.addcmul(shift, self.norm(x), 1 + scale)))
+            x = block(x, condition, layout)
+        shift, scale = layout.spread(self.modulation(condition)).chunk(2, dim=-1)
+        out = self.head(torch.addcmul(shift, self.norm(x), 1 + scale))
+        return self._split(layout.unpack(out))
 
     def _split(self, out: Tensor) -> Denoised:
         if not self.learned_variance:
@@ -175,6 +182,7 @@ class LatentDiffusion(Pretrained):
         num_atoms: Tensor,
         features: Mapping[str, Tensor] | None = None,
         drop: Mapping[str, Tensor] | None = None,
+        layout: Layout | None = None,
     ) -> Denoised:
         """Denoise standardised latents; see ``Denoiser.forward``."""
-        return self.denoiser(z, t, num_atoms, features, drop)
+        return self.denoiser(z, t, num_atoms, features, drop, layout)

@@ -1,7 +1,7 @@
 """Building blocks of the encoder, the decoder and the denoiser.
 
-Shapes: ``B`` crystals, ``N`` padded atoms, ``D`` width. An attention mask is ``(B, 1, 1, N)`` bool,
-True where a key may be seen, or None when all of them may.
+Shapes: ``B`` crystals, ``N`` padded atoms, ``D`` width, ``T`` tokens. Blocks take ``(B, N, D)``, or
+``(T, D)`` with the padding left out, see ``chemeleon.models.packing``.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def attention_mask(mask: Tensor) -> Tensor:
-    """Turn ``(B, N)`` real-atom flags into the mask of keys, ``(B, 1, 1, N)``."""
-    return mask[:, None, None, :]
+from chemeleon.models.attention import ragged_attention, usable
+from chemeleon.models.packing import Layout
 
 
 def index_embedding(index: Tensor, width: int, max_length: int = 2048) -> Tensor:
@@ -48,13 +46,19 @@ class Attention(nn.Module):
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend within each crystal; ``x`` is ``(B, N, D)``."""
-        size, atoms, width = x.shape
-        qkv = self.qkv(x).view(size, atoms, 3, self.heads, width // self.heads)
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Attend within each crystal; ``x`` is ``(B, N, D)`` or ``(T, D)``."""
+        qkv = self.qkv(x)
+        if usable(qkv, self.heads, layout.atoms):
+            flat = qkv.flatten(0, -2)
+            out = ragged_attention(flat, layout.starts, layout.counts, self.heads, layout.atoms)
+            return self.out(out.view(x.shape))
+        qkv = layout.unpack(qkv)
+        size, atoms, width = qkv.shape
+        qkv = qkv.view(size, atoms, 3, self.heads, width // (3 * self.heads))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(attended.transpose(1, 2).reshape(size, atoms, width))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=layout.keys)
+        return self.out(layout.pack(attended.transpose(1, 2).flatten(2)))
 
 
 class MLP(nn.Module):
@@ -77,6 +81,8 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
+    worth_compiling = True  # many small operations between the products, the same in every block
+
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
@@ -85,9 +91,9 @@ class Block(nn.Module):
         self.mlp = MLP(width, hidden, dropout)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Apply to ``(B, N, D)``."""
-        x = x + self.dropout(self.attn(self.norm1(x), mask))
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Apply to ``(B, N, D)`` or ``(T, D)``."""
+        x = x + self.dropout(self.attn(self.norm1(x), layout))
         return x + self.dropout(self.mlp(self.norm2(x)))
 
 
@@ -99,15 +105,18 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, hidden, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Apply to ``(B, N, D)``."""
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Apply to ``(B, N, D)``; padded slots come back without meaning."""
+        x = layout.pack(x)
         for block in self.blocks:
-            x = block(x, mask)
-        return self.norm(x)
+            x = block(x, layout)
+        return layout.unpack(self.norm(x))
 
 
 class ModulatedBlock(nn.Module):
     """DiT block with adaLN-Zero (Peebles and Xie 2023, arXiv:2212.09748)."""
+
+    worth_compiling = True
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -120,11 +129,15 @@ class ModulatedBlock(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, condition: Tensor, mask: Tensor | None) -> Tensor:
-        """Apply to ``(B, N, D)``; ``condition`` is silu of the condition, ``(B, D)``."""
-        chunks = self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
+    def forward(self, x: Tensor, condition: Tensor, layout: Layout) -> Tensor:
+        """Apply to ``(B, N, D)`` or ``(T, D)``.
+
+        ``condition`` is silu of the condition, ``(B, D)``, or ``(1, D)`` where all crystals share
+        it.
+        """
+        chunks = layout.spread(self.modulation(condition)).chunk(6, dim=-1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = chunks
         h = torch.addcmul(shift_attn, self.norm1(x), 1 + scale_attn)
-        x = torch.addcmul(x, gate_attn, self.dropout(self.attn(h, mask)))
+        x = torch.addcmul(x, gate_attn, self.dropout(self.attn(h, layout)))
         h = torch.addcmul(shift_mlp, self.norm2(x), 1 + scale_mlp)
         return torch.addcmul(x, gate_mlp, self.dropout(self.mlp(h)))

@@ -17,7 +17,8 @@ from chemeleon.checkpoints.store import ModelFolder
 from chemeleon.config.schema import VAEConfig, VAELossConfig
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from chemeleon.crystals.lattice import lattice_from_parameters
-from chemeleon.models.layers import Transformer, attention_mask, index_embedding
+from chemeleon.models.layers import Transformer, index_embedding
+from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import Pretrained
 
 CLASSES = MAX_ATOMIC_NUMBER + 1
@@ -119,7 +120,7 @@ class CrystalVAE(Pretrained):
             + self.coords_embedding(self._coordinate_features(batch.frac_coords))
             + self._places(batch)
         )
-        features = self.encoder(x, _mask(batch))
+        features = self.encoder(x, Layout.of(batch))
         mean, logvar = self.to_moments(features).float().chunk(2, dim=-1)
         return Posterior(mean, logvar.clamp(-30, 20)), features
 
@@ -136,7 +137,7 @@ class CrystalVAE(Pretrained):
 
     def decode(self, z: Tensor, batch: CrystalBatch) -> Decoded:
         """Decode latents ``(B, N, L)``; of ``batch`` only the sizes (and types, csp) are used."""
-        features = self.decoder(self.from_latent(z) + self._places(batch), _mask(batch))
+        features = self.decoder(self.from_latent(z) + self._places(batch), Layout.of(batch))
         weights = batch.mask.unsqueeze(-1).to(features.dtype)
         pooled = (features * weights).sum(1) / weights.sum(1)
         lattice = self.lattice_head(pooled)
@@ -233,7 +234,3 @@ def _coordinate_error(coords: Tensor, target: Tensor) -> Tensor:
 
 def _embedder(inputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, width, bias=False), nn.SiLU(), nn.Linear(width, width))
-
-
-def _mask(batch: CrystalBatch) -> Tensor:
-    return attention_mask(batch.mask)

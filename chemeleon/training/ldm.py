@@ -14,9 +14,10 @@ from chemeleon.crystals.augment import augment
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.random import fold, normal, uniform
 from chemeleon.data.dataset import atom_histogram
-from chemeleon.data.loader import EvalLoader, Loader, TrainBatch
+from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.models.denoiser import LatentDiffusion
+from chemeleon.models.packing import Layout
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.training.run import Export
 from chemeleon.training.vae import add_shares
@@ -86,12 +87,13 @@ class LDMStage:
         """See ``Stage``."""
         return len(self.loader)
 
-    def batches(self, epoch: int, first_step: int) -> Iterator[list[TrainBatch]]:
+    def batches(self, epoch: int, first_step: int) -> Iterator[list[Draw]]:
         """See ``Stage``."""
         return self.loader.epoch(epoch, first_step)
 
-    def loss(self, model: nn.Module, batch: TrainBatch) -> dict[str, Tensor]:
+    def loss(self, model: nn.Module, draw: Draw) -> dict[str, Tensor]:
         """Augment, encode, noise, denoise."""
+        batch = draw.gather()
         crystals = augment(batch.crystals, batch.keys, self.config.data.augment)
         batch = batch._replace(crystals=crystals)
         return self._terms(model, batch, drop=self.config.ldm.condition_drop)
@@ -106,7 +108,9 @@ class LDMStage:
         if conditions is not None:
             features = conditions.featurise(crystals)
             hidden = {name: uniform(fold(batch.keys, f"drop {name}")) < drop for name in features}
-        prediction, variance = model(noised.z, noised.t, crystals.num_atoms, features, hidden)
+        prediction, variance = model(
+            noised.z, noised.t, crystals.num_atoms, features, hidden, Layout.of(crystals)
+        )
         per_crystal = self.process.losses(prediction, variance, x0, noised, mask)
         terms = {name: value.sum() / batch.size for name, value in per_crystal.items()}
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
@@ -116,7 +120,7 @@ class LDMStage:
         totals: dict[str, tuple[float, float]] = {}
         for batch in self.val.shard(rank, world):
             terms = self._terms(model, batch, drop=0.0)
-            add_shares(totals, terms, len(batch.crystals) / batch.size)
+            add_shares(totals, terms, batch.count / float(batch.size))
         return totals
 
     def export(self) -> Export:

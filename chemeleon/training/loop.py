@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from chemeleon.errors import TrainingError
 from chemeleon.training.run import Export, Run
 
 
@@ -90,17 +88,15 @@ def fit(run: Run) -> Fitted:
         while not over:
             for micro_batches in stage.batches(at.epoch, at.step_in_epoch):
                 run.set_learning_rate()
-                stops = [bool(asked), run.out_of_time()]
-                terms, stops = _backward(stage, run, micro_batches, stops)
-                norm = _gradient_norm(run)
-                _check_finite(run, terms, norm)
-                run.optimizer.step()
-                run.optimizer.zero_grad(set_to_none=True)
+                terms = _backward(run, micro_batches)
+                norm = run.update(terms["loss"])
                 run.average.update()
                 run.advance()
-                run.log(terms, norm, micro_batches)
-
-                interrupted, late = stops
+                run.record(terms, norm, micro_batches)
+                if not run.reading_due():
+                    continue
+                # the only place that waits for the device and the other processes
+                interrupted, late = run.read([bool(asked), run.out_of_time()])
                 over = late or run.reached_end()
                 if run.validation_due() or (over and not interrupted):
                     run.validate()
@@ -118,46 +114,19 @@ def fit(run: Run) -> Fitted:
     return Fitted(at.step, at.metrics, at.best, interrupted, complete)
 
 
-def _backward(
-    stage: Stage, run: Run, batches: list[Any], stops: list[bool]
-) -> tuple[dict[str, float], list[bool]]:
-    """Backpropagate one step; return its loss terms and what any process wants to stop for."""
-    accelerator = run.accelerator
+def _backward(run: Run, batches: list[Any]) -> dict[str, Tensor]:
+    """Add up the gradients of one step; return its loss terms, still on the device."""
     # dropout is the only user of the global generator: make it a function of the step
-    place = run.at.step * accelerator.num_processes + accelerator.process_index
+    place = run.at.step * run.accelerator.num_processes + run.accelerator.process_index
     torch.manual_seed((run.config.seed << 32) + place)
     sums: dict[str, Tensor] = {}
     for i, batch in enumerate(batches):
         last = i + 1 == len(batches)
-        with nullcontext() if last else accelerator.no_sync(run.model):
-            terms = stage.loss(run.model, batch)
-            accelerator.backward(terms["loss"] / len(batches))
+        with nullcontext() if last else run.accelerator.no_sync(run.model):
+            terms = run.backward(batch, len(batches))
         for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + value.detach().float() / len(batches)
-    # one wait for the device, and one message between processes, per step
-    flags = torch.tensor(stops, dtype=torch.float32, device=accelerator.device)
-    values = torch.cat([torch.stack(list(sums.values())), flags])
-    values = accelerator.reduce(values, reduction="mean").tolist()  # pyright: ignore
-    return dict(zip(sums, values, strict=False)), [v > 0 for v in values[len(sums) :]]
-
-
-def _gradient_norm(run: Run) -> float:
-    """Clip the gradients and return their norm before that."""
-    run.accelerator.unscale_gradients()
-    limit = run.config.trainer.clip_norm or math.inf
-    return float(torch.nn.utils.clip_grad_norm_(run.parameters, limit, foreach=True))
-
-
-def _check_finite(run: Run, terms: Mapping[str, float], norm: float) -> None:
-    bad = [name for name, value in terms.items() if not math.isfinite(value)]
-    # the loss scaler of fp16 skips steps with infinite gradients by itself
-    if not math.isfinite(norm) and run.accelerator.scaler is None:
-        bad.append("the gradient norm")
-    if bad:
-        raise TrainingError(
-            f"step {run.at.step}: {', '.join(bad)} not finite, weights not updated. Lower optim.lr"
-            f" or trainer.clip_norm, or set trainer.precision=no; the last save is in {run.folder}"
-        )
+            sums[name] = sums[name] + value if name in sums else value.clone()
+    return sums
 
 
 @contextmanager

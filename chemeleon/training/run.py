@@ -16,12 +16,17 @@ from torch import Tensor
 
 from chemeleon.checkpoints.store import write_model
 from chemeleon.config.schema import StageConfig, TrainerConfig
+from chemeleon.errors import TrainingError
 from chemeleon.training import state
+from chemeleon.training.graphs import GraphedBackward, compile_blocks
 from chemeleon.training.schedule import LearningRate, total_steps
 from chemeleon.training.tracking import Tracker, start_trackers, tracker_names
+from chemeleon.training.update import FlatWeights, Update, Weights
 
 if TYPE_CHECKING:
     from chemeleon.training.loop import Stage
+
+READ_EVERY = 10  # steps that a GPU is given ahead of the numbers it has returned
 
 
 class Export(NamedTuple):
@@ -67,28 +72,40 @@ class Run:
         self.stage, self.config, self.folder = stage, config, folder
         self.accelerator = accelerator
         trainer, optim = config.trainer, config.optim
-        self.parameters = [p for p in stage.model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            self.parameters,
+        trained = [p for p in stage.model.parameters() if p.requires_grad]
+        # on a GPU one flat buffer takes the place of many tensors and of DDP: see FlatWeights
+        flat = accelerator.device.type == "cuda" and accelerator.scaler is None
+        self.model = accelerator.prepare_model(stage.model, evaluation_mode=flat)
+        if flat and accelerator.num_processes > 1:
+            for tensor in stage.model.state_dict().values():
+                torch.distributed.broadcast(tensor, src=0)
+        self.weights = FlatWeights(trained) if flat else Weights(trained)
+        self.optimizer = torch.optim.AdamW(
+            self.weights.updated,
             lr=optim.lr,
             betas=optim.betas,
             weight_decay=optim.weight_decay,
             fused=True,
         )
-        self.model, self.optimizer = accelerator.prepare(stage.model, optimizer)
-        self.average = state.Average(self.parameters, stage.ema_decay)
+        self.update = Update(self.weights, self.optimizer, accelerator, trainer.clip_norm)
+        if trainer.compile == "on":
+            compile_blocks(stage.model)
+        graphed = flat and trainer.cuda_graphs
+        self.backward = GraphedBackward(self._backward) if graphed else self._backward
+        self.read_every = READ_EVERY if flat else 1
+        self.average = state.Average(self.weights.updated, stage.ema_decay)
         self.end = total_steps(trainer, stage.steps_per_epoch())
         self.schedule = LearningRate(optim, self.end)
         self.at = state.Counters(steps_per_epoch=stage.steps_per_epoch())
         if resume:
-            self.at = state.load(folder, self.parameters, optimizer, self.average, self.schedule)
+            self.at = state.load(folder, self.weights, self.optimizer, self.average, self.schedule)
             if accelerator.scaler is not None and self.at.scaler:
                 accelerator.scaler.load_state_dict(self.at.scaler)
             self._fit_epoch(console)
-        self.plain_optimizer = optimizer
         self.console, self.resumed = console, resume
+        self.rows: list[Tensor] = []  # terms and gradient norm of the steps not read yet
         self.started = self.saved_at = self.logged_at = time.monotonic()
-        self.seen = 0.0
+        self.seen = 0
 
     def _fit_epoch(self, console: Console) -> None:
         """Go on with the next epoch if epochs have another length than when the run was saved."""
@@ -100,6 +117,16 @@ class Run:
             )
             self.at.epoch, self.at.step_in_epoch = self.at.epoch + 1, 0
         self.at.steps_per_epoch = now
+
+    def _backward(self, batch: Any, parts: int) -> dict[str, Tensor]:
+        """Add the gradients of one micro-batch of ``parts``; return its share of the terms."""
+        terms = self.stage.loss(self.model, batch)
+        share = terms["loss"] / parts
+        if isinstance(self.weights, FlatWeights):
+            self.weights.add_gradients_of(share)
+        else:
+            self.accelerator.backward(share)
+        return {name: value.detach().float() / parts for name, value in terms.items()}
 
     def begin(self) -> None:
         """Open the trackers; the earlier run's numbers are replaced or gone on with from here."""
@@ -115,7 +142,7 @@ class Run:
 
     def set_learning_rate(self) -> None:
         """Set the rate of the next update."""
-        for group in self.plain_optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.at(self.at.step)
 
     def advance(self) -> None:
@@ -150,23 +177,67 @@ class Run:
         """Return whether this process should save between validations."""
         return time.monotonic() - self.saved_at >= 60 * self.config.trainer.save_every_minutes
 
-    def log(self, terms: Mapping[str, float], norm: float, batches: list[Any]) -> None:
-        """Add a step's terms to the window and write it out every ``log_every`` steps."""
-        at = self.at
-        self.seen += sum(float(b.size) for b in batches) * self.accelerator.num_processes
-        for name, value in terms.items():
-            at.window[name] = at.window.get(name, 0.0) + value
-        at.window_steps += 1
-        if at.step % self.config.trainer.log_every:
-            return
-        now = time.monotonic()
+    def record(self, terms: Mapping[str, Tensor], norm: Tensor, batches: list[Any]) -> None:
+        """Keep a step's numbers, still on the device."""
+        self.names = [*terms, "grad_norm"]
+        self.rows.append(torch.stack([*terms.values(), norm]))
+        self.seen += sum(b.count for b in batches) * self.accelerator.num_processes
+
+    def reading_due(self) -> bool:
+        """Return whether the numbers of the last steps must be known now."""
+        step, trainer = self.at.step, self.config.trainer
+        return (
+            step % self.read_every == 0
+            or step % trainer.log_every == 0
+            or self.validation_due()
+            or self.reached_end()
+        )
+
+    def read(self, stops: list[bool]) -> list[bool]:
+        """Wait for the recorded steps, check and log them; return what any process stops for.
+
+        Raises:
+            TrainingError: if a loss or gradient was not finite; no weight was changed since.
+        """
+        device, count = self.accelerator.device, len(self.rows)
+        flags = torch.tensor(stops, dtype=torch.float32).to(device)
+        values = torch.cat([*self.rows, flags])
+        values = self.accelerator.reduce(values, reduction="mean").tolist()  # pyright: ignore
+        width = len(self.names)
+        for i in range(count):
+            row = dict(zip(self.names, values[i * width : (i + 1) * width], strict=True))
+            self._check_finite(row, self.at.step - count + i)
+            self.norm = row.pop("grad_norm")
+            for name, value in row.items():
+                self.at.window[name] = self.at.window.get(name, 0.0) + value
+        self.at.window_steps += count
+        self.rows.clear()
+        if self.at.step % self.config.trainer.log_every == 0:
+            self._log()
+        return [value > 0 for value in values[count * width :]]
+
+    def _check_finite(self, row: Mapping[str, float], step: int) -> None:
+        bad = [name for name, value in row.items() if not math.isfinite(value)]
+        if self.accelerator.scaler is not None and "loss" not in bad:
+            bad = []  # the loss scaler of fp16 skips steps with infinite gradients by itself
+        if bad:
+            named = ", ".join(bad).replace("grad_norm", "the gradient norm")
+            raise TrainingError(
+                f"step {step}: {named} not finite, weights not updated. Lower optim.lr or"
+                " trainer.clip_norm, or set trainer.precision=no; the last save is in"
+                f" {self.folder}"
+            )
+
+    def _log(self) -> None:
+        """Write out the means since the last time."""
+        at, now = self.at, time.monotonic()
         rate = self.seen / max(now - self.logged_at, 1e-9)
         logged = {f"train/{name}": value / at.window_steps for name, value in at.window.items()}
-        logged |= {"train/grad_norm": norm, "lr": self.schedule.at(at.step - 1)}
+        logged |= {"train/grad_norm": self.norm, "lr": self.schedule.at(at.step - 1)}
         self.tracker.log(at.step, at.epoch, {**logged, "crystals_per_s": rate})
         self.tracker.advance(at.step, loss=logged["train/loss"], rate=rate)
         at.window, at.window_steps = {}, 0
-        self.seen, self.logged_at = 0.0, now
+        self.seen, self.logged_at = 0, now
 
     def validate(self) -> None:
         """Evaluate with averaged weights and keep the model if it is the best so far."""
@@ -211,8 +282,8 @@ class Run:
             state.save(
                 self.folder,
                 self.at,
-                self.parameters,
-                self.plain_optimizer,
+                self.weights,
+                self.optimizer,
                 self.average,
                 self.schedule,
             )

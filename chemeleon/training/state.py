@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from chemeleon.training.schedule import LearningRate
+    from chemeleon.training.update import Weights
+
+OPTIMIZER_TENSORS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass
@@ -93,20 +96,22 @@ class Average:
 def save(
     run: Path,
     counters: Counters,
-    parameters: list[nn.Parameter],
+    weights: Weights,
     optimizer: torch.optim.Optimizer,
     average: Average,
     schedule: LearningRate,
 ) -> None:
     """Write the state of a run."""
-    tensors: dict[str, Tensor] = {}
-    for i, parameter in enumerate(parameters):
-        tensors[f"weight.{i}"] = parameter
-        for name, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{i}.{name}"] = torch.as_tensor(value)
+    tensors = {f"weight.{i}": p for i, p in enumerate(weights.parameters)}
+    for name in OPTIMIZER_TENSORS:
+        values = [optimizer.state[p][name] for p in weights.updated if p in optimizer.state]
+        if values:
+            tensors |= {f"optimizer.{i}.{name}": v for i, v in enumerate(weights.pieces(values))}
+    if optimizer.state:
+        tensors["optimizer_steps"] = torch.as_tensor(optimizer.state[weights.updated[0]]["step"])
     if average.model is not None:
-        for i, shadow in enumerate(average.model.shadow_params):
-            tensors[f"average.{i}"] = shadow
+        shadows = weights.pieces(average.model.shadow_params)
+        tensors |= {f"average.{i}": shadow for i, shadow in enumerate(shadows)}
         tensors["average_steps"] = torch.tensor(average.model.optimization_step)
     counters.learning_rate = schedule.state()
     write_state(run, tensors, asdict(counters))
@@ -114,7 +119,7 @@ def save(
 
 def load(
     run: Path,
-    parameters: list[nn.Parameter],
+    weights: Weights,
     optimizer: torch.optim.Optimizer,
     average: Average,
     schedule: LearningRate,
@@ -126,27 +131,33 @@ def load(
     """
     tensors, content = read_state(run)
     saved = sum(name.startswith("weight.") for name in tensors)
-    fits = saved == len(parameters) and all(
-        tensors[f"weight.{i}"].shape == p.shape for i, p in enumerate(parameters)
+    fits = saved == len(weights.parameters) and all(
+        tensors[f"weight.{i}"].shape == p.shape for i, p in enumerate(weights.parameters)
     )
     if not fits:
         raise CheckpointError(
             f"the state in {run} does not fit this model ({saved} weights saved,"
-            f" {len(parameters)} wanted): resume with the config the run was started with"
+            f" {len(weights.parameters)} wanted): resume with the config the run was started with"
         )
+
+    def restore(targets: list[Tensor], name: str) -> None:
+        for i, target in enumerate(weights.pieces(targets)):
+            target.copy_(tensors[name.format(i)])
+
     with torch.no_grad():
-        for i, parameter in enumerate(parameters):
-            parameter.copy_(tensors[f"weight.{i}"])
-            prefix = f"optimizer.{i}."
-            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            if own:
+        restore([p.data for p in weights.updated], "weight.{}")
+        if "optimizer_steps" in tensors:
+            for parameter in weights.updated:
                 optimizer.state[parameter] = {
-                    name: value.to(parameter.device) for name, value in own.items()
+                    "step": tensors["optimizer_steps"].clone().to(parameter.device),
+                    **{name: torch.zeros_like(parameter) for name in OPTIMIZER_TENSORS},
                 }
-    if average.model is not None:
-        for i, shadow in enumerate(average.model.shadow_params):
-            shadow.copy_(tensors[f"average.{i}"])
-        average.model.optimization_step = int(tensors["average_steps"])
+            for name in OPTIMIZER_TENSORS:
+                values = [optimizer.state[p][name] for p in weights.updated]
+                restore(values, f"optimizer.{{}}.{name}")
+        if average.model is not None:
+            restore(average.model.shadow_params, "average.{}")
+            average.model.optimization_step = int(tensors["average_steps"])
     counters = Counters(**content)
     schedule.load(counters.learning_rate)
     return counters

@@ -11,7 +11,7 @@ from chemeleon.config.schema import VAETrainConfig
 from chemeleon.crystals.augment import augment, jitter
 from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
 from chemeleon.crystals.random import fold, normal
-from chemeleon.data.loader import EvalLoader, Loader, TrainBatch
+from chemeleon.data.loader import Draw, EvalLoader, Loader
 from chemeleon.data.pool import worker_count
 from chemeleon.evaluation.matching import batch_arrays, match_pairs
 from chemeleon.models.vae import CrystalVAE, vae_losses
@@ -44,12 +44,13 @@ class VAEStage:
         """See ``Stage``."""
         return len(self.loader)
 
-    def batches(self, epoch: int, first_step: int) -> Iterator[list[TrainBatch]]:
+    def batches(self, epoch: int, first_step: int) -> Iterator[list[Draw]]:
         """See ``Stage``."""
         return self.loader.epoch(epoch, first_step)
 
-    def loss(self, model: nn.Module, batch: TrainBatch) -> dict[str, Tensor]:
+    def loss(self, model: nn.Module, draw: Draw) -> dict[str, Tensor]:
         """Augment, reconstruct, compare."""
+        batch = draw.gather()
         settings = self.config.data.augment
         crystals = augment(batch.crystals, batch.keys, settings)
         seen = jitter(crystals, batch.keys, settings.noise_angstrom)
@@ -70,7 +71,7 @@ class VAEStage:
             terms = vae_losses(
                 output, batch.crystals, self.config.vae.loss, batch.atoms, batch.size
             )
-            add_shares(totals, terms, len(batch.crystals) / batch.size)
+            add_shares(totals, terms, batch.count / float(batch.size))
             found.append(self.model.to_crystals(output.decoded, batch.crystals).to("cpu"))
             wanted.append(batch.crystals.to("cpu"))
         return totals | self._match(found, wanted, world)

@@ -1,0 +1,87 @@
+"""Time sampling: noise to Structure objects, and the command from start to files.
+
+    CHEMELEON_DATA=../shared/data python benchmarks/sample.py [--num 10000] [--model DIR]
+
+Without --model, a VAE and an LDM of the published sizes are trained on mp_20_open for a few hundred
+steps first, so that their crystals can be written down. Prints crystals per second, the floor (the
+FLOPs of the denoiser's products at the rate of this machine's products in the same run) and the
+share of it. The original Chemeleon2 code made 210/s (DDIM, 50 steps) on an H200, and 0.85/s on two
+CPU cores, at MP-20 sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from train_step import CUDA, linear_weights, matrix_rate, wait
+
+from chemeleon import api
+from chemeleon.crystals.convert import to_structures
+from chemeleon.pipeline import Pipeline
+
+
+def train(folder: Path, steps: int) -> Path:
+    """Train both models for a few steps and return the LDM's folder."""
+    words = ["data.name=mp_20_open", "data.download=null", "data.targets=[]"]
+    words += ["trainer.tracker=none", "trainer.val_every_epochs=1000000"]
+    quiet = Console(quiet=True)
+    more = [*words, "trainer.val_match_samples=0", f"trainer.max_steps={2 * steps}"]
+    api.vae_train("mp_20/dng", more, output=folder / "vae", console=quiet)
+    more = [*words, f"ldm.vae_ckpt_path={folder / 'vae'}", f"trainer.max_steps={steps}"]
+    api.ldm_train("mp_20/null", more, output=folder / "ldm", console=quiet)
+    return folder / "ldm"
+
+
+def main() -> None:
+    """Time both and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--num", type=int, default=10_000 if CUDA else 64)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--train-steps", type=int, default=400 if CUDA else 2)
+    parser.add_argument("--no-command", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        model = arguments.model or train(Path(name), arguments.train_steps)
+        pipeline = Pipeline.from_pretrained(model)
+        pipeline.generate(min(256, arguments.num))  # warm-up
+        times = []
+        for seed in range(3 if CUDA else 1):
+            wait()
+            start = time.perf_counter()
+            crystals = pipeline.generate(arguments.num, seed=seed)
+            made = time.perf_counter()
+            to_structures(crystals)
+            times.append((time.perf_counter() - start, made - start))
+        total, generated = sorted(times)[len(times) // 2]
+        blocks = pipeline.model.denoiser.blocks
+        weights = linear_weights(blocks) - sum(linear_weights(b.modulation) for b in blocks)
+        atoms = float(crystals.num_atoms.float().mean())
+        floor = 50 * 2 * atoms * weights / matrix_rate(int(2048 * atoms) if CUDA else 640)
+        rate = arguments.num / total
+        device = torch.cuda.get_device_name() if CUDA else f"{torch.get_num_threads()} threads"
+        print(f"torch {torch.__version__}, {device}, {atoms:.1f} atoms")
+        print(
+            f"{arguments.num} crystals in {total:.2f} s ({generated:.2f} s without Structure"
+            f" objects): {rate:,.1f}/s; floor {1e3 * floor:.2f} ms per crystal, {floor * rate:.0%}"
+            " of it reached"
+        )
+        if not arguments.no_command:
+            command = [sys.executable, "-m", "chemeleon", "sample", "--model", str(model)]
+            for run in ("first", "warm"):
+                out = Path(name) / run
+                start = time.perf_counter()
+                subprocess.run([*command, "-n", str(arguments.num), "-o", str(out)], check=True)
+                took = time.perf_counter() - start
+                files = len(list((out / "cif").glob("*.cif")))
+                print(f"chemeleon sample, {run}: {took:.1f} s, {files} CIF files")
+
+
+if __name__ == "__main__":
+    main()
