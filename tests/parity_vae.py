@@ -109,6 +109,7 @@ def other_arrays(golden: Golden) -> dict[str, Iterator[Found]]:
         "functions": _functions(golden),
         "conditions": _conditions(golden),
         "predictor": _predictor(golden),
+        "features_metrics": _features(golden),
     }
 
 
@@ -177,8 +178,8 @@ def _functions(golden: Golden) -> Iterator[Found]:
 def _time_embedding() -> Found:
     """Embed times with the kernels of the machine that recorded them.
 
-    Intel's library picks ``exp`` by CPU, and its kinds differ in the last bit of float32; at t = 999
-    that bit is 3e-5 of the sine. Their machine had the kind for CPUs without AVX2.
+    Intel's library picks ``exp`` by CPU, and its kinds differ in the last bit of float32; that bit
+    times t = 999 is 3e-5 of the sine. Their machine had the kind for CPUs without AVX2.
     """
     name, what = "timestep_embedding_256", "time embedding"
     if not torch.backends.mkl.is_available():
@@ -241,6 +242,19 @@ def _formula_batch(golden: Golden, formulas: list[str]) -> CrystalBatch:
         row[: len(numbers)] = torch.tensor(numbers)
     cells = torch.eye(3).expand(len(atoms), 3, 3)
     return CrystalBatch(types, torch.zeros(*types.shape, 3), cells, sizes, columns)
+
+
+def _features(golden: Golden) -> Iterator[Found]:
+    vae = CrystalVAE.from_pretrained(golden.folders["vae_dng"])
+    batch, real = golden.batch, golden.batch.mask.unsqueeze(-1)
+    sizes = batch.num_atoms.unsqueeze(-1)
+    with fused_gelu(), torch.no_grad():
+        posterior, encoded = vae.encode_features(batch)
+        elements = vae.type_embedding(batch.atomic_numbers)
+    latents, both = posterior.mean, torch.cat([posterior.mean, encoded], dim=-1)
+    yield Found("structure_features", (latents * real).sum(1) / sizes, "mean latent", FUSED)
+    yield Found("structure_features_sum_enc", (both * real).sum(1), "summed features", FUSED)
+    yield Found("composition_features", (elements * real).sum(1) / sizes, "mean embedding")
 
 
 def _predictor(golden: Golden) -> Iterator[Found]:

@@ -51,9 +51,7 @@ def fetch(repo: str, file: str, revision: str) -> Path:
     # with a copy at hand there is no sense in waiting for a hub that does not answer
     waits = LOOK_WAITS_SECONDS if cached is None else ()
     try:
-        _patiently(
-            lambda: get_hf_file_metadata(url, timeout=timeout), waits, LOOK_PATIENCE_SECONDS
-        )
+        _patiently(lambda: get_hf_file_metadata(url, timeout=timeout), waits, LOOK_PATIENCE_SECONDS)
     except Exception as error:
         words = in_words(error, repo, file, revision)
         if cached is None or _is_missing(error):

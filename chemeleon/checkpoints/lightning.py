@@ -89,12 +89,7 @@ def _import(source: Source, vae: str | Path | None) -> tuple[str, Config, Tensor
     elif "proj.0.weight" in names:
         kind, (config, tensors) = "predictor", _import_predictor(source)
     elif "encoder.atom_type_embedder.weight" in names:
-        kind = "vae"
-        vae_part = vae_config(source.shapes, "", source.hyper, source.assumed, source.archive.path)
-        config, tensors = (
-            {"vae": vae_part.model_dump(mode="json")},
-            source.take(vae_layout(vae_part)),
-        )
+        kind, (config, tensors) = "vae", _import_vae(source)
     else:
         raise CheckpointError(
             f"{source.archive.path} holds neither a VAE, nor a latent diffusion model, nor a"

@@ -6,11 +6,12 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 from torch import nn
 
 from chemeleon.checkpoints import hub
+from chemeleon.checkpoints.hub import PushOptions
 from chemeleon.checkpoints.store import ModelFolder, read_model, write_model
 
 
@@ -64,16 +65,13 @@ class Pretrained(nn.Module):
         write_model(path, self.kinds[0], config, self.state_dict())
         return path
 
-    def push_to_hub(
-        self,
-        repo: str,
-        *,
-        private: bool = False,
-        revision: str | None = None,
-        message: str | None = None,
-        license: str = "other",
-    ) -> str:
-        """Upload the model with a model card; see ``chemeleon.checkpoints.hub.push``.
+    def push_to_hub(self, repo: str, **options: Unpack[PushOptions]) -> str:
+        """Upload the model with a model card.
+
+        Args:
+            repo: ``OWNER/REPO``.
+            options: ``private``, ``revision``, ``message`` and ``license``, as of
+                ``chemeleon.checkpoints.hub.push``.
 
         Returns:
             Address of the commit.
@@ -82,11 +80,4 @@ class Pretrained(nn.Module):
             CheckpointError: if it cannot be written there.
         """
         with tempfile.TemporaryDirectory() as folder:
-            return hub.push(
-                self.save_pretrained(folder),
-                repo,
-                private=private,
-                revision=revision,
-                message=message,
-                license=license,
-            )
+            return hub.push(self.save_pretrained(folder), repo, **options)
