@@ -64,5 +64,5 @@ def test_a_sound_file_is_imported(tmp_path):
 
 def test_averages_are_refused_where_there_are_none(tmp_path):
     saved(lambda content, canary: None)(tmp_path / "model.ckpt", tmp_path)
-    with pytest.raises(CheckpointError, match="weights=raw"):
+    with pytest.raises(CheckpointError, match="--weights raw"):
         convert(tmp_path / "model.ckpt", tmp_path / "out", weights="ema")

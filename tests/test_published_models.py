@@ -37,10 +37,10 @@ LDM = LDMConfig.model_validate(
 )
 
 
-def write_vae(path: Path) -> Path:
+def write_vae(path: Path, config: VAEConfig = VAE) -> Path:
     """Write a tiny published VAE."""
     torch.manual_seed(1)
-    state = {wanted.name: torch.randn(wanted.shape) for wanted in vae_layout(VAE).values()}
+    state = {wanted.name: torch.randn(wanted.shape) for wanted in vae_layout(config).values()}
     hyper = {"encoder": types.SimpleNamespace(num_heads=2)}
     torch.save({"state_dict": state, "hyper_parameters": hyper}, path)
     return path
@@ -98,6 +98,15 @@ def test_a_model_without_its_vae_takes_the_given_one(tmp_path):
     assert torch.equal(
         LatentDiffusion.from_pretrained(again).vae.to_moments.weight, vae.to_moments.weight
     )
+
+
+def test_a_vae_that_cannot_be_the_one_inside_is_refused(tmp_path):
+    write_vae(tmp_path / "wide.ckpt", VAE.model_copy(update={"feedforward": 16}))
+    with pytest.raises(CheckpointError, match="not the VAE of .*feedforward is 16, that of .* 8"):
+        load(published_ldm(), tmp_path, vae=tmp_path / "wide.ckpt")
+    torch.save(published_ldm(), tmp_path / "ldm.ckpt")
+    with pytest.raises(CheckpointError, match="ldm.ckpt is no VAE"):
+        convert(tmp_path / "ldm.ckpt", tmp_path / "out", vae=tmp_path / "ldm.ckpt")
 
 
 def test_the_vae_inside_wins_over_the_given_one(tmp_path):
@@ -179,7 +188,7 @@ def test_averages_that_do_not_fit_are_refused(tmp_path):
     content = published_ldm()
     for shadow in (None, [torch.ones(3)], ["no tensor"] * (len(content["state_dict"]) - 1)):
         content["ema_state"] = {"shadow_params": shadow}
-        with pytest.raises(CheckpointError, match="weights=raw"):
+        with pytest.raises(CheckpointError, match="--weights raw"):
             load(content, tmp_path, weights="ema")
 
 

@@ -96,8 +96,6 @@ def convert(
     """
     from chemeleon.checkpoints.lightning import convert as convert_file
 
-    if not Path(file).is_file():
-        raise CheckpointError(f"{file} does not exist: name a Lightning checkpoint (.ckpt)")
     refuse_existing(Path(output), (CONFIG, WEIGHTS), overwrite, "name another -o")
     return convert_file(file, output, weights=weights, vae=vae)
 
@@ -211,7 +209,7 @@ def push(
         raise CheckpointError(f"'{repo}' is not OWNER/REPO, for example me/my-model")
     find(repo)  # refuses other malformed names before anything is read
     path = find_model(folder)
-    config = _without_local_paths(_read_config(path / CONFIG))
+    config = _without_local_paths(read_config(path / CONFIG))
     api = HfApi(library_name="chemeleon", library_version=__version__)
     try:
         api.create_repo(repo, private=private, exist_ok=True)
@@ -235,7 +233,12 @@ def push(
     return str(commit.commit_url)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the content of a model's ``config.yaml``.
+
+    Raises:
+        CheckpointError: if it is not one.
+    """
     config = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(config, dict) or "kind" not in config:
         raise CheckpointError(f"{path} is not the config of a model: it has no 'kind'")

@@ -78,7 +78,8 @@ def vae_config(
         assumed.append(f"vae.heads: {heads}")
     if heads is None:
         remedy = (
-            "give the VAE it was trained with (vae=FOLDER or vae=FILE.ckpt), whose file says it"
+            "give the VAE it was trained with, whose file says it: --vae FOLDER or --vae FILE.ckpt"
+            " (in Python vae=...)"
             if prefix
             else "its hyper-parameters are incomplete; give another checkpoint of the run"
         )

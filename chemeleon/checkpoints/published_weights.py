@@ -143,14 +143,14 @@ def _averages(archive: TorchArchive, state: dict[str, LazyTensor], ema: Any) -> 
     if not isinstance(shadow, list):
         raise CheckpointError(
             f"{archive.path} holds no averaged weights (`ema_state`): use its raw weights"
-            " (weights=raw)"
+            " (--weights raw)"
         )
     names = [name for name in state if name.rpartition(".")[2] != "latent_std"]
     shapes = [value.shape if isinstance(value, LazyTensor) else None for value in shadow]
     if shapes != [state[name].shape for name in names]:
         raise CheckpointError(
             f"{archive.path}: its {len(shadow)} averaged weights do not fit its {len(names)} raw"
-            " ones: use the raw weights (weights=raw)"
+            " ones: use the raw weights (--weights raw)"
         )
     return {**state, **dict(zip(names, shadow, strict=True))}
 
