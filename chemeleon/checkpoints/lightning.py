@@ -60,6 +60,22 @@ def convert(
         CheckpointError: if the file is not such a checkpoint, is damaged, or is incomplete.
     """
     output = Path(output_folder).expanduser()
+    try:
+        kind, config, tensors = _read(path, weights, vae)
+    except CheckpointError as error:
+        raise CheckpointError(_printable(str(error))) from error
+    write_model(output, kind, config, tensors)
+    return output
+
+
+def _printable(text: str) -> str:
+    """Escape what could steer a terminal: names in a message are those of the file."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _read(
+    path: str | Path, weights: Literal["raw", "ema"], vae: str | Path | None
+) -> tuple[str, Config, Tensors]:
     with TorchArchive(path) as archive:
         source = open_source(archive, weights)
         try:
@@ -78,8 +94,7 @@ def convert(
                 f" {'.'.join(map(str, first['loc'])) or error.title}): it is damaged or of a"
                 " version that is not known here"
             ) from None
-    write_model(output, kind, {**config, "imported": done.model_dump(mode="json")}, tensors)
-    return output
+    return kind, {**config, "imported": done.model_dump(mode="json")}, tensors
 
 
 def _import(source: Source, vae: str | Path | None) -> tuple[str, Config, Tensors]:
