@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -188,6 +189,19 @@ def test_a_download_that_fails_leaves_nothing_wrong(server, model, monkeypatch, 
     server.break_after = []
     assert equal(CrystalVAE.from_pretrained(f"hub:{REPO}"), model)
     assert not list((tmp_path / "hf").rglob("*.incomplete"))
+
+
+def test_a_killed_download_leaves_nothing_wrong(server: HubServer, model: CrystalVAE):
+    code = f"from chemeleon.checkpoints.hub import resolve; resolve('hub:{REPO}')"
+    server.stall_after = [10_000]
+    killed = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        assert server.stalled.wait(60)
+    finally:
+        killed.kill()
+        killed.wait()
+    assert not hub.list_models()[-1].cached
+    assert equal(CrystalVAE.from_pretrained(f"hub:{REPO}"), model)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,8 @@ def convert(
     """
     from chemeleon.checkpoints.lightning import convert as convert_file
 
+    if not Path(file).exists():
+        raise CheckpointError(f"{file} does not exist: name a Lightning checkpoint (.ckpt)")
     refuse_existing(Path(output), (CONFIG, WEIGHTS), overwrite, "name another -o")
     return convert_file(file, output, weights=weights, vae=vae)
 
