@@ -320,6 +320,15 @@ total = sum(p.detach().sum() for p in model.parameters())  # every page is read
 """
 
 
+def test_loading_does_not_import_the_compiler(tmp_path):
+    load(published_ldm(), tmp_path)
+    code = (
+        "import sys; from chemeleon.models.denoiser import LatentDiffusion;"
+        "LatentDiffusion.from_pretrained(sys.argv[1]); assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "ldm")], check=True)
+
+
 @pytest.mark.slow
 def test_a_full_size_model_is_imported_and_loaded_fast_and_small(tmp_path):
     state = {"latent_std": torch.tensor(1.3)}
