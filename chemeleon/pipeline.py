@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
 
+from chemeleon.checkpoints.hub import PushOptions
 from chemeleon.checkpoints.store import weights_hash
 from chemeleon.config.schema import SamplerConfig
 from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
@@ -57,7 +58,7 @@ class Pipeline:
         """Write the model into a folder that ``from_pretrained`` reads, and return it."""
         return self.model.save_pretrained(folder)
 
-    def push_to_hub(self, repo: str, **options: Any) -> str:
+    def push_to_hub(self, repo: str, **options: Unpack[PushOptions]) -> str:
         """Upload the model; see ``Pretrained.push_to_hub``. Returns the address of the commit."""
         return self.model.push_to_hub(repo, **options)
 

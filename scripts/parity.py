@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from parity import REFERENCE, rows
+from parity import FUSED, REFERENCE, rows
 
 
 def main() -> int:
@@ -34,6 +35,14 @@ def main() -> int:
         shown.add_row(f"{row.file}/{row.array}", row.what, *cells, row.note)
     console.print(shown)
     compared = [row for row in table if row.error is not None]
+    fused = sum(row.note == FUSED for row in compared)
+    console.print(
+        f"{len(compared)} comparisons, {fused} of them {FUSED} and what the models here use: with"
+        " it these arrays differ by up to 4.1e-4."
+    )
+    left = Counter(row.note for row in table if row.error is None)
+    for note, count in left.items():
+        console.print(f"{count} arrays not compared: {note or 'NO REASON'}")
     for file in dict.fromkeys(row.file for row in table):
         own = [row for row in compared if row.file == file]
         within = sum(row.ok for row in own)

@@ -203,7 +203,7 @@ def opcodes() -> list[Case]:
     ]
 
 
-def _tensor(numel: int, offset: Any, shape: Any, stride: Any) -> Callable[[Path, Path], object]:
+def tensor_at(numel: int, offset: Any, shape: Any, stride: Any) -> Callable[[Path, Path], object]:
     """Return a maker of a file in which one tensor claims to lie there; it has 32 numbers."""
 
     def make(path: Path, canary: Path) -> None:
@@ -244,18 +244,20 @@ def _twice(path: Path, canary: Path) -> None:
 def tensors() -> list[Case]:
     """Tensors that point where they should not."""
     return [
-        Case("a tensor in its place", _tensor(32, 0, (4, 8), (8, 1)), "import"),
-        Case("a transposed tensor", _tensor(32, 0, (4, 8), (1, 4)), "import"),
-        Case("negative stride", _tensor(32, 0, (4, 8), (-8, 1)), message="impossible"),
-        Case("negative offset", _tensor(32, -1, (4, 8), (8, 1)), message="impossible"),
-        Case("offset out of bounds", _tensor(32, 1, (4, 8), (8, 1)), message="does not fit"),
-        Case("stride out of bounds", _tensor(32, 0, (4, 8), (9, 1)), message="does not fit"),
-        Case("far out of bounds", _tensor(32, 0, (4, 8), (10**9, 1)), message="does not fit"),
-        Case("stride 0", _tensor(32, 0, (4, 8), (0, 0)), message="does not fit"),
-        Case("a shape of 2**47", _tensor(32, 0, (2**47,), (0,)), message="expected (4, 8)"),
-        Case("a shape of 2**70", _tensor(32, 0, (2**70,), (0,)), message="impossible"),
-        Case("a shape of text", _tensor(32, 0, ("a", "b"), (8, 1)), message="impossible"),
-        Case("a shape of no list", _tensor(32, 0, 7, 8), message="wrong arguments"),
-        Case("storage shorter than it claims", _tensor(10**12, 8, (4, 8), (8, 1)), "error", "fit"),
+        Case("a tensor in its place", tensor_at(32, 0, (4, 8), (8, 1)), "import"),
+        Case("a transposed tensor", tensor_at(32, 0, (4, 8), (1, 4)), "import"),
+        Case("negative stride", tensor_at(32, 0, (4, 8), (-8, 1)), message="impossible"),
+        Case("negative offset", tensor_at(32, -1, (4, 8), (8, 1)), message="impossible"),
+        Case("offset out of bounds", tensor_at(32, 1, (4, 8), (8, 1)), message="does not fit"),
+        Case("stride out of bounds", tensor_at(32, 0, (4, 8), (9, 1)), message="does not fit"),
+        Case("far out of bounds", tensor_at(32, 0, (4, 8), (10**9, 1)), message="does not fit"),
+        Case("stride 0", tensor_at(32, 0, (4, 8), (0, 0)), message="does not fit"),
+        Case("a shape of 2**47", tensor_at(32, 0, (2**47,), (0,)), message="expected (4, 8)"),
+        Case("a shape of 2**70", tensor_at(32, 0, (2**70,), (0,)), message="impossible"),
+        Case("a shape of text", tensor_at(32, 0, ("a", "b"), (8, 1)), message="impossible"),
+        Case("a shape of no list", tensor_at(32, 0, 7, 8), message="wrong arguments"),
+        Case(
+            "storage shorter than it claims", tensor_at(10**12, 8, (4, 8), (8, 1)), "error", "fit"
+        ),
         Case("one storage for all", _twice, message="claim more"),
     ]

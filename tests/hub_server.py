@@ -47,6 +47,8 @@ class HubServer(ThreadingHTTPServer):
         self.asked: list[Asked] = []
         self.errors: dict[str, list[int]] = {}  # method -> next answers
         self.break_after: list[int] = []  # bytes after which the next downloads end
+        self.stall_after: list[int] = []  # bytes after which the next downloads stand still
+        self.stalled = threading.Event()
         self.silent = 0  # answers that never come
         self.lock = threading.Lock()
 
@@ -198,6 +200,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         queue = self.server.break_after
         end = start + queue.pop(0) if queue else len(data)
+        if self.server.stall_after:
+            self.wfile.write(data[start : start + self.server.stall_after.pop(0)])
+            self.wfile.flush()
+            self.server.stalled.set()
+            time.sleep(5)
+            return
         self.wfile.write(data[start:end])
         if end < len(data):
             self.wfile.flush()

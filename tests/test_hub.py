@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from hub_helpers import REPO, equal
 from hub_server import TOKEN, HubServer
 
-from chemeleon.checkpoints import hub, registry
+from chemeleon.checkpoints import fetch, hub, registry
 from chemeleon.checkpoints.store import find_model
 from chemeleon.cli.app import main
 from chemeleon.errors import CheckpointError, ConfigError
@@ -150,9 +152,21 @@ def test_no_network(server: HubServer, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", nowhere)
     template = nowhere + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(fetch, "LOOK_WAITS_SECONDS", (0.01, 60))  # the second is never waited for
+    start = time.monotonic()
     with pytest.raises(CheckpointError, match=r"cannot be reached .*check the network") as caught:
         hub.resolve(f"hub:{REPO}")
     one_line(caught)
+    assert time.monotonic() - start < 10
+
+
+def test_a_hub_that_swallows_requests_is_asked_once(server: HubServer, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 0.3)
+    monkeypatch.setattr(fetch, "LOOK_PATIENCE_SECONDS", 0.2)
+    server.silent = 9
+    with pytest.raises(CheckpointError, match="cannot be reached"):
+        hub.resolve(f"hub:{REPO}")
+    assert len(server.asked) == 1
 
 
 def test_interrupted_download_goes_on(server: HubServer, model: CrystalVAE, monkeypatch):
@@ -175,6 +189,19 @@ def test_a_download_that_fails_leaves_nothing_wrong(server, model, monkeypatch, 
     server.break_after = []
     assert equal(CrystalVAE.from_pretrained(f"hub:{REPO}"), model)
     assert not list((tmp_path / "hf").rglob("*.incomplete"))
+
+
+def test_a_killed_download_leaves_nothing_wrong(server: HubServer, model: CrystalVAE):
+    code = f"from chemeleon.checkpoints.hub import resolve; resolve('hub:{REPO}')"
+    server.stall_after = [10_000]
+    killed = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        assert server.stalled.wait(60)
+    finally:
+        killed.kill()
+        killed.wait()
+    assert not hub.list_models()[-1].cached
+    assert equal(CrystalVAE.from_pretrained(f"hub:{REPO}"), model)
 
 
 @pytest.mark.parametrize(

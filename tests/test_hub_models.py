@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from typer.testing import CliRunner
 from chemeleon.checkpoints import hub
 from chemeleon.checkpoints.store import find_model, read_model
 from chemeleon.config.schema import LDMConfig
+from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.models.denoiser import LatentDiffusion
+from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.pipeline import Pipeline
 
@@ -115,7 +118,8 @@ def test_push_and_pull_back(server: HubServer, monkeypatch, tmp_path: Path):
     assert back.origin == vae.origin
     files = server.find("me/new", "main")
     assert files is not None
-    assert set(files) == {"config.yaml", "model.safetensors", "README.md"}
+    assert set(files) == {"config.yaml", "config.json", "model.safetensors", "README.md"}
+    assert json.loads(files["config.json"]) == yaml.safe_load(files["config.yaml"])
     _, head, text = files["README.md"].decode().split("---\n", 2)
     assert yaml.safe_load(head) == {
         "library_name": "chemeleon",
@@ -157,11 +161,37 @@ def test_push_of_an_ldm_keeps_words_and_forgets_paths(server: HubServer, monkeyp
     assert "ldm" not in vae.origin
 
 
+@needs_checkpoints
+def test_a_predictor_goes_there_and_back(server: HubServer, monkeypatch, tmp_path: Path):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    made = hub.convert(CHECKPOINTS / "predictor_bandgap_small.ckpt", tmp_path / "made")
+    predictor = Predictor.from_pretrained(made)
+    predictor.origin = {**predictor.origin, "trained": {"metrics": {"mae": float("nan")}}}
+    predictor.push_to_hub("me/gap", license="mit")
+    files = server.find("me/gap", "main")
+    assert files is not None
+    assert json.loads(files["config.json"])["trained"] == {"metrics": {"mae": None}}
+    card = files["README.md"].decode()
+    assert "| predicts | band_gap |" in card
+    assert "datasets:" not in card  # the file does not say
+    scope: dict[str, Predictor] = {}
+    exec(card.split("```python\n")[1].split("```")[0], scope)
+    back = scope["model"]
+    assert equal(back, predictor)
+    assert equal(Predictor.from_pretrained(hub.resolve("hub:me/gap")), predictor)
+    batch = demo_crystals("val").batch(torch.arange(4))
+    assert torch.equal(back.predict(batch)["band_gap"], predictor.predict(batch)["band_gap"])
+    with pytest.raises(CheckpointError, match="of kind 'predictor', but ldm is needed"):
+        LatentDiffusion.from_pretrained("hub:me/gap")
+
+
 def test_push_is_refused_in_words(server: HubServer, model: CrystalVAE, tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"may not write to me/x .* 401.*hf auth login"):
         model.push_to_hub("me/x")
     with pytest.raises(CheckpointError, match="is not OWNER/REPO"):
         model.push_to_hub("my-model")
+    with pytest.raises(CheckpointError, match=r"no model at me/my-vae: .*or fetch: hub:me/my-vae"):
+        find_model("me/my-vae")
     with pytest.raises(CheckpointError, match="no model at"):
         hub.push(tmp_path / "nothing", "me/x")
 

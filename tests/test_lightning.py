@@ -10,6 +10,7 @@ import pytest
 import torch
 from hostile import Case, harms, opcodes, reducers, saved, sound, tensors
 from hostile_files import archives, contents, others
+from hostile_tricks import tricks
 from parity import REFERENCE
 
 from chemeleon.checkpoints.lightning import convert
@@ -17,7 +18,7 @@ from chemeleon.errors import CheckpointError
 from chemeleon.models.vae import CrystalVAE
 
 CHECKPOINTS = REFERENCE / "checkpoints"
-CASES = [*reducers(), *opcodes(), *tensors(), *archives(), *contents(), *others()]
+CASES = [*reducers(), *opcodes(), *tensors(), *archives(), *contents(), *others(), *tricks()]
 needs_reference = pytest.mark.skipif(
     not CHECKPOINTS.is_dir(), reason=f"{CHECKPOINTS} is missing: it is not part of the repository"
 )
@@ -36,6 +37,7 @@ def test_hostile_and_broken_files_get_nowhere(case: Case, tmp_path):
         assert str(path) in str(caught.value)
         assert case.message in str(caught.value)
         assert len(str(caught.value)) < 1000
+        assert str(caught.value).isprintable()  # nothing that steers a terminal
         assert not output.exists()
     assert time.monotonic() - start < 20
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
@@ -64,5 +66,5 @@ def test_a_sound_file_is_imported(tmp_path):
 
 def test_averages_are_refused_where_there_are_none(tmp_path):
     saved(lambda content, canary: None)(tmp_path / "model.ckpt", tmp_path)
-    with pytest.raises(CheckpointError, match="weights=raw"):
+    with pytest.raises(CheckpointError, match="--weights raw"):
         convert(tmp_path / "model.ckpt", tmp_path / "out", weights="ema")

@@ -37,10 +37,10 @@ LDM = LDMConfig.model_validate(
 )
 
 
-def write_vae(path: Path) -> Path:
+def write_vae(path: Path, config: VAEConfig = VAE) -> Path:
     """Write a tiny published VAE."""
     torch.manual_seed(1)
-    state = {wanted.name: torch.randn(wanted.shape) for wanted in vae_layout(VAE).values()}
+    state = {wanted.name: torch.randn(wanted.shape) for wanted in vae_layout(config).values()}
     hyper = {"encoder": types.SimpleNamespace(num_heads=2)}
     torch.save({"state_dict": state, "hyper_parameters": hyper}, path)
     return path
@@ -98,6 +98,15 @@ def test_a_model_without_its_vae_takes_the_given_one(tmp_path):
     assert torch.equal(
         LatentDiffusion.from_pretrained(again).vae.to_moments.weight, vae.to_moments.weight
     )
+
+
+def test_a_vae_that_cannot_be_the_one_inside_is_refused(tmp_path):
+    write_vae(tmp_path / "wide.ckpt", VAE.model_copy(update={"feedforward": 16}))
+    with pytest.raises(CheckpointError, match=r"not the VAE of .*feedforward is 16, that of .* 8"):
+        load(published_ldm(), tmp_path, vae=tmp_path / "wide.ckpt")
+    torch.save(published_ldm(), tmp_path / "ldm.ckpt")
+    with pytest.raises(CheckpointError, match=r"ldm\.ckpt is no VAE"):
+        convert(tmp_path / "ldm.ckpt", tmp_path / "out", vae=tmp_path / "ldm.ckpt")
 
 
 def test_the_vae_inside_wins_over_the_given_one(tmp_path):
@@ -163,6 +172,66 @@ def test_adapters_without_scale_or_of_wrong_shape_are_refused(tmp_path):
         load(content, tmp_path)
 
 
+def test_one_of_several_models_is_not_guessed(tmp_path):
+    content = published_ldm()
+    state = content["state_dict"]
+    twice = {f"{place}.{name}": v for place in ("old", "new") for name, v in state.items()}
+    with pytest.raises(CheckpointError, match=r"several models, under new\.; old\."):
+        load({**content, "state_dict": twice}, tmp_path)
+    once = {f"policy.{name}": v for name, v in state.items()}
+    assert load({**content, "state_dict": once}, tmp_path).latent_std[0] == 1.5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"condition_type": {"gap": "value"}, "stats": {"gap": {"mean": 0.5, "std": 2.0}}},
+        {"condition_type": {"gap": types.SimpleNamespace(mean=0.5, std=2.0)}},
+        types.SimpleNamespace(condition_type={"gap": {"mean": 0.5, "std": 2.0}}),
+    ],
+)
+def test_statistics_are_found_where_they_are(tmp_path, settings):
+    content = published_ldm()
+    content["hyper_parameters"]["condition_module"] = settings
+    model = load(content, tmp_path)
+    assert model.denoiser.conditions is not None
+    gap = model.denoiser.conditions.encoders["gap"]
+    assert (float(gap.mean), float(gap.std)) == (0.5, 2.0)
+
+
+def test_settings_that_hold_each_other_take_no_time(tmp_path):
+    content = published_ldm()
+    shared: Any = "value"
+    for _ in range(14):
+        shared = {str(i): shared for i in range(50)}
+    content["hyper_parameters"]["condition_module"]["condition_type"]["kind"] = shared
+    content["hyper_parameters"]["condition_module"]["condition_type"]["gap"]["more"] = shared
+    assert load(content, tmp_path).config.conditions["gap"].kind == "number"
+
+
+@needs_reference
+def test_the_genuine_names_of_adapters_are_known(tmp_path):
+    """The recorded shapes of a model with a numeric condition and adapters, with random numbers."""
+    shapes = json.loads((REFERENCE / "golden" / "state_dict_shapes.json").read_text())
+    recorded = shapes["ldm_bandgap_lora_small"]["state_dict"]
+    torch.manual_seed(0)
+    state = {name: torch.randn(shape).abs() + 0.1 for name, shape in recorded.items()}
+    hyper = {
+        "denoiser": DiT(),
+        "condition_module": {"condition_type": {"band_gap": {"mean": 0.2, "std": 0.6}}},
+        "lora_configs": types.SimpleNamespace(r=4, lora_alpha=8),
+    }
+    vae = CHECKPOINTS / "vae_dng_small.ckpt"
+    model = load({"state_dict": state, "hyper_parameters": hyper}, tmp_path, vae=vae)
+    blocks = len(model.denoiser.blocks)
+    assert len(model.origin["imported"]["lora_merged"]) == 2 * blocks
+    assert len(model.origin["imported"]["lora_inert"]) == blocks
+    base = "denoiser.base_model.model.blocks.1.mlp.fc2"
+    down, up = (state[f"{base}.lora_{part}.default.weight"] for part in "AB")
+    merged = state[f"{base}.base_layer.weight"] + 8 / down.shape[0] * (up @ down)
+    torch.testing.assert_close(model.denoiser.blocks[1].mlp.down.weight, merged)
+
+
 def test_missing_statistics_and_wrong_scales_are_refused(tmp_path):
     content = published_ldm()
     content["hyper_parameters"]["condition_module"] = {}
@@ -179,7 +248,7 @@ def test_averages_that_do_not_fit_are_refused(tmp_path):
     content = published_ldm()
     for shadow in (None, [torch.ones(3)], ["no tensor"] * (len(content["state_dict"]) - 1)):
         content["ema_state"] = {"shadow_params": shadow}
-        with pytest.raises(CheckpointError, match="weights=raw"):
+        with pytest.raises(CheckpointError, match="--weights raw"):
             load(content, tmp_path, weights="ema")
 
 
@@ -249,6 +318,15 @@ LOAD = """
 model = LatentDiffusion.from_pretrained(sys.argv[1])
 total = sum(p.detach().sum() for p in model.parameters())  # every page is read
 """
+
+
+def test_loading_does_not_import_the_compiler(tmp_path):
+    load(published_ldm(), tmp_path)
+    code = (
+        "import sys; from chemeleon.models.denoiser import LatentDiffusion;"
+        "LatentDiffusion.from_pretrained(sys.argv[1]); assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "ldm")], check=True)
 
 
 @pytest.mark.slow

@@ -55,6 +55,7 @@ def model_card(config: Mapping[str, Any], repo: str, license: str = "other") -> 
 
 def _facts(config: Mapping[str, Any], data: str | None, trained: Mapping[str, Any]) -> str:
     ldm, vae = config.get("ldm") or {}, config.get("vae") or {}
+    targets = (config.get("predictor") or {}).get("targets") or []
     conditions = ", ".join(ldm.get("conditions") or {})
     facts = {
         "data set": data,
@@ -63,6 +64,7 @@ def _facts(config: Mapping[str, Any], data: str | None, trained: Mapping[str, An
         "imported from": (config.get("imported") or {}).get("file"),
         "latent channels": vae.get("latent_dim"),
         "decodes": {"dng": "elements and structure", "csp": "structure"}.get(vae.get("kind", "")),
+        "predicts": ", ".join(targets) or None,
         "conditions": conditions or ("none" if ldm else None),
     }
     rows = [f"| {name} | {value} |" for name, value in facts.items() if value is not None]

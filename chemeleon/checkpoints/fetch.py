@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import re
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from chemeleon.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 LOOK_WAITS_SECONDS = (0.5, 2.0)
+LOOK_PATIENCE_SECONDS = 5.0  # a hub that was silent for longer is not asked again
 # fewer: huggingface_hub has already tried to go on several times when an error comes from here
 LOAD_WAITS_SECONDS = (0.5, 1.0)
 _BUSY = (408, 429, 500, 502, 503, 504)
@@ -49,7 +51,7 @@ def fetch(repo: str, file: str, revision: str) -> Path:
     # with a copy at hand there is no sense in waiting for a hub that does not answer
     waits = LOOK_WAITS_SECONDS if cached is None else ()
     try:
-        _patiently(lambda: get_hf_file_metadata(url, timeout=timeout), waits)
+        _patiently(lambda: get_hf_file_metadata(url, timeout=timeout), waits, LOOK_PATIENCE_SECONDS)
     except Exception as error:
         words = in_words(error, repo, file, revision)
         if cached is None or _is_missing(error):
@@ -79,18 +81,31 @@ def cached_file(repo: str, file: str, revision: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _patiently(call: Callable[[], T], waits: tuple[float, ...]) -> T:
-    """Try again after server errors, time-outs and broken connections: some seconds in all."""
-    for wait in waits:
+def _patiently(
+    call: Callable[[], T], waits: tuple[float, ...], patience_seconds: float = math.inf
+) -> T:
+    """Try again after server errors, time-outs and broken connections: some seconds in all.
+
+    Where there is no connection at all (no such host, refused), only once: a network that is off
+    stays off.
+    """
+    start = time.monotonic()
+    for tried, wait in enumerate(waits):
         try:
             return call()
         except Exception as error:
-            status = _status(error)
-            if not (status in _BUSY or (status is None and _is_network(error))):
+            late = time.monotonic() - start > patience_seconds
+            if late or not _may_pass(error) or (tried and _is_a("ConnectError", error)):
                 raise
             log.info("%s: trying again in %s s", type(error).__name__, wait)
             time.sleep(wait)
     return call()
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Return whether another try may succeed."""
+    status = _status(error)
+    return status in _BUSY or (status is None and _is_network(error))
 
 
 def _status(error: BaseException) -> int | None:
@@ -102,7 +117,11 @@ def _is_network(error: BaseException) -> bool:
 
     if isinstance(error, OfflineModeIsEnabled):
         return False
-    return bool(_NETWORK & {base.__name__ for base in type(error).__mro__})
+    return any(_is_a(name, error) for name in _NETWORK)
+
+
+def _is_a(name: str, error: BaseException) -> bool:
+    return any(base.__name__ == name for base in type(error).__mro__)
 
 
 def _is_missing(error: BaseException) -> bool:

@@ -6,11 +6,12 @@ imported once into ``$CHEMELEON_CACHE/models`` (by default under ``~/.cache/chem
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import yaml
 
@@ -25,6 +26,8 @@ from chemeleon.version import __version__
 
 # the names of store.py, which is imported late: with it comes torch, which `hub list` needs not
 CONFIG, WEIGHTS, CARD = "config.yaml", "model.safetensors", "README.md"
+# the same as config.yaml: what the hub and its other clients look for; nothing here reads it
+MIRROR = "config.json"
 
 
 def resolve(reference: str, *, revision: str | None = None) -> Path:
@@ -93,7 +96,7 @@ def convert(
     """
     from chemeleon.checkpoints.lightning import convert as convert_file
 
-    if not Path(file).is_file():
+    if not Path(file).exists():
         raise CheckpointError(f"{file} does not exist: name a Lightning checkpoint (.ckpt)")
     refuse_existing(Path(output), (CONFIG, WEIGHTS), overwrite, "name another -o")
     return convert_file(file, output, weights=weights, vae=vae)
@@ -161,6 +164,15 @@ def _is_complete(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
 
 
+class PushOptions(TypedDict, total=False):
+    """The options of ``push``."""
+
+    private: bool
+    revision: str | None
+    message: str | None
+    license: str
+
+
 def push(
     folder: str | Path,
     repo: str,
@@ -170,7 +182,9 @@ def push(
     message: str | None = None,
     license: str = "other",
 ) -> str:
-    """Upload a model: its config, its weights and a model card; make the repository if needed.
+    """Upload a model: config, weights and a model card; make the repository if needed.
+
+    The config goes up as ``config.yaml``, and once more as ``config.json`` for other clients.
 
     A ``README.md`` in the folder is taken as the card. Otherwise one is written from the config,
     unless the repository has a card already: somebody may have worked on it.
@@ -197,14 +211,15 @@ def push(
         raise CheckpointError(f"'{repo}' is not OWNER/REPO, for example me/my-model")
     find(repo)  # refuses other malformed names before anything is read
     path = find_model(folder)
-    config = _without_local_paths(_read_config(path / CONFIG))
+    config = _without_local_paths(read_config(path / CONFIG))
     api = HfApi(library_name="chemeleon", library_version=__version__)
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
         text = yaml.safe_dump(config, sort_keys=False).encode()
-        files: dict[str, bytes | Path] = {CONFIG: text, WEIGHTS: path / WEIGHTS}
+        mirror = _as_json(config)
+        files: dict[str, bytes | Path] = {CONFIG: text, MIRROR: mirror, WEIGHTS: path / WEIGHTS}
         if (path / CARD).is_file():
             files[CARD] = path / CARD
         elif not api.file_exists(repo, CARD, revision=revision):
@@ -220,11 +235,22 @@ def push(
     return str(commit.commit_url)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the content of a model's ``config.yaml``.
+
+    Raises:
+        CheckpointError: if it is not one.
+    """
     config = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(config, dict) or "kind" not in config:
         raise CheckpointError(f"{path} is not the config of a model: it has no 'kind'")
     return config
+
+
+def _as_json(config: dict[str, Any]) -> bytes:
+    """Return JSON as others read it: without NaN, which a metric may be."""
+    finite = json.loads(json.dumps(config), parse_constant=lambda name: None)
+    return json.dumps(finite, indent=2).encode()
 
 
 def _without_local_paths(config: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,10 @@ _DEPTH = 12
 
 
 def plain(value: Any) -> Any:
-    """Return dicts, lists and scalars behind OmegaConf nodes; parts below 12 levels become None."""
+    """Return dicts, lists and scalars behind OmegaConf nodes and objects.
+
+    Parts below 12 levels become None.
+    """
     return _plain(value, _DEPTH, {})
 
 
@@ -44,7 +47,7 @@ def _inner(record: Record) -> Any:
     for name in ("_content", "_val"):
         if isinstance(record.state, dict) and name in record.state:
             return record.state[name]
-    return record.items or None
+    return record.items or (record.state if isinstance(record.state, dict) else None)
 
 
 def section(value: Any) -> dict[str, Any]:
@@ -55,14 +58,26 @@ def section(value: Any) -> dict[str, Any]:
 
 def records(value: Any) -> Iterator[Record]:
     """Yield every record inside a value once, outer ones and earlier ones first."""
+    return (item for item in _parts(value) if isinstance(item, Record))
+
+
+def named(value: Any, name: str) -> Iterator[Any]:
+    """Yield what is kept under a key, wherever that is, as plain values."""
+    for item in _parts(value):
+        if isinstance(item, dict) and name in item:
+            yield plain(item[name])
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """Yield every record and container inside a value once."""
     waiting, seen = [value], set()
     while waiting and len(seen) < MAX_VISITED:
         item = waiting.pop()
         if not isinstance(item, (Record, dict, list, tuple)) or id(item) in seen:
             continue
         seen.add(id(item))
+        yield item
         if isinstance(item, Record):
-            yield item
             inside = [item.kind, item.args, item.state, item.items, item.values]
         else:
             inside = list(item.values() if isinstance(item, dict) else item)

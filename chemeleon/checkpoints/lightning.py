@@ -60,6 +60,22 @@ def convert(
         CheckpointError: if the file is not such a checkpoint, is damaged, or is incomplete.
     """
     output = Path(output_folder).expanduser()
+    try:
+        kind, config, tensors = _read(path, weights, vae)
+    except CheckpointError as error:
+        raise CheckpointError(_printable(str(error))) from error
+    write_model(output, kind, config, tensors)
+    return output
+
+
+def _printable(text: str) -> str:
+    """Escape what could steer a terminal: names in a message are those of the file."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _read(
+    path: str | Path, weights: Literal["raw", "ema"], vae: str | Path | None
+) -> tuple[str, Config, Tensors]:
     with TorchArchive(path) as archive:
         source = open_source(archive, weights)
         try:
@@ -78,8 +94,7 @@ def convert(
                 f" {'.'.join(map(str, first['loc'])) or error.title}): it is damaged or of a"
                 " version that is not known here"
             ) from None
-    write_model(output, kind, {**config, "imported": done.model_dump(mode="json")}, tensors)
-    return output
+    return kind, {**config, "imported": done.model_dump(mode="json")}, tensors
 
 
 def _import(source: Source, vae: str | Path | None) -> tuple[str, Config, Tensors]:
@@ -89,12 +104,7 @@ def _import(source: Source, vae: str | Path | None) -> tuple[str, Config, Tensor
     elif "proj.0.weight" in names:
         kind, (config, tensors) = "predictor", _import_predictor(source)
     elif "encoder.atom_type_embedder.weight" in names:
-        kind = "vae"
-        vae_part = vae_config(source.shapes, "", source.hyper, source.assumed, source.archive.path)
-        config, tensors = (
-            {"vae": vae_part.model_dump(mode="json")},
-            source.take(vae_layout(vae_part)),
-        )
+        kind, (config, tensors) = "vae", _import_vae(source)
     else:
         raise CheckpointError(
             f"{source.archive.path} holds neither a VAE, nor a latent diffusion model, nor a"
@@ -122,13 +132,15 @@ def _import_ldm(source: Source, vae: str | Path | None) -> tuple[Config, Tensors
         config = vae_config(
             source.shapes, "vae.", None, source.assumed, source.archive.path, heads=heads
         )
+        if given is not None:
+            _check_same(source, config, given[0], vae)
         tensors = source.take(vae_layout(config), "vae.")
     elif given is not None:
         config, tensors = given
     else:
         raise CheckpointError(
             f"{source.archive.path} holds a latent diffusion model without its VAE: give the VAE"
-            " it was trained with (vae=FOLDER or vae=FILE.ckpt)"
+            " it was trained with: --vae FOLDER or --vae FILE.ckpt (in Python vae=...)"
         )
     ldm, statistics = ldm_config(
         source.shapes, source.hyper, config.latent_dim, source.assumed, source.archive.path
@@ -141,8 +153,20 @@ def _import_ldm(source: Source, vae: str | Path | None) -> tuple[Config, Tensors
     tensors["latent_mean"] = torch.zeros(config.latent_dim)
     tensors["latent_std"] = torch.full((config.latent_dim,), _latent_std(source))
     tensors["size_histogram"] = torch.tensor(MP_20_SIZES, dtype=torch.float32)
-    source.assumed.append("size_histogram: MP-20")
+    source.assumed.append("size_histogram: numbers of atoms as in MP-20")
     return {"vae": config.model_dump(mode="json"), "ldm": ldm.model_dump(mode="json")}, tensors
+
+
+def _check_same(source: Source, inside: VAEConfig, given: VAEConfig, name: object) -> None:
+    """Refuse a VAE that cannot be the one in the file: its heads would be the wrong ones."""
+    sizes = ("kind", "width", "latent_dim", "feedforward", "encoder_layers", "decoder_layers")
+    for size in sizes:
+        ours, theirs = getattr(inside, size), getattr(given, size)
+        if ours != theirs:
+            raise CheckpointError(
+                f"{name} is not the VAE of {source.archive.path}: its {size} is {theirs}, that of"
+                f" the one inside is {ours}. Give the VAE it was trained with"
+            )
 
 
 def _latent_std(source: Source) -> float:
@@ -167,6 +191,11 @@ def _given_vae(reference: str | Path) -> tuple[VAEConfig, dict[str, Tensor]]:
     if Path(reference).suffix == ".ckpt":
         with TorchArchive(reference) as archive:
             source = open_source(archive, "raw")
+            if "encoder.atom_type_embedder.weight" not in source.tensors:
+                raise CheckpointError(
+                    f"{archive.path} is no VAE, as --vae must be: give the .ckpt file or the folder"
+                    " of the VAE that the model was trained with"
+                )
             config = vae_config(source.shapes, "", source.hyper, source.assumed, archive.path)
             return config, source.take(vae_layout(config))
     folder = read_model(reference, kinds=("vae",))

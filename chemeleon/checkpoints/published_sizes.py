@@ -78,7 +78,8 @@ def vae_config(
         assumed.append(f"vae.heads: {heads}")
     if heads is None:
         remedy = (
-            "give the VAE it was trained with (vae=FOLDER or vae=FILE.ckpt), whose file says it"
+            "give the VAE it was trained with, whose file says it: --vae FOLDER or --vae FILE.ckpt"
+            " (in Python vae=...)"
             if prefix
             else "its hyper-parameters are incomplete; give another checkpoint of the run"
         )
@@ -181,13 +182,14 @@ def _conditions(
         features = shape[-1] if shape else 0
         found[name] = _condition(name, said, features, path)
         if found[name].kind == "number":
-            statistics[name] = _statistics(name, said, module, path)
+            statistics[name] = _statistics(name, settings, path)
     return found, statistics
 
 
 def _condition(name: str, said: Any, features: int, path: Path) -> ConditionConfig:
     """Tell the kind of a condition from its number of input features, and from its name."""
-    words = f"{said} {name}".lower()
+    parts = said.values() if isinstance(said, dict) else [said]
+    words = " ".join([name, *(part[:100] for part in parts if isinstance(part, str))]).lower()
     if features == 1:
         return ConditionConfig(kind="number", column=name)
     if features != CLASSES or "class" in words or "categor" in words:
@@ -202,10 +204,9 @@ def _condition(name: str, said: Any, features: int, path: Path) -> ConditionConf
     )
 
 
-def _statistics(name: str, said: Any, module: dict[str, Any], path: Path) -> tuple[float, float]:
+def _statistics(name: str, settings: Any, path: Path) -> tuple[float, float]:
     """Return mean and standard deviation of a numeric condition, wherever they are kept."""
-    places = [said, *(part.get(name) for part in module.values() if isinstance(part, dict))]
-    for place in places:
+    for place in hyper.named(settings, name):
         pair = _mean_std(place)
         if pair is not None:
             return pair

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,13 @@ from chemeleon.errors import CheckpointError
 
 _PREFIXES = ("", "ldm.", "ldm_module.", "module.")
 _LORA = "denoiser.base_model.model."
+# what a file holds is told by the first of these: a diffusion model has a VAE inside, too
+_MARKS = (
+    "denoiser.x_embedder.weight",
+    f"{_LORA}x_embedder.weight",
+    "proj.0.weight",
+    "encoder.atom_type_embedder.weight",
+)
 
 
 @dataclass
@@ -119,18 +127,30 @@ def open_source(archive: TorchArchive, weights: str) -> Source:
     state = {k: v for k, v in content["state_dict"].items() if isinstance(v, LazyTensor)}
     if weights == "ema":
         state = _averages(archive, state, content.get("ema_state"))
-    tensors = _strip_prefix({str(k).replace("_orig_mod.", ""): v for k, v in state.items()})
+    plain = {str(k).replace("_orig_mod.", ""): v for k, v in state.items()}
+    tensors = _strip_prefix(plain, archive.path)
     source = Source(archive, tensors, content.get("hyper_parameters"))
     _find_adapters(source)
     return source
 
 
-def _strip_prefix(state: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Return the model's own part: an RL run wraps it and may hold reward models beside it."""
-    for prefix in _PREFIXES:
-        marks = ("denoiser.", "encoder.", "proj.0.")
-        if any(name.startswith(tuple(prefix + mark for mark in marks)) for name in state):
-            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+def _strip_prefix(state: Mapping[str, LazyTensor], path: Path) -> dict[str, LazyTensor]:
+    """Return the model's own part: an RL run wraps it and may hold reward models beside it.
+
+    Raises:
+        CheckpointError: if there are several models and none has a known place.
+    """
+    for mark in _MARKS:
+        found = {name.removesuffix(mark) for name in state if f".{name}".endswith(f".{mark}")}
+        found = [prefix for prefix in _PREFIXES if prefix in found][:1] or sorted(found)
+        if len(found) > 1:
+            raise CheckpointError(
+                f"{path} holds several models, under {shorten(found)}: it is of a version that is"
+                " not known here"
+            )
+        if found:
+            start = found[0]
+            return {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
     return dict(state)
 
 
@@ -143,14 +163,14 @@ def _averages(archive: TorchArchive, state: dict[str, LazyTensor], ema: Any) -> 
     if not isinstance(shadow, list):
         raise CheckpointError(
             f"{archive.path} holds no averaged weights (`ema_state`): use its raw weights"
-            " (weights=raw)"
+            " (--weights raw)"
         )
     names = [name for name in state if name.rpartition(".")[2] != "latent_std"]
     shapes = [value.shape if isinstance(value, LazyTensor) else None for value in shadow]
     if shapes != [state[name].shape for name in names]:
         raise CheckpointError(
             f"{archive.path}: its {len(shadow)} averaged weights do not fit its {len(names)} raw"
-            " ones: use the raw weights (weights=raw)"
+            " ones: use the raw weights (--weights raw)"
         )
     return {**state, **dict(zip(names, shadow, strict=True))}
 
@@ -182,7 +202,8 @@ def _find_adapters(source: Source) -> None:
                 f"{source.archive.path}: the adapter on '{base}' does not fit its layer: the file"
                 " is damaged; fetch it again"
             )
-        source.scales[base] = float(alpha) / value.shape[0]
+        rank = value.shape[0]
+        source.scales[base] = float(alpha) / (rank**0.5 if settings.get("use_rslora") else rank)
 
 
 def _adapts(target: LazyTensor, up: LazyTensor, down: LazyTensor) -> bool:

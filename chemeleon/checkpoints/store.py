@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ AnySection = TypeVar("AnySection", bound=BaseModel)
 MODEL_CONFIG = "config.yaml"
 MODEL_WEIGHTS = "model.safetensors"
 STATE = "state.safetensors"
+_REPO = re.compile(r"\w[\w.-]*/[\w.-]+")  # a folder, or a repository of the hub without hub:
 _MAKERS = {
     "vae": "chemeleon vae train",
     "ldm": "chemeleon ldm train",
@@ -46,7 +48,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        beside.touch()
+        mode = beside.stat().st_mode
         write(beside)
+        beside.chmod(mode)  # safetensors writes for the owner alone
         with beside.open("rb+") as handle:
             os.fsync(handle.fileno())
         beside.replace(path)
@@ -184,8 +189,9 @@ def find_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> 
             return folder
     make = " or ".join(f"`{_MAKERS[kind]} -o {path}`" for kind in kinds)
     if not path.exists():
+        hub_too = f", or fetch: hub:{reference}" if _REPO.fullmatch(str(reference)) else ""
         raise CheckpointError(
-            f"there is no model at {path}: the folder does not exist. Make: {make}"
+            f"there is no model at {path}: the folder does not exist. Make: {make}{hub_too}"
         )
     raise CheckpointError(
         f"{path} holds no {MODEL_WEIGHTS} with a {MODEL_CONFIG} (nor do its best/ and last/):"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import zipfile
 from pathlib import Path
 from types import TracebackType
@@ -130,8 +131,9 @@ class TorchArchive:
                     done += len(chunk)
         # zipfile raises several kinds for bad headers; RuntimeError for encrypted entries
         except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError) as error:
+            reason = str(error) or "it ends too early"
             raise CheckpointError(
-                f"{self.path}: entry '{entry.filename[:80]}' is damaged ({error}): {_AGAIN}"
+                f"{self.path}: entry '{entry.filename[:80]}' is damaged ({reason}): {_AGAIN}"
             ) from None
 
     def _check_byte_order(self) -> None:
@@ -200,6 +202,8 @@ def _check_kind(path: Path) -> None:
             " model.safetensors needs no import, use it as it is"
         )
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
+            raise CheckpointError(f"{path} is a pipe or a device: give the path of a .ckpt file")
         with path.open("rb") as handle:
             head = handle.read(16)
             size = os.fstat(handle.fileno()).st_size

@@ -7,6 +7,13 @@ from typing import Annotated
 
 import typer
 
+_KINDS = {"vae": "a VAE", "ldm": "an LDM with its VAE", "predictor": "a predictor with its VAE"}
+_NEXT = {
+    "vae": "Train on it: chemeleon ldm train --preset mp_20/null ldm.vae_ckpt_path={}",
+    "ldm": "Sample from it: chemeleon sample --model {} -n 100 -o out",
+    "predictor": 'In Python: chemeleon.models.predictor.Predictor.from_pretrained("{}")',
+}
+
 app = typer.Typer(no_args_is_help=True, help="Models of the hub: list, fetch, import, publish.")
 
 
@@ -73,7 +80,11 @@ def convert(
     ] = "raw",
     vae: Annotated[
         str | None,
-        typer.Option("--vae", help="VAE, where the file lacks it or its sizes.", metavar="DIR"),
+        typer.Option(
+            "--vae",
+            help="VAE of an LDM whose file lacks it or its sizes: folder, hub:NAME or .ckpt.",
+            metavar="MODEL",
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model in the folder.")
@@ -98,7 +109,13 @@ def convert(
     api.hub_convert(
         file, output, weights="ema" if weights == "ema" else "raw", vae=vae, overwrite=overwrite
     )
-    typer.echo(f"imported into {output}. Use it wherever a model is asked for: --model {output}")
+    from chemeleon.checkpoints.hub import read_config
+
+    config = read_config(output / "config.yaml")
+    kind = str(config["kind"])
+    typer.echo(f"{output}: {_KINDS[kind]}, {weights} weights. {_NEXT[kind].format(output)}")
+    for line in config["imported"].get("assumed") or []:
+        typer.echo(f"the file does not say, so it is assumed: {line}")
 
 
 @app.command()

@@ -30,7 +30,8 @@ class Condition(nn.Module):
         super().__init__()
         self.config = config
         self.features = features
-        self.null = nn.Parameter(0.02 * torch.randn(1, features))
+        self.null = nn.Parameter(torch.empty(1, features))
+        nn.init.normal_(self.null, std=0.02)
         self.embed = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
 
     def featurise(self, batch: CrystalBatch) -> Tensor:

@@ -6,12 +6,31 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from chemeleon.checkpoints import hub
+from chemeleon.checkpoints.hub import PushOptions
 from chemeleon.checkpoints.store import ModelFolder, read_model, write_model
+
+
+class _NoFilling(TorchFunctionMode):
+    """Skip the initial numbers of tensors that have no memory yet.
+
+    PyTorch would import its compiler to draw them on the meta device: 1.5 s.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            tensor = named["tensor"] if "tensor" in named else args[0]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **named)
 
 
 class Pretrained(nn.Module):
@@ -41,7 +60,8 @@ class Pretrained(nn.Module):
         """
         path = reference if revision is None else hub.resolve(str(reference), revision=revision)
         folder = read_model(path, cls.kinds)
-        model = cls.from_folder(folder)
+        with _NoFilling():
+            model = cls.from_folder(folder)
         # the VAE inside an LDM shares its data set, not its training
         kept = folder.config if folder.kind == cls.kinds[0] else {"data": folder.config.get("data")}
         known = {"chemeleon", "kind", *model.architecture()}
@@ -64,16 +84,13 @@ class Pretrained(nn.Module):
         write_model(path, self.kinds[0], config, self.state_dict())
         return path
 
-    def push_to_hub(
-        self,
-        repo: str,
-        *,
-        private: bool = False,
-        revision: str | None = None,
-        message: str | None = None,
-        license: str = "other",
-    ) -> str:
-        """Upload the model with a model card; see ``chemeleon.checkpoints.hub.push``.
+    def push_to_hub(self, repo: str, **options: Unpack[PushOptions]) -> str:
+        """Upload the model with a model card.
+
+        Args:
+            repo: ``OWNER/REPO``.
+            options: ``private``, ``revision``, ``message`` and ``license``, as of
+                ``chemeleon.checkpoints.hub.push``.
 
         Returns:
             Address of the commit.
@@ -82,11 +99,4 @@ class Pretrained(nn.Module):
             CheckpointError: if it cannot be written there.
         """
         with tempfile.TemporaryDirectory() as folder:
-            return hub.push(
-                self.save_pretrained(folder),
-                repo,
-                private=private,
-                revision=revision,
-                message=message,
-                license=license,
-            )
+            return hub.push(self.save_pretrained(folder), repo, **options)

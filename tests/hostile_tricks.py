@@ -1,0 +1,112 @@
+"""Attacks on what the import itself does with a file; see ``hostile``."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from hostile import Case, archive, raw, saved, sound, tensor_at
+
+
+def _recursive(content: dict[str, Any]) -> None:
+    """Let hyper-parameters hold themselves, and others hold each other 3**40 times."""
+    shared: Any = {"types": 1.0}
+    for _ in range(40):
+        shared = {"a": shared, "b": shared, "c": [shared]}
+    loop: dict[str, Any] = {"loss_weights": shared}
+    loop["condition_type"] = loop
+    content["hyper_parameters"].update(loop, condition_module=loop)
+
+
+def _nested(depth: int) -> Callable[[Path, Path], object]:
+    """Return a maker of hyper-parameters that are calls of calls of calls."""
+    calls = b"ca\nb\n" * depth + b"N" + b"\x85R" * depth
+    head = b"\x80\x02}(X\x0a\0\0\0state_dict}X\x10\0\0\0hyper_parameters"
+    return raw(head + calls + b"u.")
+
+
+def _with_symlink(path: Path, canary: Path) -> None:
+    """Make the numbers of a tensor a link to a file of the computer."""
+    torch.save(sound(), path)
+    with zipfile.ZipFile(path) as handle:
+        entries = {name: handle.read(name) for name in handle.namelist()}
+    with zipfile.ZipFile(path, "w") as handle:
+        for name, content in entries.items():
+            info = zipfile.ZipInfo(name)
+            if name.endswith("/data/0"):
+                info.external_attr = (stat.S_IFLNK | 0o777) << 16
+                content = b"/etc/passwd"
+            handle.writestr(info, content)
+
+
+def _first_size(claimed: int) -> Callable[[Path, Path], object]:
+    """Return a maker of a file whose list of entries lies about the first, the pickle."""
+
+    def make(path: Path, canary: Path) -> None:
+        torch.save(sound(), path)
+        data = bytearray(path.read_bytes())
+        start = data.index(b"PK\x01\x02") + 20
+        data[start : start + 8] = struct.pack("<LL", claimed, claimed)
+        path.write_bytes(data)
+
+    return make
+
+
+def _one_place(path: Path, canary: Path) -> None:
+    """Let every entry lie where the pickle lies."""
+    torch.save(sound(), path)
+    data = bytearray(path.read_bytes())
+    first = start = data.index(b"PK\x01\x02")
+    while (start := data.find(b"PK\x01\x02", start + 4)) > 0:
+        data[start + 42 : start + 46] = data[first + 42 : first + 46]
+    path.write_bytes(data)
+
+
+def _state(name: str, value: torch.Tensor) -> Callable[[Path, Path], object]:
+    return saved(lambda content, canary: content["state_dict"].update({name: value}))
+
+
+def tricks() -> list[Case]:
+    """Names, links, sizes and loops that a careless reader would follow."""
+    layer = "encoder.transformer.layers.{}.linear1.weight"
+    shared = torch.ones(8, 8)
+    wide = torch.ones(1).expand(100, 10**9)
+    slots = b"\x80\x02ccollections\nOrderedDict\n)R}(X\x09\0\0\0__class__cos\nsystem\nu}\x86b."
+    attribute = b"\x80\x04\x8c\x08builtins\x8c\x13__import__.__self__\x93\x8c\x02os\x85R."
+    storage = b"\x80\x02(X\x07\0\0\0storagectorch\nFloatStorage\nX\1\0\0\x000X\3\0\0\0cpuNtQ."
+
+    def many(content: dict[str, Any], canary: Path) -> None:
+        content["state_dict"].update({layer.format(i): shared for i in range(5000)})
+
+    def climbing(path: Path, canary: Path) -> None:
+        archive(path, storage.replace(b"N", b"J\xff\xff\xff\xff"))
+
+    return [
+        Case("BUILD with slots on a dict", raw(slots), message="state_dict"),
+        Case("a factory of defaultdict", raw(b"ccollections\ndefaultdict\ncos\nsystem\n\x85R.")),
+        Case("attributes of a builtin", raw(attribute), message="state_dict"),
+        Case("a storage of None numbers", raw(storage), message="not a storage"),
+        Case("a storage of -1 numbers", climbing, message="state_dict"),
+        Case("hyper-parameters in themselves", saved(lambda c, _: _recursive(c)), "import"),
+        Case("a hundred thousand nested calls", _nested(100_000), message="neither a VAE"),
+        Case("a million nested tuples", raw(b"\x80\x02N" + b"\x85" * 1_000_000 + b".")),
+        Case("a link as numbers", _with_symlink, message="does not fit the 11 bytes"),
+        Case("a pickle of 4 GB in a small file", _first_size(2**32 - 1), message="are read"),
+        Case("a pickle longer than its file", _first_size(60 * 2**20), message="damaged"),
+        Case("all entries in one place", _one_place, message="damaged"),
+        Case("a width of a billion", _state("encoder.atom_type_embedder.weight", wide)),
+        Case("five thousand layers of one", saved(many), message="missing"),
+        Case("layer 999999999", _state(layer.format(999_999_999), shared), message="not known"),
+        Case("no rows of 2**47", tensor_at(32, 0, (0, 2**47), (1, 1)), message="expected (4, 8)"),
+        Case("flags as a shape", tensor_at(32, 0, (True, 8), (8, 1)), message="impossible"),
+        Case("a name that clears the screen", _state("\x1b[2J\nerror: all is well", shared)),
+        Case("a name of half a character", _state("a\udcff", shared), message=r"a\udcff"),
+        Case("a pipe", lambda path, canary: os.mkfifo(path), message="is a pipe"),
+        Case("a device", lambda path, canary: path.symlink_to("/dev/zero"), message="device"),
+    ]
