@@ -3,8 +3,8 @@
     CHEMELEON_DATA=../shared/data python benchmarks/predictor.py [RUN ...] [--split val]
 
 Baseline: scikit-learn's random forest on the fractions of the elements; it needs
-`pip install scikit-learn`. RUN is the folder of a predictor; its targets that the data set has are measured. Prints MAE, RMSE
-and R2 of every target.
+`pip install scikit-learn`. RUN is the folder of a predictor; those of its targets that the data set
+has are measured. Prints MAE, RMSE and R2 of every target.
 """
 
 from __future__ import annotations

@@ -246,9 +246,9 @@ class PredictorConfig(Section):
     layers: Positive = Field(default=4, description="Blocks of the graph head.")
     heads: Positive = Field(default=8, description="Attention heads of graph head and new encoder.")
     cutoff_angstrom: float = Field(
-        default=6.0, gt=1, description="Graph head: atoms farther apart are not neighbours."
+        default=5.0, gt=1, description="Graph head: atoms farther apart are not neighbours."
     )
-    radial: int = Field(default=32, ge=4, description="Graph head: radial functions to the cutoff.")
+    radial: int = Field(default=24, ge=4, description="Graph head: radial functions to the cutoff.")
     reduce: Literal["mean", "sum"] = Field(
         default="mean", description="How what is said of atoms becomes the crystal's."
     )

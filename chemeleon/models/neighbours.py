@@ -1,6 +1,6 @@
 """How far apart atoms are in the periodic crystal, as smooth features of pairs.
 
-Shapes: ``B`` crystals, ``N`` padded atoms, ``I`` lattice translations, ``K`` radial functions.
+Shapes: ``B`` crystals, ``N`` padded atoms, ``I`` images of an atom, ``K`` radial functions.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from chemeleon.crystals.batch import CrystalBatch
 
-REACH = 2  # translations of up to this many cells along each axis are looked at
-IMAGES = 33  # the shortest of them are kept; an odd number keeps opposite ones together
+# A fixed number of images keeps shapes independent of the data. These are all within 5 angstrom for
+# nearly every reduced cell; of the smallest ones, the nearest two shells at least.
+REACH = 3  # lattice translations of up to this many cells along each axis are looked at,
+TRANSLATIONS = 125  # the shortest of them are tried for each pair of atoms,
+IMAGES = 32  # and the nearest images of each pair are kept
 
 
 class PairFeatures(nn.Module):
@@ -57,13 +60,14 @@ class PairFeatures(nn.Module):
         delta = frac.unsqueeze(1) - frac.unsqueeze(2)
         delta = _times(delta - delta.round(), cell[:, None, None])
         translations = _times(self.steps, cell.unsqueeze(1))
-        shortest = translations.square().sum(-1).topk(IMAGES, dim=1, largest=False).indices
+        shortest = translations.square().sum(-1).topk(TRANSLATIONS, largest=False).indices
         images = translations.gather(1, shortest.unsqueeze(-1).expand(-1, -1, 3))
         squares = torch.zeros((), device=cell.device)
-        for axis in range(3):  # one at a time: no (B, N, N, I, 3)
+        for axis in range(3):  # one at a time: no (B, N, N, TRANSLATIONS, 3)
             along = delta[..., axis].unsqueeze(-1) + images[:, None, None, :, axis]
             squares = squares + along.square()
-        return squares.sqrt()
+        # distances alone are kept, so it does not matter which of equally near images are
+        return squares.topk(IMAGES, largest=False, sorted=False).values.sqrt()
 
 
 def _times(rows: Tensor, matrix: Tensor) -> Tensor:
