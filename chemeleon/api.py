@@ -93,9 +93,11 @@ def train(
     config = resolve(stage, preset, config_file, overrides, resume).config
     name = f"{stage}-{preset or config.data.name}".replace("/", "-")
     folder = Path(resume or output or presets.runs_root() / name)
-    from chemeleon.training.launch import train
+    from chemeleon.training import launch
 
-    return train(config, folder, resume=resume is not None, overwrite=overwrite, console=console)
+    return launch.train(
+        config, folder, resume=resume is not None, overwrite=overwrite, console=console
+    )
 
 
 vae_train = partial(train, "vae")
