@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
     import torch
     from pymatgen.core import Structure
 
+    from chemeleon.prediction import Prediction
     from chemeleon.training.launch import TrainResult
 
 Format = Literal["cif", "extxyz", "json"]
-Stages = Literal["vae", "ldm"]
+Stages = Literal["vae", "ldm", "predict"]
 
 
 class SampleResult(NamedTuple):
@@ -70,60 +72,83 @@ def resolve(
     return presets.load(stage, preset, Path(config_file) if config_file else None, overrides)
 
 
-def _train(
+def train(
     stage: Stages,
-    preset: str | None,
-    overrides: Sequence[str],
-    config_file: str | Path | None,
-    output: str | Path | None,
-    resume: str | Path | None,
-    overwrite: bool,
-    console: Console | None,
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    config_file: str | Path | None = None,
+    output: str | Path | None = None,
+    resume: str | Path | None = None,
+    overwrite: bool = False,
+    console: Console | None = None,
 ) -> TrainResult:
+    """Train a stage; the arguments are those of `chemeleon STAGE train`.
+
+    Raises:
+        ChemeleonError: one of its subclasses, saying what to do.
+    """
     if resume is not None and (output is not None or overwrite):
         raise ConfigError("--resume goes on in the run's own folder: leave out -o and --overwrite")
     config = resolve(stage, preset, config_file, overrides, resume).config
     name = f"{stage}-{preset or config.data.name}".replace("/", "-")
     folder = Path(resume or output or presets.runs_root() / name)
-    from chemeleon.training.launch import train
+    from chemeleon.training import launch
 
-    return train(config, folder, resume=resume is not None, overwrite=overwrite, console=console)
+    return launch.train(
+        config, folder, resume=resume is not None, overwrite=overwrite, console=console
+    )
 
 
-def vae_train(
-    preset: str | None = None,
-    overrides: Sequence[str] = (),
+vae_train = partial(train, "vae")
+ldm_train = partial(train, "ldm")
+predict_train = partial(train, "predict")
+
+
+def predict_run(
+    model: str | Path,
+    sources: Sequence[str | Path | Structure],
     *,
-    config_file: str | Path | None = None,
     output: str | Path | None = None,
-    resume: str | Path | None = None,
+    id_column: str = "material_id",
+    cif_column: str = "cif",
+    device: str | None = None,
     overwrite: bool = False,
-    console: Console | None = None,
-) -> TrainResult:
-    """Train a VAE; the arguments are those of `chemeleon vae train`.
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Prediction]:
+    """Predict properties of crystals; the arguments are those of `chemeleon predict run`.
+
+    Args:
+        model: run or model folder, or ``hub:NAME``.
+        sources: files, folders, or pymatgen structures.
+        output: CSV to write; nothing is written if None.
+        id_column: CSV column with names.
+        cif_column: CSV column with CIF text.
+        device: torch's name; a GPU is used if there is one.
+        overwrite: replace an earlier ``output``.
+        progress: called with the crystals done since the last call, and all there are.
+
+    Returns:
+        One entry per crystal, in order, with its values or the reason why there are none.
 
     Raises:
         ChemeleonError: one of its subclasses, saying what to do.
     """
-    return _train("vae", preset, overrides, config_file, output, resume, overwrite, console)
+    path = None if output is None else Path(output)
+    if path is not None:
+        refuse_existing(path.parent, (path.name,), overwrite, "name another -o")
 
+    from chemeleon.models.predictor import Predictor
+    from chemeleon.models.pretrained import place
+    from chemeleon.prediction import predict, write_predictions
 
-def ldm_train(
-    preset: str | None = None,
-    overrides: Sequence[str] = (),
-    *,
-    config_file: str | Path | None = None,
-    output: str | Path | None = None,
-    resume: str | Path | None = None,
-    overwrite: bool = False,
-    console: Console | None = None,
-) -> TrainResult:
-    """Train a latent diffusion model; the arguments are those of `chemeleon ldm train`.
-
-    Raises:
-        ChemeleonError: one of its subclasses, saying what to do.
-    """
-    return _train("ldm", preset, overrides, config_file, output, resume, overwrite, console)
+    predictor = place(Predictor.from_pretrained(model), device)
+    found = predict(
+        predictor, sources, id_column=id_column, cif_column=cif_column, progress=progress
+    )
+    if path is not None:
+        write_predictions(path, found, predictor)
+    return found
 
 
 def sample(
@@ -258,5 +283,8 @@ def _versions() -> dict[str, str]:
 
 vae = SimpleNamespace(train=vae_train, presets=lambda: presets.list_presets("vae"))
 ldm = SimpleNamespace(train=ldm_train, presets=lambda: presets.list_presets("ldm"))
+predict = SimpleNamespace(
+    train=predict_train, run=predict_run, presets=lambda: presets.list_presets("predict")
+)
 hub = SimpleNamespace(list=hub_list, pull=hub_pull, convert=hub_convert, push=hub_push)
-__all__ = ["ChemeleonError", "hub", "ldm", "resolve", "sample", "vae"]
+__all__ = ["ChemeleonError", "hub", "ldm", "predict", "resolve", "sample", "vae"]

@@ -23,6 +23,7 @@ from chemeleon.diffusion.sampler import Predict, Sampler
 from chemeleon.errors import GenerationError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
+from chemeleon.models.pretrained import place
 
 Precision = Literal["auto", "fp32", "bf16"]
 AUTO_BATCH = {"cpu": 256, "cuda": 2048}
@@ -32,16 +33,8 @@ class Pipeline:
     """A latent diffusion model ready to make crystals."""
 
     def __init__(self, model: LatentDiffusion, device: torch.device | str | None = None) -> None:
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            self.device = torch.device(device)
-            self.model = model.to(self.device).eval()
-        except (RuntimeError, AssertionError) as error:  # torch raises either, by kind of build
-            raise GenerationError(
-                f"device '{device}' cannot be used: {str(error).splitlines()[0]}. Leave out"
-                " --device to take a GPU if there is one, else the CPU"
-            ) from None
+        self.model = place(model, device)
+        self.device = self.model.latent_mean.device
 
     @classmethod
     def from_pretrained(

@@ -100,6 +100,12 @@ def test_show_config_names_who_set_each_key():
     assert said["optim.betas"] == "default"
 
 
+def test_show_config_copes_with_dots_in_column_names():
+    words = ["predict", "train", "--preset", "mp_20_open/band_gap", "--show-config"]
+    output = runner.invoke(app, [*words, "data.units={spacegroup.number: none}"]).output
+    assert 'data.units.spacegroup.number: "none"' in output
+
+
 def test_sample_prints_a_table_and_draws(tiny_ldm, tmp_path):
     words = ["sample", "--model", str(tiny_ldm), "-n", "12", "-o", str(tmp_path / "out")]
     result = runner.invoke(app, [*words, "--steps", "3", "--table", "--contact-sheet"])

@@ -24,6 +24,8 @@ EXPECTED = {
     "ldm": """mp_20/null mp_20/composition alex_mp_20/null alex_mp_20/composition
         alex_mp_20_bandgap/bandgap alex_mp_20_bandgap/bandgap_lora perov_5/null mp_20_open/null
         demo/null""",
+    "predict": """alex_mp_20_bandgap/dft_band_gap mp_20_open/band_gap mp_20_open/formation_energy
+        demo/density""",
 }
 
 
@@ -71,7 +73,7 @@ def test_every_data_set_loads(name):
 def test_every_size_fits_every_stage(stage, size):
     path = presets.preset_root() / "size" / f"{size}.yaml"
     layer = presets.parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    own = {stage: layer[stage]}
+    own = {stage: {**layer[stage], **({"targets": ["gap"]} if stage == "predict" else {})}}
     loaded = presets.stack_layers(
         STAGES[stage], [("own", {"trainer": {"max_steps": 1}}), (size, own)]
     )

@@ -55,7 +55,9 @@ def model_card(config: Mapping[str, Any], repo: str, license: str = "other") -> 
 
 def _facts(config: Mapping[str, Any], data: str | None, trained: Mapping[str, Any]) -> str:
     ldm, vae = config.get("ldm") or {}, config.get("vae") or {}
-    targets = (config.get("predictor") or {}).get("targets") or []
+    predictor = config.get("predictor") or {}
+    units = predictor.get("units") or {}
+    predicted = [f"{n} ({units[n]})" if n in units else n for n in predictor.get("targets") or []]
     conditions = ", ".join(ldm.get("conditions") or {})
     facts = {
         "data set": data,
@@ -64,7 +66,7 @@ def _facts(config: Mapping[str, Any], data: str | None, trained: Mapping[str, An
         "imported from": (config.get("imported") or {}).get("file"),
         "latent channels": vae.get("latent_dim"),
         "decodes": {"dng": "elements and structure", "csp": "structure"}.get(vae.get("kind", "")),
-        "predicts": ", ".join(targets) or None,
+        "predicts": ", ".join(predicted) or None,
         "conditions": conditions or ("none" if ldm else None),
     }
     rows = [f"| {name} | {value} |" for name, value in facts.items() if value is not None]
@@ -87,6 +89,7 @@ def _loading(kind: str, repo: str) -> str:
     commands = {
         "vae": f"chemeleon ldm train --preset mp_20/null ldm.vae_ckpt_path=hub:{repo}",
         "ldm": f"chemeleon sample --model hub:{repo} -n 100 -o out",
+        "predictor": f"chemeleon predict run hub:{repo} FILES -o out.csv",
     }
     command = commands.get(kind, f"chemeleon hub pull {repo}")
     lines = ["## How to load", "", "```sh", "pip install chemeleon", command, "```"]

@@ -8,7 +8,16 @@ from pathlib import Path
 
 from chemeleon.errors import ConfigError
 
-RUN_PARTS = ("config.yaml", "metrics.jsonl", "state.safetensors", "best", "last", "init")
+RUN_PARTS = (
+    "config.yaml",
+    "metrics.jsonl",
+    "state.safetensors",
+    "best",
+    "last",
+    "init",
+    "scores.json",
+    "parity.png",
+)
 SAMPLE_PARTS = (
     "manifest.json",
     "cif",

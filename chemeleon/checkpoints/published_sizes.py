@@ -252,4 +252,6 @@ def predictor_config(settings: Any, targets: list[str]) -> PredictorConfig:
         targets=targets,
         reduce=plain.get("reduce", "mean"),
         encoder_features=plain.get("use_encoder_features", True),
+        head="pooled",
+        loss="mse",
     )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from chemeleon.cli import data, hub, ldm, vae
+from chemeleon.cli import data, hub, ldm, predict, vae
 from chemeleon.cli.sample import sample
 from chemeleon.errors import ChemeleonError
 from chemeleon.version import __version__
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(vae.app, name="vae")
 app.add_typer(ldm.app, name="ldm")
+app.add_typer(predict.app, name="predict")
 app.add_typer(data.app, name="data")
 app.add_typer(hub.app, name="hub")
 app.command()(sample)
@@ -49,7 +50,7 @@ def chemeleon(
     """Train, steer and judge generative models of crystals.
 
     A VAE encodes crystals into latents (`vae`), a diffusion transformer learns to make such latents
-    (`ldm`), and `sample` turns them into crystals.
+    (`ldm`), and `sample` turns them into crystals. `predict` says what properties they have.
     """
     if debug:
         os.environ[DEBUG] = "1"

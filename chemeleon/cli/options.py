@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from chemeleon.api import Stages
     from chemeleon.config.presets import Loaded
     from chemeleon.training.launch import TrainResult
 
@@ -39,28 +41,72 @@ TrackerName = Annotated[
 ]
 
 
-def with_tracker(overrides: list[str] | None, tracker: str | None) -> list[str]:
+def add_training(app: typer.Typer, stage: Stages, help: str, next_step: str) -> None:
+    """Add the commands `train` and `presets` of a stage.
+
+    Args:
+        app: the stage's group of commands.
+        stage: its name.
+        help: description and examples of `train`.
+        next_step: what to type after training; `{folder}` stands for the run's.
+    """
+
+    @app.command(help=inspect.cleandoc(help))
+    def train(
+        overrides: Overrides = None,
+        preset: Preset = None,
+        config: Config = None,
+        output: Output = None,
+        resume: Resume = None,
+        overwrite: Overwrite = False,
+        show_config: ShowConfig = False,
+        tracker: TrackerName = None,
+    ) -> None:
+        from chemeleon import api
+
+        words = _with_tracker(overrides, tracker)
+        if show_config:
+            _print_config(api.resolve(stage, preset, config, words, resume))
+            return
+        result = api.train(
+            stage,
+            preset,
+            words,
+            config_file=config,
+            output=output,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        _report_training(result, stage, next_step.format(folder=result.folder))
+
+    example = f"[bold]Examples[/]\n\n\b\nchemeleon {stage} presets"
+
+    @app.command(help=f"List the presets of this stage.\n\n{example}")
+    def presets() -> None:
+        _print_preset_names(stage)
+
+
+def _with_tracker(overrides: list[str] | None, tracker: str | None) -> list[str]:
     """Return the KEY=VALUE words with the tracker option among them."""
     return [*(overrides or []), *([f"trainer.tracker={tracker}"] if tracker else [])]
 
 
-def print_config(loaded: Loaded) -> None:
+def _print_config(loaded: Loaded) -> None:
     """Print every key, its value and its origin."""
     import json
 
-    values = loaded.config.model_dump(mode="json")
+    from chemeleon.config.presets import flatten
+
     lines = []
-    for key, origin in loaded.origins.items():
-        value = values
-        for part in key.split("."):
-            value = value[part]
-        lines.append((f"{key}: {json.dumps(value, ensure_ascii=False)}", origin))
+    for key, value in flatten(loaded.config.model_dump(mode="json")):
+        text = json.dumps(value, ensure_ascii=False)
+        lines.append((f"{key}: {text}", loaded.origins[key]))
     width = min(max(len(text) for text, _ in lines), 60)
     for text, origin in lines:
         typer.echo(f"{text:<{width}}  # {origin}")
 
 
-def print_preset_names(stage: str) -> None:
+def _print_preset_names(stage: str) -> None:
     """Print a stage's presets, one per line, with the first comment line of each."""
     from chemeleon.config.presets import list_presets, preset_root
 
@@ -72,7 +118,7 @@ def print_preset_names(stage: str) -> None:
         typer.echo(f"{name:<{width}}  {comment}")
 
 
-def report_training(result: TrainResult, stage: str, next_step: str) -> None:
+def _report_training(result: TrainResult, stage: str, next_step: str) -> None:
     """Say how a run ended and what to type next; only the first process speaks."""
     import os
 

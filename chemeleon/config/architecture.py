@@ -216,16 +216,59 @@ class LDMConfig(Section):
 
 
 class PredictorConfig(Section):
-    """Properties read off a frozen VAE's latents."""
+    """Properties of crystals, from the features that a VAE's encoder gives their atoms."""
 
-    targets: list[str] = Field(min_length=1, description="Names of the predicted properties.")
-    reduce: Literal["mean", "sum"] = Field(
-        default="mean", description="How an atom's features become the crystal's."
+    targets: list[str] = Field(min_length=1, description="Columns that are predicted.")
+    units: dict[str, str] = Field(
+        default_factory=dict, description="Target to unit; training takes them from data.units."
+    )
+    vae_ckpt_path: str | None = Field(
+        default=None,
+        description="VAE: a run or model folder, or hub:NAME. Needed unless encoder=scratch.",
+    )
+    encoder: Literal["frozen", "finetune", "scratch"] = Field(
+        default="frozen",
+        description="`frozen`: the VAE's encoder as it is; `finetune`: it is trained on, from the"
+        " VAE's weights; `scratch`: a new one is trained.",
+    )
+    encoder_layers: Positive = Field(
+        default=2, description="Blocks of the encoder that is trained from scratch."
     )
     encoder_features: bool = Field(
         default=True, description="Use the encoder's output beside the posterior mean."
     )
+    head: Literal["graph", "pooled"] = Field(
+        default="graph",
+        description="`graph`: blocks that mix atoms by attention and distance; `pooled`: a small"
+        " network on pooled features (published).",
+    )
+    width: Positive = Field(default=256, description="Width of graph head and new encoder.")
+    layers: Positive = Field(default=4, description="Blocks of the graph head.")
+    heads: Positive = Field(default=8, description="Attention heads of graph head and new encoder.")
+    cutoff_angstrom: float = Field(
+        default=5.0, gt=1, description="Graph head: atoms farther apart are not neighbours."
+    )
+    radial: int = Field(default=24, ge=4, description="Graph head: radial functions to the cutoff.")
+    reduce: Literal["mean", "sum"] = Field(
+        default="mean", description="How what is said of atoms becomes the crystal's."
+    )
     dropout: Fraction = Field(default=0.1, description="Dropout inside the head.")
+    loss: Literal["mae", "mse"] = Field(
+        default="mae", description="Error of the standardised targets that is made small."
+    )
+    ema_decay: float = Field(
+        default=0.999, ge=0, lt=1, description="Decay of averaged weights; 0 is off."
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> PredictorConfig:
+        if self.width % self.heads or self.width % 2:
+            raise ValueError(
+                f"width {self.width} must be even and a multiple of heads {self.heads}"
+            )
+        if len(set(self.targets)) < len(self.targets):
+            raise ValueError(f"targets {self.targets} name a column twice")
+        return self
 
 
 class ImportedConfig(Section):

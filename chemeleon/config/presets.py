@@ -101,12 +101,13 @@ def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
             into[key] = {**value} if isinstance(value, Mapping) else value
 
 
-def _keys(values: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield dotted keys and their values; an empty mapping is a value."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from _keys(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}"
+            yield f"{prefix}{key}", value
 
 
 def parse_override(word: str) -> dict[str, Any]:
@@ -159,7 +160,7 @@ def load(
     """Stack the layers of a stage and validate the result.
 
     Args:
-        stage: ``vae`` or ``ldm``.
+        stage: ``vae``, ``ldm`` or ``predict``.
         preset: name under ``configs/<stage>``; only ``base`` is used if None.
         config_file: a YAML file on top, for example the ``config.yaml`` of an earlier run.
         overrides: ``KEY=VALUE`` words, applied last.
@@ -180,13 +181,13 @@ def stack_layers(schema: type[StageConfig], stack: list[tuple[str, dict[str, Any
     origins: dict[str, str] = {}
     for name, layer in stack:
         _merge(values, layer)
-        origins.update(dict.fromkeys(_keys(layer), name))
+        origins.update((key, name) for key, _ in flatten(layer))
     try:
         config = schema.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_explain(error, schema, origins)) from None
-    resolved = list(_keys(config.model_dump()))
-    return Loaded(config, {key: _origin(key, origins) for key in resolved})
+    resolved = flatten(config.model_dump())
+    return Loaded(config, {key: _origin(key, origins) for key, _ in resolved})
 
 
 def _origin(key: str, origins: Mapping[str, str]) -> str:

@@ -39,6 +39,7 @@ __all__ = [
     "LDMTrainConfig",
     "LoRAConfig",
     "OptimConfig",
+    "PredictTrainConfig",
     "PredictorConfig",
     "SamplerConfig",
     "StageConfig",
@@ -85,6 +86,9 @@ class DataConfig(Section):
     cif_column: str = Field(default="cif", description="Column with the CIF text.")
     targets: list[str] = Field(
         default_factory=list, description="Property columns to read; a missing one is an error."
+    )
+    units: dict[str, str] = Field(
+        default_factory=dict, description="Property column to the unit of its numbers."
     )
     max_atoms: Positive | None = Field(
         default=None, description="Leave out crystals with more atoms."
@@ -205,4 +209,14 @@ class LDMTrainConfig(StageConfig):
         return self
 
 
-STAGES: dict[str, type[StageConfig]] = {"vae": VAETrainConfig, "ldm": LDMTrainConfig}
+class PredictTrainConfig(StageConfig):
+    """`chemeleon predict train`; it reads the columns of `predict.targets`, not `data.targets`."""
+
+    predict: PredictorConfig
+
+
+STAGES: dict[str, type[StageConfig]] = {
+    "vae": VAETrainConfig,
+    "ldm": LDMTrainConfig,
+    "predict": PredictTrainConfig,
+}

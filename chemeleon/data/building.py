@@ -44,7 +44,7 @@ def parse_source(
     """
     with _bar(path.name, progress) as report:
         records = read_records(path, id_column, cif_column, report)
-        return _collect(records, niggli)
+        return collect(records, niggli)
 
 
 @contextmanager
@@ -67,7 +67,8 @@ def _bar(name: str, shown: bool) -> Iterator[Report | None]:
         yield lambda share: bar.update(task, completed=share)
 
 
-def _collect(records: Iterator[Record], niggli: bool) -> ParsedSet:
+def collect(records: Iterator[Record], niggli: bool = True) -> ParsedSet:
+    """Parse records; bad ones, and those whose id came before, become problems."""
     keep: list[tuple[Any, ...]] = []  # arrays of each chunk
     kept: list[Record] = []  # without content, which is most of the memory
     problems: list[Problem] = []

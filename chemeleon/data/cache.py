@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.parse import PARSER_VERSION
 from chemeleon.data.problems import Problem
 
@@ -58,6 +59,17 @@ class ParsedSet:
     text_columns: list[str]
     problems: list[Problem]
     total: int
+
+    def crystals(self) -> FlatCrystals:
+        """Return the crystals with every column as a target."""
+        return FlatCrystals(
+            atomic_numbers=self.atomic_numbers.to(torch.int64),
+            frac_coords=self.frac_coords,
+            lattice=self.lattice,
+            num_atoms=self.num_atoms.to(torch.int64),
+            targets=dict(self.columns),
+            ids=self.ids,
+        )
 
 
 def cache_dir() -> Path:

@@ -45,22 +45,26 @@ class LoadReport:
     columns: dict[str, Tensor] = field(repr=False)
 
 
-def load_split(config: DataConfig, split: str, *, progress: bool = False) -> FlatCrystals:
+def load_split(
+    config: DataConfig, split: str, *, progress: bool = False, partial: bool = False
+) -> FlatCrystals:
     """Return the usable crystals of one split, from the cache if its content was seen before.
 
     A row is bad if its crystal cannot be used, if it has more atoms than ``max_atoms``, or if one
-    of the requested targets is missing. Columns that were not requested may have any gaps.
+    of the requested targets is missing (``partial``: all of them). Columns that were not requested
+    may have any gaps.
 
     Args:
         config: names the set, its columns, targets and limits.
         split: ``train``, ``val`` or ``test``.
         progress: show a bar while parsing.
+        partial: keep crystals that have some of the targets; the others are NaN.
 
     Raises:
         DataError: if the set or a column is missing, nothing is usable, or ``on_error=fail`` and
             a row is bad.
     """
-    report = load_report(config, split, progress=progress)
+    report = load_report(config, split, progress=progress, partial=partial)
     if report.problems:
         logger.warning(
             "%s: %d of %d rows left out, the first is %s (`chemeleon data describe` lists them)",
@@ -72,7 +76,9 @@ def load_split(config: DataConfig, split: str, *, progress: bool = False) -> Fla
     return report.crystals
 
 
-def load_report(config: DataConfig, split: str, *, progress: bool = False) -> LoadReport:
+def load_report(
+    config: DataConfig, split: str, *, progress: bool = False, partial: bool = False
+) -> LoadReport:
     """Like `load_split`, with the problems and all columns."""
     if split not in SPLITS:
         raise DataError(
@@ -82,11 +88,16 @@ def load_report(config: DataConfig, split: str, *, progress: bool = False) -> Lo
         from chemeleon.crystals.prototypes import demo_crystals
 
         return _select_demo(config, demo_crystals(cast(Any, split)))
-    return load_source(config, split_path(config, split), progress=progress)
+    return load_source(config, split_path(config, split), progress=progress, partial=partial)
 
 
 def load_source(
-    config: DataConfig, path: Path, *, progress: bool = False, number_rows: bool = False
+    config: DataConfig,
+    path: Path,
+    *,
+    progress: bool = False,
+    number_rows: bool = False,
+    partial: bool = False,
 ) -> LoadReport:
     """Load the crystals of a file or folder under the rules of a config.
 
@@ -95,6 +106,7 @@ def load_source(
         path: any source that `sources.read_records` knows.
         progress: show a bar while parsing.
         number_rows: name the crystals of a CSV by row instead of by ``id_column``.
+        partial: see `load_split`.
     """
     id_column = None if number_rows else config.id_column
     options = {"id": id_column, "cif": config.cif_column, "niggli": config.niggli}
@@ -110,7 +122,7 @@ def load_source(
             progress=progress,
         ),
     )
-    return _select(config, parsed, path)
+    return _select(config, parsed, path, partial)
 
 
 def data_root(config: DataConfig) -> Path:
@@ -152,7 +164,7 @@ def atom_histogram(crystals: FlatCrystals) -> Tensor:
     return torch.bincount(crystals.num_atoms)
 
 
-def _select(config: DataConfig, parsed: ParsedSet, path: Path) -> LoadReport:
+def _select(config: DataConfig, parsed: ParsedSet, path: Path, partial: bool) -> LoadReport:
     _check_targets(config.targets, parsed.columns, parsed.text_columns, str(path))
     problems = list(parsed.problems)
     good = torch.ones(len(parsed.num_atoms), dtype=torch.bool)
@@ -160,8 +172,12 @@ def _select(config: DataConfig, parsed: ParsedSet, path: Path) -> LoadReport:
     if config.max_atoms is not None:
         limit = f"atoms are more than max_atoms={config.max_atoms}"
         checks.append((parsed.num_atoms > config.max_atoms, limit))
-    for name in config.targets:
-        checks.append((parsed.columns[name].isnan(), f"no number in column '{name}'"))
+    missing = {name: parsed.columns[name].isnan() for name in config.targets}
+    if partial and missing:
+        none = torch.stack(list(missing.values())).all(0)
+        checks.append((none, f"no number in any of the columns {', '.join(missing)}"))
+    else:
+        checks += [(gaps, f"no number in column '{name}'") for name, gaps in missing.items()]
     for bad, reason in checks:
         for i in torch.nonzero(bad & good).flatten().tolist():
             file = parsed.file_names[int(parsed.files[i])]
@@ -177,14 +193,7 @@ def _select(config: DataConfig, parsed: ParsedSet, path: Path) -> LoadReport:
         if problems:
             raise problems_error(problems, parsed.total, remedy)
         raise DataError(remedy)
-    crystals = FlatCrystals(
-        atomic_numbers=parsed.atomic_numbers.to(torch.int64),
-        frac_coords=parsed.frac_coords,
-        lattice=parsed.lattice,
-        num_atoms=parsed.num_atoms.to(torch.int64),
-        targets=dict(parsed.columns),
-        ids=parsed.ids,
-    )
+    crystals = parsed.crystals()
     if not good.all():
         crystals = crystals.subset(torch.nonzero(good).flatten())
     return _report(config, crystals, problems, parsed.total, str(path))

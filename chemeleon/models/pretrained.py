@@ -6,14 +6,18 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Self, Unpack
+from typing import Any, ClassVar, Self, TypeVar, Unpack
 
+import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from chemeleon.checkpoints import hub
 from chemeleon.checkpoints.hub import PushOptions
 from chemeleon.checkpoints.store import ModelFolder, read_model, write_model
+from chemeleon.errors import GenerationError
+
+AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
 
 class _NoFilling(TorchFunctionMode):
@@ -100,3 +104,20 @@ class Pretrained(nn.Module):
         """
         with tempfile.TemporaryDirectory() as folder:
             return hub.push(self.save_pretrained(folder), repo, **options)
+
+
+def place(model: AnyModel, device: torch.device | str | None = None) -> AnyModel:
+    """Move a model to a device, a GPU if there is one, for use without training.
+
+    Raises:
+        GenerationError: if the device cannot be used.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by kind of build
+        raise GenerationError(
+            f"device '{device}' cannot be used: {str(error).splitlines()[0]}. Leave out --device to"
+            " take a GPU if there is one, else the CPU"
+        ) from None

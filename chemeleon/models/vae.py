@@ -17,6 +17,7 @@ from chemeleon.checkpoints.store import ModelFolder
 from chemeleon.config.schema import VAEConfig, VAELossConfig
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from chemeleon.crystals.lattice import lattice_from_parameters
+from chemeleon.errors import CheckpointError
 from chemeleon.models.layers import Transformer, index_embedding
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import Pretrained
@@ -97,11 +98,20 @@ class CrystalVAE(Pretrained):
     @classmethod
     def from_folder(cls, folder: ModelFolder) -> CrystalVAE:
         """Build from a folder that has been read."""
+        if folder.kind == "predictor" and "vae.from_latent.weight" not in folder.tensors:
+            raise CheckpointError(
+                f"{folder.path}: this predictor trained its own encoder and has no decoder, so"
+                " there is no VAE in it: name a folder of `chemeleon vae train`"
+            )
         with torch.device("meta"):
             vae = cls(folder.section("vae", VAEConfig))
         prefix = "" if folder.kind == "vae" else "vae."
         folder.load_into(vae, prefix)
         return vae.eval()
+
+    def drop_decoder(self) -> None:
+        """Keep the encoder alone, for models that train it and have no use for the rest."""
+        del self.from_latent, self.decoder, self.type_head, self.coords_head, self.lattice_head
 
     def architecture(self) -> dict[str, Any]:
         """See ``Pretrained``."""

@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
+import torch
 from accelerate import Accelerator
 from rich.console import Console
 
 from chemeleon.checkpoints.folders import RUN_PARTS, refuse_existing, remove_parts
 from chemeleon.checkpoints.store import write_model, write_text
 from chemeleon.config.presets import to_yaml
-from chemeleon.config.schema import LDMTrainConfig, StageConfig, VAETrainConfig
+from chemeleon.config.schema import (
+    LDMTrainConfig,
+    PredictorConfig,
+    PredictTrainConfig,
+    Section,
+    StageConfig,
+    VAETrainConfig,
+)
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.dataset import load_split
 from chemeleon.errors import ConfigError
 from chemeleon.models.denoiser import LatentDiffusion
+from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.training.ldm import LDMStage
 from chemeleon.training.loop import Fitted, Stage, fit
+from chemeleon.training.predictor import PredictStage, load_targets
 from chemeleon.training.run import Run, make_accelerator
+from chemeleon.training.scoring import score
 from chemeleon.training.vae import VAEStage
 
-INIT = "init"  # an LDM's VAE and latent statistics, so that resuming needs no other folder
+INIT = "init"  # the model before training with the VAE in it: resuming needs no other folder
+
+
+class _Place(TypedDict):
+    """Which part of the work is this process's."""
+
+    device: torch.device
+    rank: int
+    world: int
 
 
 class TrainResult(NamedTuple):
@@ -58,29 +78,37 @@ def train(
     if accelerator.is_main_process:
         if not resume:
             remove_parts(folder, RUN_PARTS)
-            if isinstance(stage, LDMStage):
+            if isinstance(stage, LDMStage | PredictStage):
                 kind, content, tensors = stage.export()
                 write_model(folder / INIT, kind, content, tensors)
         write_text(folder / "config.yaml", to_yaml(config))
     accelerator.wait_for_everyone()
-    return TrainResult(folder, fit(run))
+    fitted = fit(run)
+    if isinstance(config, PredictTrainConfig) and not fitted.interrupted:
+        if accelerator.is_main_process:
+            score(config, folder, accelerator.device, console)
+        accelerator.wait_for_everyone()
+    return TrainResult(folder, fitted)
 
 
 def _build(
     config: StageConfig, folder: Path, accelerator: Accelerator, console: Console, resume: bool
 ) -> Stage:
+    place: _Place = {
+        "device": accelerator.device,
+        "rank": accelerator.process_index,
+        "world": accelerator.num_processes,
+    }
     if isinstance(config, VAETrainConfig):
         train, val = _load_data(config, accelerator, console)
-        return VAEStage(
-            config,
-            train,
-            val,
-            device=accelerator.device,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-        )
+        return VAEStage(config, train, val, **place)
+    # other models before the data: what is wrong with them shows faster
+    if isinstance(config, PredictTrainConfig):
+        vae, start = _start_predictor(config, folder, resume)
+        train, val = _load_data(config, accelerator, console)
+        return PredictStage(config, train, val, vae=vae, start=start, **place)
     assert isinstance(config, LDMTrainConfig)
-    vae, start = _start(config, folder, resume)  # before the data: it fails faster
+    vae, start = _start_ldm(config, folder, resume)
     train, val = _load_data(config, accelerator, console)
     return LDMStage(
         config,
@@ -89,10 +117,8 @@ def _build(
         vae=vae,
         start=start,
         refit_sizes=not resume,
-        device=accelerator.device,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
         autocast=lambda: accelerator.autocast(),
+        **place,
     )
 
 
@@ -102,8 +128,7 @@ def _load_data(
     # the first process parses and caches, the others read the cache
     with accelerator.main_process_first():
         show = accelerator.is_main_process
-        train = load_split(config.data, "train", progress=show)
-        val = load_split(config.data, "val", progress=show)
+        train, val = (_load_split(config, split, show) for split in ("train", "val"))
     console.print(
         f"{config.data.name}: {len(train)} training and {len(val)} validation crystals,"
         f" on {accelerator.num_processes} x {accelerator.device.type}"
@@ -111,7 +136,13 @@ def _load_data(
     return train, val
 
 
-def _start(
+def _load_split(config: StageConfig, split: str, progress: bool) -> FlatCrystals:
+    if isinstance(config, PredictTrainConfig):
+        return load_targets(config, split, progress)
+    return load_split(config.data, split, progress=progress)
+
+
+def _start_ldm(
     config: LDMTrainConfig, folder: Path, resume: bool
 ) -> tuple[CrystalVAE | None, LatentDiffusion | None]:
     """Return the VAE of a new model, or the model that is gone on with."""
@@ -124,23 +155,43 @@ def _start(
     source = folder / INIT if resume else ldm.init_ckpt_path
     if source is not None:
         start = LatentDiffusion.from_pretrained(source)
-        _check_same_architecture(start, config, source)
+        names = ("denoiser", "diffusion", "conditions", "latent_scale")
+        _check_same("ldm", names, start.config, ldm, source)
         return None, start
-    if ldm.vae_ckpt_path is None:
+    return _vae("ldm", ldm.vae_ckpt_path), None
+
+
+def _start_predictor(
+    config: PredictTrainConfig, folder: Path, resume: bool
+) -> tuple[CrystalVAE | None, Predictor | None]:
+    """Return the VAE of a new predictor (None: from scratch), or the one that is gone on with."""
+    predict = config.predict
+    if resume:
+        start = Predictor.from_pretrained(folder / INIT)
+        free = {"vae_ckpt_path", "units", "dropout", "loss", "ema_decay"}
+        names = [name for name in PredictorConfig.model_fields if name not in free]
+        _check_same("predict", names, start.config, predict, folder / INIT)
+        return None, start
+    if predict.encoder == "scratch":
+        return None, None
+    return _vae("predict", predict.vae_ckpt_path), None
+
+
+def _vae(section: str, path: str | None) -> CrystalVAE:
+    if path is None:
         raise ConfigError(
-            "ldm.vae_ckpt_path is not set: name the folder of a trained VAE, for example"
-            " ldm.vae_ckpt_path=runs/my_vae"
+            f"{section}.vae_ckpt_path is not set: name the folder of a trained VAE, for example"
+            f" {section}.vae_ckpt_path=runs/my_vae"
         )
-    return CrystalVAE.from_pretrained(ldm.vae_ckpt_path), None
+    return CrystalVAE.from_pretrained(path)
 
 
-def _check_same_architecture(
-    start: LatentDiffusion, config: LDMTrainConfig, source: str | Path
+def _check_same(
+    section: str, names: Iterable[str], before: Section, now: Section, source: str | Path
 ) -> None:
-    for name in ("denoiser", "diffusion", "conditions", "latent_scale"):
-        before, now = getattr(start.config, name), getattr(config.ldm, name)
-        if before != now:
+    for name in names:
+        if getattr(before, name) != getattr(now, name):
             raise ConfigError(
-                f"ldm.{name} differs from the model to start from ({source}):"
-                f" it has {before}, the config asks for {now}"
+                f"{section}.{name} differs from the model to start from ({source}):"
+                f" it has {getattr(before, name)}, the config asks for {getattr(now, name)}"
             )

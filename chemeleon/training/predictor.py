@@ -1,0 +1,141 @@
+"""What one batch means when a predictor is trained.
+
+Shapes: ``B`` crystals, ``P`` properties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from chemeleon.config.schema import PredictorConfig, PredictTrainConfig, VAEConfig
+from chemeleon.crystals.augment import augment, jitter
+from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.data.dataset import load_split
+from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
+from chemeleon.errors import DataError
+from chemeleon.models.predictor import Predictor
+from chemeleon.models.vae import CrystalVAE
+from chemeleon.training.run import Export
+
+
+class PredictStage:
+    """Regression of columns, any of which may be missing for some crystals."""
+
+    criterion = "val/loss"
+
+    def __init__(
+        self,
+        config: PredictTrainConfig,
+        train: FlatCrystals,
+        val: FlatCrystals,
+        *,
+        vae: CrystalVAE | None = None,
+        start: Predictor | None = None,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.config = config
+        self.ema_decay = config.predict.ema_decay
+        torch.manual_seed(config.seed)
+        self.loader = Loader.from_config(config, train, device, rank, world)
+        self.val = EvalLoader(val, config.data.batch_size, device=device)
+        names = config.predict.targets
+        known = _known(names, train, "training")
+        # shares of the whole set, so that a step need not count and processes need not talk
+        self.shares = (known / len(train)).to(device)
+        self.val_known = _known(names, val, "validation").to(device)
+        if start is None:
+            vae = new_encoder(config.predict) if vae is None else vae
+            start = Predictor(_with_units(config), vae)
+            start.fit(train.targets)
+        self.model = start.to(device)
+
+    def steps_per_epoch(self) -> int:
+        """See ``Stage``."""
+        return len(self.loader)
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[list[Draw]]:
+        """See ``Stage``."""
+        return self.loader.epoch(epoch, first_step)
+
+    def loss(self, model: nn.Module, draw: Draw) -> dict[str, Tensor]:
+        """Augment, predict, compare; each property counts the same, however often it is known."""
+        batch = draw.gather()
+        settings = self.config.data.augment
+        crystals = augment(batch.crystals, batch.keys, settings)
+        crystals = jitter(crystals, batch.keys, settings.noise_angstrom)
+        error = self._error(model(crystals), batch)
+        each = self._cost(error).sum(0) / (self.shares * batch.size)
+        names = self.config.predict.targets
+        return {"loss": each.mean(), **dict(zip(names, each, strict=True))}
+
+    def _error(self, found: Tensor, batch: TrainBatch) -> Tensor:
+        """Return the error of standardised predictions ``(B, P)``, 0 where nothing is known."""
+        wanted = self.model.standardised(batch.crystals)
+        return (found - wanted.nan_to_num()) * torch.isfinite(wanted)
+
+    def _cost(self, error: Tensor) -> Tensor:
+        return error.abs() if self.config.predict.loss == "mae" else error.square()
+
+    def evaluate(self, model: nn.Module, rank: int, world: int) -> dict[str, tuple[float, float]]:
+        """Return the loss on the validation set, and each property's mean error in its unit."""
+        names = self.config.predict.targets
+        loss = torch.zeros((), device=self.shares.device)
+        errors = torch.zeros_like(self.shares)
+        known = torch.zeros_like(self.shares)
+        seen = 0.0
+        for batch in self.val.shard(rank, world):
+            error = self._error(model(batch.crystals), batch)
+            loss += (self._cost(error).sum(0) / self.val_known).mean()
+            errors += error.abs().sum(0) * self.model.scale
+            known += torch.isfinite(self.model.standardised(batch.crystals)).sum(0)
+            seen += batch.count / float(batch.size)
+        totals = {"val/loss": (float(loss), seen)}
+        for name, error, count in zip(names, errors.tolist(), known.tolist(), strict=True):
+            totals[f"val/mae_{name}"] = error, count
+        return totals
+
+    def export(self) -> Export:
+        """See ``Stage``."""
+        data = {"name": self.config.data.name, "niggli": self.config.data.niggli}
+        config = {**self.model.architecture(), "data": data}
+        return Export("predictor", config, self.model.state_dict())
+
+
+def load_targets(config: PredictTrainConfig, split: str, progress: bool = False) -> FlatCrystals:
+    """Return the crystals of a split that have at least one of the targets."""
+    data = config.data.model_copy(update={"targets": config.predict.targets})
+    return load_split(data, split, progress=progress, partial=True)
+
+
+def new_encoder(config: PredictorConfig) -> CrystalVAE:
+    """Return a VAE with random weights, of whose encoder the settings speak."""
+    sizes = VAEConfig(
+        width=config.width,
+        heads=config.heads,
+        feedforward=4 * config.width,
+        encoder_layers=config.encoder_layers,
+        decoder_layers=1,
+        dropout=config.dropout,
+        coordinate_input="fourier",
+    )
+    return CrystalVAE(sizes)
+
+
+def _known(names: list[str], crystals: FlatCrystals, what: str) -> Tensor:
+    """Count the values of each target, ``(P,)``."""
+    counts = torch.stack([torch.isfinite(crystals.targets[name]).sum() for name in names])
+    for name, count in zip(names, counts.tolist(), strict=True):
+        if not count:
+            raise DataError(f"no crystal of the {what} split has a number in column '{name}'")
+    return counts.to(torch.float32)
+
+
+def _with_units(config: PredictTrainConfig) -> PredictorConfig:
+    given = {**config.data.units, **config.predict.units}
+    units = {name: given[name] for name in config.predict.targets if name in given}
+    return config.predict.model_copy(update={"units": units})
