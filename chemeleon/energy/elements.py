@@ -1,0 +1,85 @@
+"""Elemental reference energies of a potential, without any data: simple structures, relaxed.
+
+Each element is tried as ASE's tabulated ground state, as fcc, bcc, hcp, simple cubic and diamond,
+and (where ASE says that it forms molecules) as dimers on an fcc lattice; the lowest energy counts.
+Elements with complicated ground states (B, P, S, Mn, Ga, ...) come out too high, so that formation
+energies with them come out too low; `docs/energy.md` has the measured errors.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from chemeleon.energy.potentials import Potential
+from chemeleon.energy.relax import relax
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+_SHAPES = ("fcc", "bcc", "hcp", "sc", "diamond")
+# edge of the conventional cell over the distance of neighbours
+_EDGE = {"fcc": 2**0.5, "bcc": 2 / 3**0.5, "hcp": 1.0, "sc": 1.0, "diamond": 4 / 3**0.5}
+
+
+class Reference(NamedTuple):
+    """The best elemental crystal found.
+
+    Attributes:
+        energy_ev: eV/atom, or None if no structure could be evaluated.
+        shape: which structure, such as ``bcc``.
+    """
+
+    energy_ev: float | None
+    shape: str
+
+
+def elemental_references(
+    symbols: Iterable[str], potential: Potential, steps: int = 100
+) -> dict[str, Reference]:
+    """Relax simple structures of each element and keep the lowest energies.
+
+    Args:
+        symbols: elements.
+        potential: gives energies, forces and stresses.
+        steps: most steps of a relaxation.
+    """
+    tried = [(symbol, *item) for symbol in sorted(set(symbols)) for item in prototypes(symbol)]
+    relaxed = relax([structure for *_, structure in tried], potential, steps)
+    best: dict[str, Reference] = {symbol: Reference(None, "none") for symbol, *_ in tried}
+    for (symbol, shape, _), end in zip(tried, relaxed, strict=True):
+        known = best[symbol].energy_ev
+        if end.reason is None and (known is None or end.energy_ev < known):
+            best[symbol] = Reference(end.energy_ev, shape)
+    return best
+
+
+def prototypes(symbol: str) -> list[tuple[str, Structure]]:
+    """Return named simple crystals of an element, sized by tabulated values or covalent radii."""
+    from ase import Atoms
+    from ase.build import bulk
+    from ase.data import atomic_numbers, covalent_radii, reference_states
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    number = atomic_numbers[symbol]
+    state = reference_states[number] or {}
+    distance = 2 * covalent_radii[number]
+    made: list[tuple[str, Any]] = []
+    try:
+        made.append((f"tabulated {state.get('symmetry')}", bulk(symbol)))
+    except (ValueError, RuntimeError, KeyError, TypeError, NotImplementedError):
+        pass  # ASE has no crystal for a third of the elements
+    for shape in _SHAPES:
+        more = {"covera": (8 / 3) ** 0.5} if shape == "hcp" else {}
+        made.append((shape, bulk(symbol, shape, a=distance * _EDGE[shape], **more)))
+    if state.get("symmetry") == "diatom":
+        edge = 2.6 * distance + 2.5  # room for a turned molecule
+        lattice = edge / 2 * np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]])
+        half = state["d"] / 2 * np.ones(3) / 3**0.5
+        made.append(("dimers", Atoms([symbol] * 2, [-half, half], cell=lattice, pbc=True)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return [(name, AseAtomsAdaptor.get_structure(atoms)) for name, atoms in made]
