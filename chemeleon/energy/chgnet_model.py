@@ -13,7 +13,7 @@ Shapes: as in `bond_graph`; ``D`` = 64 features.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,9 @@ class GatedMLP(nn.Module):
         prefix: name of a `GatedMLP` of the package.
         inputs: number of feature blocks that it takes, in the package's order.
     """
+
+    blocks: Tensor  # (inputs, 2 D, D), the first layers of core and gate
+    bias: Tensor  # (2 D,)
 
     def __init__(self, state: dict[str, Tensor], prefix: str, inputs: int) -> None:
         super().__init__()
@@ -73,6 +76,16 @@ class CHGNetEnergy(nn.Module):
         state: the package's weights by name.
         settings: the package's settings of the model.
     """
+
+    reference: Tensor
+    atom_embedding: Tensor
+    atom_frequencies: Tensor
+    bond_frequencies: Tensor
+    angle_frequencies: Tensor
+    bond_embedding: Tensor
+    atom_weights: Tensor
+    bond_weights: Tensor
+    angle_embedding: Tensor
 
     def __init__(self, state: dict[str, Tensor], settings: dict[str, Any]) -> None:
         super().__init__()
@@ -124,13 +137,14 @@ class CHGNetEnergy(nn.Module):
         # 0.2.0 has a bias that reaches every bond of a crystal that has angles. (The package gives
         # it to crystals without angles too, if another crystal of the same batch has some.)
         angular = None
-        if self.bond_outs and self.bond_outs[0].bias is not None:
+        if self.bond_outs and cast(nn.Linear, self.bond_outs[0]).bias is not None:
             angular = torch.zeros(len(graph.num_atoms), device=lengths.device)
             angular[graph.owners[graph.angle_atom]] = 1.0
             angular = angular[graph.owners[first], None]
 
         atoms = self.atom_embedding[graph.numbers - 1]
-        for i, (mlp, out) in enumerate(zip(self.atom_mlps, self.atom_outs, strict=True)):
+        for i, (module, out) in enumerate(zip(self.atom_mlps, self.atom_outs, strict=True)):
+            mlp = cast(GatedMLP, module)
             centre, other = mlp.project(atoms, 0), mlp.project(atoms, 2)
             along = mlp.project(torch.cat([near, far]), 1)
             total = torch.zeros_like(atoms)
@@ -142,11 +156,12 @@ class CHGNetEnergy(nn.Module):
             atoms = atoms + out(total)
             if i < len(self.bond_mlps):
                 update = self._bond_update(i, graph, atoms, near, bond_weights, angles)
-                update = functional.linear(update, self.bond_outs[i].weight)
+                bond_out = cast(nn.Linear, self.bond_outs[i])
+                update = functional.linear(update, bond_out.weight)
                 new = near + update
                 if angular is not None:
-                    new = new + angular[:short] * self.bond_outs[i].bias
-                    far = far + angular[short:] * self.bond_outs[i].bias
+                    new = new + angular[:short] * bond_out.bias
+                    far = far + angular[short:] * bond_out.bias
                 near = new
             if i < len(self.angle_mlps):
                 angles = angles + self._over_angles(self.angle_mlps[i], graph, atoms, near, angles)
@@ -166,9 +181,9 @@ class CHGNetEnergy(nn.Module):
 
     @staticmethod
     def _over_angles(
-        mlp: nn.Module, graph: Graph, atoms: Tensor, near: Tensor, angles: Tensor
+        module: nn.Module, graph: Graph, atoms: Tensor, near: Tensor, angles: Tensor
     ) -> Tensor:
-        assert isinstance(mlp, GatedMLP)
+        mlp = cast(GatedMLP, module)
         left, right = graph.angle_bonds
         values = mlp.project(angles, 2)
         values += mlp.project(near, 0).index_select(0, left)
@@ -192,7 +207,8 @@ class CHGNetEnergy(nn.Module):
     def _angles(self, units: Tensor, graph: Graph) -> Tensor:
         """Embedded Fourier expansion of the angles between bonds, ``(T, D)``."""
         left, right = graph.angle_bonds
-        cosine = (units.index_select(0, left) * units.index_select(0, right)).sum(1) * graph.angle_signs
+        cosine = (units.index_select(0, left) * units.index_select(0, right)).sum(1)
+        cosine = cosine * graph.angle_signs
         angle = torch.acos(cosine * (1 - 1e-6))  # the package's factor, keeps the slope finite
         phase = torch.outer(angle, self.angle_frequencies)
         constant = torch.full_like(angle, 0.5**0.5).unsqueeze(1)

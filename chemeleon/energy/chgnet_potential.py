@@ -15,7 +15,7 @@ from torch import Tensor
 
 from chemeleon.energy.bond_graph import angle_counts, make_graph
 from chemeleon.energy.cells import Cells, ranges
-from chemeleon.energy.chgnet_model import MAX_ATOMIC_NUMBER, CHGNetEnergy, load_weights
+from chemeleon.energy.chgnet_model import MAX_ATOMIC_NUMBER, load_weights
 from chemeleon.energy.neighbours import Bonds, candidate_counts, find_bonds
 from chemeleon.energy.potentials import Evaluation, Potential, empty_evaluation
 from chemeleon.errors import ConfigError, nearest

@@ -40,11 +40,14 @@ def fractions(formula: Formula) -> Fractions:
 
 def formula_of(parts: Fractions) -> str:
     """Return the reduced formula in the order of symbols, such as ``FeLiO4P``."""
+    least = min(share for _, share in parts)
+    amounts = [share for _, share in parts]
     for factor in range(1, 201):
-        amounts = [share * factor / min(s for _, s in parts) for _, share in parts]
-        if all(abs(a - round(a)) < 1e-6 * factor for a in amounts):
+        multiples = [share / least * factor for _, share in parts]
+        if all(abs(m - round(m)) < 1e-7 * factor for m in multiples):
+            amounts = [float(round(m)) for m in multiples]
             break
-    words = ((s, f"{a:.6g}") for (s, _), a in zip(parts, amounts, strict=True))
+    words = ((s, f"{a:.12g}") for (s, _), a in zip(parts, amounts, strict=True))
     return "".join(symbol + ("" if amount == "1" else amount) for symbol, amount in words)
 
 

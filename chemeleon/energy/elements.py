@@ -8,6 +8,7 @@ energies with them come out too low; `docs/energy.md` has the measured errors.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 _SHAPES = ("fcc", "bcc", "hcp", "sc", "diamond")
+_SCALES = np.geomspace(0.85, 1.4, 12)
 # edge of the conventional cell over the distance of neighbours
 _EDGE = {"fcc": 2**0.5, "bcc": 2 / 3**0.5, "hcp": 1.0, "sc": 1.0, "diamond": 4 / 3**0.5}
 
@@ -38,18 +40,38 @@ class Reference(NamedTuple):
 
 
 def elemental_references(
-    symbols: Iterable[str], potential: Potential, steps: int = 100
+    symbols: Iterable[str], potential: Potential, steps: int = 50
 ) -> dict[str, Reference]:
     """Relax simple structures of each element and keep the lowest energies.
+
+    Sizes of the simple shapes are scanned first, and only the best two are relaxed.
 
     Args:
         symbols: elements.
         potential: gives energies, forces and stresses.
         steps: most steps of a relaxation.
     """
-    tried = [(symbol, *item) for symbol in sorted(set(symbols)) for item in prototypes(symbol)]
+    tried: list[tuple[str, str, Structure]] = []
+    scanned: list[tuple[str, str, Structure]] = []
+    for symbol in sorted(set(symbols)):
+        for shape, structure in prototypes(symbol):
+            if shape not in _SHAPES:
+                tried.append((symbol, shape, structure))
+                continue
+            for scale in _SCALES:
+                sized = structure.copy()
+                sized.scale_lattice(structure.volume * scale**3)
+                scanned.append((symbol, shape, sized))
+    energies = potential.energies([structure for *_, structure in scanned]).per_atom_ev
+    chosen: dict[str, dict[str, Structure]] = {}
+    for i in np.argsort(energies):  # NaN comes last
+        symbol, shape, structure = scanned[i]
+        best_shapes = chosen.setdefault(symbol, {})
+        if np.isfinite(energies[i]) and shape not in best_shapes and len(best_shapes) < 2:
+            best_shapes[shape] = structure
+    tried += [(s, shape, sized) for s, found in chosen.items() for shape, sized in found.items()]
     relaxed = relax([structure for *_, structure in tried], potential, steps)
-    best: dict[str, Reference] = {symbol: Reference(None, "none") for symbol, *_ in tried}
+    best: dict[str, Reference] = dict.fromkeys(chosen, Reference(None, "none"))
     for (symbol, shape, _), end in zip(tried, relaxed, strict=True):
         known = best[symbol].energy_ev
         if end.reason is None and (known is None or end.energy_ev < known):
@@ -68,10 +90,10 @@ def prototypes(symbol: str) -> list[tuple[str, Structure]]:
     state = reference_states[number] or {}
     distance = 2 * covalent_radii[number]
     made: list[tuple[str, Any]] = []
-    try:
-        made.append((f"tabulated {state.get('symmetry')}", bulk(symbol)))
-    except (ValueError, RuntimeError, KeyError, TypeError, NotImplementedError):
-        pass  # ASE has no crystal for a third of the elements
+    if state.get("symmetry") not in (*_SHAPES, "diatom", "atom", None):
+        # some are tabulated, but not as a crystal that ASE can build
+        with contextlib.suppress(ValueError, RuntimeError, KeyError, TypeError):
+            made.append((f"tabulated {state.get('symmetry')}", bulk(symbol)))
     for shape in _SHAPES:
         more = {"covera": (8 / 3) ** 0.5} if shape == "hcp" else {}
         made.append((shape, bulk(symbol, shape, a=distance * _EDGE[shape], **more)))

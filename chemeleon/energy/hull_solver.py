@@ -49,7 +49,7 @@ def best_mixture(target: Array, phases: Array, energies: Array) -> Mixture:
     """
     size = len(target)
     columns = np.eye(size)  # of the basis, one phase each
-    costs = np.zeros(size)
+    costs: Array = np.zeros(size)
     members = [-1] * size
     amounts = target.copy()
     step = 0
@@ -77,7 +77,7 @@ def best_mixture(target: Array, phases: Array, energies: Array) -> Mixture:
         columns[:, leave] = phases[enter]
         costs[leave] = energies[enter]
         members[leave] = enter
-        amounts = np.linalg.solve(columns, target)
+        amounts = np.linalg.solve(columns, target).astype(np.float64)
         amounts[amounts < _ZERO] = 0.0  # noise would hide ties
         step += 1
         if step > 100 * _PATIENCE:

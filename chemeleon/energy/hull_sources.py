@@ -236,8 +236,7 @@ def _from_totals(
             continue
         kept.append(parts)
         energies.append(total - sum(share * lowest[symbol] for symbol, share in parts))
-    known: dict[str, float | None] = {symbol: value for symbol, value in lowest.items()}
-    return _hull(kept, energies, known, skipped, **manifest)
+    return _hull(kept, energies, {**lowest}, skipped, **manifest)
 
 
 def _hull(

@@ -93,8 +93,8 @@ class Potential(ABC):
         """
         cells, reasons = to_cells(crystals)
         count, device = len(reasons), cells.numbers.device
-        good = torch.tensor([i for i, reason in enumerate(reasons) if reason is None], device=device)
-        good = good.long()
+        rows = [i for i, reason in enumerate(reasons) if reason is None]
+        good = torch.tensor(rows, dtype=torch.int64, device=device)
         usable = cells if len(good) == count else cells.subset(good)
         found = self.evaluate(usable, forces=forces, stresses=stresses)
         per_atom = np.full(count, np.nan)
@@ -104,16 +104,16 @@ class Potential(ABC):
             reasons[i] = reason
             if reason is None and not np.isfinite(per_atom[i]):
                 reasons[i], per_atom[i] = "the potential gave no finite energy", np.nan
-        split, tensors = None, None
+        split: list[np.ndarray | None] = [None] * count
+        tensors = None
         if found.forces is not None:
-            split = [None] * count
             parts = np.split(found.forces.cpu().numpy(), np.cumsum(usable.num_atoms.cpu())[:-1])
             for i, part in zip(where.tolist(), parts, strict=False):
                 split[i] = part if reasons[i] is None else None
         if found.stresses is not None:
             tensors = np.full((count, 3, 3), np.nan)
             tensors[where] = found.stresses.cpu().numpy()
-        return Energies(per_atom, reasons, split, tensors)
+        return Energies(per_atom, reasons, split if forces else None, tensors)
 
 
 class NoPotential(Potential):
@@ -123,20 +123,18 @@ class NoPotential(Potential):
 
     def evaluate(self, cells: Cells, *, forces: bool = False, stresses: bool = False) -> Evaluation:
         """Return NaN for every crystal."""
-        count = len(cells.num_atoms)
-        return empty_evaluation(cells, forces, stresses, ["no potential was asked for"] * count)
+        found = empty_evaluation(cells, forces, stresses)
+        return found._replace(reasons=["no potential was asked for"] * len(cells.num_atoms))
 
 
-def empty_evaluation(
-    cells: Cells, forces: bool, stresses: bool, reasons: list[str | None] | None = None
-) -> Evaluation:
+def empty_evaluation(cells: Cells, forces: bool, stresses: bool) -> Evaluation:
     """Return an evaluation full of NaN, to be filled in."""
     energies = torch.full_like(cells.num_atoms, torch.nan, dtype=torch.float64)
     return Evaluation(
         energies,
         torch.full_like(cells.frac_coords, torch.nan) if forces else None,
         torch.full_like(cells.lattice, torch.nan) if stresses else None,
-        [None] * len(cells.num_atoms) if reasons is None else reasons,
+        [None] * len(cells.num_atoms),
     )
 
 
@@ -186,8 +184,9 @@ def _load_mace(model: str, device: torch.device) -> Potential:
 def _load_by_path(name: str, module_name: str, attribute: str, device: torch.device) -> Potential:
     from chemeleon.energy.ase_potential import ASEPotential
 
+    thing: Any = None
     try:
-        thing: Any = importlib.import_module(module_name)
+        thing = importlib.import_module(module_name)
         for part in attribute.split("."):
             thing = getattr(thing, part)
     except ImportError as error:
