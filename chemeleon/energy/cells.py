@@ -145,8 +145,10 @@ def _numbers(structure: Structure | None) -> tuple[list[int], str | None]:
     if structure is None:
         return [], "there is no crystal"
     try:
-        return [site.specie.Z for site in structure], None
-    except AttributeError as error:
-        if not structure.is_ordered:
-            return [], "the crystal is disordered; only fully occupied sites have an energy"
-        return [], f"a site holds no element: {error}"
+        numbers = [site.specie.Z for site in structure]
+    except AttributeError:
+        return [], "the crystal is disordered; only fully occupied sites have an energy"
+    for z, site in zip(numbers, structure, strict=True):
+        if not 1 <= z <= 118:  # a dummy species
+            return [], f"a site holds {site.species_string}, which is no element"
+    return numbers, None

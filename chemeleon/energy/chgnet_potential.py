@@ -21,6 +21,7 @@ from chemeleon.energy.potentials import Evaluation, Potential, empty_evaluation
 from chemeleon.errors import ConfigError, nearest
 
 MAX_CANDIDATES = 5e7  # pairs of atoms and images of one crystal; flat cells have many
+MAX_ITEMS = {False: 1_000_000, True: 200_000}  # bonds and angles of one crystal; True: as below
 BYTES_PER_CANDIDATE = 100
 BYTES_PER_ITEM = {False: 6_000, True: 40_000}  # of a bond or angle; True: with gradients
 CPU_CANDIDATES, CPU_ITEMS = 500_000, 6_000  # about the size of caches
@@ -95,6 +96,13 @@ class CHGNetPotential(Potential):
         items = 2 * bonds.counts + angle_counts(part, bonds, self.model.bond_cutoff)
         table = torch.stack([items, isolated, bonds.counts, part.num_atoms], 1).cpu()
         gradients = found.forces is not None or found.stresses is not None
+        fits = table[:, 0] <= MAX_ITEMS[gradients]
+        if not fits.all():
+            for i, count in zip(chosen[~fits].tolist(), table[~fits, 0].tolist(), strict=True):
+                found.reasons[i] = f"the atoms are too close: {count:,} bonds and angles"
+            if fits.any():
+                self._group(chosen[fits], cells, found)
+            return
         limit = self._limit(CPU_ITEMS, GPU_ITEMS, BYTES_PER_ITEM[gradients])
         last_bonds, last_atoms = torch.cumsum(table[:, 2:], 0).T.tolist()
         for low, high in pack(table[:, 0].double(), limit):

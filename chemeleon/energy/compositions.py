@@ -44,7 +44,7 @@ def formula_of(parts: Fractions) -> str:
     amounts = [share for _, share in parts]
     for factor in range(1, 201):
         multiples = [share / least * factor for _, share in parts]
-        if all(abs(m - round(m)) < 1e-7 * factor for m in multiples):
+        if all(abs(m - round(m)) < 2e-8 * factor for m in multiples):
             amounts = [float(round(m)) for m in multiples]
             break
     words = ((s, f"{a:.12g}") for (s, _), a in zip(parts, amounts, strict=True))

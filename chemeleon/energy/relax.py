@@ -91,7 +91,7 @@ def relax(
         found[i] = Relaxed(
             structure,
             taken[k],
-            bool(fmax[k] <= fmax_ev_per_angstrom),
+            end.reasons[k] is None and fmax[k] <= fmax_ev_per_angstrom,
             energies[k, : taken[k] + 1],
             fmax[k],
             float("nan") if broken else rmsd[k],
