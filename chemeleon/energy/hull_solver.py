@@ -48,12 +48,15 @@ def best_mixture(target: Array, phases: Array, energies: Array) -> Mixture:
         The mixture; its energy is within `TOLERANCE` of the optimum.
     """
     size = len(target)
+    # the elements can come back, so they are phases too
+    phases = np.concatenate([np.eye(size), phases])
+    energies = np.concatenate([np.zeros(size), energies])
     columns = np.eye(size)  # of the basis, one phase each
     costs: Array = np.zeros(size)
-    members = [-1] * size
+    members = list(range(size))
     amounts = target.copy()
     step = 0
-    while len(energies):
+    while True:
         prices = np.linalg.solve(columns.T, costs)
         reduced = energies - phases @ prices
         if step < _PATIENCE:
@@ -82,4 +85,4 @@ def best_mixture(target: Array, phases: Array, energies: Array) -> Mixture:
         step += 1
         if step > 100 * _PATIENCE:
             raise RuntimeError("the simplex method does not end; please report the composition")
-    return Mixture(float(costs @ amounts), members, amounts)
+    return Mixture(float(costs @ amounts), [max(i - size, -1) for i in members], amounts)
