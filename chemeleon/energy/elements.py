@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _SHAPES = ("fcc", "bcc", "hcp", "sc", "diamond")
 _SCALES = np.geomspace(0.85, 1.4, 12)
+_LEAST_VOLUME = 4.0  # cubic angstrom per atom; diamond has 5.7
+_LEAST_DISTANCE = 1.6  # angstrom, of neighbours in the simple shapes; H and He have small radii
 # edge of the conventional cell over the distance of neighbours
 _EDGE = {"fcc": 2**0.5, "bcc": 2 / 3**0.5, "hcp": 1.0, "sc": 1.0, "diamond": 4 / 3**0.5}
 
@@ -61,7 +63,8 @@ def elemental_references(
             for scale in _SCALES:
                 sized = structure.copy()
                 sized.scale_lattice(structure.volume * scale**3)
-                scanned.append((symbol, shape, sized))
+                if sized.volume >= _LEAST_VOLUME * len(sized):
+                    scanned.append((symbol, shape, sized))
     energies = potential.energies([structure for *_, structure in scanned]).per_atom_ev
     chosen: dict[str, dict[str, Structure]] = {}
     for i in np.argsort(energies):  # NaN comes last
@@ -71,7 +74,7 @@ def elemental_references(
             best_shapes[shape] = structure
     tried += [(s, shape, sized) for s, found in chosen.items() for shape, sized in found.items()]
     relaxed = relax([structure for *_, structure in tried], potential, steps)
-    best: dict[str, Reference] = dict.fromkeys(chosen, Reference(None, "none"))
+    best = {symbol: Reference(None, "none") for symbol, *_ in tried}
     for (symbol, shape, _), end in zip(tried, relaxed, strict=True):
         known = best[symbol].energy_ev
         if end.reason is None and (known is None or end.energy_ev < known):
@@ -88,7 +91,7 @@ def prototypes(symbol: str) -> list[tuple[str, Structure]]:
 
     number = atomic_numbers[symbol]
     state = reference_states[number] or {}
-    distance = 2 * covalent_radii[number]
+    distance = max(2 * covalent_radii[number], _LEAST_DISTANCE)
     made: list[tuple[str, Any]] = []
     if state.get("symmetry") not in (*_SHAPES, "diatom", "atom", None):
         # some are tabulated, but not as a crystal that ASE can build
