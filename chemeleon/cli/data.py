@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from chemeleon.cli.hull import EXAMPLES, hull
+from chemeleon.cli.sets import holds_splits, looks_like_path, named_set, path_config
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -18,8 +21,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Look into data sets, make them from your files, fetch public ones.",
+    help="Look into data sets, make them from your files, fetch public ones, make energy hulls.",
 )
+app.command(epilog=EXAMPLES)(hull)
 
 
 @app.command(
@@ -53,8 +57,8 @@ def describe(
     from chemeleon.data.sources import has_column
 
     path = Path(name)
-    whole = _looks_like_path(name) and not _holds_splits(path)  # one file, or a folder of CIFs
-    config = _path_config(path) if _looks_like_path(name) else _named(name, root)
+    whole = looks_like_path(name) and not holds_splits(path)  # one file, or a folder of CIFs
+    config = path_config(path) if looks_like_path(name) else named_set(name, root)
     config = config.model_copy(update={"on_error": "skip", "targets": []})
     if max_atoms is not None:
         config = config.model_copy(update={"max_atoms": max_atoms})
@@ -159,7 +163,7 @@ def download(
 
     from chemeleon.data.download import download as fetch
 
-    config = _named(name, root)
+    config = named_set(name, root)
     folder = fetch(config, progress=True)
     Console().print(f"[bold]{folder}[/bold] is complete: chemeleon data describe {name}")
 
@@ -180,41 +184,6 @@ def _shares(text: str) -> list[float]:
         return [float(word) for word in text.split(",")]
     except ValueError:
         raise ConfigError(f"--split {text}: three numbers like 0.9,0.05,0.05 are needed") from None
-
-
-def _named(name: str, root: Path | None) -> DataConfig:
-    """Return the settings of a preset, or plain ones for a prepared folder without a preset."""
-    from chemeleon.config.presets import load_data
-    from chemeleon.config.schema import DataConfig
-    from chemeleon.data.dataset import dataset_dir
-    from chemeleon.errors import ConfigError
-
-    try:
-        config = load_data(name)
-    except ConfigError:
-        config = DataConfig.model_validate({"name": name, "root": str(root) if root else None})
-        if not dataset_dir(config).is_dir():
-            raise
-    return config if root is None else config.model_copy(update={"root": str(root)})
-
-
-def _looks_like_path(name: str) -> bool:
-    if "/" in name or "." in name:
-        return True
-    from chemeleon.config.presets import list_data
-
-    return name not in list_data() and Path(name).exists()
-
-
-def _path_config(path: Path) -> DataConfig:
-    from chemeleon.config.schema import DataConfig
-
-    path = path.resolve()
-    return DataConfig.model_validate({"name": path.name, "root": str(path.parent)})
-
-
-def _holds_splits(path: Path) -> bool:
-    return path.is_dir() and any(p.name.split(".")[0] == "train" for p in path.iterdir())
 
 
 def _splits(config: DataConfig) -> list[str]:

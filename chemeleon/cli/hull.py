@@ -1,0 +1,126 @@
+"""`chemeleon data hull`: what energies above hull are measured against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from chemeleon.energy.hull import Hull
+
+EXAMPLES = """[bold]Examples[/bold]\n
+    chemeleon data hull mp_20_hull/ -o hull.json.gz\n
+    chemeleon data hull energies.csv --references elements.json -o hull.json.gz\n
+    chemeleon data hull entries.json.gz -o hull.json.gz\n
+    chemeleon data hull demo --potential chgnet --relax 50 -o demo_hull.json.gz"""
+
+
+def hull(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="CSV of formulas and formation energies, a folder with formation_energies.csv.gz,"
+            " JSON of pymatgen entries, or (with --potential) a data set."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New file, e.g. hull.json.gz.")],
+    references: Annotated[
+        Path | None,
+        typer.Option(help="JSON of the elements' total energies, to place a potential's on it."),
+    ] = None,
+    potential: Annotated[
+        str | None,
+        typer.Option(help="Take energies of a data set's crystals from chgnet, mace, pkg:thing."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the data set.")] = "train",
+    relax: Annotated[
+        int, typer.Option(min=0, help="Relax the data set's crystals by so many steps first.")
+    ] = 0,
+    formula_column: Annotated[str | None, typer.Option(help="CSV column of formulas.")] = None,
+    energy_column: Annotated[
+        str | None, typer.Option(help="CSV column of formation energies, eV/atom.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of data sets [$CHEMELEON_DATA, else ./data].")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA if there is any.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Make the convex hull that energies above hull are measured against."""
+    from chemeleon.errors import ConfigError
+
+    if output.exists() and not overwrite:
+        raise ConfigError(f"{output} is there already; --overwrite replaces it")
+    if potential is not None:
+        if references is not None:
+            raise ConfigError(
+                "--references and --potential exclude each other: a potential's hull takes its"
+                " elements' energies from the potential"
+            )
+        made = _from_data_set(source, split, root, potential, relax, device)
+    elif relax:
+        raise ConfigError("--relax needs --potential, such as --potential chgnet")
+    else:
+        made = _from_file(source, references, formula_column, energy_column)
+    made.save(output)
+    _report(made, output)
+
+
+def _from_file(
+    source: str, references: Path | None, formula_column: str | None, energy_column: str | None
+) -> Hull:
+    from chemeleon.energy.hull_sources import from_entries, from_table
+    from chemeleon.errors import DataError
+
+    path = Path(source)
+    if path.is_dir() or source.endswith((".csv", ".csv.gz")):
+        return from_table(path, references, formula_column, energy_column)
+    if source.endswith((".json", ".json.gz")):
+        return from_entries(path)
+    raise DataError(
+        f"{source} is no CSV, JSON of entries or folder; energies of a data set's crystals come"
+        f" from a potential: chemeleon data hull {source} --potential chgnet -o hull.json.gz"
+    )
+
+
+def _from_data_set(
+    source: str, split: str, root: Path | None, potential: str, relax: int, device: str | None
+) -> Hull:
+    from chemeleon.cli.sets import holds_splits, looks_like_path, named_set, path_config
+    from chemeleon.data.dataset import load_source, load_split
+    from chemeleon.energy.hull_sources import from_crystals
+    from chemeleon.energy.potentials import load_potential
+
+    judge = load_potential(potential, device)
+    path, is_path = Path(source), looks_like_path(source)
+    config = path_config(path) if is_path else named_set(source, root)
+    config = config.model_copy(update={"targets": [], "on_error": "skip"})
+    if is_path and not holds_splits(path):
+        crystals, name = load_source(config, path, progress=True).crystals, source
+    else:
+        crystals, name = load_split(config, split, progress=True), f"{source} {split}"
+    return from_crystals(crystals, judge, name, relax)
+
+
+def _report(made: Hull, path: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    table = Table(title=str(path), title_justify="left", box=None, show_header=False)
+    for key, value in made.manifest.items():
+        if key == "skipped_examples":
+            value = "; ".join(value) or "none"
+        elif isinstance(value, dict):
+            value = "simple structures relaxed by the potential (each named in the file)"
+        table.add_row(key, Text(str(value)))
+    console.print(table)
+    missing = sorted(s for s, energy in made.references.items() if energy is None)
+    if missing:
+        console.print(
+            f"No total energy of {len(missing)} elements ({', '.join(missing[:8])}...): formation"
+            " energies can be judged, a potential's total energies of these cannot."
+        )

@@ -1,0 +1,47 @@
+"""What a user's word for a data set means: a name, a prepared folder, or files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chemeleon.config.schema import DataConfig
+
+
+def named_set(name: str, root: Path | None) -> DataConfig:
+    """Return the settings of a preset, or plain ones for a prepared folder without a preset."""
+    from chemeleon.config.presets import load_data
+    from chemeleon.config.schema import DataConfig
+    from chemeleon.data.dataset import dataset_dir
+    from chemeleon.errors import ConfigError
+
+    try:
+        config = load_data(name)
+    except ConfigError:
+        config = DataConfig.model_validate({"name": name, "root": str(root) if root else None})
+        if not dataset_dir(config).is_dir():
+            raise
+    return config if root is None else config.model_copy(update={"root": str(root)})
+
+
+def looks_like_path(name: str) -> bool:
+    """Tell a file or folder from the name of a data set."""
+    if "/" in name or "." in name:
+        return True
+    from chemeleon.config.presets import list_data
+
+    return name not in list_data() and Path(name).exists()
+
+
+def path_config(path: Path) -> DataConfig:
+    """Return plain settings for a file or folder."""
+    from chemeleon.config.schema import DataConfig
+
+    path = path.resolve()
+    return DataConfig.model_validate({"name": path.name, "root": str(path.parent)})
+
+
+def holds_splits(path: Path) -> bool:
+    """Tell a folder of train, val and test from a folder of crystals."""
+    return path.is_dir() and any(p.name.split(".")[0] == "train" for p in path.iterdir())

@@ -1,0 +1,54 @@
+"""Any ASE calculator as a potential, one crystal after the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from chemeleon.energy.cells import Cells
+from chemeleon.energy.potentials import Evaluation, Potential, empty_evaluation
+
+
+class ASEPotential(Potential):
+    """Energies of an ASE calculator.
+
+    Args:
+        calculator: an ASE calculator; it is used for every crystal in turn.
+        name: for messages and manifests.
+        version: for manifests.
+        device: where the calculator computes.
+    """
+
+    def __init__(self, calculator: Any, name: str, version: str, device: torch.device) -> None:
+        self.calculator = calculator
+        self.name, self.version, self.device = name, version, device
+
+    def evaluate(self, cells: Cells, *, forces: bool = False, stresses: bool = False) -> Evaluation:
+        """Evaluate each crystal; what the calculator raises becomes the crystal's reason."""
+        from ase import Atoms
+
+        found = empty_evaluation(cells, forces, stresses)
+        sizes = cells.num_atoms.tolist()
+        numbers = torch.split(cells.numbers.cpu(), sizes)
+        coords = torch.split(cells.frac_coords.cpu(), sizes)
+        starts = np.cumsum([0, *sizes])
+        for i, lattice in enumerate(cells.lattice.cpu().numpy()):
+            atoms: Any = Atoms(numbers[i].numpy(), cell=lattice, pbc=True)
+            atoms.set_scaled_positions(coords[i].numpy())
+            atoms.calc = self.calculator
+            try:
+                energy = float(atoms.get_potential_energy())
+                force = atoms.get_forces() if forces else None
+                stress = atoms.get_stress(voigt=False) if stresses else None
+            except Exception as error:  # calculators raise anything
+                text = " ".join(str(error).split())[:200]
+                found.reasons[i] = f"{self.name}: {type(error).__name__}: {text}"
+                continue
+            found.energies[i] = energy
+            if found.forces is not None:
+                found.forces[starts[i] : starts[i + 1]] = torch.as_tensor(force)
+            if found.stresses is not None:
+                found.stresses[i] = torch.as_tensor(stress)
+        return found

@@ -1,0 +1,212 @@
+"""Energy above the convex hull of known phases, with pymatgen's answers.
+
+All energies here are formation energies in eV/atom; the elements lie at 0. Total energies of a
+potential become formation energies by the hull's elemental references (`formation_energies`).
+
+Shapes: ``M`` crystals asked about, ``K`` phases of a hull.
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from chemeleon.energy.compositions import Fractions, fractions
+from chemeleon.energy.hull_solver import Array, best_mixture
+from chemeleon.errors import DataError
+
+if TYPE_CHECKING:
+    from chemeleon.energy.compositions import Formula
+
+FORMAT = "chemeleon hull 1"
+OK, NO_ENERGY, ELEMENT_MISSING = "ok", "no energy", "element missing"
+
+
+class HullAnswer(NamedTuple):
+    """Answers for ``M`` crystals.
+
+    Attributes:
+        e_above_hull_ev: ``(M,)`` float64, eV/atom; negative below the hull, NaN unless ``ok``.
+        states: ``ok``; ``no energy`` if none was given; ``element missing`` if the hull does not
+            know an element, so that stability cannot be judged.
+        system_known: ``(M,)`` bool; False if no phase of the hull has all of the elements, so that
+            only phases with fewer elements compete.
+    """
+
+    e_above_hull_ev: np.ndarray
+    states: list[str]
+    system_known: np.ndarray
+
+
+class Hull:
+    """The known phases, ready for questions.
+
+    Args:
+        phases: ``(K,)`` compositions.
+        formation_ev: ``(K,)`` formation energies, eV/atom. Of equal compositions the lowest counts.
+        references: total energy of each element, eV/atom, or None if it is not known. An element
+            that is not named is missing: it cannot be judged.
+        manifest: where it comes from, see `hull_sources`.
+    """
+
+    def __init__(
+        self,
+        phases: Sequence[Fractions],
+        formation_ev: Sequence[float],
+        references: dict[str, float | None],
+        manifest: dict[str, Any],
+    ) -> None:
+        self.references = references
+        self.manifest = manifest
+        self.phases: dict[Fractions, float] = {}
+        for parts, energy in zip(phases, formation_ev, strict=True):
+            if energy < self.phases.get(parts, np.inf):
+                self.phases[parts] = float(energy)
+        self._by_system: dict[tuple[str, ...], list[Fractions]] = {}
+        for parts in self.phases:
+            self._by_system.setdefault(_system(parts), []).append(parts)
+        self._arrays: dict[tuple[str, ...], tuple[Array, Array]] = {}
+        self._energies: dict[Fractions, float] = {}
+
+    def __len__(self) -> int:
+        return len(self.phases)
+
+    def above(self, formulas: Sequence[Formula], formation_ev: Sequence[float]) -> HullAnswer:
+        """Return energies above the hull.
+
+        Args:
+            formulas: ``M`` formulas or compositions.
+            formation_ev: ``(M,)`` formation energies, eV/atom, NaN where there is none. Total
+                energies must go through `formation_energies` first.
+
+        Raises:
+            DataError: if a formula is none.
+        """
+        count = len(formulas)
+        above = np.full(count, np.nan)
+        known = np.zeros(count, dtype=bool)
+        states = []
+        for i, (formula, energy) in enumerate(zip(formulas, formation_ev, strict=True)):
+            parts = fractions(formula)
+            known[i] = _system(parts) in self._by_system or len(parts) == 1
+            if any(symbol not in self.references for symbol, _ in parts):
+                known[i] = False
+                states.append(ELEMENT_MISSING)
+            elif not np.isfinite(energy):
+                states.append(NO_ENERGY)
+            else:
+                above[i] = energy - self.energy(parts)
+                states.append(OK)
+        return HullAnswer(above, states, known)
+
+    def formation_energies(
+        self, formulas: Sequence[Formula], total_ev: Sequence[float]
+    ) -> np.ndarray:
+        """Turn total energies, eV/atom, into formation energies; NaN where a reference is missing.
+
+        Raises:
+            DataError: if the hull has no elemental references at all.
+        """
+        if all(value is None for value in self.references.values()):
+            raise DataError(
+                "the hull was made from formation energies alone, so total energies of a potential"
+                " cannot be placed on it; make it again with elemental references:"
+                " chemeleon data hull SRC --references elemental_references.json.gz"
+            )
+        result = np.full(len(formulas), np.nan)
+        for i, (formula, total) in enumerate(zip(formulas, total_ev, strict=True)):
+            parts = fractions(formula)
+            values = [self.references.get(symbol) for symbol, _ in parts]
+            if None not in values:
+                shares = zip(values, parts, strict=True)
+                result[i] = total - sum(v * share for v, (_, share) in shares if v is not None)
+        return result
+
+    def energy(self, parts: Fractions) -> float:
+        """Return the hull's formation energy at a composition of known elements, eV/atom."""
+        if parts not in self._energies:
+            target = np.array([share for _, share in parts])
+            self._energies[parts] = best_mixture(target, *self._system_arrays(parts)).energy
+        return self._energies[parts]
+
+    def _system_arrays(self, parts: Fractions) -> tuple[Array, Array]:
+        """Fractions ``(K, D)`` and energies ``(K,)`` of all phases that can take part."""
+        system = _system(parts)
+        if system not in self._arrays:
+            place = {symbol: i for i, symbol in enumerate(system)}
+            rows, energies = [], []
+            for size in range(1, len(system) + 1):
+                for part in itertools.combinations(system, size):
+                    for phase in self._by_system.get(part, ()):
+                        if self.phases[phase] < 0:  # others lose against the elements
+                            row = np.zeros(len(system))
+                            row[[place[symbol] for symbol, _ in phase]] = [s for _, s in phase]
+                            rows.append(row)
+                            energies.append(self.phases[phase])
+            table = np.array(rows).reshape(-1, len(system))
+            self._arrays[system] = (table, np.array(energies))
+        return self._arrays[system]
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, compressed if the name ends with .gz."""
+        from chemeleon.energy.compositions import formula_of
+
+        held = {
+            "format": FORMAT,
+            "manifest": self.manifest,
+            "references_ev": dict(sorted(self.references.items())),
+            "phases": [[formula_of(p), round(e, 9)] for p, e in sorted(self.phases.items())],
+        }
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = json.dumps(held, separators=(",", ":")).encode()
+        # no time stamp: the same hull is the same file
+        path.write_bytes(gzip.compress(data, mtime=0) if path.name.endswith(".gz") else data)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Hull:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: if the file is missing or is no hull; says how to make one.
+        """
+        held = read_json(path)
+        if not isinstance(held, dict) or held.get("format") != FORMAT:
+            raise DataError(
+                f"{path} is no hull of this project; make one: chemeleon data hull SRC -o {path}"
+            )
+        try:
+            phases = [fractions(formula) for formula, _ in held["phases"]]
+            energies = [float(energy) for _, energy in held["phases"]]
+            references = {str(k): v for k, v in held["references_ev"].items()}
+            return cls(phases, energies, references, held["manifest"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path} is damaged ({error!r}); make it again") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file, compressed or not.
+
+    Raises:
+        DataError: if it is missing or no JSON.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+        return json.loads(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} does not exist; a hull is made with: chemeleon data hull SRC -o hull.json.gz"
+        ) from None
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def _system(parts: Fractions) -> tuple[str, ...]:
+    return tuple(symbol for symbol, _ in parts)

@@ -1,0 +1,122 @@
+"""Relaxation of crystals, many at once, with what became of each.
+
+Shapes: ``M`` crystals, ``S`` steps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from chemeleon.energy.cells import Cells, to_cells
+from chemeleon.energy.fire import walk
+from chemeleon.energy.potentials import Potential
+from chemeleon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+    from chemeleon.energy.cells import Crystals
+
+
+class Relaxed(NamedTuple):
+    """One crystal's relaxation.
+
+    Attributes:
+        structure: the last geometry, coordinates within [0, 1); None if it could not be evaluated.
+        steps: steps taken.
+        converged: whether all forces, those on the cell too, fell to the limit.
+        energies_ev: ``(steps + 1,)`` eV/atom, of the given geometry and after each step.
+        fmax_ev_per_angstrom: largest force at the end; NaN if there is none.
+        rmsd_angstrom: root mean square displacement of the atoms in the relaxed cell, without the
+            drift of the whole crystal; NaN if there is no structure.
+        reason: None, or why the relaxation could not begin or go on.
+    """
+
+    structure: Structure | None
+    steps: int
+    converged: bool
+    energies_ev: np.ndarray
+    fmax_ev_per_angstrom: float
+    rmsd_angstrom: float
+    reason: str | None
+
+    @property
+    def energy_ev(self) -> float:
+        """Last energy, eV/atom; NaN if there is none."""
+        return float(self.energies_ev[-1]) if len(self.energies_ev) else float("nan")
+
+
+def relax(
+    structures: Crystals,
+    potential: Potential,
+    steps: int = 50,
+    fmax_ev_per_angstrom: float = 0.05,
+    *,
+    relax_cell: bool = True,
+) -> list[Relaxed]:
+    """Relax positions and cells by FIRE; a bad crystal gets a reason and stops nothing.
+
+    Args:
+        structures: pymatgen structures, `FlatCrystals` or a `CrystalBatch`.
+        potential: see `load_potential`.
+        steps: most steps.
+        fmax_ev_per_angstrom: force at which a crystal is converged and leaves the batch; 0 takes
+            all steps.
+        relax_cell: False keeps the lattices.
+
+    Raises:
+        ConfigError: for a negative limit.
+    """
+    if steps < 0 or not fmax_ev_per_angstrom >= 0:
+        raise ConfigError(
+            f"steps={steps} and fmax_ev_per_angstrom={fmax_ev_per_angstrom} must not be negative"
+        )
+    cells, reasons = to_cells(structures)
+    good = torch.tensor([i for i, reason in enumerate(reasons) if reason is None]).long()
+    start = cells.subset(good.to(cells.numbers.device)).to(potential.device)
+    end = walk(start, potential, steps, fmax_ev_per_angstrom, relax_cell)
+    found: list[Relaxed | None] = [None] * len(reasons)
+    rmsd = _displacements(start, end.cells).tolist()
+    energies = (end.energies / start.num_atoms).T.cpu().numpy()
+    sizes = start.num_atoms.tolist()
+    numbers = torch.split(start.numbers.cpu(), sizes)
+    coords = torch.split(end.cells.frac_coords.cpu(), sizes)
+    lattices, taken, fmax = end.cells.lattice.cpu(), end.steps.tolist(), end.fmax.tolist()
+    for k, i in enumerate(good.tolist()):
+        broken = end.reasons[k] is not None and taken[k] == 0
+        structure = None if broken else _structure(numbers[k], coords[k], lattices[k])
+        found[i] = Relaxed(
+            structure,
+            taken[k],
+            end.reasons[k] is None and fmax[k] <= fmax_ev_per_angstrom,
+            energies[k, : taken[k] + 1],
+            fmax[k],
+            float("nan") if broken else rmsd[k],
+            end.reasons[k],
+        )
+    nan = float("nan")
+    none = np.zeros(0)
+    return [
+        Relaxed(None, 0, False, none, nan, nan, reason) if one is None else one
+        for one, reason in zip(found, reasons, strict=True)
+    ]
+
+
+def _displacements(start: Cells, end: Cells) -> torch.Tensor:
+    """Return ``(M,)`` root mean square displacements, angstrom."""
+    owners, counts = start.owners, start.num_atoms.double()
+    moved = end.frac_coords - start.frac_coords
+    mean = torch.zeros_like(start.lattice[:, 0]).index_add(0, owners, moved) / counts[:, None]
+    cart = torch.einsum("ai,aij->aj", moved - mean[owners], end.lattice[owners])
+    squares = torch.zeros_like(counts).index_add(0, owners, (cart * cart).sum(1))
+    return (squares / counts).sqrt()
+
+
+def _structure(numbers: torch.Tensor, coords: torch.Tensor, lattice: torch.Tensor) -> Structure:
+    from pymatgen.core import Lattice, Structure
+
+    frac = coords.numpy() % 1.0
+    return Structure(Lattice(lattice.numpy()), numbers.tolist(), frac)

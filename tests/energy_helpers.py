@@ -1,0 +1,71 @@
+"""Crystals, potentials and shared data that the tests of energies use."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.calculators.lj import LennardJones
+from pymatgen.core import Lattice, Structure
+
+SHARED = Path(os.environ.get("CHEMELEON_SHARED", Path(__file__).parents[2] / "shared")) / "data"
+needs_shared = pytest.mark.skipif(
+    not (SHARED / "mp_20_hull").is_dir(),
+    reason=f"{SHARED}/mp_20_hull is not here; set CHEMELEON_SHARED to the shared folder",
+)
+
+
+def rocksalt(a: float = 5.69, cation: str = "Na", anion: str = "Cl") -> Structure:
+    sites = [[0, 0, 0], [0.5, 0.5, 0.5]]
+    cubic = Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [cation, anion], sites)
+    return cubic.get_primitive_structure()
+
+
+def various() -> list[Structure]:
+    """One to eight atoms; dense, layered, sheared, without angles, outside the cell, at random."""
+    rng = np.random.default_rng(3)
+    perovskite = Structure.from_spacegroup(
+        "Pm-3m", Lattice.cubic(3.9), ["Sr", "Ti", "O"], [[0] * 3, [0.5] * 3, [0.5, 0.5, 0]]
+    )
+    shaken = perovskite.copy()
+    shaken.translate_sites([0], [2.03, -1.05, 0.02], to_unit_cell=False)
+    for i, shift in enumerate(rng.normal(0, 0.06, (5, 3))):
+        shaken.translate_sites([i], shift, frac_coords=False, to_unit_cell=False)
+    skewed = Structure(
+        Lattice(np.array([[2.5, 0, 0], [1.2, 2.2, 0], [7.1, 1.9, 3.0]])), ["Fe"], [[0.1, 0.2, 0.3]]
+    )
+    layered = Structure(
+        Lattice.from_parameters(3.2, 3.2, 12, 90, 90, 120),
+        ["Mo", "S", "S"],
+        [[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.38], [2 / 3, 1 / 3, 0.12]],
+    )
+    sparse = Structure(Lattice.cubic(5.0), ["K"], [[0, 0, 0]])
+    grid = np.stack(np.meshgrid(*[[0.25, 0.75]] * 3), -1).reshape(8, 3)
+    random = Structure(
+        Lattice.cubic(4.6), ["Li", "Fe", "P", "O"] * 2, grid + rng.normal(0, 0.04, (8, 3))
+    )
+    return [perovskite, shaken, skewed, layered, sparse, rocksalt(), random]
+
+
+def lennard_jones() -> LennardJones:
+    """An ASE calculator that `load_potential` finds by name."""
+    return LennardJones(epsilon=0.1, sigma=2.3, rc=6.0, smooth=True)
+
+
+class FailsOnGold(LennardJones):
+    """Raises for one element, as real calculators do."""
+
+    def calculate(self, atoms=None, *words, **named):
+        if atoms is not None and "Au" in atoms.get_chemical_symbols():
+            raise RuntimeError("no parameters for Au")
+        super().calculate(atoms, *words, **named)
+
+
+def shared_rows(name: str) -> list[dict[str, str]]:
+    with gzip.open(SHARED / name, "rt", newline="") as file:
+        csv.field_size_limit(10**9)
+        return list(csv.DictReader(file))
