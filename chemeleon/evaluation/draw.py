@@ -153,7 +153,7 @@ def draw_structure(structure: Structure, pixels: int = _PANEL_PIXELS) -> np.ndar
     """Draw one crystal; ``(pixels, pixels, 3)`` RGB in 0 to 1 on white."""
     seen = picture(structure)
     palette, radii = element_colours(), ball_radii()
-    turn = _view().T
+    turn = view_matrix().T
     cell, centres = seen.cell @ turn, seen.centres @ turn
     scene = Scene()
     for centre, number in zip(centres, seen.numbers, strict=True):
@@ -171,7 +171,7 @@ def draw_structure(structure: Structure, pixels: int = _PANEL_PIXELS) -> np.ndar
     return scene.render(pixels)
 
 
-def _view() -> np.ndarray:
+def view_matrix() -> np.ndarray:
     """Rows: right, up and towards the eye, which looks roughly along -a with c upright."""
     azimuth, elevation = math.radians(AZIMUTH), math.radians(ELEVATION)
     eye = np.array([math.cos(azimuth), math.sin(azimuth), 0]) * math.cos(elevation)
