@@ -79,7 +79,10 @@ def make_report(
                 "novel_train": bool(draw.random() < 0.7),
             }
             if energies is not None:
-                row |= {"e_above_hull_ev": energies[i] + 0.12 * draw.random(), "hull_state": "known"}
+                row |= {
+                    "e_above_hull_ev": energies[i] + 0.12 * draw.random(),
+                    "hull_state": "known",
+                }
         after = relaxed[i] if relaxed else None
         if after is not None:
             row |= {f"relaxed_{key}": value for key, value in describe(after).items()}
@@ -111,8 +114,8 @@ def _summary(frame: pd.DataFrame, side: dict[str, list[dict]], energies: bool) -
     for name, label, control in figures:
         count = int(frame[name].eq(True).sum()) if name in frame else 0
         low, high = wilson(count, total)
-        headline.append({"name": name, "label": label, "value": count / total, "low": low,
-                         "high": high, "count": count, "of": total, "control": control})  # fmt: skip
+        entry = {"name": name, "label": label, "value": count / total, "low": low, "high": high}
+        headline.append({**entry, "count": count, "of": total, "control": control})
     if energies:
         mean = float(frame["relaxed_e_above_hull_ev"].mean())
         headline.append({"name": "mean_hull", "label": "Mean energy above hull", "value": mean,

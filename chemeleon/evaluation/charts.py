@@ -5,6 +5,7 @@ Elements with ``data-tip`` show that text when pointed at (base.js).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -97,22 +98,22 @@ def histogram_chart(bins: Histogram, label: str, unit: str = "") -> str:
     frame = Frame((float(edges[0]), float(edges[-1])), (0.0, tallest * 1.06))
     parts = []
     gap = 0.8 if bins.discrete else 0.4
-    for left, right, share in zip(edges, edges[1:], bins.sample, strict=False):
+    for left, right, share in zip(edges[:-1], edges[1:], bins.sample, strict=True):
         if share > 0:
             top, x = frame.y(share), frame.x(left)
             width = max(frame.x(right) - x - gap, 0.5)
             parts.append(f'<rect class="ours" x="{x + gap / 2:.2f}" y="{top}" '
                          f'width="{width:.2f}" height="{frame.y(0) - top:.2f}"/>')  # fmt: skip
     if bins.reference is not None:
-        path = f"M{frame.x(edges[0])} {frame.y(0)}"
-        for left, right, share in zip(edges, edges[1:], bins.reference, strict=False):
-            path += f"V{frame.y(share)}" if left == edges[0] else f"L{frame.x(left)} "
-            path += "" if left == edges[0] else f"{frame.y(share)}"
-            path += f"H{frame.x(right)}"
+        steps = zip(edges[1:], bins.reference, strict=True)
+        path = f"M{frame.x(edges[0])} {frame.y(0)}" + "".join(
+            f"V{frame.y(share)}H{frame.x(right)}" for right, share in steps
+        )
         parts.append(f'<path class="theirs" d="{path}V{frame.y(0)}"/>')
     suffix = f" {unit}" if unit else ""
-    for i, (left, right) in enumerate(zip(edges, edges[1:], strict=False)):
-        span = number((left + right) / 2) if bins.discrete else f"{number(left)} to {number(right)}"
+    for i, (left, right) in enumerate(itertools.pairwise(edges)):
+        whole = bins.discrete
+        span = number((left + right) / 2) if whole else f"{number(left)} to {number(right)}"
         tip = f"{span}{suffix}\nours {bins.sample[i]:.1f} %"
         if bins.reference is not None:
             tip += f"\nreference {bins.reference[i]:.1f} %"
@@ -131,7 +132,7 @@ def paired_bars(
     labels: Sequence[str], sample: Sequence[float], reference: Sequence[float] | None
 ) -> str:
     """Horizontal bars for categories, shares in percent: ours thick, the reference thin below."""
-    left, row, width = 92, 22, 480
+    left, row, width = 110, 23, 620
     shares = [*sample, *(reference or ())]
     longest = max([*shares, 1e-9])
     scale = (width - left - 52) / longest

@@ -98,16 +98,15 @@ def _known(names: list[str]) -> list[Column]:
 
 
 def _values(series: pandas.Series, column: Column) -> list[Any]:
-    missing = series.isna().tolist()
-    values = series.tolist()
+    values = [None if gone else v for v, gone in zip(series, series.isna(), strict=True)]
     if column.kind == "text":
-        return [None if gone else _short(value) for value, gone in zip(values, missing, strict=True)]
+        return [None if value is None else _short(value) for value in values]
     if column.kind == "flag":
-        return [None if gone else int(bool(v)) for v, gone in zip(values, missing, strict=True)]
-    numbers = np.array([np.nan if gone else v for v, gone in zip(values, missing, strict=True)])
-    rounded = np.round(numbers.astype(float), column.digits + 1 if column.digits else 0)
-    whole = column.digits == 0
-    return [(int(v) if whole else v) if np.isfinite(v) else None for v in rounded.tolist()]
+        return [None if value is None else int(bool(value)) for value in values]
+    numbers = np.array([np.nan if value is None else value for value in values], float)
+    rounded = np.round(numbers, column.digits + 1 if column.digits else 0)
+    kind = float if column.digits else int
+    return [kind(value) if np.isfinite(value) else None for value in rounded]
 
 
 def _short(value: object) -> str:

@@ -35,7 +35,9 @@ class Selection(NamedTuple):
     words: str
 
 
-def crystal_record(structure: Structure | None) -> dict[str, list[int]] | None:
+def crystal_record(
+    structure: Structure | None, like: Structure | None = None
+) -> dict[str, list[int]] | None:
     """Return one crystal as whole numbers, None where there is nothing that can be drawn.
 
     ``cell`` (9,), ``at`` (3K,) in 0.001 angstrom, ``z`` (K,) and ``bonds`` (2M,) are the picture
@@ -44,7 +46,7 @@ def crystal_record(structure: Structure | None) -> dict[str, list[int]] | None:
     try:
         if structure is None or not 0 < len(structure) <= MOST_ATOMS:
             return None
-        seen = picture(structure)
+        seen = picture(structure, like)
         exact = (structure.frac_coords, structure.lattice.matrix)
         if not all(np.isfinite(part).all() for part in (seen.cell, seen.centres, *exact)):
             return None
@@ -61,17 +63,27 @@ def crystal_record(structure: Structure | None) -> dict[str, list[int]] | None:
         return None
 
 
-def crystal_records(structures: Sequence[Structure | None]) -> list[dict[str, list[int]] | None]:
-    """Return `crystal_record` of each, on all cores where they are many."""
-    if len(structures) < _FEW or worker_count() < 2:
-        return [crystal_record(structure) for structure in structures]
-    chunks = [structures[i : i + 50] for i in range(0, len(structures), 50)]
-    found = run_parallel(f"{__name__}:_records", chunks, worker_count())
-    return [record for chunk in found for record in chunk]
+def crystal_views(
+    pairs: Sequence[tuple[Structure | None, Structure | None]],
+) -> list[dict[str, dict[str, list[int]] | None]]:
+    """Return ``{"raw": record, "relaxed": record}`` for each pair, on all cores for many.
+
+    Both are shown in the conventional cell of the relaxed crystal, where there is one.
+    """
+    if len(pairs) < _FEW or worker_count() < 2:
+        return _views(pairs)
+    chunks = [pairs[i : i + 50] for i in range(0, len(pairs), 50)]
+    found = run_parallel(f"{__name__}:_views", chunks, worker_count())
+    return [view for chunk in found for view in chunk]
 
 
-def _records(structures: Sequence[Structure | None]) -> list[dict[str, list[int]] | None]:
-    return [crystal_record(structure) for structure in structures]
+def _views(
+    pairs: Sequence[tuple[Structure | None, Structure | None]],
+) -> list[dict[str, dict[str, list[int]] | None]]:
+    return [
+        {"raw": crystal_record(raw, relaxed), "relaxed": crystal_record(relaxed)}
+        for raw, relaxed in pairs
+    ]
 
 
 def select(
@@ -105,9 +117,11 @@ def select(
             break
         chosen.add(i)
     positions, total = sorted(chosen), len(structures)
+    if len(positions) == total:
+        return Selection(positions, f"3-D views of all {total:,} crystals.")
     if len(positions) == len(drawn):
-        small = f" of at most {MOST_ATOMS} atoms" if len(drawn) < total else ""
-        return Selection(positions, f"3-D views of all {len(positions):,} crystals{small}.")
+        rest = f"the others failed or have more than {MOST_ATOMS} atoms"
+        return Selection(positions, f"3-D views of {len(drawn):,} of {total:,} crystals; {rest}.")
     low = len(chosen.intersection(best))
     parts = [f"the {low:,} lowest in energy above hull"] if low else []
     parts.append(f"{len(positions) - low:,} spread evenly over the input")
@@ -116,7 +130,7 @@ def select(
 
 
 def viewer_settings() -> dict[str, Any]:
-    """Return what viewer.js must know: colours, radii and symbols by atomic number, and the view."""
+    """Return what viewer.js must know: colours, radii, symbols by atomic number; the view."""
     from ase.data import chemical_symbols
 
     colours = np.clip(255 * element_colours(), 0, 255).round().astype(int)

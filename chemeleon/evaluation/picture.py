@@ -36,22 +36,34 @@ class Picture(NamedTuple):
     bonds: np.ndarray  # (M, 2), indices of bonded atoms
 
 
-def picture(structure: Structure) -> Picture:
+def picture(structure: Structure, like: Structure | None = None) -> Picture:
     """Return what is to be drawn of an ordered crystal.
 
     The conventional cell has the atoms where they are, not idealised; those on faces and edges are
     repeated, and slender cells are repeated sideways.
+
+    Args:
+        structure: the crystal.
+        like: the same atoms in the same order elsewhere, such as the relaxed crystal. Its
+            conventional cell is taken, so that the two pictures compare.
     """
     from pymatgen.core import Lattice
 
-    lattice, inside, numbers = _conventional(
-        np.asarray(structure.lattice.matrix, float),
-        np.asarray(structure.frac_coords, float),
-        np.array(structure.atomic_numbers),
+    numbers = np.array(structure.atomic_numbers)
+    model = structure
+    if like is not None and np.array_equal(numbers, like.atomic_numbers):
+        model = like
+    found = _conventional(
+        np.asarray(model.lattice.matrix, float), np.asarray(model.frac_coords, float), numbers
     )
-    upright = Lattice(lattice)
-    cell = Lattice.from_parameters(*upright.parameters).matrix
-    source, coords = _with_boundary(inside, _repeats(upright.abc))
+    lattice, inside = structure.lattice, np.asarray(structure.frac_coords, float)
+    if found is not None:
+        whole, points, shift = found
+        lattice = Lattice(whole @ lattice.matrix)
+        inside = ((inside @ np.linalg.inv(whole))[:, None] + points + shift).reshape(-1, 3)
+        numbers = numbers.repeat(len(points))
+    cell = Lattice.from_parameters(*lattice.parameters).matrix
+    source, coords = _with_boundary(inside, _repeats(lattice.abc))
     centres = coords @ cell
     return Picture(cell, numbers[source], centres, _bonds(cell, inside, numbers, centres, source))
 
@@ -85,36 +97,36 @@ def _metallic() -> np.ndarray:
 
 def _conventional(
     lattice: np.ndarray, coords: np.ndarray, numbers: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return lattice, coordinates and numbers of the conventional cell, else of the one given."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Find the conventional cell of a crystal; None if it is best drawn as given.
+
+    Returns:
+        ``(3, 3)`` its vectors in units of those given, ``(P, 3)`` the lattice points in it and
+        ``(3,)`` the shift of the origin, both in units of its own vectors.
+    """
     import spglib
 
-    given = lattice, coords, numbers
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             cell = (lattice.tolist(), coords.tolist(), numbers.tolist())
             found = spglib.get_symmetry_dataset(cell, symprec=SYMPREC)
         if found is None:
-            return given
+            return None
         # (a b c) = (as bs cs) P, so the standard cell has P^-1 in units of the given one
         cells = np.linalg.inv(found.transformation_matrix).T
         whole = np.round(cells)
         count = round(float(np.linalg.det(whole)))
         if np.abs(cells - whole).max() > 1e-3 or not 1 <= count <= _MOST_ATOMS / len(numbers):
-            return given
-        # lattice points within the new cell, then every atom at each of them
+            return None
         low, high = np.minimum(whole, 0).sum(0), np.maximum(whole, 0).sum(0)
         axes = [np.arange(first, last + 1) for first, last in zip(low, high, strict=True)]
         points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
         points = points @ np.linalg.inv(whole)
         points = points[((points > -1e-6) & (points < 1 - 1e-6)).all(1)]
-        if len(points) != count:
-            return given
-        atoms = (coords @ np.linalg.inv(whole))[:, None] + points + found.origin_shift
-        return whole @ lattice, atoms.reshape(-1, 3), numbers.repeat(count)
+        return (whole, points, found.origin_shift) if len(points) == count else None
     except Exception:  # a crystal beyond spglib is still worth a picture
-        return given
+        return None
 
 
 def _repeats(lengths: Sequence[float]) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from chemeleon.errors import DataError
 from chemeleon.evaluation.columns import column_table
-from chemeleon.evaluation.crystal_view import crystal_records, select, viewer_settings
+from chemeleon.evaluation.crystal_view import crystal_views, select, viewer_settings
 from chemeleon.evaluation.page import Section, asset, escape, page
 from chemeleon.evaluation.report_sections import (
     bins_section,
@@ -75,12 +75,8 @@ def write_html(report: ReportLike, folder: str | Path) -> Path:
     rows = _rows(total, chosen.positions)
     data = column_table(crystals, rows)
     data["files"] = _files(crystals, rows, target.parent)
-    both = [s for i in chosen.positions for s in (report.structures[i], relaxed[i])]
-    drawn = crystal_records(both)
-    views = {
-        position + 1: {"raw": drawn[2 * k], "relaxed": drawn[2 * k + 1]}
-        for k, position in enumerate(chosen.positions)
-    }
+    pairs = [(report.structures[i], relaxed[i]) for i in chosen.positions]
+    views = {i + 1: view for i, view in zip(chosen.positions, crystal_views(pairs), strict=True)}
     words = chosen.words
     if len(rows) < total:
         words = f"{len(rows):,} of {total:,} rows; crystals.csv has all. {words}"

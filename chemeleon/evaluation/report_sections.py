@@ -48,6 +48,9 @@ def headline_section(summary: Mapping[str, Any]) -> Section:
         header.append("Control")
         lead += " The control row is the reference test set through the same code."
     body = f'<div class="card">{table(header, rows, "headline")}</div>'
+    if controlled:
+        marks = '<span><i class="tick"></i>control</span>'
+        body = f'<div class="key"><span><i></i>these crystals</span>{marks}</div>{body}'
     return Section("headline", "Headline", body, lead)
 
 
@@ -159,9 +162,7 @@ def _figure(value: float | None, fraction: bool, sign: bool = True) -> str:
 
 def _crystals(summary: Mapping[str, Any], side: str, fallback: int) -> float:
     """How many crystals an element count is out of: all that have a space group or any value."""
-    sizes = [
-        len(entry.get(side) or ()) for entry in (summary.get("distributions") or {}).values()
-    ]
+    sizes = [len(entry.get(side) or ()) for entry in (summary.get("distributions") or {}).values()]
     counts = (summary.get("elements") or {}).get(side) or {}
     return max([fallback, *sizes, *counts.values()], default=0)
 
@@ -172,11 +173,11 @@ def _percent(counts: Mapping[str, float]) -> dict[str, float]:
 
 
 def _symbol(name: str) -> str:
-    """A space group by number as number and symbol; other names stay."""
-    from pymatgen.symmetry.groups import sg_symbol_from_int_number
+    """A space group by number as symbol and number; other names stay."""
+    import gemmi
 
     if name.isdigit() and 1 <= int(name) <= 230:
-        return f"{sg_symbol_from_int_number(int(name))} ({name})"
+        return f"{gemmi.find_spacegroup_by_number(int(name)).short_name()} ({name})"
     return name
 
 

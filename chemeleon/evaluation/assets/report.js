@@ -64,8 +64,9 @@
   document.addEventListener("pointerdown", (event) => { if (!menu.contains(event.target)) menu.open = false; });
 
   // -- the crystal chosen ------------------------------------------------------------------------
-  const PAIRED = ["space_group_symbol", "e_above_hull_ev", "energy_ev_per_atom", "hull_state", "density_g_cm3",
-    "volume_per_atom_a3", "a", "b", "c", "alpha", "beta", "gamma", "shortest_distance_a"];
+  const PAIRED = ["space_group_symbol", "e_above_hull_ev", "energy_ev_per_atom", "hull_state",
+    "density_g_cm3", "volume_per_atom_a3", "a", "alpha", "shortest_distance_a"];
+  const TOGETHER = { a: ["a", "b", "c"], alpha: ["alpha", "beta", "gamma"] };
   const SINGLE = ["num_atoms", "crystal_system", "group", "timed_out_pairs", "relax_steps", "relax_converged",
     "relax_rmsd_a", "source"];
   const column = (key) => data.columns.find((one) => one.key === key);
@@ -110,10 +111,12 @@
     const seen = [...new Set(record?.raw?.z ?? record?.relaxed?.z ?? [])].sort((x, y) => x - y);
     find("legend").replaceChildren(...seen.map((z) => make("span", {},
       make("i", { style: `background:rgb(${settings.colours[z].join(",")})` }), settings.symbols[z])));
+    const all = (key, prefix = "") => (TOGETHER[key] ?? [key]).flatMap((one, k) =>
+      [k ? "  " : "", written(prefix + one, i)]);
     const lines = PAIRED.filter((key) => column(key)).map((key) => {
-      const { label, unit } = column(key);
+      const { unit } = column(key), label = (TOGETHER[key] ?? [key]).map((one) => column(one)?.label ?? one).join(", ");
       return make("tr", {}, make("th", { scope: "row" }, label, unit ? make("small", {}, ` ${unit}`) : null),
-        make("td", {}, written(key, i)), pair ? make("td", {}, written(`relaxed_${key}`, i)) : null);
+        make("td", {}, ...all(key)), pair ? make("td", {}, ...all(key, "relaxed_")) : null);
     });
     for (const key of SINGLE.filter((one) => column(one) && (data.values[one][i] ?? null) !== null)) {
       const { label, unit } = column(key);

@@ -15,7 +15,7 @@ function formatted(value, column) {
 
 /** Chemical formula with its numbers as subscripts. */
 function formula(text) {
-  return make("span", { class: "formula" }, ...String(text).split(/(\d+\.?\d*)/).filter(Boolean)
+  return make("span", { class: "formula" }, ...String(text).split(/(\d+\.?\d*)/).filter((part) => part && part !== "1")
     .map((part) => (/^\d/.test(part) ? make("sub", {}, part) : part)));
 }
 

@@ -44,9 +44,19 @@ class Model {
     for (let k = 0; k < 8; k++) for (const v of [1, 2, 4]) if (!(k & v)) this.edges.push([box[k], box[k | v]]);
     const diagonal = Math.hypot(...[0, 1, 2].map((x) => this.cell[0][x] + this.cell[1][x] + this.cell[2][x]));
     this.edge = settings.edge * diagonal;
+    this.box = box;
     this.size = Math.max(...this.atoms.map((p, i) => Math.hypot(...p) + this.radii[i]),
       ...box.map((p) => Math.hypot(...p) + this.edge));
   }
+}
+
+/** Half the width and height of a model in a view, in angstrom. */
+function spread(model, turn) {
+  const half = [0, 0];
+  const widen = (p, radius) => turned(turn, p).slice(0, 2).forEach((v, i) => { half[i] = Math.max(half[i], Math.abs(v) + radius); });
+  model.atoms.forEach((p, i) => widen(p, model.radii[i]));
+  model.box.forEach((p) => widen(p, model.edge));
+  return half;
 }
 
 /** Buffers of one picture; what is nearest the eye stays. Lengths are in pixels. */
@@ -116,7 +126,8 @@ class Raster {
     for (let y = 0, k = 0; y < height; y++) {
       for (let x = 0; x < width; x++, k++) {
         if (what[k] < 0) continue;
-        const nx = this.nx[k], ny = this.ny[k], nz = Math.sqrt(Math.max(0, 1 - nx * nx - ny * ny));
+        const flat = what[k] === 0; // cell edges are too thin to be round
+        const nx = flat ? 0 : this.nx[k], ny = flat ? 0 : this.ny[k], nz = Math.sqrt(Math.max(0, 1 - nx * nx - ny * ny));
         const lit = AMBIENT + DIFFUSE * Math.max(0, nx * LIGHT[0] + ny * LIGHT[1] + nz * LIGHT[2]);
         const shine = 255 * SHINE * Math.max(0, nx * HALF[0] + ny * HALF[1] + nz * HALF[2]) ** GLOSS;
         let front = depth[k];
@@ -248,14 +259,17 @@ class Viewer {
     const scale = this.moving ? this.speed : Math.max(2, ratio * 1.5);
     const width = Math.round(wide * scale), height = Math.round(tall * scale);
     const raster = this.raster = new Raster(width, height);
-    const unit = this.zoom * 0.5 * Math.min(width, height) / model.size; // pixels per angstrom
+    // as large as the first view allows, but so that turning cuts off little
+    const [right, up] = spread(model, this.home);
+    const fit = Math.min(0.94 * width / 2 / right, 0.94 * height / 2 / up, 0.65 * Math.min(width, height) / model.size);
+    const unit = this.zoom * fit; // pixels per angstrom
     const place = (p) => {
       const [x, y, z] = turned(this.turn, p);
       return [width / 2 + x * unit, height / 2 - y * unit, z * unit];
     };
     const atoms = model.atoms.map(place), tone = (i) => settings.colours[model.z[i]];
     const colours = [this.dark() ? [150, 158, 172] : [97, 97, 97], ...model.z.map((_, i) => tone(i))];
-    for (const [from, to] of model.edges) raster.stick(place(from), place(to), Math.max(0.6 * scale, model.edge * unit), 0);
+    for (const [from, to] of model.edges) raster.stick(place(from), place(to), Math.max(0.65 * scale, model.edge * unit), 0);
     if (this.bonds) for (const [i, j] of model.bonds) {
       const middle = atoms[i].map((v, k) => (v + atoms[j][k]) / 2);
       raster.stick(atoms[i], middle, settings.bond * unit, colours.push(tone(i)) - 1);
@@ -274,7 +288,7 @@ class Viewer {
     }
   }
   #axes(context, ratio) {
-    const dark = this.dark(), length = 20 * ratio, x = 30 * ratio, y = this.canvas.height - 30 * ratio;
+    const dark = this.dark(), length = 15 * ratio, x = 24 * ratio, y = this.canvas.height - 24 * ratio;
     const tones = dark ? ["#ff7b72", "#56d364", "#79b8ff"] : ["#c62828", "#2e7d32", "#1565c0"];
     context.font = `italic ${11 * ratio}px system-ui, sans-serif`;
     context.textAlign = "center";
@@ -287,8 +301,8 @@ class Viewer {
       context.moveTo(x, y);
       context.lineTo(x + dx * length, y - dy * length);
       context.stroke();
-      const flat = Math.hypot(dx, dy), out = length + 8 * ratio;
-      if (flat > 0.15) context.fillText("abc"[i], x + dx / flat * (flat * length + 8 * ratio), y - dy / flat * (flat * length + 8 * ratio), out);
+      const flat = Math.hypot(dx, dy), out = length + 8 * ratio / flat;
+      if (flat > 0.15) context.fillText("abc"[i], x + dx * out, y - dy * out);
     });
   }
 }
