@@ -11,11 +11,22 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+# puts two inherited descriptors at 3 and 4, whatever their numbers, and becomes the browser
+_LAUNCH = """import os, sys
+for given, free in zip(sys.argv[1:3], (103, 104)):
+    os.dup2(int(given), free)
+for free, fixed in ((103, 3), (104, 4)):
+    os.dup2(free, fixed)
+os.closerange(5, 128)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def find_browser() -> str | None:
@@ -33,7 +44,7 @@ class Page:
         down, self._write = os.pipe()
         self._read, up = os.pipe()
         words = [
-            "sh", "-c", f'exec "$@" 3<&{down} 4>&{up}', "sh", program, "--headless=new",
+            sys.executable, "-c", _LAUNCH, str(down), str(up), program, "--headless=new",
             "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run",
             "--disable-dev-shm-usage", "--disable-background-networking", "--hide-scrollbars",
             f"--user-data-dir={folder}", f"--window-size={width},{height}", "about:blank",

@@ -154,9 +154,8 @@ def _summary(frame: pd.DataFrame, side: dict[str, list[dict]], energies: bool) -
                 {"atoms": span, "crystals": int(mask.sum()),
                  "unique": {"value": float(frame["unique"].eq(True)[mask].mean() or 0), "of": 1}}
                 for span, mask in (
-                    ("1 to 5", frame["num_atoms"].between(1, 5)),
-                    ("6 to 10", frame["num_atoms"].between(6, 10)),
-                    ("11 to 20", frame["num_atoms"].between(11, 20)),
+                    (f"{low} to {high}", frame["num_atoms"].between(low, high))
+                    for low, high in ((1, 5), (6, 10), (11, 20)) if "num_atoms" in frame
                 ) if mask.any()
             ]
         },

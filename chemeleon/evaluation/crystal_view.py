@@ -46,9 +46,11 @@ def crystal_record(
     try:
         if structure is None or not 0 < len(structure) <= MOST_ATOMS:
             return None
-        seen = picture(structure, like)
         exact = (structure.frac_coords, structure.lattice.matrix)
-        if not all(np.isfinite(part).all() for part in (seen.cell, seen.centres, *exact)):
+        if not all(np.isfinite(part).all() for part in exact):
+            return None
+        seen = picture(structure, like)
+        if not (np.isfinite(seen.cell).all() and np.isfinite(seen.centres).all()):
             return None
         return {
             "cell": _whole(seen.cell, _MILLI),

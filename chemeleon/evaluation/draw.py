@@ -83,6 +83,8 @@ def space_group(structure: Structure | None) -> str:
 
     if structure is None:
         return "-"
+    if not np.isfinite([*structure.lattice.matrix, *structure.frac_coords]).all():
+        return "-"  # spglib ends the process
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

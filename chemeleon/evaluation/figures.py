@@ -42,6 +42,7 @@ def write_figures(summary: Mapping[str, Any], folder: str | Path) -> list[Path]:
 def _draw(bins: Histogram, label: str, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(4.2, 2.8), dpi=_DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
@@ -54,7 +55,7 @@ def _draw(bins: Histogram, label: str, path: Path) -> None:
                     label=f"reference (n = {bins.counts[1]:,})")  # fmt: skip
     axes.set_xlim(bins.edges[0], bins.edges[-1])
     if bins.discrete:
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(_plain(label), color=_INK)
     axes.set_ylabel("share (%)", color=_INK)
     axes.grid(axis="y", color=_GRID, linewidth=0.8)

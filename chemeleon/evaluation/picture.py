@@ -90,8 +90,9 @@ def _metallic() -> np.ndarray:
     from pymatgen.core import Element
 
     flags = np.zeros(len(ball_radii()), bool)
-    for element in Element:
-        flags[element.Z] |= element.is_metal or element.is_metalloid
+    for z in range(1, min(len(flags), 119)):
+        element = Element.from_Z(z)
+        flags[z] = element.is_metal or element.is_metalloid
     return flags
 
 
@@ -106,6 +107,8 @@ def _conventional(
     """
     import spglib
 
+    if not (np.isfinite(lattice).all() and np.isfinite(coords).all()):
+        return None  # spglib ends the process
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

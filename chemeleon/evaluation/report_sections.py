@@ -26,7 +26,7 @@ def headline_section(summary: Mapping[str, Any]) -> Section:
         value, low, high = (entry.get(key) for key in ("value", "low", "high"))
         of, count, control = (entry.get(key) for key in ("of", "count", "control"))
         fraction = of is not None and value is not None
-        bar = interval_bar(value, low, high, control) if fraction else ""
+        bar = interval_bar(float(value or 0), low, high, control) if fraction else ""
         unit = f" {escape(entry['unit'])}" if entry.get("unit") and not fraction else ""
         span = ""
         if low is not None and high is not None:
