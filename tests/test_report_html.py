@@ -34,7 +34,7 @@ def small_report(folder: Path) -> FakeReport:
     source = folder / "cifs" / "odd name #1.cif"
     source.parent.mkdir()
     SALT.to(filename=str(source), fmt="cif")
-    raw = [SALT.copy().perturb(0.05), RUTILE, IRON, None]
+    raw = [SALT.copy().translate_sites([0], [0.02, 0.01, 0.0]), RUTILE, IRON, None]
     return make_report(
         raw, [SALT, IRON], [SALT, RUTILE, None, None], [0.0, 0.05, 0.4, 0.0],
         ids=["salt", EVIL, "iron", "broken"],

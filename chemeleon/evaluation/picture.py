@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -53,9 +53,8 @@ def picture(structure: Structure, like: Structure | None = None) -> Picture:
     model = structure
     if like is not None and np.array_equal(numbers, like.atomic_numbers):
         model = like
-    found = _conventional(
-        np.asarray(model.lattice.matrix, float), np.asarray(model.frac_coords, float), numbers
-    )
+    given = (model.lattice.matrix, model.frac_coords, numbers)
+    found = _conventional(*(np.asarray(part, float).tobytes() for part in given))
     lattice, inside = structure.lattice, np.asarray(structure.frac_coords, float)
     if found is not None:
         whole, points, shift = found
@@ -96,10 +95,14 @@ def _metallic() -> np.ndarray:
     return flags
 
 
+@lru_cache(maxsize=4)  # a crystal and its relaxed form ask in turn
 def _conventional(
-    lattice: np.ndarray, coords: np.ndarray, numbers: np.ndarray
+    matrix: bytes, places: bytes, species: bytes
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Find the conventional cell of a crystal; None if it is best drawn as given.
+
+    Args:
+        matrix, places, species: the float64 bytes of lattice, fractional coordinates and numbers.
 
     Returns:
         ``(3, 3)`` its vectors in units of those given, ``(P, 3)`` the lattice points in it and
@@ -107,6 +110,8 @@ def _conventional(
     """
     import spglib
 
+    lattice, coords = np.frombuffer(matrix).reshape(3, 3), np.frombuffer(places).reshape(-1, 3)
+    numbers = np.frombuffer(species).astype(int)
     if not (np.isfinite(lattice).all() and np.isfinite(coords).all()):
         return None  # spglib ends the process
     try:
