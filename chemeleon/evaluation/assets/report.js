@@ -112,7 +112,7 @@
     find("legend").replaceChildren(...seen.map((z) => make("span", {},
       make("i", { style: `background:rgb(${settings.colours[z].join(",")})` }), settings.symbols[z])));
     const all = (key, prefix = "") => (TOGETHER[key] ?? [key]).flatMap((one, k) =>
-      [k ? "  " : "", written(prefix + one, i)]);
+      [k ? ", " : "", written(prefix + one, i)]);
     const lines = PAIRED.filter((key) => column(key)).map((key) => {
       const { unit } = column(key), label = (TOGETHER[key] ?? [key]).map((one) => column(one)?.label ?? one).join(", ");
       return make("tr", {}, make("th", { scope: "row" }, label, unit ? make("small", {}, ` ${unit}`) : null),
