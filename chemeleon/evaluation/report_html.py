@@ -1,7 +1,7 @@
 """``report.html``: what `chemeleon evaluate` found, in one file that opens without a network.
 
-It stays below 10 MB with texts of usual length: at most 20,000 rows of the table and 2,000 crystals in 3-D (`crystal_view`)
-are embedded, and the page says so; ``crystals.csv`` has every row.
+It stays below 10 MB with texts of usual length: at most 20,000 rows of the table and 2,000
+crystals in 3-D (`crystal_view`) are embedded, and the page says so; ``crystals.csv`` has every row.
 """
 
 from __future__ import annotations
