@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from chemeleon.errors import DataError
+from chemeleon.evaluation.picture import (
+    BOND_RADIUS,
+    EDGE_SHARE,
+    SYMPREC,
+    ball_radii,
+    element_colours,
+    picture,
+)
 from chemeleon.evaluation.render import Scene
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-SYMPREC = 0.1
 _PANEL_PIXELS = 380
 _DPI = 200
-_AZIMUTH, _ELEVATION = 17.0, 13.0  # degrees by which a, then the eye, leave the line of sight
-_BOUNDARY = 0.03  # fractional: atoms this near a face are drawn on the opposite one too
-_BOND_FACTOR = 1.15  # bonds are shorter than this times the sum of covalent radii,
-_NEIGHBOUR_FACTOR = 1.25  # and than this times the nearest neighbour of either atom
-_MOST_ATOMS = 60  # larger conventional cells are drawn as given
-_ROD = 0.11  # radius of bonds, angstrom
-_EDGE = 0.0028  # radius of cell edges, in cell diagonals
-_SLENDER = 3.6  # a cell this many times longer than wide is repeated sideways
+AZIMUTH, ELEVATION = 17.0, 13.0  # degrees by which a, then the eye, leave the line of sight
 _EDGE_COLOUR = np.full(3, 0.38)
 _INK, _PALE = "#1f2430", "#6b7280"
 
@@ -83,6 +83,8 @@ def space_group(structure: Structure | None) -> str:
 
     if structure is None:
         return "-"
+    if not np.isfinite([*structure.lattice.matrix, *structure.frac_coords]).all():
+        return "-"  # spglib ends the process
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -151,113 +153,33 @@ def contact_sheet(
 
 def draw_structure(structure: Structure, pixels: int = _PANEL_PIXELS) -> np.ndarray:
     """Draw one crystal; ``(pixels, pixels, 3)`` RGB in 0 to 1 on white."""
-    from ase.data import covalent_radii
-    from ase.data.colors import jmol_colors
-    from pymatgen.core import Lattice
-
-    shown = _conventional(structure)
-    # upright in the picture: c along z, a in the xz plane
-    lattice = Lattice.from_parameters(*shown.lattice.parameters).matrix @ _view().T
-    repeats = _repeats(shown.lattice.abc)
-    source, coords = _with_boundary(np.asarray(shown.frac_coords, float), repeats)
-    numbers = np.array(shown.atomic_numbers)
-    radii, palette = covalent_radii[numbers], 0.90 * jmol_colors[numbers] + 0.08
-    centres = coords @ lattice
+    seen = picture(structure)
+    palette, radii = element_colours(), ball_radii()
+    turn = view_matrix().T
+    cell, centres = seen.cell @ turn, seen.centres @ turn
     scene = Scene()
-    for centre, atom in zip(centres, source, strict=True):
-        scene.sphere(centre, float(0.22 + 0.27 * radii[atom]), palette[atom])
-    for i, j in _bonds(shown, centres, source, radii):
+    for centre, number in zip(centres, seen.numbers, strict=True):
+        scene.sphere(centre, float(radii[number]), palette[number])
+    for i, j in seen.bonds:
         middle = (centres[i] + centres[j]) / 2
-        scene.rod(centres[i], middle, _ROD, palette[source[i]])
-        scene.rod(middle, centres[j], _ROD, palette[source[j]])
-    edge = _EDGE * float(np.linalg.norm(lattice.sum(0)))
+        scene.rod(centres[i], middle, BOND_RADIUS, palette[seen.numbers[i]])
+        scene.rod(middle, centres[j], BOND_RADIUS, palette[seen.numbers[j]])
+    edge = EDGE_SHARE * float(np.linalg.norm(cell.sum(0)))
     for corner in itertools.product((0, 1), repeat=3):
         for axis in range(3):
             if corner[axis] == 0:
-                start = np.array(corner) @ lattice
-                scene.rod(start, start + lattice[axis], edge, _EDGE_COLOUR)
+                start = np.array(corner) @ cell
+                scene.rod(start, start + cell[axis], edge, _EDGE_COLOUR)
     return scene.render(pixels)
 
 
-def _view() -> np.ndarray:
+def view_matrix() -> np.ndarray:
     """Rows: right, up and towards the eye, which looks roughly along -a with c upright."""
-    azimuth, elevation = math.radians(_AZIMUTH), math.radians(_ELEVATION)
+    azimuth, elevation = math.radians(AZIMUTH), math.radians(ELEVATION)
     eye = np.array([math.cos(azimuth), math.sin(azimuth), 0]) * math.cos(elevation)
     eye[2] = math.sin(elevation)
     right = np.array([-math.sin(azimuth), math.cos(azimuth), 0])
     return np.stack([right, np.cross(eye, right), eye])
-
-
-def _conventional(structure: Structure) -> Structure:
-    """Return the conventional cell with the atoms where they are, or the crystal as given."""
-    import spglib
-
-    cell = (
-        structure.lattice.matrix.tolist(),
-        np.asarray(structure.frac_coords, float).tolist(),
-        list(structure.atomic_numbers),
-    )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = spglib.get_symmetry_dataset(cell, symprec=SYMPREC)
-        if found is None:
-            return structure
-        # (a b c) = (as bs cs) P, so the standard cell has P^-1 in units of the given one
-        cells = np.linalg.inv(found.transformation_matrix).T
-        whole = np.round(cells)
-        if np.abs(cells - whole).max() > 1e-3 or not np.linalg.det(whole) > 0.5:
-            return structure
-        if np.linalg.det(whole) * len(structure) > _MOST_ATOMS:
-            return structure
-        larger = structure.make_supercell(whole.astype(int), in_place=False)
-        return larger.translate_sites(
-            list(range(len(larger))), found.origin_shift, frac_coords=True
-        )
-    except Exception:  # a crystal beyond spglib is still worth a picture
-        return structure
-
-
-def _repeats(lengths: Sequence[float]) -> tuple[int, ...]:
-    """How often a slender cell is shown along each axis."""
-    return tuple(2 if max(lengths) / length >= _SLENDER else 1 for length in lengths)
-
-
-def _with_boundary(coords: np.ndarray, repeats: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Fill the cells, faces included: ``(K,)`` indices of atoms and ``(K, 3)`` coordinates."""
-    inside = coords - np.floor(coords + _BOUNDARY)
-    source, places = [], []
-    for shift in itertools.product(*(range(count + 1) for count in repeats)):
-        moved = inside + shift
-        kept = (moved <= np.array(repeats) + _BOUNDARY).all(1)
-        source.append(np.flatnonzero(kept))
-        places.append(moved[kept])
-    return np.concatenate(source), np.concatenate(places)
-
-
-def _bonds(
-    structure: Structure, centres: np.ndarray, source: np.ndarray, radii: np.ndarray
-) -> list[tuple[int, int]]:
-    """Return pairs of drawn atoms that are bonded; metals only where there is nothing else."""
-    nearest = _nearest_neighbours(structure)
-    distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
-    reach = _BOND_FACTOR * (radii[source][:, None] + radii[source][None])
-    close = _NEIGHBOUR_FACTOR * np.minimum(nearest[source][:, None], nearest[source][None])
-    metal = np.array([site.specie.is_metal or site.specie.is_metalloid for site in structure])
-    allowed = ~(metal[source][:, None] & metal[source][None]) | metal.all()
-    bonded = np.triu(allowed & (distance < reach) & (distance < close) & (distance > 0.3), 1)
-    return [(int(i), int(j)) for i, j in np.argwhere(bonded)]
-
-
-def _nearest_neighbours(structure: Structure) -> np.ndarray:
-    """Distance from each atom to the nearest other atom or image, among adjacent cells."""
-    coords = np.asarray(structure.frac_coords, float)
-    shifts = np.array(list(itertools.product((-1, 0, 1), repeat=3)))
-    delta = coords[:, None] - coords[None]
-    vectors = (delta - np.round(delta))[:, :, None] + shifts
-    distance = np.linalg.norm(vectors @ structure.lattice.matrix, axis=-1)
-    distance[distance < 1e-6] = np.inf
-    return distance.min((1, 2))
 
 
 def _formula_text(formula: str) -> str:

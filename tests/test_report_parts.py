@@ -1,0 +1,187 @@
+"""Building blocks of reports: histograms, ticks, columns, the choice of crystals, pictures."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pymatgen.core import Lattice, Structure
+from report_fixture import make_report
+
+from chemeleon.evaluation.charts import Frame, number, ticks
+from chemeleon.evaluation.columns import column_table
+from chemeleon.evaluation.crystal_view import (
+    MOST_ATOMS_IN_ALL,
+    crystal_record,
+    crystal_views,
+    select,
+)
+from chemeleon.evaluation.figures import write_figures
+from chemeleon.evaluation.histograms import histogram
+from chemeleon.evaluation.page import data_block, definition_list
+from chemeleon.evaluation.periodic import place
+from chemeleon.evaluation.picture import picture
+
+SALT = Structure.from_spacegroup(
+    "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+)
+IRON = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+
+def test_histogram_of_whole_numbers() -> None:
+    bins = histogram([1, 2, 2, 4, None, float("nan")], [1, 1])
+    assert bins is not None
+    assert bins.discrete
+    assert bins.edges.tolist() == [0.5, 1.5, 2.5, 3.5, 4.5]
+    assert bins.sample.tolist() == [25, 50, 0, 25]
+    assert bins.reference is not None
+    assert bins.reference.tolist() == [100, 0, 0, 0]
+    assert bins.counts == (4, 2)
+    assert histogram([], [float("nan")]) is None
+
+
+def test_histogram_states_what_lies_beyond_its_axis() -> None:
+    values = np.random.default_rng(0).normal(5, 1, 1000).tolist()
+    bins = histogram([*values, 1e6, float("inf")])
+    assert bins is not None
+    assert bins.reference is None
+    assert bins.edges[-1] < 12
+    assert bins.counts[0] == 1001
+    assert bins.sample.sum() + bins.beyond[0] == pytest.approx(100)
+    assert 0 < bins.beyond[0] < 1.5
+    constant = histogram([2.5, 2.5])
+    assert constant is not None
+    assert constant.sample.sum() == 100
+
+
+def test_ticks_and_numbers() -> None:
+    assert ticks(0, 10) == [0, 2, 4, 6, 8, 10]
+    assert ticks(0.13, 0.87) == [0.2, 0.4, 0.6, 0.8]
+    assert ticks(3, 3) == [3]
+    assert [number(v) for v in (12345, -0.1234, 1.0, None, float("nan"))] == [
+        "12,345", "−0.123", "1", "–", "–"]  # fmt: skip
+    frame = Frame((0, 10), (0, 1))
+    assert frame.x(10) > frame.x(0)
+    assert frame.y(1) < frame.y(0)
+
+
+def test_places_in_the_periodic_table() -> None:
+    known = {"H": (1, 1), "He": (1, 18), "Fe": (4, 8), "O": (2, 16), "La": (8, 3), "Lu": (8, 17),
+             "U": (9, 6), "Hf": (6, 4), "Ra": (7, 2)}  # fmt: skip
+    assert {symbol: place(symbol) for symbol in known} == known
+
+
+def test_columns_are_compact_and_mark_what_is_missing() -> None:
+    frame = pd.DataFrame(
+        {
+            "id": ["a", "x" * 500, None],
+            "density_g_cm3": [1.23456, np.nan, np.inf],
+            "unique": [True, False, None],
+            "novel_train set": [True, None, False],
+            "space_group": [225.0, np.nan, 1.0],
+            "relaxed_density_g_cm3": [2.0, 3.0, 4.0],
+            "unknown_column": [1, 2, 3],
+        }
+    )
+    table = column_table(frame, [0, 2, 1])
+    values = table["values"]
+    assert table["rows"] == [1, 3, 2]
+    assert values["density_g_cm3"] == [1.235, None, None]
+    assert values["unique"] == [1, None, 0]
+    assert values["novel_train set"] == [1, 0, None]
+    assert values["space_group"] == [225, 1, None]
+    assert values["id"][1] is None
+    assert len(values["id"][2]) == 160
+    assert "unknown_column" not in values
+    json.dumps(table, allow_nan=False)
+
+
+def test_data_block_is_inert_and_refuses_nan() -> None:
+    block = data_block("x", {"a": "</script><b>", "b": [1.5, None]})
+    assert block.count("<") == 2
+    packed = block.split(">")[1].split("<")[0]
+    assert json.loads(gzip.decompress(base64.b64decode(packed)))["a"] == "</script><b>"
+    with pytest.raises(ValueError, match="Out of range"):
+        data_block("x", [float("nan")])
+    assert definition_list({"<a>": ["<b>", 1], "c": None}) == (
+        "<dl><dt>&lt;a&gt;</dt><dd>&lt;b&gt;, 1</dd><dt>c</dt><dd>none</dd></dl>"
+    )
+
+
+def test_salt_is_drawn_with_its_faces_and_bonds() -> None:
+    seen = picture(SALT.get_primitive_structure())
+    assert (
+        sorted(seen.numbers.tolist()) == [11] * 13 + [17] * 14
+        or sorted(seen.numbers.tolist()) == [11] * 14 + [17] * 13
+    )
+    assert len(seen.bonds) == 54
+    lengths = np.linalg.norm(
+        seen.centres[seen.bonds[:, 0]] - seen.centres[seen.bonds[:, 1]], axis=1
+    )
+    assert np.allclose(lengths, 2.82, atol=1e-6)
+    assert np.allclose(seen.cell, 5.64 * np.eye(3), atol=1e-6)
+
+
+def test_raw_is_drawn_in_the_cell_of_the_relaxed_one() -> None:
+    relaxed = SALT.get_primitive_structure()
+    raw = relaxed.copy().translate_sites([0], [0.03, 0.06, 0.01])
+    alone, beside = picture(raw), picture(raw, relaxed)
+    assert abs(np.linalg.det(alone.cell)) < 3 * raw.volume
+    assert abs(np.linalg.det(beside.cell)) == pytest.approx(4 * raw.volume)
+    other = picture(raw, IRON)  # other atoms: no use
+    assert np.allclose(other.cell, alone.cell)
+
+
+def test_records() -> None:
+    record = crystal_record(IRON)
+    assert record is not None
+    assert record["numbers"] == [26, 26]
+    assert record["frac"] == [0, 0, 0, 50000, 50000, 50000]
+    assert len(record["at"]) == 3 * len(record["z"]) == 27
+    flat = Structure(np.diag([4.0, 4.0, 0.0]), ["C"], [[0, 0, 0]])
+    mixed = Structure(Lattice.cubic(3), [{"Fe": 0.5, "Ni": 0.5}], [[0, 0, 0]])
+    nan = Structure(Lattice.cubic(3), ["Fe"], [[0, float("nan"), 0]])
+    assert crystal_record(mixed) is None
+    assert crystal_record(nan) is None
+    assert crystal_record(flat) is None
+    assert crystal_record(None) is None
+    many = [(IRON, SALT), (None, None), (SALT, None)] * 40  # enough to go to other processes
+    views = crystal_views(many)
+    assert views == crystal_views(many[:3]) * 40
+    assert views[1] == {"raw": None, "relaxed": None}
+
+
+def test_selection() -> None:
+    every = select([IRON, SALT], [None, None])
+    assert every.positions == [0, 1]
+    assert every.words == "3-D views of all 2 crystals."
+    structures = [IRON] * 500 + [None]
+    none = [None] * 501
+    spread = select(structures, none, most=50)
+    assert len(spread.positions) == 50
+    assert max(np.diff(spread.positions)) <= 11
+    energies = [float(500 - i) for i in range(500)] + [float("nan")]
+    best = select(structures, none, energies, most=50)
+    assert set(range(475, 500)) <= set(best.positions)
+    assert "50 of 501 crystals: the 25 lowest in energy above hull and 25 spread" in best.words
+    large = [SALT * (2, 2, 2)] * 3000  # 64 atoms each
+    held = select(large, [None] * 3000, most=2500)
+    assert len(held.positions) == MOST_ATOMS_IN_ALL // 64
+    assert max(np.diff(held.positions)) <= 4
+
+
+def test_figures(tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    summary = make_report([SALT, IRON, None], [IRON]).summary
+    summary["distributions"]["../x y"] = {**summary["distributions"]["a"], "label": "cost in $"}
+    summary["distributions"]["empty"] = {"label": "-", "unit": "", "sample": [], "reference": []}
+    paths = write_figures(summary, tmp_path)
+    assert len(paths) == len(summary["distributions"]) - 1
+    assert {path.parent for path in paths} == {tmp_path / "figures"}
+    assert all(imread(path).shape[1] == 840 for path in paths)
