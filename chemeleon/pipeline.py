@@ -6,9 +6,11 @@ on the model, the seed and its number alone, not on the batch that it is made in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -24,9 +26,33 @@ from chemeleon.errors import GenerationError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import place
+from chemeleon.models.replay import Replayed
 
 Precision = Literal["auto", "fp32", "bf16"]
 AUTO_BATCH = {"cpu": 256, "cuda": 2048}
+
+
+class Options(TypedDict, total=False):
+    """How to make crystals.
+
+    Attributes:
+        seed: same seed, same crystals.
+        num_atoms: allowed numbers of atoms; by default the training distribution.
+        sampler: scheduler, steps and eta; by default what the model's config says.
+        batch_size: crystals at a time; by default one that fits is found.
+        precision: of the networks; ``auto`` is bf16 where a GPU has it. Steps between their
+            evaluations are in float32 in any case.
+        rank: make only every ``world``-th crystal, in the order of sizes, beginning with this one.
+        world: processes that share the work.
+    """
+
+    seed: int
+    num_atoms: Sequence[int] | None
+    sampler: SamplerConfig | None
+    batch_size: int | None
+    precision: Precision
+    rank: int
+    world: int
 
 
 class Pipeline:
@@ -79,73 +105,70 @@ class Pipeline:
         draws = uniform(fold(keys, "size")).double().cpu()
         return torch.searchsorted(bounds, draws, right=True).clamp_max(len(weights) - 1)
 
-    def generate(
-        self,
-        num_samples: int,
-        *,
-        seed: int = 0,
-        num_atoms: Sequence[int] | None = None,
-        sampler: SamplerConfig | None = None,
-        batch_size: int | None = None,
-        precision: Precision = "auto",
-        rank: int = 0,
-        world: int = 1,
-        progress: Callable[[int], None] | None = None,
-    ) -> FlatCrystals:
-        """Make crystals.
+    def generate(self, num_samples: int, **options: Unpack[Options]) -> FlatCrystals:
+        """Make crystals, ``M`` or a process's share, in the order of their numbers.
+
+        See ``stream`` for arguments and errors. Broken crystals are still in it.
+        """
+        made = list(self.stream(num_samples, **options))
+        return join([crystals for _, crystals in made], torch.cat([number for number, _ in made]))
+
+    def stream(
+        self, num_samples: int, **options: Unpack[Options]
+    ) -> Iterator[tuple[Tensor, FlatCrystals]]:
+        """Make crystals and yield each finished batch with the crystals' numbers.
+
+        While the caller is busy with a batch, the next one is made by another thread.
 
         Args:
             num_samples: how many, ``M``.
-            seed: same seed, same crystals.
-            num_atoms: allowed numbers of atoms; by default the training distribution.
-            sampler: scheduler, steps and eta; by default what the model's config says.
-            batch_size: crystals at a time; None finds one that fits.
-            precision: of the networks; ``auto`` is bf16 where a GPU has it. Steps between their
-                evaluations are in float32 in any case.
-            rank: make only every ``world``-th crystal of each size, beginning with this one.
-            world: processes that share the work.
-            progress: called with the number of crystals of each finished batch.
-
-        Returns:
-            ``M`` crystals (or a process's share) on the CPU in order of their number; broken ones
-            are still in it.
+            options: see ``Options``.
 
         Raises:
             GenerationError: if the model cannot make crystals this way, or memory is too small.
         """
+        given = Options(**options)
         if self.model.vae.config.kind == "csp":
             raise GenerationError(
                 "this model was trained to place given atoms (kind csp) and cannot choose elements:"
                 " use a model trained with a dng preset"
             )
-        walker = Sampler(self.model.config.diffusion, sampler or self.model.config.sampler)
-        keys = make_keys(seed, torch.arange(num_samples))
-        sizes = self.draw_sizes(keys, num_atoms)
+        walker = Sampler(
+            self.model.config.diffusion, given.get("sampler") or self.model.config.sampler
+        )
+        keys = make_keys(given.get("seed", 0), torch.arange(num_samples))
+        sizes = self.draw_sizes(keys, given.get("num_atoms"))
         order = torch.argsort(sizes, stable=True)  # like sizes together: little padding
-        mine = order[rank::world]
-        size = batch_size or AUTO_BATCH.get(self.device.type, AUTO_BATCH["cpu"])
+        mine = order[given.get("rank", 0) :: given.get("world", 1)]
+        wanted = given.get("batch_size")
+        size = wanted or AUTO_BATCH.get(self.device.type, AUTO_BATCH["cpu"])
         # even parts, or the last one may be too small to fill the device
-        size = min(size, -(-len(mine) // max(1, -(-len(mine) // size))))
-        made: list[CrystalBatch] = []
-        start = 0
-        while start < len(mine):
+        size = max(1, min(size, -(-len(mine) // max(1, -(-len(mine) // size)))))
+        precision = given.get("precision", "auto")
+
+        def make(start: int) -> tuple[Tensor, FlatCrystals]:
             chosen = mine[start : start + size]
-            try:
-                batch = self._generate_batch(walker, keys[chosen], sizes[chosen], precision)
-            except torch.OutOfMemoryError:
-                if batch_size is not None or size == 1:
-                    raise GenerationError(
-                        f"not enough memory for {size} crystals at a time: lower --batch-size, or"
-                        " let --batch-size auto find one that fits"
-                    ) from None
-                torch.cuda.empty_cache()
-                size = max(1, size // 2)
-                continue
-            made.append(batch)
-            start += len(chosen)
-            if progress is not None:
-                progress(len(chosen))
-        return _numbered(made, mine)
+            batch = self._generate_batch(walker, keys[chosen], sizes[chosen], precision)
+            return chosen, _named(batch, chosen)
+
+        with ThreadPoolExecutor(1) as worker:
+            start, running = 0, worker.submit(make, 0) if len(mine) else None
+            while running is not None:
+                try:
+                    chosen, crystals = running.result()
+                except torch.OutOfMemoryError:
+                    if wanted is not None or size == 1:
+                        raise GenerationError(
+                            f"not enough memory for {size} crystals at a time: lower --batch-size,"
+                            " or let --batch-size auto find one that fits"
+                        ) from None
+                    torch.cuda.empty_cache()
+                    size = max(1, size // 2)
+                    running = worker.submit(make, start)
+                    continue
+                start += len(chosen)
+                running = worker.submit(make, start) if start < len(mine) else None
+                yield chosen, crystals
 
     @torch.no_grad()
     def _generate_batch(
@@ -199,18 +222,23 @@ class Pipeline:
             out = self.model(z, t, sizes, features, hidden, layout)
             return out.prediction.float(), None if out.variance is None else out.variance.float()
 
-        return predict
+        return Replayed(predict)
 
 
-def _numbered(made: list[CrystalBatch], numbers: Tensor) -> FlatCrystals:
+def _named(batch: CrystalBatch, numbers: Tensor) -> FlatCrystals:
+    """Drop the padding; crystals are called by their number."""
+    flat = batch.flatten([f"sample-{i:06d}" for i in numbers.tolist()])
+    return replace(flat, frac_coords=wrap(flat.frac_coords))
+
+
+def join(parts: list[FlatCrystals], numbers: Tensor) -> FlatCrystals:
     """Join batches of the crystals ``numbers`` and put them in the order of their number."""
-    flat = [batch.flatten() for batch in made]
     joined = FlatCrystals(
-        atomic_numbers=torch.cat([f.atomic_numbers for f in flat]),
-        frac_coords=wrap(torch.cat([f.frac_coords for f in flat])),
-        lattice=torch.cat([f.lattice for f in flat]),
-        num_atoms=torch.cat([f.num_atoms for f in flat]),
+        atomic_numbers=torch.cat([part.atomic_numbers for part in parts]),
+        frac_coords=torch.cat([part.frac_coords for part in parts]),
+        lattice=torch.cat([part.lattice for part in parts]),
+        num_atoms=torch.cat([part.num_atoms for part in parts]),
         targets={},
-        ids=[f"sample-{i:06d}" for i in numbers.tolist()],
+        ids=[name for part in parts for name in part.ids],
     )
     return joined.subset(torch.argsort(numbers))

@@ -36,14 +36,14 @@ class TrainBatch(NamedTuple):
         keys: ``(B,)`` random keys, one for each showing of each crystal.
         atoms: this part's fair share of the step's atoms, the denominator of per-atom means.
         size: the same for crystals.
-        count: ``B``.
+        members: ``B``.
     """
 
     crystals: CrystalBatch
     keys: Tensor
     atoms: Tensor
     size: Tensor
-    count: int
+    members: int
 
 
 class Draw(NamedTuple):
@@ -58,7 +58,7 @@ class Draw(NamedTuple):
         size: the same.
         width: padded number of atoms.
         tokens: number of tokens, see ``FlatCrystals.batch``.
-        count: ``B``.
+        members: ``B``.
     """
 
     source: FlatCrystals
@@ -69,12 +69,12 @@ class Draw(NamedTuple):
     size: Tensor
     width: int
     tokens: int | None
-    count: int
+    members: int
 
     @property
     def form(self) -> tuple[object, ...]:
         """What tells batches of different shapes apart."""
-        return self.count, self.width, self.tokens
+        return self.members, self.width, self.tokens
 
     @property
     def resident(self) -> bool:
@@ -94,7 +94,7 @@ class Draw(NamedTuple):
         """Make the batch."""
         batch = self.source.batch(self.indices, self.width, self.tokens).to(self.showing.device)
         keys = make_keys(self.seed, self.showing)
-        return TrainBatch(batch, keys, self.atoms, self.size, self.count)
+        return TrainBatch(batch, keys, self.atoms, self.size, self.members)
 
 
 class Loader:

@@ -53,7 +53,7 @@ def _forward(qkv: Tensor, starts: Tensor, counts: Tensor, heads: int, most: int)
     qkv = qkv.contiguous()
     out = qkv.new_zeros(qkv.shape[0], qkv.shape[1] // 3)
     width = out.shape[1] // heads
-    attend[(counts.shape[0], heads)](
+    attend[(counts.shape[0], heads)](  # pyright: ignore
         qkv, out, starts, counts, 1 / math.sqrt(width), heads, width, _block(most), num_warps=2
     )
     return out
@@ -68,7 +68,7 @@ def _backward(
     qkv, grad = qkv.contiguous(), grad.contiguous()
     out = torch.zeros_like(qkv)
     width = grad.shape[1] // heads
-    attend_backward[(counts.shape[0], heads)](
+    attend_backward[(counts.shape[0], heads)](  # pyright: ignore
         qkv,
         grad,
         out,

@@ -4,8 +4,8 @@ One program per crystal (axis 0) and head (axis 1). ``qkv`` is ``(T, 3 heads wid
 crystal's atoms are loaded as 0 and never stored.
 """
 
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
 
 
 @triton.jit

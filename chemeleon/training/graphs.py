@@ -7,13 +7,18 @@ those of the ordinary way, so the numbers are the same.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from chemeleon.errors import ConfigError
+
 ORDINARY_STEPS = 2  # of each shape before it is recorded: libraries make their workspaces in them
+DECIDE_AFTER = 100  # steps, by which it is known how long one takes
+WORTH_SECONDS = 240.0  # compiling takes half a minute and makes steps 1.4 times as fast
 MOST_GRAPHS = 16  # further shapes go the ordinary way: each graph keeps its memory
 
 
@@ -72,7 +77,7 @@ class GraphedBackward:
                 return self._ordinary(batch, parts)
             self._record(key, batch, parts)
         graph, place, terms = self.recorded[key]
-        torch._foreach_copy_(place.tensors(), batch.tensors())
+        torch._foreach_copy_(place.tensors(), batch.tensors())  # pyright: ignore
         graph.replay()
         return terms
 
@@ -96,8 +101,40 @@ class GraphedBackward:
         self.recorded[key] = _Recorded(graph, place, terms)
 
 
-def compile_blocks(model: nn.Module) -> None:
-    """Have ``torch.compile`` fuse the parts of a model that declare themselves worth it."""
-    for module in model.modules():
-        if getattr(module, "worth_compiling", False):
-            module.forward = torch.compile(module.forward)
+class Compiler:
+    """Decides on ``torch.compile`` for the blocks of a model that declare themselves worth it.
+
+    Raises:
+        ConfigError: if it is asked for and cannot be had.
+    """
+
+    def __init__(self, model: nn.Module, mode: Literal["auto", "on", "off"]) -> None:
+        self.model, self.open = model, mode == "auto"
+        if mode == "on":
+            if not _can_compile():
+                raise ConfigError(
+                    "trainer.compile=on needs Triton and a C compiler; with trainer.compile=auto"
+                    " training goes without where they are missing"
+                )
+            self._compile()
+
+    def decide(self, steps: int, seconds_left: float) -> bool:
+        """Compile once it is known that much work is ahead; return whether that was now."""
+        if not self.open or steps < DECIDE_AFTER:
+            return False
+        self.open = False
+        if seconds_left < WORTH_SECONDS or not _can_compile():
+            return False
+        self._compile()
+        return True
+
+    def _compile(self) -> None:
+        for module in self.model.modules():
+            if getattr(module, "worth_compiling", False):
+                module.forward = torch.compile(module.forward)
+
+
+def _can_compile() -> bool:
+    from torch.utils._triton import has_triton
+
+    return has_triton() and any(shutil.which(name) for name in ("cc", "gcc", "clang"))

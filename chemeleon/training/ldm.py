@@ -120,7 +120,7 @@ class LDMStage:
         totals: dict[str, tuple[float, float]] = {}
         for batch in self.val.shard(rank, world):
             terms = self._terms(model, batch, drop=0.0)
-            add_shares(totals, terms, batch.count / float(batch.size))
+            add_shares(totals, terms, batch.members / float(batch.size))
         return totals
 
     def export(self) -> Export:

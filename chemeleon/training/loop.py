@@ -37,8 +37,11 @@ class Stage(Protocol):
         """Yield the micro-batches of each optimizer step of an epoch."""
         ...
 
-    def loss(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
-        """Return the loss terms of one micro-batch; call ``model(...)``, not its methods."""
+    def loss(self, model: nn.Module, draw: Any) -> Mapping[str, Tensor]:
+        """Return the loss terms of one micro-batch; call ``model(...)``, not its methods.
+
+        It may be recorded as a CUDA graph: nothing in it may wait for the device.
+        """
         ...
 
     def evaluate(self, model: nn.Module, rank: int, world: int) -> dict[str, tuple[float, float]]:

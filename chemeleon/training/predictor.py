@@ -93,7 +93,7 @@ class PredictStage:
             loss += (self._cost(error).sum(0) / self.val_known).mean()
             errors += error.abs().sum(0) * self.model.scale
             known += torch.isfinite(self.model.standardised(batch.crystals)).sum(0)
-            seen += batch.count / float(batch.size)
+            seen += batch.members / float(batch.size)
         totals = {"val/loss": (float(loss), seen)}
         for name, error, count in zip(names, errors.tolist(), known.tolist(), strict=True):
             totals[f"val/mae_{name}"] = error, count

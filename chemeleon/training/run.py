@@ -18,7 +18,7 @@ from chemeleon.checkpoints.store import write_model
 from chemeleon.config.schema import StageConfig, TrainerConfig
 from chemeleon.errors import TrainingError
 from chemeleon.training import state
-from chemeleon.training.graphs import GraphedBackward, compile_blocks
+from chemeleon.training.graphs import Compiler, GraphedBackward
 from chemeleon.training.schedule import LearningRate, total_steps
 from chemeleon.training.tracking import Tracker, start_trackers, tracker_names
 from chemeleon.training.update import FlatWeights, Update, Weights
@@ -88,8 +88,7 @@ class Run:
             fused=True,
         )
         self.update = Update(self.weights, self.optimizer, accelerator, trainer.clip_norm)
-        if trainer.compile == "on":
-            compile_blocks(stage.model)
+        self.compiler = Compiler(stage.model, trainer.compile if flat else "off")
         graphed = flat and trainer.cuda_graphs
         self.backward = GraphedBackward(self._backward) if graphed else self._backward
         self.read_every = READ_EVERY if flat else 1
@@ -139,6 +138,7 @@ class Run:
             self.at.step if self.resumed else None,
         )
         self.started = self.saved_at = self.logged_at = time.monotonic()
+        self.first_step = self.at.step
 
     def set_learning_rate(self) -> None:
         """Set the rate of the next update."""
@@ -177,11 +177,20 @@ class Run:
         """Return whether this process should save between validations."""
         return time.monotonic() - self.saved_at >= 60 * self.config.trainer.save_every_minutes
 
+    def _consider_compiling(self) -> None:
+        done, elapsed = self.at.step - self.first_step, time.monotonic() - self.started
+        minutes = self.config.trainer.max_minutes
+        left = math.inf if minutes is None else 60 * minutes - elapsed
+        if self.end is not None:
+            left = min(left, (self.end - self.at.step) * elapsed / done)
+        if self.compiler.decide(done, left) and isinstance(self.backward, GraphedBackward):
+            self.backward.forget()
+
     def record(self, terms: Mapping[str, Tensor], norm: Tensor, batches: list[Any]) -> None:
         """Keep a step's numbers, still on the device."""
         self.names = [*terms, "grad_norm"]
         self.rows.append(torch.stack([*terms.values(), norm]))
-        self.seen += sum(b.count for b in batches) * self.accelerator.num_processes
+        self.seen += sum(b.members for b in batches) * self.accelerator.num_processes
 
     def reading_due(self) -> bool:
         """Return whether the numbers of the last steps must be known now."""
@@ -212,6 +221,7 @@ class Run:
                 self.at.window[name] = self.at.window.get(name, 0.0) + value
         self.at.window_steps += count
         self.rows.clear()
+        self._consider_compiling()
         if self.at.step % self.config.trainer.log_every == 0:
             self._log()
         return [value > 0 for value in values[count * width :]]

@@ -102,7 +102,7 @@ def save(
     schedule: LearningRate,
 ) -> None:
     """Write the state of a run."""
-    tensors = {f"weight.{i}": p for i, p in enumerate(weights.parameters)}
+    tensors: dict[str, Tensor] = {f"weight.{i}": p for i, p in enumerate(weights.parameters)}
     for name in OPTIMIZER_TENSORS:
         values = [optimizer.state[p][name] for p in weights.updated if p in optimizer.state]
         if values:
@@ -148,7 +148,7 @@ def load(
         restore([p.data for p in weights.updated], "weight.{}")
         if "optimizer_steps" in tensors:
             for parameter in weights.updated:
-                optimizer.state[parameter] = {
+                optimizer.state[parameter] = {  # pyright: ignore[reportArgumentType]
                     "step": tensors["optimizer_steps"].clone().to(parameter.device),
                     **{name: torch.zeros_like(parameter) for name in OPTIMIZER_TENSORS},
                 }

@@ -23,7 +23,7 @@ class Weights:
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         self.parameters = parameters
-        self.updated = parameters
+        self.updated: list[nn.Parameter] = parameters
 
     def pieces(self, tensors: list[Tensor]) -> list[Tensor]:
         """Return numbers that belong to ``updated`` as one tensor per parameter (views)."""
@@ -64,7 +64,7 @@ class FlatWeights(Weights):
     def add_gradients_of(self, loss: Tensor) -> None:
         """Differentiate and add to the gradients, in a few kernels for all of them."""
         grads = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
-        torch._foreach_add_(self.grads, grads)
+        torch._foreach_add_(self.grads, grads)  # pyright: ignore
 
     def pieces(self, tensors: list[Tensor]) -> list[Tensor]:
         """See ``Weights``."""

@@ -71,7 +71,7 @@ class VAEStage:
             terms = vae_losses(
                 output, batch.crystals, self.config.vae.loss, batch.atoms, batch.size
             )
-            add_shares(totals, terms, batch.count / float(batch.size))
+            add_shares(totals, terms, batch.members / float(batch.size))
             found.append(self.model.to_crystals(output.decoded, batch.crystals).to("cpu"))
             wanted.append(batch.crystals.to("cpu"))
         return totals | self._match(found, wanted, world)
