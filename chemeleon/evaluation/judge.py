@@ -97,7 +97,12 @@ def verdicts(
     """
     ltol, _, angle_tol = tolerances
     some = Cells(cells.lengths[chosen], cells.angles[chosen])
-    for index in chosen[possible_matches(first.lattice, some, ltol, angle_tol)].tolist():
+    possible = chosen[possible_matches(first.lattice, some, ltol, angle_tol)]
+    # the likeliest first, for callers that stop at a match
+    own = unit_cells(first.lattice[None])
+    unlike = np.abs(cells.lengths[possible] / own.lengths - 1).sum(-1)
+    unlike += np.abs(cells.angles[possible] - own.angles).sum(-1) / 60
+    for index in possible[np.argsort(unlike, kind="stable")].tolist():
         try:
             with time_limit(seconds):
                 verdict = YES if fits(first, others.crystal(index), tolerances) else NO
@@ -168,9 +173,7 @@ def _against(job: Job, others: Stack) -> Edges:
     matches, undecided = [], []
     for row in job.rows.tolist():
         first = job.firsts.crystal(row)
-        for other, verdict in verdicts(
-            first, others, cells, everyone, job.tolerances, job.seconds
-        ):
+        for other, verdict in verdicts(first, others, cells, everyone, job.tolerances, job.seconds):
             if verdict == UNDECIDED:
                 undecided.append((row, other))
             elif verdict == YES:

@@ -117,7 +117,7 @@ def _points(lattice: Floats, radius: float) -> tuple[Ints, Floats, Floats]:
 
 
 def _split(sizes: Ints) -> list[Ints]:
-    """Cut candidates into runs whose sizes add up to a bounded sum; those of size 0 are left out."""
+    """Cut candidates into runs of bounded total size; those of size 0 are left out."""
     rows = np.flatnonzero(sizes)
     group = np.cumsum(sizes[rows]) // _CHUNK
     return np.split(rows, np.flatnonzero(np.diff(group)) + 1) if len(rows) else []

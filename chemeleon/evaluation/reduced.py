@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.data.parse import Crystal
 from chemeleon.evaluation._match_worker import TimeUpError, time_limit
+from chemeleon.evaluation.packed import Packed, pack
 
 REDUCTION_VERSION = 1  # part of the key of cached references
 EXTREME_RATIO = 100.0  # longest over shortest vector; compiled code there outlasts any alarm
@@ -82,3 +84,14 @@ def reduce_crystal(
         np.array(found.frac_coords, dtype=np.float64),
         np.array(found.lattice.matrix, dtype=np.float64),
     )
+
+
+def reduce_chunk(job: tuple[Packed, float]) -> tuple[Packed, list[str | None]]:
+    """Reduce crystals in a worker process; those that cannot be have no atoms, and a reason."""
+    crystals, seconds = job
+    found = [
+        reduce_crystal(*crystals.crystal(i, start), seconds)
+        for i, start in enumerate(crystals.starts.tolist())
+    ]
+    reduced = [None if isinstance(f, str) else Crystal(*f) for f in found]
+    return pack(reduced), [f if isinstance(f, str) else None for f in found]
