@@ -1,7 +1,8 @@
 """Train, steer and judge generative models of crystals.
 
-``chemeleon.vae``, ``chemeleon.ldm``, ``chemeleon.hub`` and ``chemeleon.sample`` are the verbs of
-the command line; they are imported on first use, so that ``import chemeleon`` stays cheap.
+``chemeleon.vae``, ``chemeleon.ldm``, ``chemeleon.hub``, ``chemeleon.sample`` and
+``chemeleon.evaluate`` are the verbs of the command line; they are imported on first use, so that
+``import chemeleon`` stays cheap.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from chemeleon.version import __version__
 
 if TYPE_CHECKING:
-    from chemeleon.api import hub, ldm, sample, vae
+    from chemeleon.api import evaluate, hub, ldm, sample, vae
 
-__all__ = ["__version__", "hub", "ldm", "sample", "vae"]
+__all__ = ["__version__", "evaluate", "hub", "ldm", "sample", "vae"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"vae", "ldm", "hub", "sample"}:
+    if name in {"vae", "ldm", "hub", "sample", "evaluate"}:
         from chemeleon import api
 
         return getattr(api, name)

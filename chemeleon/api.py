@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
     from pymatgen.core import Structure
 
+    from chemeleon.evaluation.report_data import Report
     from chemeleon.training.launch import TrainResult
 
 Format = Literal["cif", "extxyz", "json"]
@@ -222,6 +223,104 @@ def sample(
     return SampleResult(structures, problems, folder)
 
 
+def evaluate(
+    source: str | Path | Sequence[Structure | None],
+    *,
+    references: Sequence[str] = (),
+    control: str | None = "auto",
+    matcher: str = "pymatgen",
+    targets: str | None = None,
+    base: str | None = None,
+    potential: str = "none",
+    hull: str | Path | None = None,
+    relax_steps: int = 0,
+    device: str | None = None,
+    jobs: int | None = None,
+    seconds_per_pair: float = 10.0,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    ids: Sequence[str] | None = None,
+    manifest: Mapping[str, Any] | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> Report:
+    """Judge crystals; the arguments are those of `chemeleon evaluate`.
+
+    Args:
+        source: file or folder of crystals, or pymatgen structures (None: asked for, not made).
+        references: data sets, ``NAME/SPLIT`` or paths to be novel against; the first one is the
+            training set.
+        control: set that passes through the same code: a data set or path, ``auto`` (the test
+            split of the first reference that is a data set) or ``none``.
+        matcher: pymatgen, cdvae or lemat.
+        targets: crystals that samples should meet, for crystal structure prediction.
+        base: crystals of the model before fine-tuning, to compare elements with.
+        potential: chgnet, mace, none or package.module:thing.
+        hull: file of ``chemeleon data hull``.
+        relax_steps: most steps of relaxation, 0 for none.
+        device: torch's name, for energies.
+        jobs: processes; all cores if None.
+        seconds_per_pair: limit of one comparison.
+        output: folder to write to; nothing is written if None.
+        overwrite: replace an earlier evaluation there.
+        ids: names of structures.
+        manifest: what is known of the origin of the crystals.
+        progress: called with a word and the share done of what it names.
+
+    Raises:
+        ChemeleonError: one of its subclasses, saying what to do.
+    """
+    from chemeleon.evaluation.evaluate import Settings
+    from chemeleon.evaluation.evaluate import evaluate as judge
+    from chemeleon.evaluation.report_data import REPORT_PARTS
+
+    if output is not None:
+        refuse_existing(Path(output), REPORT_PARTS, overwrite, "name another -o")
+    settings = Settings(
+        references=tuple(references),
+        control=control,
+        matcher=matcher,
+        targets=targets,
+        base=base,
+        potential=potential,
+        hull=None if hull is None else str(hull),
+        relax_steps=relax_steps,
+        device=device,
+        jobs=jobs,
+        seconds_per_pair=seconds_per_pair,
+    )
+    report = judge(source, settings, ids=ids, manifest=manifest, progress=progress)
+    if output is not None:
+        report.save(output, overwrite=overwrite)
+    return report
+
+
+def vae_reconstruct(
+    model: str | Path,
+    dataset: str,
+    *,
+    split: str = "test",
+    batch_size: int = 256,
+    device: str | None = None,
+    jobs: int | None = None,
+) -> dict[str, Any]:
+    """Return how well a VAE gives back a data set: match rate and RMSE at the `cdvae` preset.
+
+    Args:
+        model: run or model folder, or hub name.
+        dataset: name of the data set.
+        split: train, val or test.
+        batch_size: crystals at a time.
+        device: torch's name; a GPU is used if there is one.
+        jobs: matching processes; all cores if None.
+
+    Raises:
+        ChemeleonError: one of its subclasses, saying what to do.
+    """
+    from chemeleon.training.reconstruct import reconstruct
+
+    return reconstruct(model, dataset, split, batch_size=batch_size, device=device, jobs=jobs)
+
+
 def _check_request(num_samples: int, num_atoms: Sequence[int] | None) -> None:
     if num_samples < 1:
         raise ConfigError(f"num_samples must be at least 1, got {num_samples}")
@@ -251,7 +350,9 @@ def _versions() -> dict[str, str]:
     return {"chemeleon": __version__, **{name: version(name) for name in names}}
 
 
-vae = SimpleNamespace(train=vae_train, presets=lambda: presets.list_presets("vae"))
+vae = SimpleNamespace(
+    train=vae_train, reconstruct=vae_reconstruct, presets=lambda: presets.list_presets("vae")
+)
 ldm = SimpleNamespace(train=ldm_train, presets=lambda: presets.list_presets("ldm"))
 hub = SimpleNamespace(list=hub_list, pull=hub_pull, convert=hub_convert, push=hub_push)
-__all__ = ["ChemeleonError", "hub", "ldm", "resolve", "sample", "vae"]
+__all__ = ["ChemeleonError", "evaluate", "hub", "ldm", "resolve", "sample", "vae"]

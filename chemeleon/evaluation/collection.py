@@ -18,6 +18,7 @@ from chemeleon.data.parse import BadCrystalError, from_structure
 from chemeleon.data.pool import run_parallel, worker_count
 from chemeleon.data.sources import Record, has_column, read_records
 from chemeleon.evaluation.describe import NUMBERS, TEXTS, describe_chunk
+from chemeleon.evaluation.origin import crystals_of, sample_manifest
 from chemeleon.evaluation.packed import Packed, join
 
 if TYPE_CHECKING:
@@ -129,8 +130,13 @@ def read_collection(
 
 
 def _records(path: Path, progress: Progress) -> Iterator[Record]:
+    unwritten: list[Record] = []
+    manifest = sample_manifest(path)
+    if manifest is not None:
+        path, unwritten = crystals_of(path, manifest)
     id_column = next((c for c in _ID_COLUMNS if has_column(path, c)), None)
-    return read_records(path, id_column, "cif", lambda share: progress("reading", share))
+    records = read_records(path, id_column, "cif", lambda share: progress("reading", share))
+    return chain(records, unwritten)
 
 
 def _from_structures(

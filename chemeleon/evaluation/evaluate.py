@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.evaluation import summary as figures
 from chemeleon.evaluation.collection import Collection, Progress, read_collection
@@ -23,6 +25,7 @@ from chemeleon.evaluation.grouping import (
     shared,
 )
 from chemeleon.evaluation.matching import TOLERANCES
+from chemeleon.evaluation.origin import sample_manifest, told
 from chemeleon.evaluation.reference import Reference, find_source, load_reference
 from chemeleon.evaluation.report_data import PackedStructures, Report
 from chemeleon.evaluation.statistics import MMD_LIMIT
@@ -122,13 +125,14 @@ def evaluate(
     control = sets.get(_control_name(settings) or "")
     table, side = _judge(collection, None, references, settings, progress)
     structures = PackedStructures(collection.crystals)
-    relaxed, told = _energies(table, structures, settings, progress)
+    relaxed, energies = _energies(table, structures, settings, progress)
     against, ceiling = _control(control, references, settings, progress)
     distances = {} if against is None else figures.set_distances(side, against)
     result: dict[str, Any] = {
         "manifest": {
             **_manifest(source, collection, table, settings, references, control),
-            **told,
+            **energies,
+            **_origin(given),
             **(manifest or {}),
         },
         "headline": figures.headline(table, distances, ceiling),
@@ -213,7 +217,9 @@ def _control(
     others = [r for r in references if r.fingerprint != control.fingerprint]
     table, side = _judge(control.collection, control.prepared, others, settings, progress)
     row = {name: float(flag.mean()) for name, (_, flag) in figures.flags(table).items()}
-    # the ceiling of distances between sets: two halves of the control set
+    # the best that distances between sets can be: those of two halves of the control set
+    halves = figures.halve(side)
+    row |= {name: value for name, (_, value) in figures.set_distances(*halves).items()}
     return side, row
 
 
@@ -251,21 +257,29 @@ def _manifest(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "source": str(source) if isinstance(source, str | Path) else "structures in memory",
         "requested": len(collection),
-        "parsed": int((table["status"] == "ok").sum()),
-        "valid": int((table["valid_structure"] & table["valid_composition"]).sum()),
+        "parsed": _count(table["status"] == "ok"),
+        "valid": _count(table["valid_structure"] & table["valid_composition"]),
         "matcher": {
             "name": settings.matcher, "ltol": ltol, "stol": stol, "angle_tol_degree": angle_tol,
             "seconds_per_pair": settings.seconds_per_pair,
-            "timed_out_pairs": int(table["timed_out_pairs"].sum()),
+            "timed_out_pairs": _count(table["timed_out_pairs"]),
         },
         "references": [_told(r) for r in references],
         "control": None if control is None else _told(control),
         "space_groups": {"by": "moyopy", "symprec_angstrom": SYMPREC_ANGSTROM},
         "composition_validity": {"by": "smact", "oxidation_states": OXIDATION_STATES},
         "mmd_crystals": MMD_LIMIT,
-        "coverage": "not computed: the fingerprints of matminer are not installed",
         "versions": {"chemeleon": __version__, **_versions()},
     }  # fmt: skip
+
+
+def _origin(given: object) -> dict[str, Any]:
+    made = sample_manifest(given) if isinstance(given, Path) else None
+    return {} if made is None else told(made)
+
+
+def _count(column: Any) -> int:
+    return int(np.asarray(column).sum())
 
 
 def _told(reference: Reference) -> dict[str, Any]:

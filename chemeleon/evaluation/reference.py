@@ -22,7 +22,7 @@ from chemeleon.checkpoints.store import write_atomically
 from chemeleon.config import presets
 from chemeleon.config.schema import DataConfig
 from chemeleon.data.cache import cache_dir
-from chemeleon.data.dataset import SPLITS, split_path
+from chemeleon.data.dataset import SPLITS, dataset_dir, split_path
 from chemeleon.data.parse import PARSER_VERSION
 from chemeleon.data.sources import fingerprint
 from chemeleon.errors import DataError, nearest
@@ -69,15 +69,16 @@ def find_source(name: str, split: str = "train") -> Path:
     if path.exists():
         return path
     dataset, _, given = name.partition("/")
-    known = sorted(p.stem for p in (presets.preset_root() / "data").glob("*.yaml"))
+    config = DataConfig(name=dataset)
+    known = presets.list_data()
     if given and given not in SPLITS:
         raise DataError(f"no file {name}, and no split '{given}': {', '.join(SPLITS)}")
-    if dataset not in known:
+    if dataset not in known and not dataset_dir(config).is_dir():
         raise DataError(
             f"no file or folder {name}, and no data set of that name{nearest(dataset, known)};"
             f" known: {', '.join(known)}"
         )
-    return split_path(DataConfig(name=dataset), given or split)
+    return split_path(presets.load_data(dataset) if dataset in known else config, given or split)
 
 
 def load_reference(

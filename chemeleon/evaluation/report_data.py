@@ -114,7 +114,7 @@ class Report:
 
 
 def cif_names(ids: Sequence[str]) -> list[str]:
-    """Return file names without suffix: row number and id, of harmless characters, all different."""
+    """Return different file names, without suffix, of row number and harmless characters."""
     width = max(5, len(str(len(ids))))
     return [
         f"{row:0{width}d}_{re.sub(r'[^A-Za-z0-9.-]+', '-', name).strip('-.')[:60]}"

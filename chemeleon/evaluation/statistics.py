@@ -35,7 +35,7 @@ def wilson(count: int, total: int) -> Interval:
 
 
 def wasserstein(sample: Floats, reference: Floats) -> float:
-    """Return the first Wasserstein distance of two samples ``(S,)`` and ``(R,)``; NaNs are left out.
+    """Return the first Wasserstein distance of ``(S,)`` and ``(R,)`` values; NaNs are left out.
 
     It is in the unit of the values, as CDVAE has it (arXiv:2110.06197, section 5.2).
     """

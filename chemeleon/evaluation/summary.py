@@ -33,7 +33,7 @@ DISTRIBUTIONS = {
     **{x: (f"Cell length {x}", "Å") for x in "abc"},
     **{x: (f"Cell angle {x}", "°") for x in ("alpha", "beta", "gamma")},
 }
-_ATOM_BINS = ((1, 5), (6, 10), (11, 20), (21, 50), (51, 10**6))
+_ATOM_BINS = ((1, 5), (6, 10), (11, 20), (21, 50))
 
 
 class Side(NamedTuple):
@@ -74,6 +74,21 @@ def make_side(collection: Collection, shortest: NDArray[np.float64]) -> Side:
         _elements(collection),
         {str(number): count for number, count in sorted(counted.items())},
     )
+
+
+def halve(side: Side) -> tuple[Side, Side]:
+    """Return the crystals of even and of odd number, without their counts."""
+    one, two = (
+        Side(
+            {name: values[start::2] for name, values in side.values.items()},
+            side.structure[start::2],
+            side.composition[start::2],
+            {},
+            {},
+        )
+        for start in (0, 1)
+    )
+    return one, two
 
 
 def _elements(collection: Collection) -> dict[str, int]:
@@ -117,8 +132,9 @@ def flags(table: pandas.DataFrame) -> dict[str, tuple[str, NDArray[np.bool_]]]:
         )
     for prefix in ("", "relaxed_"):
         column = f"{prefix}e_above_hull_ev"
-        if column in table and table[column].notna().any():
-            found |= _stability(table[column].to_numpy(dtype=float), unique, novel, prefix)
+        above = table[column].to_numpy(dtype=float) if column in table else np.zeros(0)
+        if np.isfinite(above).any():
+            found |= _stability(above, unique, novel, prefix)
     return found
 
 
@@ -244,8 +260,10 @@ def bins(table: pandas.DataFrame) -> dict[str, list[dict[str, Any]]]:
     system = table["crystal_system"].to_numpy(dtype=object)
     parts = {
         "atoms": [
-            (f"{low} to {high}" if high < 10**6 else f"over {low - 1}", (atoms >= low) & (atoms <= high))
-            for low, high in _ATOM_BINS
+            (f"{low} to {high}", (atoms >= low) & (atoms <= high)) for low, high in _ATOM_BINS
+        ]
+        + [
+            (f"over {_ATOM_BINS[-1][1]}", atoms > _ATOM_BINS[-1][1]),
         ],
         "elements": [
             (f"{n}" if n < 6 else "6 and more", elements == n if n < 6 else elements >= n)
@@ -298,8 +316,8 @@ def repetition(
         "top_ten": _interval(sum(count for _, count in top), total),
     }
     if first_novel is not None:
-        known = (table["status"] == "ok") & ~table[first_novel]
-        found["replay"] = _interval(int(known.sum()), total)
+        known = (table["status"].to_numpy() == "ok") & ~table[first_novel].to_numpy()
+        found["replay"] = _interval(int(np.sum(known)), total)
     if base is not None:
         found["elements"] = {"sample": sample.elements, "base": base.elements}
     return found
