@@ -1,7 +1,7 @@
 """Uniqueness and novelty of a set of crystals.
 
 Uniqueness is a property of the whole set: crystals belong together if a chain of matches joins
-them, so it does not depend on which of them is taken first. A match of ``i < j`` is
+them, and not by which of them came first. A match of ``i < j`` is
 ``StructureMatcher.fit(crystal i, crystal j)``; a crystal is novel if ``fit(crystal, reference)``
 holds for none of the references.
 
@@ -24,6 +24,7 @@ from chemeleon.evaluation.reduced import composition_key, reduce_chunk
 
 _REDUCE_CHUNK = 32
 _PAIRS = 300_000  # of one job, about
+_FEW_PAIRS = 1000
 
 Key = tuple[bytes, int]
 
@@ -165,11 +166,18 @@ def find_known(
 def _judged(
     jobs: list[tuple[Any, Job]], workers: int | None, progress: Progress | None, word: str
 ) -> Iterator[tuple[Any, Edges]]:
+    if sum(_pairs(job) for _, job in jobs) < _FEW_PAIRS:
+        workers = 1  # done before other processes have started
     found = parallel(f"{judge.__module__}:judge", judge, (job for _, job in jobs), workers)
     for done, ((owner, _), edges) in enumerate(zip(jobs, found, strict=True), start=1):
         if progress:
             progress(word, done / len(jobs))
         yield owner, edges
+
+
+def _pairs(job: Job) -> int:
+    others = job.firsts if job.others is None else job.others
+    return len(job.rows) * len(others.lattice)
 
 
 def _within_jobs(
