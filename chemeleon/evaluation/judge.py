@@ -144,6 +144,7 @@ def judge(job: Job) -> Edges:
     """
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
+        matcher(job.tolerances)  # imports pymatgen, before any limit of time runs
         return _within(job) if job.others is None else _against(job, job.others)
 
 
