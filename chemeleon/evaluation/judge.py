@@ -1,8 +1,8 @@
 """Whether one crystal is the same as any of many: pymatgen's verdicts, from prepared crystals.
 
-A verdict is ``StructureMatcher.fit(first, second)``, in this order of arguments, to the bit: what
-`lattice_maps` cannot exclude is decided by pymatgen's own ``_strict_match`` on the same numbers
-that ``fit`` would hand to it. No torch here: workers import this.
+A verdict is ``StructureMatcher.fit(first, second)``, in this order of arguments: what
+`lattice_maps` cannot exclude is decided by pymatgen's own steps, on the same numbers to the bit
+that ``fit`` would hand to them. No torch here: workers import this.
 
 Shapes: ``C`` crystals of ``n`` atoms each.
 """
@@ -42,7 +42,7 @@ class Stack(NamedTuple):
 
 
 class _Scaled:
-    """As much of a Structure as ``_strict_match`` looks at."""
+    """As much of a Structure as the matcher's steps look at."""
 
     def __init__(self, crystal: Reduced, factor: float) -> None:
         from pymatgen.core import Lattice
@@ -67,11 +67,27 @@ def fits(first: Reduced, second: Reduced, tolerances: Tolerances) -> bool:
     """
     from pymatgen.core import Lattice
 
+    _, stol, _ = tolerances
     ratio = (Lattice(second.lattice).volume / Lattice(first.lattice).volume) ** (1 / 6)
     one, two = _Scaled(first, ratio), _Scaled(second, 1 / ratio)
-    strict: Any = matcher(tolerances)._strict_match
-    found = strict(one, two, 1, s1_supercell=True, break_on_match=True)
-    return found is not None and bool(found[0] <= tolerances[1])
+    judge: Any = matcher(tolerances)
+    mask, anchors, anchor = judge._get_mask(one, two, 1, True)
+    # as `_strict_match`, which takes the average lattice to its LLL form anew for each anchor
+    for own, other, average, _ in judge._get_supercells(one, two, 1, True):
+        normalization = (len(own) / average.volume) ** (1 / 3)
+        box = np.array(average.reciprocal_lattice.abc) * stol / (np.pi * normalization)
+        short_box = None
+        for i in anchors:
+            moved = other + (own[i] - other[anchor])
+            if not judge._cmp_fstruct(own, moved, box, mask):
+                continue
+            if short_box is None:
+                short = np.array(average.get_lll_reduced_lattice().reciprocal_lattice.abc)
+                short_box = short * stol / (np.pi * normalization)
+            distances = judge._cart_dists(own, moved, average, mask, normalization, short_box)[0]
+            if distances.max() < stol:
+                return True
+    return False
 
 
 def verdicts(
