@@ -272,3 +272,30 @@ def test_command_line(tmp_path: Path, reference: Path) -> None:
     missing = run(str(reference), "-r", "mp_2", "-o", str(tmp_path / "other"))
     assert missing.returncode == 2
     assert "no file or folder mp_2" in missing.stderr
+
+
+def test_sample_and_judge_in_one_go(tiny_ldm: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from chemeleon.cli.app import app
+
+    words = ["sample", "--model", str(tiny_ldm), "-n", "5", "--evaluate", "-o", str(tmp_path / "o")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    summary = json.loads((tmp_path / "o" / "evaluation" / "summary.json").read_text())
+    made = json.loads((tmp_path / "o" / "manifest.json").read_text())
+    assert summary["manifest"]["requested"] == 5
+    assert summary["manifest"]["weights"] == made["weights"]
+    assert summary["manifest"]["sampler"] == made["sampler"]
+
+
+def test_reconstruction_counts_every_crystal(tiny_vae: Path) -> None:
+    from chemeleon.crystals.prototypes import demo_crystals
+
+    found = chemeleon.vae.reconstruct(tiny_vae, "demo", split="val", batch_size=100)
+    assert found["crystals"] == len(demo_crystals("val"))
+    rate = found["match_rate"]
+    assert rate["count"] == round(rate["value"] * found["crystals"])
+    assert rate["low"] <= rate["value"] <= rate["high"]
+    with pytest.raises(ConfigError, match="batch_size"):
+        chemeleon.vae.reconstruct(tiny_vae, "demo", batch_size=0)

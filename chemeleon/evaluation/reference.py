@@ -117,7 +117,7 @@ def load_reference(
 
 
 def _write(file: Path, collection: Collection, prepared: Prepared) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     arrays: dict[str, Any] = {"numbers": collection.numbers}
     for prefix, packed in (("given", collection.crystals), ("reduced", prepared.crystals)):
@@ -132,9 +132,13 @@ def _write(file: Path, collection: Collection, prepared: Prepared) -> None:
     arrays["words"] = np.frombuffer(json.dumps(words).encode(), dtype=np.uint8)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda path: save_file(arrays, path))
+        write_atomically(file, lambda path: _write_bytes(path, save(arrays)))
     except OSError as error:
         logger.warning("the reference index is not cached: %s (set CHEMELEON_CACHE)", error)
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
 
 
 def _read(file: Path) -> tuple[Collection, Prepared] | None:
