@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -24,9 +25,9 @@ from chemeleon.errors import ChemeleonError, ConfigError
 from chemeleon.version import __version__
 
 if TYPE_CHECKING:
-    import torch
     from pymatgen.core import Structure
 
+    from chemeleon.evaluation.report_data import Report
     from chemeleon.prediction import Prediction
     from chemeleon.training.launch import TrainResult
 
@@ -191,13 +192,15 @@ def sample(
     Raises:
         ChemeleonError: one of its subclasses, saying what to do.
     """
+    import torch
+
     _check_request(num_samples, num_atoms)
     folder = None if output is None else Path(output)
     if folder is not None:
         refuse_existing(folder, SAMPLE_PARTS, overwrite, "name another -o")
 
-    from chemeleon.crystals.convert import to_structures
-    from chemeleon.data.writing import write_many
+    from chemeleon.crystals.convert import to_structures, write_structures
+    from chemeleon.data.writing import CifFiles
     from chemeleon.evaluation.validity import structural_problems, writable
     from chemeleon.pipeline import Pipeline
 
@@ -206,29 +209,45 @@ def sample(
     settings = _sampler(pipeline.model.config.sampler, chosen)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be made
-    crystals = pipeline.generate(
-        num_samples,
-        seed=seed,
-        num_atoms=num_atoms,
-        sampler=settings,
-        batch_size=batch_size,
-        precision=precision,
-        progress=progress,
-    )
-    problems = structural_problems(crystals)
-    possible = writable(crystals)
-    kept = [i for i, ok in enumerate(possible) if ok]
-    written = to_structures(crystals.subset(_index(kept))) if kept else []
     structures: list[Structure | None] = [None] * num_samples
-    for i, structure in zip(kept, written, strict=True):
-        structures[i] = structure
+    problems: list[str | None] = [None] * num_samples
+    started = False
+    cifs = CifFiles(folder, num_samples) if folder is not None and "cif" in formats else None
+    with cifs or nullcontext():
+        batches = pipeline.stream(
+            num_samples,
+            seed=seed,
+            num_atoms=num_atoms,
+            sampler=settings,
+            batch_size=batch_size,
+            precision=precision,
+        )
+        for numbers, crystals in batches:
+            possible = torch.tensor(writable(crystals), dtype=torch.bool)
+            kept = crystals.subset(torch.nonzero(possible).squeeze(-1))
+            made = to_structures(kept)
+            for number, problem in zip(
+                numbers.tolist(), structural_problems(crystals), strict=True
+            ):
+                problems[number] = problem
+            for number, structure in zip(numbers[possible].tolist(), made, strict=True):
+                structures[number] = structure
+            if folder is not None and not started:  # now an earlier sample may go
+                remove_parts(folder, SAMPLE_PARTS)
+                started = True
+            if cifs is not None:
+                cifs.add(kept.ids, made)
+            if progress is not None:
+                progress(len(crystals))
     if folder is not None:
-        remove_parts(folder, SAMPLE_PARTS)
-        write_many(written, folder, formats, [crystals.ids[i] for i in kept])
+        names = [f"sample-{i:06d}" for i in range(num_samples)]
+        written = {n: s for n, s in zip(names, structures, strict=True) if s is not None}
+        others = [form for form in formats if form != "cif"]
+        write_structures(list(written.values()), folder, others, list(written))
         if contact_sheet and written:
             from chemeleon.evaluation.draw import contact_sheet as draw
 
-            draw(written, folder / "contact_sheet.png")
+            draw(list(written.values()), folder / "contact_sheet.png")
         manifest = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "model": str(model),
@@ -241,7 +260,7 @@ def sample(
             "written": len(written),
             "valid": sum(problem is None for problem in problems),
             "broken": [
-                {"id": crystals.ids[i], "reason": problem, "written": bool(possible[i])}
+                {"id": names[i], "reason": problem, "written": structures[i] is not None}
                 for i, problem in enumerate(problems)
                 if problem is not None
             ],
@@ -250,6 +269,104 @@ def sample(
         }
         write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     return SampleResult(structures, problems, folder)
+
+
+def evaluate(
+    source: str | Path | Sequence[Structure | None],
+    *,
+    references: Sequence[str] = (),
+    control: str | None = "auto",
+    matcher: str = "pymatgen",
+    targets: str | None = None,
+    base: str | None = None,
+    potential: str = "none",
+    hull: str | Path | None = None,
+    relax_steps: int = 0,
+    device: str | None = None,
+    jobs: int | None = None,
+    seconds_per_pair: float = 10.0,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    ids: Sequence[str] | None = None,
+    manifest: Mapping[str, Any] | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> Report:
+    """Judge crystals; the arguments are those of `chemeleon evaluate`.
+
+    Args:
+        source: file or folder of crystals, or pymatgen structures (None: asked for, not made).
+        references: data sets, ``NAME/SPLIT`` or paths to be novel against; the first one is the
+            training set.
+        control: set that passes through the same code: a data set or path, ``auto`` (the test
+            split of the first reference that is a data set) or ``none``.
+        matcher: pymatgen, cdvae or lemat.
+        targets: crystals that samples should meet, for crystal structure prediction.
+        base: crystals of the model before fine-tuning, to compare elements with.
+        potential: chgnet, mace, none or package.module:thing.
+        hull: file of ``chemeleon data hull``.
+        relax_steps: most steps of relaxation, 0 for none.
+        device: torch's name, for energies.
+        jobs: processes; all cores if None.
+        seconds_per_pair: limit of one comparison.
+        output: folder to write to; nothing is written if None.
+        overwrite: replace an earlier evaluation there.
+        ids: names of structures.
+        manifest: what is known of the origin of the crystals.
+        progress: called with a word and the share done of what it names.
+
+    Raises:
+        ChemeleonError: one of its subclasses, saying what to do.
+    """
+    from chemeleon.evaluation.evaluate import Settings
+    from chemeleon.evaluation.evaluate import evaluate as judge
+    from chemeleon.evaluation.report_data import REPORT_PARTS
+
+    if output is not None:
+        refuse_existing(Path(output), REPORT_PARTS, overwrite, "name another -o")
+    settings = Settings(
+        references=tuple(references),
+        control=control,
+        matcher=matcher,
+        targets=targets,
+        base=base,
+        potential=potential,
+        hull=None if hull is None else str(hull),
+        relax_steps=relax_steps,
+        device=device,
+        jobs=jobs,
+        seconds_per_pair=seconds_per_pair,
+    )
+    report = judge(source, settings, ids=ids, manifest=manifest, progress=progress)
+    if output is not None:
+        report.save(output, overwrite=overwrite)
+    return report
+
+
+def vae_reconstruct(
+    model: str | Path,
+    dataset: str,
+    *,
+    split: str = "test",
+    batch_size: int = 256,
+    device: str | None = None,
+    jobs: int | None = None,
+) -> dict[str, Any]:
+    """Return how well a VAE gives back a data set: match rate and RMSE at the `cdvae` preset.
+
+    Args:
+        model: run or model folder, or hub name.
+        dataset: name of the data set.
+        split: train, val or test.
+        batch_size: crystals at a time.
+        device: torch's name; a GPU is used if there is one.
+        jobs: matching processes; all cores if None.
+
+    Raises:
+        ChemeleonError: one of its subclasses, saying what to do.
+    """
+    from chemeleon.training.reconstruct import reconstruct
+
+    return reconstruct(model, dataset, split, batch_size=batch_size, device=device, jobs=jobs)
 
 
 def _check_request(num_samples: int, num_atoms: Sequence[int] | None) -> None:
@@ -270,21 +387,17 @@ def _sampler(default: Any, chosen: dict[str, Any]) -> Any:
         raise ConfigError("; ".join(problems)) from None
 
 
-def _index(numbers: list[int]) -> torch.Tensor:
-    import torch
-
-    return torch.tensor(numbers, dtype=torch.int64)
-
-
 def _versions() -> dict[str, str]:
     names = ("torch", "diffusers", "accelerate", "pymatgen")
     return {"chemeleon": __version__, **{name: version(name) for name in names}}
 
 
-vae = SimpleNamespace(train=vae_train, presets=lambda: presets.list_presets("vae"))
+vae = SimpleNamespace(
+    train=vae_train, reconstruct=vae_reconstruct, presets=lambda: presets.list_presets("vae")
+)
 ldm = SimpleNamespace(train=ldm_train, presets=lambda: presets.list_presets("ldm"))
 predict = SimpleNamespace(
     train=predict_train, run=predict_run, presets=lambda: presets.list_presets("predict")
 )
 hub = SimpleNamespace(list=hub_list, pull=hub_pull, convert=hub_convert, push=hub_push)
-__all__ = ["ChemeleonError", "hub", "ldm", "predict", "resolve", "sample", "vae"]
+__all__ = ["ChemeleonError", "evaluate", "hub", "ldm", "predict", "resolve", "sample", "vae"]

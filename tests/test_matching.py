@@ -16,7 +16,7 @@ import torch
 from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation import matching
-from chemeleon.evaluation.matching import TOLERANCES, batch_arrays, match_batches, match_pairs
+from chemeleon.evaluation.matching import TOLERANCES, batch_arrays, match_pairs
 
 CUBE = (4.0 * np.eye(3), np.array([11, 17]), np.array([[0.0, 0, 0], [0.5, 0.5, 0.5]]))
 # pymatgen's lattice mapping spends minutes, in long calls of compiled code, on a needle like this
@@ -83,15 +83,6 @@ def test_supercells_and_other_descriptions_match() -> None:
     result = match_pairs([(doubled, CUBE), (swapped, CUBE)])
     assert result.matched.all()
     assert result.mean_rmse < 1e-6
-
-
-def test_match_batches() -> None:
-    crystals = demo_crystals("val").batch(torch.arange(30))
-    result = match_batches(crystals, crystals)
-    assert result.match_rate == 1.0
-    assert result.mean_rmse < 1e-4
-    with pytest.raises(ConfigError, match="30 crystals cannot be paired with 4"):
-        match_batches(crystals, demo_crystals("val").batch(torch.arange(4)))
 
 
 @pytest.mark.parametrize("copies", [1, 6])  # in process, and by workers

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from chemeleon.cli import data, hub, ldm, predict, vae
+from chemeleon.cli.evaluate import evaluate
 from chemeleon.cli.sample import sample
 from chemeleon.errors import ChemeleonError
 from chemeleon.version import __version__
@@ -29,6 +30,7 @@ app.add_typer(predict.app, name="predict")
 app.add_typer(data.app, name="data")
 app.add_typer(hub.app, name="hub")
 app.command()(sample)
+app.command()(evaluate)
 
 
 def _print_version(wanted: bool) -> None:
@@ -50,7 +52,8 @@ def chemeleon(
     """Train, steer and judge generative models of crystals.
 
     A VAE encodes crystals into latents (`vae`), a diffusion transformer learns to make such latents
-    (`ldm`), and `sample` turns them into crystals. `predict` says what properties they have.
+    (`ldm`), `sample` turns them into crystals, `evaluate` says how good those are, and `predict`
+    what properties they have.
     """
     if debug:
         os.environ[DEBUG] = "1"

@@ -97,6 +97,13 @@ def sample(
     contact_sheet: Annotated[
         bool, typer.Option("--contact-sheet", help="Draw the crystals into one PNG.")
     ] = False,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Also judge them, into the folder's evaluation/.")
+    ] = False,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option("--reference", help="With --evaluate: set to be novel against; repeatable."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier sample in the folder.")
     ] = False,
@@ -109,6 +116,7 @@ def sample(
     chemeleon sample --model runs/my_ldm -n 24 --table --contact-sheet
     chemeleon sample --model runs/my_ldm --num-samples 1000 --output out/ --format cif,extxyz,json
     chemeleon sample --model hub:alex_mp_20_ldm -n 100
+    chemeleon sample --model runs/my_ldm -n 1000 --evaluate --reference mp_20_open
     chemeleon sample --model runs/my_ldm -n 100 --num-atoms 5,10 --scheduler dpm++ --steps 25
     """
     from rich.console import Console
@@ -116,7 +124,10 @@ def sample(
 
     from chemeleon import api
     from chemeleon.config.hubname import hub_name
+    from chemeleon.errors import ConfigError
 
+    if reference and not evaluate:
+        raise ConfigError("--reference is for --evaluate, which is not given")
     formats = _formats(form)
     sizes = _whole_numbers(num_atoms, "--num-atoms")
     size = _batch_size(batch_size)
@@ -151,6 +162,29 @@ def sample(
         typer.echo(
             f"the others and what is wrong with them are named in {output / 'manifest.json'}"
         )
+    if evaluate:
+        _evaluate(result, output, reference or [], overwrite)
+
+
+def _evaluate(result: SampleResult, output: Path, references: list[str], overwrite: bool) -> None:
+    import json
+
+    from chemeleon import api
+    from chemeleon.cli.evaluate import print_report, progress_bar
+
+    made = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
+    origin = {key: made[key] for key in ("model", "weights", "sampler", "seed", "num_atoms")}
+    with progress_bar() as progress:
+        report = api.evaluate(
+            result.structures,
+            references=references,
+            output=output / "evaluation",
+            overwrite=overwrite,
+            ids=[f"sample-{i:06d}" for i in range(len(result.structures))],
+            manifest=origin,
+            progress=progress,
+        )
+    print_report(report, output / "evaluation")
 
 
 def _print_table(result: SampleResult) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from chemeleon.cli import options
@@ -23,3 +25,32 @@ options.add_training(
     """,
     next_step="chemeleon ldm train --preset PRESET ldm.vae_ckpt_path={folder}",
 )
+
+
+@app.command()
+def reconstruct(
+    model: Annotated[str, typer.Argument(help="Run or model folder, or hub:NAME.")],
+    dataset: Annotated[str, typer.Argument(help="Data set, such as mp_20_open.")],
+    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "test",
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Crystals at a time.")] = 256,
+    device: Annotated[
+        str | None, typer.Option("--device", help="cpu, cuda, cuda:1; default: a GPU if any.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", help="Matching processes.")] = None,
+) -> None:
+    """Say how well a VAE gives back crystals: match rate and RMSE at the cdvae preset.
+
+    [bold]Examples[/]
+
+    \b
+    chemeleon vae reconstruct runs/demo_vae demo
+    chemeleon vae reconstruct runs/vae-mp_20-dng mp_20_open --split val
+    """
+    import json
+
+    from chemeleon import api
+
+    found = api.vae_reconstruct(
+        model, dataset, split=split, batch_size=batch_size, device=device, jobs=jobs
+    )
+    typer.echo(json.dumps(found, indent=2))

@@ -78,18 +78,42 @@ def parse(kind: str, content: Any, niggli: bool = True) -> Crystal:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if kind == "cif":
-                crystal = parse_cif(content)
-            elif kind == "arrays":
-                crystal = Crystal(*content)
-            else:
-                crystal = _from_pymatgen(kind, content)
-            return standardise(crystal, niggli)
+            return standardise(_read(kind, content), niggli)
     except BadCrystalError:
         raise
     except Exception as error:  # pymatgen raises nearly every class on broken text
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise BadCrystalError(f"unparsable {kind.upper()}: {reason}") from error
+        raise _unparsable(kind, error) from error
+
+
+def parse_as_given(kind: str, content: Any) -> Crystal:
+    """Like `parse`, but return atoms and cell just as the description has them, in float64.
+
+    Raises:
+        BadCrystalError: for all that `parse` refuses.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            crystal = _read(kind, content)
+            standardise(crystal, niggli=False)  # for its checks
+            return crystal
+    except BadCrystalError:
+        raise
+    except Exception as error:
+        raise _unparsable(kind, error) from error
+
+
+def _read(kind: str, content: Any) -> Crystal:
+    if kind == "cif":
+        return parse_cif(content)
+    if kind == "arrays":
+        return Crystal(*content)
+    return _from_pymatgen(kind, content)
+
+
+def _unparsable(kind: str, error: Exception) -> BadCrystalError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return BadCrystalError(f"unparsable {kind.upper()}: {reason}")
 
 
 def parse_cif(text: str) -> Crystal:

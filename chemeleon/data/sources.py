@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from chemeleon.errors import DataError, nearest
 
 TABLE_SUFFIXES = (".csv", ".csv.gz")
+_MAX_MEMBER_BYTES = 1 << 30
 OTHER_SUFFIXES = (".json", ".json.gz", ".zip", ".extxyz", ".cif")
 
 
@@ -117,7 +118,7 @@ def _read_folder(folder: Path, report: Report) -> Iterator[Record]:
     members = _members(folder)
     for index, member in enumerate(members):
         report(index / len(members))
-        yield from _read_file(member.relative_to(folder).as_posix(), member.read_bytes())
+        yield from _read_member(member.relative_to(folder).as_posix(), member.read_bytes)
 
 
 def _read_zip(path: Path, report: Report) -> Iterator[Record]:
@@ -133,7 +134,20 @@ def _read_zip(path: Path, report: Report) -> Iterator[Record]:
                 yield Record(info.filename, 1, name.stem, "problem", reason, {})
                 continue
             report(index / len(infos))
-            yield from _read_file(info.filename, archive.read(info))
+            if info.file_size > _MAX_MEMBER_BYTES:
+                reason = f"unpacks to {info.file_size} bytes, over {_MAX_MEMBER_BYTES}"
+                yield Record(info.filename, 1, name.stem, "problem", reason, {})
+                continue
+            yield from _read_member(info.filename, lambda info=info: archive.read(info))
+
+
+def _read_member(name: str, read: Callable[[], bytes]) -> Iterator[Record]:
+    """Yield the crystals of one of many files; one that cannot be read is a problem of its own."""
+    try:
+        yield from _read_file(name, read())
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+        reason = f"cannot be read: {error or type(error).__name__}"
+        yield Record(name, 1, PurePosixPath(name).name.split(".")[0], "problem", reason, {})
 
 
 def _read_csv(

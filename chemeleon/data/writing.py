@@ -1,10 +1,13 @@
-"""Write many crystals: CIF files, one each, by all cores."""
+"""CIF files of many crystals, written by all cores while more crystals are being made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import queue
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from chemeleon.crystals.convert import write_structures
 from chemeleon.data.pool import run_parallel, worker_count
@@ -16,29 +19,62 @@ _MANY = 1000  # fewer are written by this process before others have started
 _CHUNK = 100
 
 
-def write_many(
-    structures: Sequence[Structure],
-    folder: str | Path,
-    formats: Iterable[str],
-    names: Sequence[str],
-) -> None:
-    """Write crystals as ``write_structures`` does, whose arguments and errors these are."""
-    folder, formats = Path(folder), list(formats)
-    workers = worker_count()
-    if "cif" not in formats or len(structures) < _MANY or workers < 2:
-        write_structures(structures, folder, formats, names)
-        return
-    write_structures(structures[:1], folder, ["cif"], names[:1])  # checks and makes the folder
-    write_structures(structures, folder, [f for f in formats if f != "cif"], names)
-    chunks = (
-        (
-            str(folder / "cif"),
-            list(names[start : start + _CHUNK]),
-            [s.lattice.matrix for s in structures[start : start + _CHUNK]],
-            [list(s.atomic_numbers) for s in structures[start : start + _CHUNK]],
-            [s.frac_coords for s in structures[start : start + _CHUNK]],
-        )
-        for start in range(0, len(structures), _CHUNK)
-    )
-    for _ in run_parallel("chemeleon.data._cif_worker:write_chunk", chunks, workers):
-        pass
+class CifFiles:
+    """A folder that CIF files are being written to; use it in a ``with`` statement.
+
+    Args:
+        folder: files go to its subfolder ``cif``.
+        expected: how many crystals will come.
+
+    Raises:
+        DataError: as ``write_structures``.
+    """
+
+    def __init__(self, folder: str | Path, expected: int) -> None:
+        self.folder = Path(folder)
+        self.workers = worker_count() if expected >= _MANY else 1
+        self.jobs: queue.Queue[Any] = queue.Queue()
+        self.running: Future[None] | None = None
+
+    def __enter__(self) -> CifFiles:
+        if self.workers > 1:
+            self.thread = ThreadPoolExecutor(1)
+            self.running = self.thread.submit(self._run)
+        return self
+
+    def add(self, names: Sequence[str], structures: Sequence[Structure]) -> None:
+        """Write crystals under these names, now or soon."""
+        if self.running is None:
+            write_structures(structures, self.folder, ["cif"], names)
+            return
+        (self.folder / "cif").mkdir(parents=True, exist_ok=True)
+        for start in range(0, len(names), _CHUNK):
+            part = structures[start : start + _CHUNK]
+            job = (
+                str(self.folder / "cif"),
+                list(names[start : start + _CHUNK]),
+                [s.lattice.matrix for s in part],
+                [list(s.atomic_numbers) for s in part],
+                [s.frac_coords for s in part],
+            )
+            self.jobs.put(job)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.running is not None:
+            self.jobs.put(None)
+            self.thread.shutdown(wait=True)
+            if error is None:
+                self.running.result()
+
+    def _run(self) -> None:
+        for _ in run_parallel("chemeleon.data._cif_worker:write_chunk", self._jobs(), self.workers):
+            pass
+
+    def _jobs(self) -> Iterator[Any]:
+        while (job := self.jobs.get()) is not None:
+            yield job

@@ -33,16 +33,16 @@ class Answer(NamedTuple):
     reason: str | None = None  # why there is no answer, where pymatgen gave none
 
 
-class _TimeUpError(BaseException):
+class TimeUpError(BaseException):
     """Not an Exception, so that no `except Exception` on the way swallows it."""
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise `_TimeUpError` in the block after ``seconds``; the caller's own alarm is put back."""
+    """Raise `TimeUpError` in the block after ``seconds``; the caller's own alarm is put back."""
 
     def expire(*_: object) -> None:
-        raise _TimeUpError
+        raise TimeUpError
 
     if (
         not hasattr(signal, "setitimer")
@@ -63,7 +63,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 @functools.cache
-def _matcher(tolerances: Tolerances) -> StructureMatcher:
+def matcher(tolerances: Tolerances) -> StructureMatcher:
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
     ltol, stol, angle_tol = tolerances
@@ -84,8 +84,8 @@ def match_one(first: Arrays, second: Arrays, tolerances: Tolerances, seconds: fl
                     )
                     for lattice, numbers, coords in (first, second)
                 ]
-                found = _matcher(tolerances).get_rms_dist(*structures)
-    except _TimeUpError:
+                found = matcher(tolerances).get_rms_dist(*structures)
+    except TimeUpError:
         return Answer(None, True, f"no answer within {seconds:g} s")
     except Exception as error:
         return Answer(None, False, f"{type(error).__name__}: {error}")
@@ -97,7 +97,7 @@ def serve(descriptor: int) -> None:
     from multiprocessing.connection import Connection
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe
-    _matcher((0.2, 0.3, 5.0))
+    matcher((0.2, 0.3, 5.0))
     with Connection(descriptor) as link:
         try:
             link.send("ready")

@@ -128,24 +128,6 @@ def match_pairs(
     )
 
 
-def match_batches(
-    found: CrystalBatch,
-    reference: CrystalBatch,
-    matcher: MatcherName = "cdvae",
-    jobs: int | None = None,
-    seconds_per_pair: float = 10.0,
-) -> MatchResult:
-    """Match crystal ``i`` of one batch with crystal ``i`` of the other; see `match_pairs`.
-
-    Raises:
-        ConfigError: where the batches differ in length, and as `match_pairs`.
-    """
-    if len(found) != len(reference):
-        raise ConfigError(f"{len(found)} crystals cannot be paired with {len(reference)}")
-    pairs = list(zip(batch_arrays(found), batch_arrays(reference), strict=True))
-    return match_pairs(pairs, matcher, jobs, seconds_per_pair)
-
-
 def batch_arrays(batch: CrystalBatch) -> list[Arrays]:
     """Return the crystals of a batch without padding, as numpy arrays in float64."""
     lattice = batch.lattice.detach().cpu().double().numpy()

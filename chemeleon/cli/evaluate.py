@@ -1,0 +1,163 @@
+"""`chemeleon evaluate`: say how good crystals are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from chemeleon.evaluation.report_data import Report
+
+
+def evaluate(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder or zip of CIFs, extxyz, JSON of structures, or CSV with a cif column."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the report.", metavar="DIR")
+    ] = Path("evaluation"),
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reference",
+            "-r",
+            help="Set to be novel against: data set, NAME/SPLIT or path; repeatable. The first one"
+            " is the training set.",
+        ),
+    ] = None,
+    control: Annotated[
+        str,
+        typer.Option(
+            "--control",
+            help="Real crystals that pass through the same code; auto: test split of the first"
+            " reference; or none.",
+        ),
+    ] = "auto",
+    matcher: Annotated[
+        str, typer.Option("--matcher", help="Tolerances: pymatgen, cdvae or lemat.")
+    ] = "pymatgen",
+    targets: Annotated[
+        str | None,
+        typer.Option("--targets", help="Crystals to be met, for structure prediction."),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", help="Crystals of the model before fine-tuning, to compare with."),
+    ] = None,
+    potential: Annotated[
+        str, typer.Option("--potential", help="chgnet, mace, none or package.module:thing.")
+    ] = "none",
+    hull: Annotated[
+        str | None, typer.Option("--hull", help="Convex hull, from `chemeleon data hull`.")
+    ] = None,
+    relax: Annotated[int, typer.Option("--relax", help="Most steps of relaxation.")] = 0,
+    device: Annotated[
+        str | None, typer.Option("--device", help="For energies: cpu, cuda; default: a GPU if any.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", help="Processes; default: cores.")] = None,
+    seconds: Annotated[
+        float, typer.Option("--seconds-per-pair", help="Limit of one comparison.")
+    ] = 10.0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier evaluation in the folder.")
+    ] = False,
+) -> None:
+    """Judge crystals one by one: validity, uniqueness, novelty, distributions, energies.
+
+    [bold]Examples[/]
+
+    \b
+    chemeleon evaluate out/ --reference mp_20_open -o out/evaluation
+    chemeleon evaluate samples.extxyz -r mp_20_open -r my_structures/ --matcher lemat
+    chemeleon evaluate samples.csv.gz -r mp_20_open --potential chgnet --relax 50 --hull hull.json
+    chemeleon evaluate csp.zip --targets mp_20_open/test -o csp_report
+    """
+    from chemeleon import api
+
+    with progress_bar() as progress:
+        report = api.evaluate(
+            source,
+            references=reference or [],
+            control=control,
+            matcher=matcher,
+            targets=targets,
+            base=base,
+            potential=potential,
+            hull=hull,
+            relax_steps=relax,
+            device=device,
+            jobs=jobs,
+            seconds_per_pair=seconds,
+            output=output,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    print_report(report, output)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, float], None]]:
+    """Give a function that shows a word and the share done, one bar for each word."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<16}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(word: str, share: float) -> None:
+            if word not in tasks:
+                tasks[word] = bar.add_task(word, total=1.0)
+            bar.update(tasks[word], completed=share)
+
+        yield show
+
+
+def print_report(report: Report, output: Path) -> None:
+    """Print the headline and where the rest is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    manifest = report.summary["manifest"]
+    control = manifest["control"]
+    table = Table(title=f"{manifest['requested']} crystals, matcher {manifest['matcher']['name']}")
+    table.add_column("")
+    for name in ("value", "95 % interval", control["name"] if control else "control"):
+        table.add_column(name, justify="right")
+    for entry in report.summary["headline"]:
+        share = entry["of"] is not None
+        low, high = entry["low"], entry["high"]
+        interval = f"{100 * low:.1f} to {100 * high:.1f}" if share and low is not None else ""
+        table.add_row(
+            entry["label"],
+            _figure(entry["value"], share),
+            interval,
+            _figure(entry["control"], share),
+        )
+    if "csp" in report.summary:
+        csp = report.summary["csp"]
+        for key, label in (("at_1", "match rate at 1"), ("at_k", f"match rate at {csp['k']}")):
+            rate = csp[key]
+            value = f"{_figure(rate['value'], True)} (RMSE {_figure(rate['rmse'], False)})"
+            table.add_row(label, value, "", "")
+    Console().print(table)
+    failed = manifest["requested"] - manifest["parsed"]
+    if failed:
+        typer.echo(f"{failed} crystals could not be read; crystals.csv says why")
+    if manifest["matcher"]["timed_out_pairs"]:
+        typer.echo(f"{manifest['matcher']['timed_out_pairs']} comparisons had no verdict in time")
+    typer.echo(f"written to {output}")
+
+
+def _figure(value: float | None, share: bool) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value:.1f} %" if share else f"{value:.4f}"

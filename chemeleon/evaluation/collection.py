@@ -1,0 +1,154 @@
+"""A set of crystals from any source, with what is said of each; every request keeps its row.
+
+Shapes: ``C`` crystals, read or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chemeleon.data.parse import BadCrystalError, from_structure
+from chemeleon.data.pool import run_parallel, worker_count
+from chemeleon.data.sources import Record, has_column, read_records
+from chemeleon.evaluation.describe import NUMBERS, TEXTS, describe_chunk
+from chemeleon.evaluation.origin import crystals_of, sample_manifest
+from chemeleon.evaluation.packed import Packed, join
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+Progress = Callable[[str, float], None]
+_CHUNK = 128
+_FEW_JOBS = 2  # starting workers takes longer than so few jobs
+_ID_COLUMNS = ("material_id", "id", "name")
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Crystals in input order.
+
+    Attributes:
+        ids: ``C`` names.
+        sources: file of each, with its row where a file holds several.
+        reasons: why a crystal could not be read, else None.
+        crystals: as given, in float64; of no atoms where there is a reason.
+        numbers: ``(C, K)`` float64, columns of `describe.NUMBERS`; NaN where unknown.
+        texts: ``C`` rows of `describe.TEXTS`.
+    """
+
+    ids: list[str]
+    sources: list[str]
+    reasons: list[str | None]
+    crystals: Packed
+    numbers: NDArray[np.float64]
+    texts: list[tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        """Return one of `describe.NUMBERS`, ``(C,)``."""
+        return self.numbers[:, NUMBERS.index(name)]
+
+    def text(self, name: str) -> list[str]:
+        """Return one of `describe.TEXTS`, ``C`` words; empty where unknown."""
+        at = TEXTS.index(name)
+        return [row[at] for row in self.texts]
+
+
+def parallel(
+    function: str, local: Callable[[Any], Any], jobs: Iterable[Any], workers: int | None
+) -> Iterator[Any]:
+    """Yield ``function(job)`` in order, from worker processes where that pays.
+
+    Args:
+        function: ``package.module:name`` of ``local``.
+        local: the function itself.
+        jobs: picklable arguments.
+        workers: processes; all cores if None.
+    """
+    count = workers or worker_count()
+    waiting = iter(jobs)
+    first = list(islice(waiting, _FEW_JOBS + 1))
+    everything = chain(first, waiting)
+    if len(first) <= _FEW_JOBS or count == 1:
+        return map(local, everything)
+    return run_parallel(function, everything, count)
+
+
+def read_collection(
+    source: Path | Sequence[Structure | None],
+    *,
+    ids: Sequence[str] | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Collection:
+    """Read and describe crystals; whatever cannot be read becomes a row with its reason.
+
+    Args:
+        source: file or folder, see `data.sources`, or pymatgen structures (None: not made).
+        ids: names of the structures.
+        workers: processes; all cores if None.
+        progress: called with a word and the share done.
+
+    Raises:
+        DataError: if the source as a whole cannot be read.
+    """
+    told = progress or (lambda word, share: None)
+    read_file = isinstance(source, Path)
+    records = _records(source, told) if read_file else _from_structures(source, ids)
+    kept: list[Record] = []
+    parts, numbers, texts, reasons = [], [], [], []
+
+    def jobs() -> Iterator[list[tuple[str, Any]]]:
+        while chunk := list(islice(records, _CHUNK)):
+            kept.extend(r._replace(content=None, values={}) for r in chunk)
+            yield [(r.kind, r.content) for r in chunk]
+
+    function = f"{describe_chunk.__module__}:describe_chunk"
+    for described in parallel(function, describe_chunk, jobs(), workers):
+        parts.append(described.crystals)
+        reasons += described.reasons
+        numbers.append(described.numbers)
+        texts += described.texts
+    width = len(NUMBERS)
+    return Collection(
+        ids=[r.id or f"row-{i}" for i, r in enumerate(kept, start=1)],
+        sources=[f"{r.file}:{r.row}" if r.row > 1 or r.kind != "cif" else r.file for r in kept],
+        reasons=reasons,
+        crystals=join(parts),
+        numbers=np.concatenate([np.zeros((0, width)), *numbers]),
+        texts=texts,
+    )
+
+
+def _records(path: Path, progress: Progress) -> Iterator[Record]:
+    unwritten: list[Record] = []
+    manifest = sample_manifest(path)
+    if manifest is not None:
+        path, unwritten = crystals_of(path, manifest)
+    id_column = next((c for c in _ID_COLUMNS if has_column(path, c)), None)
+    records = read_records(path, id_column, "cif", lambda share: progress("reading", share))
+    return chain(records, unwritten)
+
+
+def _from_structures(
+    structures: Sequence[Structure | None], ids: Sequence[str] | None
+) -> Iterator[Record]:
+    names = [f"crystal-{i:06d}" for i in range(len(structures))] if ids is None else list(ids)
+    for row, (structure, name) in enumerate(zip(structures, names, strict=True), start=1):
+        kind, content = "arrays", None
+        try:
+            if structure is None:
+                raise BadCrystalError("no structure was made")
+            content = tuple(from_structure(structure))
+        except BadCrystalError as error:
+            kind, content = "problem", str(error)
+        yield Record("memory", row, name, kind, content, {})

@@ -1,0 +1,162 @@
+"""What is said of one crystal alone: formula, symmetry, density, cell, composition validity.
+
+Runs in worker processes on chunks of crystals; no torch here.
+
+Space groups come from moyopy (Rust; 7 times as fast as spglib, with which it agrees on 99.3 % of
+300 crystals of mp_20_open/val at 0.1 A). Composition validity is SMACT's rule as CDVAE uses it
+(charge neutrality and Pauling test, metals pass) with the oxidation states named below.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chemeleon.data.niggli import cell_parameters
+from chemeleon.data.parse import BadCrystalError, Crystal, parse_as_given
+from chemeleon.evaluation._match_worker import TimeUpError, time_limit
+from chemeleon.evaluation.packed import Packed, pack
+
+DESCRIPTION_VERSION = 1  # part of the key of cached references
+SYMPREC_ANGSTROM = 0.1
+OXIDATION_STATES = "smact14"
+_GRAM_PER_DALTON_ANGSTROM3 = 1.66053906660
+_SECONDS = 10.0
+_MAX_SYMMETRY_RATIO = 100.0
+TEXTS = ("formula", "reduced_formula", "space_group_symbol", "crystal_system")
+NUMBERS = (
+    "num_atoms", "num_elements", "space_group", "density_g_cm3", "volume_per_atom_a3",
+    "a", "b", "c", "alpha", "beta", "gamma", "valid_composition",
+)  # fmt: skip
+
+
+class Described(NamedTuple):
+    """Crystals of a chunk with what is said of them.
+
+    Attributes:
+        crystals: as given; of no atoms where there is a reason.
+        reasons: why a crystal could not be read, else None.
+        numbers: ``(C, len(NUMBERS))`` float64, NaN where unknown.
+        texts: rows of `TEXTS`.
+    """
+
+    crystals: Packed
+    reasons: list[str | None]
+    numbers: NDArray[np.float64]
+    texts: list[tuple[str, ...]]
+
+
+def describe_chunk(items: list[tuple[str, Any]]) -> Described:
+    """Read and describe crystals given as (kind, content), see `data.parse.parse`."""
+    crystals: list[Crystal | None] = []
+    reasons: list[str | None] = []
+    rows, texts = [], []
+    for kind, content in items:
+        crystal, reason = None, None
+        if kind == "problem":  # found while reading; the content is the reason
+            reason = str(content)
+        else:
+            try:
+                with time_limit(_SECONDS):
+                    crystal = parse_as_given(kind, content)
+            except (BadCrystalError, MemoryError) as error:
+                reason = str(error) or "too large to read"
+            except TimeUpError:
+                reason = f"not read within {_SECONDS:g} s"
+        if crystal is None:
+            row, text = [np.nan] * len(NUMBERS), ("",) * len(TEXTS)
+        else:
+            row, text = _describe(crystal)
+        crystals.append(crystal)
+        reasons.append(reason)
+        rows.append(row)
+        texts.append(text)
+    numbers = np.array(rows, dtype=np.float64).reshape(-1, len(NUMBERS))
+    return Described(pack(crystals), reasons, numbers, texts)
+
+
+def _describe(crystal: Crystal) -> tuple[list[float], tuple[str, ...]]:
+    numbers, _, lattice = crystal
+    formula, reduced, mass, valid = _composition(tuple(np.bincount(numbers).tolist()))
+    volume = abs(float(np.linalg.det(lattice)))
+    lengths, angles = cell_parameters(lattice)
+    group, symbol, system = _symmetry(crystal, lengths)
+    row = [
+        len(numbers),
+        len(np.unique(numbers)),
+        group,
+        mass * _GRAM_PER_DALTON_ANGSTROM3 / volume,
+        volume / len(numbers),
+        *lengths.tolist(),
+        *np.degrees(angles).tolist(),
+        valid,
+    ]
+    return row, (formula, reduced, symbol, system)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _composition(counts: tuple[int, ...]) -> tuple[str, str, float, float]:
+    """Return formula, reduced formula, mass in dalton and SMACT's verdict (NaN without one)."""
+    from pymatgen.core import Composition, Element
+
+    found = Composition({Element.from_Z(z): n for z, n in enumerate(counts) if n})
+    return found.formula, found.reduced_formula, float(found.weight), _smact(found.reduced_formula)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _smact(reduced_formula: str) -> float:
+    from smact.screening import smact_validity
+
+    try:
+        with warnings.catch_warnings(), time_limit(_SECONDS):
+            warnings.simplefilter("ignore")
+            return float(smact_validity(reduced_formula, oxidation_states_set=OXIDATION_STATES))
+    except TimeUpError:
+        return np.nan
+    except Exception:  # elements without data
+        return 0.0
+
+
+def _symmetry(crystal: Crystal, lengths: NDArray[np.float64]) -> tuple[float, str, str]:
+    moyopy = _moyopy()
+    if lengths.max() > _MAX_SYMMETRY_RATIO * lengths.min():
+        return np.nan, "", ""
+    numbers, frac, lattice = crystal
+    cell = moyopy.Cell(lattice.tolist(), (frac % 1.0).tolist(), numbers.tolist())
+    try:
+        with time_limit(_SECONDS):
+            number = moyopy.MoyoDataset(cell, symprec=SYMPREC_ANGSTROM).number
+    except TimeUpError:
+        return np.nan, "", ""
+    except Exception:  # no tolerance near this one gives a group
+        return np.nan, "", ""
+    return number, *_group(number)
+
+
+@functools.cache
+def _moyopy() -> Any:
+    import moyopy
+
+    for name in ("moyo", "moyopy"):  # they warn about operations, which are not asked for
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return moyopy
+
+
+@functools.cache
+def _group(number: int) -> tuple[str, str]:
+    kind = _moyopy().SpaceGroupType(number)
+    return kind.hm_short.replace(" ", ""), crystal_system(number)
+
+
+def crystal_system(space_group: int) -> str:
+    """Return the crystal system of a space group number, in lower case."""
+    bounds = (2, 15, 74, 142, 167, 194, 230)
+    names = (
+        "triclinic", "monoclinic", "orthorhombic", "tetragonal", "trigonal", "hexagonal", "cubic",
+    )  # fmt: skip
+    return names[int(np.searchsorted(bounds, space_group))]

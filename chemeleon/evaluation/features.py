@@ -1,0 +1,93 @@
+"""Simple, named features of crystals for distances between sets.
+
+Structure: logarithm of the volume per atom, the two ratios of sorted cell lengths to the cube root
+of the volume, the three angles of the cell as given (generators and data sets here use the Niggli
+cell), atoms per cell, shortest distance over the cube root of the volume per atom.
+
+Composition: weighted mean, deviation and range of atomic number, Pauling electronegativity, group,
+row and covalent radius over the atoms, and the number of elements.
+
+Shapes: ``C`` crystals, ``F`` features.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chemeleon.evaluation.collection import Collection
+
+Floats = NDArray[np.float64]
+STRUCTURE = (
+    "log volume per atom", "shortest length / V^(1/3)", "longest length / V^(1/3)",
+    "alpha", "beta", "gamma", "atoms", "shortest distance / (V/N)^(1/3)",
+)  # fmt: skip
+_PROPERTIES = ("Z", "electronegativity", "group", "row", "covalent radius")
+COMPOSITION = (
+    *(f"{kind} of {name}" for name in _PROPERTIES for kind in ("mean", "deviation", "range")),
+    "elements",
+)
+
+
+def structure_features(collection: Collection, shortest: Floats) -> Floats:
+    """Return `STRUCTURE`, ``(C, 8)``, NaN for crystals that were not read.
+
+    Args:
+        collection: the crystals.
+        shortest: ``(C,)`` shortest distances in angstrom.
+    """
+    volume = collection.column("volume_per_atom_a3")
+    atoms = collection.column("num_atoms")
+    lengths = np.sort(np.stack([collection.column(x) for x in "abc"], -1), -1)
+    with np.errstate(all="ignore"):
+        edge = np.cbrt(volume * atoms)
+        columns = [
+            np.log(volume),
+            lengths[:, 0] / edge,
+            lengths[:, 2] / edge,
+            *(collection.column(x) for x in ("alpha", "beta", "gamma")),
+            atoms,
+            shortest / np.cbrt(volume),
+        ]
+    return np.stack(columns, -1)
+
+
+def composition_features(collection: Collection) -> Floats:
+    """Return `COMPOSITION`, ``(C, 16)``, NaN for crystals that were not read."""
+    table = _elements()
+    rows = np.full((len(collection), len(COMPOSITION)), np.nan)
+    packed = collection.crystals
+    starts = packed.starts
+    kept = np.flatnonzero(packed.counts)
+    if len(kept) == 0:
+        return rows
+    values = table[packed.numbers]  # (A, P)
+    begins, counts = starts[kept], packed.counts[kept, None]
+    mean = np.add.reduceat(values, begins) / counts
+    square = np.add.reduceat(values * values, begins) / counts
+    deviation = np.sqrt(np.maximum(square - mean * mean, 0))
+    spread = np.maximum.reduceat(values, begins) - np.minimum.reduceat(values, begins)
+    rows[kept, :-1] = np.stack([mean, deviation, spread], -1).reshape(len(kept), -1)
+    rows[kept, -1] = collection.column("num_elements")[kept]
+    return rows
+
+
+@functools.cache
+def _elements() -> Floats:
+    """Return properties by atomic number, ``(100, 5)``; a gap becomes the mean of the others."""
+    from ase.data import covalent_radii
+    from pymatgen.core import Element
+
+    table = np.full((100, len(_PROPERTIES)), np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for z in range(1, 100):
+            element = Element.from_Z(z)
+            radius = float(covalent_radii[z]) if z < len(covalent_radii) else math.nan
+            table[z] = (z, element.X, element.group, element.row, radius)
+    gaps = np.isnan(table)
+    return np.where(gaps, np.nanmean(table, axis=0), table)

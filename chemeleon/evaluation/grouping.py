@@ -1,0 +1,273 @@
+"""Uniqueness and novelty of a set of crystals.
+
+Uniqueness is a property of the whole set: crystals belong together if a chain of matches joins
+them, and not by which of them came first. A match of ``i < j`` is
+``StructureMatcher.fit(crystal i, crystal j)``; a crystal is novel if ``fit(crystal, reference)``
+holds for none of the references.
+
+Shapes: ``C`` crystals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chemeleon.evaluation._match_worker import Tolerances
+from chemeleon.evaluation.collection import Progress, parallel
+from chemeleon.evaluation.judge import Edges, Job, Stack, judge
+from chemeleon.evaluation.packed import Packed, join
+from chemeleon.evaluation.reduced import composition_key, reduce_chunk
+
+_REDUCE_CHUNK = 32
+_PAIRS = 300_000  # of one job, about
+_FEW_PAIRS = 1000
+
+Key = tuple[bytes, int]
+
+
+class Prepared(NamedTuple):
+    """Crystals as the matcher compares them.
+
+    Attributes:
+        crystals: reduced; of no atoms where a crystal is not (yet) reduced.
+        keys: reduced composition of each; empty where it could not be read.
+        reasons: why a crystal could not be reduced, else None.
+    """
+
+    crystals: Packed
+    keys: list[bytes]
+    reasons: list[str | None]
+
+
+class Groups(NamedTuple):
+    """Connected components of the match graph.
+
+    Attributes:
+        group: ``(C,)`` int64, the first crystal of the component; -1 for unreadable ones.
+        unique: ``(C,)`` bool, True for the first of each component.
+        undecided: ``(C,)`` int64 pairs of this crystal without a verdict in time.
+    """
+
+    group: NDArray[np.int64]
+    unique: NDArray[np.bool_]
+    undecided: NDArray[np.int64]
+
+
+class Novelty(NamedTuple):
+    """Whether crystals are in a reference set.
+
+    Attributes:
+        match: ``(C,)`` int64, a reference that matches, or -1.
+        undecided: ``(C,)`` int64 pairs of this crystal without a verdict in time.
+    """
+
+    match: NDArray[np.int64]
+    undecided: NDArray[np.int64]
+
+
+def composition_keys(crystals: Packed) -> list[bytes]:
+    """Return the reduced composition of each crystal; empty for those of no atoms."""
+    ends = np.cumsum(crystals.counts)
+    parts = np.split(crystals.numbers, ends[:-1]) if len(ends) else []
+    return [composition_key(part) if len(part) else b"" for part in parts]
+
+
+def prepare(
+    crystals: Packed,
+    wanted: NDArray[np.bool_] | None = None,
+    *,
+    seconds: float = 10.0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Reduce crystals for matching, each of them once, on all cores.
+
+    Args:
+        crystals: as given.
+        wanted: ``(C,)``, which to reduce; all by default.
+        seconds: limit per crystal.
+        workers: processes; all cores if None.
+        progress: called with a word and the share done.
+    """
+    todo = crystals.counts > 0 if wanted is None else wanted & (crystals.counts > 0)
+    rows = np.flatnonzero(todo)
+    chunks = [rows[i : i + _REDUCE_CHUNK] for i in range(0, len(rows), _REDUCE_CHUNK)]
+    jobs = ((crystals.take(chunk), seconds) for chunk in chunks)
+    function = f"{reduce_chunk.__module__}:reduce_chunk"
+    parts, reasons = [], []
+    for done, (part, why) in enumerate(parallel(function, reduce_chunk, jobs, workers), start=1):
+        parts.append(part)
+        reasons += why
+        if progress:
+            progress("reducing cells", done / len(chunks))
+    reduced = join(parts)
+    counts = np.zeros_like(crystals.counts)
+    counts[rows] = reduced.counts
+    lattice = np.zeros_like(crystals.lattice)
+    lattice[rows] = reduced.lattice
+    every: list[str | None] = [None] * len(crystals.counts)
+    for row, reason in zip(rows.tolist(), reasons, strict=True):
+        every[row] = reason
+    packed = Packed(reduced.numbers, reduced.frac, lattice, counts)
+    return Prepared(packed, composition_keys(crystals), every)
+
+
+def find_groups(
+    prepared: Prepared,
+    tolerances: Tolerances,
+    *,
+    seconds: float = 10.0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Groups:
+    """Join crystals that match, directly or through others.
+
+    A crystal that could not be reduced stands alone; each of its pairs counts as undecided.
+    """
+    total = len(prepared.keys)
+    group, undecided = np.arange(total), _unreduced_pairs(prepared, prepared, within=True)
+    members = _by_key(prepared)
+    jobs = list(_within_jobs(prepared, members, tolerances, seconds))
+    for rows, edges in _judged(jobs, workers, progress, "uniqueness"):
+        for first, second in rows[edges.matches].tolist():
+            _join(group, first, second)
+        np.add.at(undecided, rows[edges.undecided].ravel(), 1)
+    group = np.array([_root(group, i) for i in range(total)], dtype=np.int64).reshape(total)
+    readable = np.array([bool(k) for k in prepared.keys], dtype=bool)
+    group = np.where(readable, group, -1)
+    return Groups(group, (group == np.arange(total)) & readable, undecided)
+
+
+def find_known(
+    prepared: Prepared,
+    reference: Prepared,
+    tolerances: Tolerances,
+    *,
+    seconds: float = 10.0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Novelty:
+    """Look for each crystal in a reference set."""
+    match = np.full(len(prepared.keys), -1, dtype=np.int64)
+    undecided = _unreduced_pairs(prepared, reference, within=False)
+    theirs = _by_key(reference)
+    ours = {key: rows for key, rows in _by_key(prepared).items() if key in theirs}
+    jobs = list(_against_jobs(prepared, reference, ours, theirs, tolerances, seconds))
+    for (rows, others), edges in _judged(jobs, workers, progress, "novelty"):
+        match[rows[edges.matches[:, 0]]] = others[edges.matches[:, 1]]
+        np.add.at(undecided, rows[edges.undecided[:, 0]], 1)
+    return Novelty(match, undecided)
+
+
+def _judged(
+    jobs: list[tuple[Any, Job]], workers: int | None, progress: Progress | None, word: str
+) -> Iterator[tuple[Any, Edges]]:
+    if sum(_pairs(job) for _, job in jobs) < _FEW_PAIRS:
+        workers = 1  # done before other processes have started
+    found = parallel(f"{judge.__module__}:judge", judge, (job for _, job in jobs), workers)
+    for done, ((owner, _), edges) in enumerate(zip(jobs, found, strict=True), start=1):
+        if progress:
+            progress(word, done / len(jobs))
+        yield owner, edges
+
+
+def _pairs(job: Job) -> int:
+    others = job.firsts if job.others is None else job.others
+    return len(job.rows) * len(others.lattice)
+
+
+def _within_jobs(
+    prepared: Prepared,
+    members: dict[Key, NDArray[np.int64]],
+    tolerances: Tolerances,
+    seconds: float,
+) -> Iterator[tuple[NDArray[np.int64], Job]]:
+    for rows in members.values():
+        size = len(rows)
+        if size < 2:
+            continue
+        stack = _stack(prepared.crystals, rows)
+        # rows far apart in one job: early rows have more partners than late ones
+        parts = min(size, -(-size * size // (2 * _PAIRS)))
+        for part in range(parts):
+            yield rows, Job(np.arange(part, size - 1, parts), stack, None, tolerances, seconds)
+
+
+def _against_jobs(
+    prepared: Prepared,
+    reference: Prepared,
+    ours: dict[Key, NDArray[np.int64]],
+    theirs: dict[Key, NDArray[np.int64]],
+    tolerances: Tolerances,
+    seconds: float,
+) -> Iterator[tuple[tuple[NDArray[np.int64], NDArray[np.int64]], Job]]:
+    for key, rows in ours.items():
+        others = theirs[key]
+        stack = _stack(reference.crystals, others)
+        step = max(1, _PAIRS // len(others))
+        for begin in range(0, len(rows), step):
+            part = rows[begin : begin + step]
+            mine = _stack(prepared.crystals, part)
+            job = Job(np.arange(len(part)), mine, stack, tolerances, seconds)
+            yield (part, others), job
+
+
+def _stack(crystals: Packed, rows: NDArray[np.int64]) -> Stack:
+    taken = crystals.take(rows)
+    count, atoms = len(rows), int(taken.counts[0])
+    numbers = taken.numbers.astype(np.int64).reshape(count, atoms)
+    return Stack(numbers, taken.frac.reshape(count, atoms, 3), taken.lattice)
+
+
+def _by_key(prepared: Prepared) -> dict[Key, NDArray[np.int64]]:
+    """Return the reduced crystals that share composition and number of atoms."""
+    found: dict[Key, list[int]] = {}
+    for row, (key, count) in enumerate(
+        zip(prepared.keys, prepared.crystals.counts.tolist(), strict=True)
+    ):
+        if count:
+            found.setdefault((key, count), []).append(row)
+    return {key: np.array(rows, dtype=np.int64) for key, rows in found.items()}
+
+
+def _unreduced_pairs(one: Prepared, two: Prepared, within: bool) -> NDArray[np.int64]:
+    """Count the pairs of one composition that nobody judges because one is not reduced."""
+    total: dict[bytes, int] = {}
+    broken: dict[bytes, int] = {}
+    for key, reason in zip(two.keys, two.reasons, strict=True):
+        if key:
+            total[key] = total.get(key, 0) + 1
+            broken[key] = broken.get(key, 0) + (reason is not None)
+    found = np.zeros(len(one.keys), dtype=np.int64)
+    for row, (key, reason) in enumerate(zip(one.keys, one.reasons, strict=True)):
+        if key:
+            pairs = total.get(key, 0) if reason is not None else broken.get(key, 0)
+            found[row] = max(0, pairs - (within and reason is not None))
+    return found
+
+
+def shared(keys: Iterable[bytes], others: Iterable[Iterable[bytes]]) -> NDArray[np.bool_]:
+    """Return which crystals share their composition with another, here or in the ``others``."""
+    keys = list(keys)
+    count: dict[bytes, int] = {}
+    for key in keys:
+        count[key] = count.get(key, 0) + 1
+    elsewhere = {key for other in others for key in other}
+    return np.array([bool(k) and (count[k] > 1 or k in elsewhere) for k in keys], dtype=bool)
+
+
+def _root(group: NDArray[np.int64], index: int) -> int:
+    while group[index] != index:
+        group[index] = group[group[index]]
+        index = int(group[index])
+    return index
+
+
+def _join(group: NDArray[np.int64], first: int, second: int) -> None:
+    """Join two components; the smaller index stays the root."""
+    one, two = sorted((_root(group, first), _root(group, second)))
+    group[two] = one

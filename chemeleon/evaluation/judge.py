@@ -1,0 +1,203 @@
+"""Whether one crystal is the same as any of many: pymatgen's verdicts, from prepared crystals.
+
+A verdict is ``StructureMatcher.fit(first, second)``, in this order of arguments: what
+`lattice_maps` cannot exclude is decided by pymatgen's own steps, on the same numbers to the bit
+that ``fit`` would hand to them. No torch here: workers import this.
+
+Shapes: ``C`` crystals of ``n`` atoms each.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chemeleon.evaluation._match_worker import TimeUpError, Tolerances, matcher, time_limit
+from chemeleon.evaluation.lattice_maps import Cells, possible_matches, unit_cells
+from chemeleon.evaluation.reduced import Reduced
+
+NO, YES, UNDECIDED = 0, 1, 2
+
+
+class Stack(NamedTuple):
+    """Reduced crystals of one composition and one number of atoms, the only ones that can match.
+
+    Attributes:
+        numbers: ``(C, n)`` int64.
+        frac: ``(C, n, 3)`` float64.
+        lattice: ``(C, 3, 3)`` float64, angstrom.
+    """
+
+    numbers: NDArray[np.int64]
+    frac: NDArray[np.float64]
+    lattice: NDArray[np.float64]
+
+    def crystal(self, index: int) -> Reduced:
+        """Return one of the crystals."""
+        return Reduced(self.numbers[index], self.frac[index], self.lattice[index])
+
+
+class _Scaled:
+    """As much of a Structure as the matcher's steps look at."""
+
+    def __init__(self, crystal: Reduced, factor: float) -> None:
+        from pymatgen.core import Lattice
+
+        self.lattice = Lattice(crystal.lattice * factor)
+        self.frac_coords = crystal.frac
+        # one product per atom, as a Structure does it: a product of matrices may round otherwise
+        self.cart_coords = np.array([np.dot(x, self.lattice.matrix) for x in crystal.frac])
+        self.species_and_occu = crystal.numbers.tolist()
+
+    def __len__(self) -> int:
+        return len(self.frac_coords)
+
+
+def fits(first: Reduced, second: Reduced, tolerances: Tolerances) -> bool:
+    """Return ``StructureMatcher.fit`` of two crystals that are reduced already.
+
+    Args:
+        first: reduced crystal.
+        second: reduced crystal of the same composition and number of atoms.
+        tolerances: ltol, stol, angle_tol in degrees.
+    """
+    from pymatgen.core import Lattice
+
+    _, stol, _ = tolerances
+    ratio = (Lattice(second.lattice).volume / Lattice(first.lattice).volume) ** (1 / 6)
+    one, two = _Scaled(first, ratio), _Scaled(second, 1 / ratio)
+    judge: Any = matcher(tolerances)
+    mask, anchors, anchor = judge._get_mask(one, two, 1, True)
+    # as `_strict_match`, which takes the average lattice to its LLL form anew for each anchor
+    for own, other, average, _ in judge._get_supercells(one, two, 1, True):
+        normalization = (len(own) / average.volume) ** (1 / 3)
+        box = np.array(average.reciprocal_lattice.abc) * stol / (np.pi * normalization)
+        short_box = None
+        for i in anchors:
+            moved = other + (own[i] - other[anchor])
+            if not judge._cmp_fstruct(own, moved, box, mask):
+                continue
+            if short_box is None:
+                short = np.array(average.get_lll_reduced_lattice().reciprocal_lattice.abc)
+                short_box = short * stol / (np.pi * normalization)
+            distances = judge._cart_dists(own, moved, average, mask, normalization, short_box)[0]
+            if distances.max() < stol:
+                return True
+    return False
+
+
+def verdicts(
+    first: Reduced,
+    others: Stack,
+    cells: Cells,
+    chosen: NDArray[np.int64],
+    tolerances: Tolerances,
+    seconds: float,
+) -> Iterator[tuple[int, int]]:
+    """Yield (index, verdict) for those of the chosen crystals that need or deserve one.
+
+    Whoever is not yielded does not match. A crystal is judged when its turn comes, so a caller that
+    stops early saves the rest.
+
+    Args:
+        first: the first argument of ``fit``.
+        others: the second arguments, of the same composition and number of atoms.
+        cells: lattices of ``others``, see `unit_cells`.
+        chosen: indices of ``others`` to look at.
+        tolerances: ltol, stol, angle_tol in degrees.
+        seconds: limit per pair; beyond it the verdict is `UNDECIDED`.
+    """
+    ltol, _, angle_tol = tolerances
+    some = Cells(cells.lengths[chosen], cells.angles[chosen])
+    possible = chosen[possible_matches(first.lattice, some, ltol, angle_tol)]
+    # the likeliest first, for callers that stop at a match
+    own = unit_cells(first.lattice[None])
+    unlike = np.abs(cells.lengths[possible] / own.lengths - 1).sum(-1)
+    unlike += np.abs(cells.angles[possible] - own.angles).sum(-1) / 60
+    for index in possible[np.argsort(unlike, kind="stable")].tolist():
+        try:
+            with time_limit(seconds):
+                verdict = YES if fits(first, others.crystal(index), tolerances) else NO
+        except (TimeUpError, MemoryError):
+            verdict = UNDECIDED
+        yield index, verdict
+
+
+class Edges(NamedTuple):
+    """What `judge` found: ``matches (E, 2)`` and ``undecided (U, 2)``, int64 (first, second)."""
+
+    matches: NDArray[np.int64]
+    undecided: NDArray[np.int64]
+
+
+class Job(NamedTuple):
+    """Crystals to compare in one process.
+
+    Attributes:
+        rows: indices of first arguments in ``firsts``.
+        firsts: crystals to judge.
+        others: crystals to compare with, or None for those of ``firsts`` that come after a row.
+        tolerances: ltol, stol, angle_tol in degrees.
+        seconds: limit per pair.
+    """
+
+    rows: NDArray[np.int64]
+    firsts: Stack
+    others: Stack | None
+    tolerances: Tolerances
+    seconds: float
+
+
+def judge(job: Job) -> Edges:
+    """Compare crystals as the plain double loop would, leaving out what cannot change its result.
+
+    Within a set (``others`` is None) the matches join the same groups as all matches would, but a
+    pair that is joined already is not asked. Against others, one match per row is enough.
+    """
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        matcher(job.tolerances)  # imports pymatgen, before any limit of time runs
+        return _within(job) if job.others is None else _against(job, job.others)
+
+
+def _within(job: Job) -> Edges:
+    total = len(job.firsts.lattice)
+    cells = unit_cells(job.firsts.lattice)
+    group = np.arange(total)
+    matches, undecided = [], []
+    for row in job.rows.tolist():
+        later = np.arange(row + 1, total)
+        later = later[group[later] != group[row]]
+        judged = verdicts(
+            job.firsts.crystal(row), job.firsts, cells, later, job.tolerances, job.seconds
+        )
+        for other, verdict in judged:
+            if verdict == UNDECIDED:
+                undecided.append((row, other))
+            elif verdict == YES:
+                matches.append((row, other))
+                group[group == group[other]] = group[row]
+    return Edges(_pairs(matches), _pairs(undecided))
+
+
+def _against(job: Job, others: Stack) -> Edges:
+    cells = unit_cells(others.lattice)
+    everyone = np.arange(len(others.lattice))
+    matches, undecided = [], []
+    for row in job.rows.tolist():
+        first = job.firsts.crystal(row)
+        for other, verdict in verdicts(first, others, cells, everyone, job.tolerances, job.seconds):
+            if verdict == UNDECIDED:
+                undecided.append((row, other))
+            elif verdict == YES:
+                matches.append((row, other))
+                break
+    return Edges(_pairs(matches), _pairs(undecided))
+
+
+def _pairs(found: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
+    return np.array(list(found), dtype=np.int64).reshape(-1, 2)

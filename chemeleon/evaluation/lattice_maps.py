@@ -1,0 +1,168 @@
+"""Which pairs of lattices `StructureMatcher` can map on each other: many at once, and none missed.
+
+pymatgen looks for three lattice vectors of the first crystal whose lengths and angles are within
+tolerance of the second crystal's cell, and which span its primitive cell. Most pairs of one
+composition have none, and finding that out takes pymatgen a third of a millisecond a pair. Here
+one crystal is held against hundreds in one sweep over flat arrays.
+
+All comparisons are loosened by `LENGTH_SLACK` and `ANGLE_SLACK_DEGREE`, which is far beyond
+rounding. So a mapping that pymatgen finds is always found here, and a few more may be: an empty
+answer is pymatgen's answer, any other is only a candidate.
+
+Shapes: ``C`` candidates, ``P`` lattice vectors in reach.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+LENGTH_SLACK = 1e-7
+ANGLE_SLACK_DEGREE = 1e-4
+_CHUNK = 1_000_000  # entries of a flat array held at a time
+_MAX_POINTS = 4000
+_BANDS = np.array([1.5, 2.0, 3.0, 4.5, 7.0, 11.0])  # of the longest vector, at volume 1
+
+
+class Cells(NamedTuple):
+    """Cells of many crystals at volume 1: ``lengths (C, 3)`` and ``angles (C, 3)`` in degrees."""
+
+    lengths: Floats
+    angles: Floats
+
+
+def unit_cells(lattices: Floats) -> Cells:
+    """Return lengths and angles of lattices ``(C, 3, 3)``, scaled to volume 1."""
+    volume = np.abs(np.linalg.det(lattices))
+    lengths = np.linalg.norm(lattices, axis=-1)
+    unit = lattices / lengths[..., None]
+    cosines = np.clip((unit[:, [1, 2, 0]] * unit[:, [2, 0, 1]]).sum(-1), -1, 1)
+    return Cells(lengths / np.cbrt(volume)[:, None], np.rad2deg(np.arccos(cosines)))
+
+
+def possible_matches(lattice: Floats, cells: Cells, ltol: float, angle_tol: float) -> Ints:
+    """Return which candidates ``StructureMatcher.fit`` could match by their lattices, ascending.
+
+    Args:
+        lattice: ``(3, 3)``, reduced lattice of the first argument of ``fit``.
+        cells: ``C`` reduced lattices of second arguments, see `unit_cells`.
+        ltol: tolerance of lengths, a fraction.
+        angle_tol: tolerance of angles, degrees.
+    """
+    scaled = lattice / np.cbrt(abs(np.linalg.det(lattice)))
+    reach = (1 + ltol) * (1 + LENGTH_SLACK)
+    # three independent vectors are nowhere shorter than the successive minima
+    long_enough = np.sort(cells.lengths, -1) * reach >= _minima(scaled) * (1 - LENGTH_SLACK)
+    rows = np.flatnonzero(long_enough.all(-1))
+    longest = cells.lengths[rows].max(-1, initial=0)
+    band = np.searchsorted(_BANDS, longest)  # one long cell must not widen the sphere of all
+    found = [np.zeros(0, np.int64)]
+    for value in np.unique(band):
+        part = rows[band == value]
+        chosen = Cells(cells.lengths[part], cells.angles[part])
+        try:
+            found.append(part[_mappable(scaled, chosen, reach, angle_tol)])
+        except MemoryError:
+            found.append(part)  # pymatgen will say
+    return np.sort(np.concatenate(found))
+
+
+def _mappable(scaled: Floats, cells: Cells, reach: float, angle_tol: float) -> Ints:
+    """Return the candidates that the lattice, of volume 1, can be mapped on."""
+    images, points, lengths = _points(scaled, float(cells.lengths.max()) * reach)
+    if len(points) > _MAX_POINTS:
+        raise MemoryError(f"{len(points)} lattice points in reach")
+    cosine = points @ points.T / lengths[:, None] / lengths
+    first = np.searchsorted(lengths, cells.lengths / reach, side="left")  # (C, 3)
+    last = np.searchsorted(lengths, cells.lengths * reach, side="right")
+    margin = angle_tol + ANGLE_SLACK_DEGREE
+    low = np.cos(np.deg2rad(np.minimum(cells.angles + margin, 180.0)))
+    high = np.cos(np.deg2rad(np.maximum(cells.angles - margin, 0.0)))
+    counts = np.maximum(last - first, 0)
+    found = [
+        _sweep(rows, first, counts, cosine, low, high, images)
+        for rows in _split(counts[:, 0] * counts[:, 1])
+    ]
+    return np.unique(np.concatenate([np.zeros(0, np.int64), *found]))
+
+
+def _minima(lattice: Floats) -> Floats:
+    """Return the three successive minima of a lattice: lengths of shortest independent vectors."""
+    radius = float(np.linalg.norm(lattice, axis=-1).max()) * (1 + LENGTH_SLACK)
+    images, _, lengths = _points(lattice, radius)
+    chosen: list[int] = []
+    for i in range(len(images)):
+        if np.linalg.matrix_rank(images[[*chosen, i]]) == len(chosen) + 1:
+            chosen.append(i)
+        if len(chosen) == 3:
+            break
+    return lengths[chosen]
+
+
+def _points(lattice: Floats, radius: float) -> tuple[Ints, Floats, Floats]:
+    """Return images, vectors and lengths of the lattice points within a radius, by length."""
+    spacing = 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0)
+    most = np.floor(radius / spacing).astype(np.int64)
+    axes = [np.arange(-m, m + 1) for m in most]
+    images = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    points = images @ lattice
+    lengths = np.sqrt((points * points).sum(-1))
+    near = np.flatnonzero((lengths <= radius) & (lengths > 1e-9))
+    near = near[np.argsort(lengths[near], kind="stable")]
+    return images[near], points[near], lengths[near]
+
+
+def _split(sizes: Ints) -> list[Ints]:
+    """Cut candidates into runs of bounded total size; those of size 0 are left out."""
+    rows = np.flatnonzero(sizes)
+    group = np.cumsum(sizes[rows]) // _CHUNK
+    return np.split(rows, np.flatnonzero(np.diff(group)) + 1) if len(rows) else []
+
+
+def _ragged(counts: Ints) -> tuple[Ints, Ints]:
+    """Return owner and place of each entry of a ragged array with these row lengths."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    start = np.cumsum(counts) - counts
+    return owner, np.arange(len(owner)) - start[owner]
+
+
+def _sweep(
+    rows: Ints, first: Ints, counts: Ints, cosine: Floats, low: Floats, high: Floats, images: Ints
+) -> Ints:
+    """Return candidates among ``rows``, with repetitions, for which three vectors fit."""
+    owner, place = _ragged(counts[rows, 0] * counts[rows, 1])
+    owner = rows[owner]
+    i = first[owner, 0] + place // counts[owner, 1]
+    j = first[owner, 1] + place % counts[owner, 1]
+    between = cosine[i, j]
+    kept = np.flatnonzero((between >= low[owner, 2]) & (between <= high[owner, 2]))
+    owner, i, j = owner[kept], i[kept], j[kept]
+    candidates: list[Ints] = []
+    for part in _split(counts[owner, 2]):
+        inner, place = _ragged(counts[owner[part], 2])
+        inner = part[inner]
+        who, a, b = owner[inner], i[inner], j[inner]
+        c = first[who, 2] + place
+        beta = cosine[a, c]
+        kept = np.flatnonzero((beta >= low[who, 1]) & (beta <= high[who, 1]))
+        who, a, b, c = who[kept], a[kept], b[kept], c[kept]
+        alpha = cosine[b, c]
+        kept = np.flatnonzero((alpha >= low[who, 0]) & (alpha <= high[who, 0]))
+        who, a, b, c = who[kept], a[kept], b[kept], c[kept]
+        scale = np.stack([images[a], images[b], images[c]], axis=1)
+        kept = np.flatnonzero(np.abs(_determinants(scale)) == 1)
+        candidates.append(who[kept])
+    return np.concatenate([np.zeros(0, np.int64), *candidates])
+
+
+def _determinants(m: Ints) -> Ints:
+    """Return determinants of ``(M, 3, 3)`` whole numbers, exactly."""
+    return (
+        m[:, 0, 0] * (m[:, 1, 1] * m[:, 2, 2] - m[:, 1, 2] * m[:, 2, 1])
+        - m[:, 0, 1] * (m[:, 1, 0] * m[:, 2, 2] - m[:, 1, 2] * m[:, 2, 0])
+        + m[:, 0, 2] * (m[:, 1, 0] * m[:, 2, 1] - m[:, 1, 1] * m[:, 2, 0])
+    )

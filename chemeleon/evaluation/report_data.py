@@ -1,0 +1,122 @@
+"""The result of an evaluation: a table of crystals, a summary, and the crystals themselves."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from chemeleon.checkpoints.folders import refuse_existing, remove_parts
+from chemeleon.checkpoints.store import write_atomically, write_text
+from chemeleon.errors import ConfigError
+from chemeleon.evaluation.figures import write_figures
+from chemeleon.evaluation.packed import Packed
+from chemeleon.evaluation.report_html import write_html
+
+if TYPE_CHECKING:
+    import pandas
+    from pymatgen.core import Structure
+
+REPORT_PARTS = ("summary.json", "crystals.csv", "cif", "report.html", "figures")
+CIF_LIMIT = 20_000
+
+
+class PackedStructures(Sequence["Structure | None"]):
+    """A list of pymatgen structures that are made when they are asked for.
+
+    200,000 Structures would take more memory than all the rest of an evaluation.
+    """
+
+    def __init__(self, crystals: Packed) -> None:
+        self._crystals = crystals
+        self._starts = crystals.starts
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @overload
+    def __getitem__(self, index: int) -> Structure | None: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Structure | None]: ...
+    def __getitem__(self, index: int | slice) -> Structure | list[Structure | None] | None:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        from pymatgen.core import Structure
+
+        row = range(len(self))[index]
+        if self._crystals.counts[row] == 0:
+            return None
+        numbers, frac, lattice = self._crystals.crystal(row, int(self._starts[row]))
+        return Structure(lattice, numbers.tolist(), frac)
+
+    def __iter__(self) -> Iterator[Structure | None]:
+        return (self[i] for i in range(len(self)))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `evaluate` found.
+
+    Attributes:
+        crystals: one row for each crystal asked for, in input order; see ``docs/evaluate.md``.
+        summary: figures that can be written as JSON: ``manifest``, ``headline``,
+            ``distributions``, ``elements``, ``space_groups``, ``bins`` and more.
+        structures: the crystals, None where there is none to show.
+        relaxed: the relaxed crystals, None where there is none.
+    """
+
+    crystals: pandas.DataFrame
+    summary: dict[str, Any]
+    structures: Sequence[Structure | None] = field(repr=False)
+    relaxed: Sequence[Structure | None] = field(repr=False)
+
+    def save(self, folder: str | Path, *, cif: bool | None = None, overwrite: bool = False) -> Path:
+        """Write ``summary.json``, ``crystals.csv``, ``cif/`` and ``report.html``.
+
+        Args:
+            folder: made if it is missing.
+            cif: also write each crystal as a CIF, and its relaxed form; by default if there are
+                at most `CIF_LIMIT`.
+            overwrite: replace an earlier evaluation there.
+
+        Raises:
+            ConfigError: if the folder holds one and it may not be replaced, or without a manifest.
+        """
+        folder = Path(folder)
+        if not self.summary.get("manifest"):
+            raise ConfigError("a result without its manifest is not written")
+        refuse_existing(folder, REPORT_PARTS, overwrite, "name another -o")
+        remove_parts(folder, REPORT_PARTS)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "crystals.csv", lambda p: self.crystals.to_csv(p, index=False))
+        if cif or (cif is None and len(self.structures) <= CIF_LIMIT):
+            self._write_cifs(folder / "cif")
+        write_figures(self.summary, folder)
+        write_html(self, folder)
+        # last, so that a folder with a summary is complete
+        text = json.dumps(self.summary, indent=1, ensure_ascii=False, allow_nan=False)
+        write_text(folder / "summary.json", text + "\n")
+        return folder
+
+    def _write_cifs(self, folder: Path) -> None:
+        from pymatgen.io.cif import CifWriter
+
+        folder.mkdir(exist_ok=True)
+        names = cif_names(self.crystals["id"].tolist())
+        for suffix, structures in (("", self.structures), ("_relaxed", self.relaxed)):
+            for name, structure in zip(names, structures, strict=True):
+                if structure is not None:
+                    text = str(CifWriter(structure))
+                    (folder / f"{name}{suffix}.cif").write_text(text, encoding="utf-8")
+
+
+def cif_names(ids: Sequence[str]) -> list[str]:
+    """Return different file names, without suffix, of row number and harmless characters."""
+    width = max(5, len(str(len(ids))))
+    return [
+        f"{row:0{width}d}_{re.sub(r'[^A-Za-z0-9.-]+', '-', name).strip('-.')[:60]}"
+        for row, name in enumerate(ids, start=1)
+    ]

@@ -1,0 +1,323 @@
+"""From the per-crystal table to figures: shares with intervals, distributions, bins.
+
+Every share is of the crystals that were asked for. What failed counts as not having the property.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chemeleon.evaluation.collection import Collection
+from chemeleon.evaluation.features import composition_features, structure_features
+from chemeleon.evaluation.statistics import frechet, mmd, standardised, wasserstein, wilson
+from chemeleon.evaluation.validity import MIN_DISTANCE, MIN_VOLUME
+
+if TYPE_CHECKING:
+    import pandas
+
+_VALUES_LIMIT = 10_000  # of a histogram in the summary; distances are taken over all
+_HULL_TOLERANCE_EV = 1e-6
+METASTABLE_EV = 0.1
+DISTRIBUTIONS = {
+    "density_g_cm3": ("Density", "g/cm³"),
+    "num_elements": ("Elements", ""),
+    "num_atoms": ("Atoms per cell", ""),
+    "volume_per_atom_a3": ("Volume per atom", "Å³"),
+    "space_group": ("Space group number", ""),
+    "shortest_distance_a": ("Shortest distance", "Å"),
+    **{x: (f"Cell length {x}", "Å") for x in "abc"},
+    **{x: (f"Cell angle {x}", "°") for x in ("alpha", "beta", "gamma")},
+}
+_ATOM_BINS = ((1, 5), (6, 10), (11, 20), (21, 50))
+
+
+class Side(NamedTuple):
+    """Crystals, sample or reference, as the distances between sets need them.
+
+    Attributes:
+        values: column of `DISTRIBUTIONS` to ``(C,)`` values, NaN where unknown.
+        structure: ``(C, F)`` features of structure.
+        composition: ``(C, G)`` features of composition.
+        elements: how many crystals hold each element.
+        space_groups: how many crystals have each group, by number.
+    """
+
+    values: dict[str, NDArray[np.float64]]
+    structure: NDArray[np.float64]
+    composition: NDArray[np.float64]
+    elements: dict[str, int]
+    space_groups: dict[str, int]
+
+
+def make_side(collection: Collection, shortest: NDArray[np.float64]) -> Side:
+    """Collect what is compared between sets.
+
+    Args:
+        collection: the crystals.
+        shortest: ``(C,)`` shortest distances, angstrom.
+    """
+    values = {
+        name: shortest if name == "shortest_distance_a" else collection.column(name)
+        for name in DISTRIBUTIONS
+    }
+    groups = collection.column("space_group")
+    counted = Counter(groups[np.isfinite(groups)].astype(int).tolist())
+    return Side(
+        values,
+        structure_features(collection, shortest),
+        composition_features(collection),
+        _elements(collection),
+        {str(number): count for number, count in sorted(counted.items())},
+    )
+
+
+def halve(side: Side) -> tuple[Side, Side]:
+    """Return the crystals of even and of odd number, without their counts."""
+    one, two = (
+        Side(
+            {name: values[start::2] for name, values in side.values.items()},
+            side.structure[start::2],
+            side.composition[start::2],
+            {},
+            {},
+        )
+        for start in (0, 1)
+    )
+    return one, two
+
+
+def _elements(collection: Collection) -> dict[str, int]:
+    from ase.data import chemical_symbols
+
+    packed = collection.crystals
+    owner = np.repeat(np.arange(len(packed.counts)), packed.counts)
+    pairs = np.unique(owner * 256 + packed.numbers)
+    counts = np.bincount(pairs % 256, minlength=1)
+    return {chemical_symbols[z]: int(counts[z]) for z in np.flatnonzero(counts)}
+
+
+def flags(table: pandas.DataFrame) -> dict[str, tuple[str, NDArray[np.bool_]]]:
+    """Return the properties that are counted: name to (label, ``(C,)`` bool)."""
+    ok = table["status"].to_numpy() == "ok"
+    volume = (table["volume_per_atom_a3"] * table["num_atoms"].astype(float)).to_numpy()
+    shortest = table["shortest_distance_a"].to_numpy()
+    structure = table["valid_structure"].to_numpy()
+    composition = table["valid_composition"].to_numpy()
+    unique = table["unique"].to_numpy()
+    novel = {n: table[n].to_numpy() for n in table.columns if n.startswith("novel_")}
+    found = {
+        "parsed": ("Parsed", ok),
+        "valid_structure": ("Valid structure", structure),
+        "valid_structure_cdvae": (
+            "Valid structure, CDVAE rule",
+            ok & (volume > MIN_VOLUME) & (shortest > MIN_DISTANCE),
+        ),
+        "valid_composition": ("Valid composition (SMACT)", composition),
+        "valid": ("Valid, both", structure & composition),
+        "unique": ("Unique", unique),
+    }
+    for name, flag in novel.items():
+        found[name] = (f"Novel: {name.removeprefix('novel_')}", flag)
+    if novel:
+        first = next(iter(novel.values()))
+        found["unique_novel"] = ("Unique and novel", unique & first)
+        found["valid_unique_novel"] = (
+            "Valid, unique and novel",
+            structure & composition & unique & first,
+        )
+    for prefix in ("", "relaxed_"):
+        column = f"{prefix}e_above_hull_ev"
+        above = table[column].to_numpy(dtype=float) if column in table else np.zeros(0)
+        if np.isfinite(above).any():
+            found |= _stability(above, unique, novel, prefix)
+    return found
+
+
+def _stability(
+    above: NDArray[np.float64],
+    unique: NDArray[np.bool_],
+    novel: dict[str, NDArray[np.bool_]],
+    prefix: str,
+) -> dict[str, tuple[str, NDArray[np.bool_]]]:
+    """Return stability by both conventions; NaN counts as not stable."""
+    word = " (relaxed)" if prefix else ""
+    with np.errstate(invalid="ignore"):
+        stable = above <= _HULL_TOLERANCE_EV
+        below = above <= METASTABLE_EV + _HULL_TOLERANCE_EV
+    found = {
+        f"{prefix}stable": (f"E above hull ≤ 0{word}", stable),
+        f"{prefix}metastable": (f"E above hull ≤ 0.1 eV/atom{word}", below),
+    }
+    if novel:
+        new = unique & next(iter(novel.values()))
+        found[f"{prefix}sun"] = (f"SUN{word}", new & stable)
+        found[f"{prefix}msun"] = (f"MSUN, E ≤ 0.1{word}", new & below)
+        found[f"{prefix}msun_exclusive"] = (f"MSUN, 0 < E ≤ 0.1{word}", new & below & ~stable)
+    return found
+
+
+def headline(
+    table: pandas.DataFrame, distances: dict[str, tuple[str, float]], control: dict[str, float]
+) -> list[dict[str, Any]]:
+    """Return the figures of the first table, with the control row's beside them.
+
+    Args:
+        table: one row per crystal.
+        distances: name to (label, value) of figures that are no shares.
+        control: name to value; what it lacks has none.
+    """
+    total = len(table)
+    entries = []
+    for name, (label, flag) in flags(table).items():
+        count = int(flag.sum())
+        share = wilson(count, total)
+        entries.append(_entry(name, label, *share, count, total, control.get(name)))
+    for name, (label, value) in distances.items():
+        entries.append(_entry(name, label, value, None, None, None, None, control.get(name)))
+    return entries
+
+
+def _entry(
+    name: str,
+    label: str,
+    value: float,
+    low: float | None,
+    high: float | None,
+    count: int | None,
+    of: int | None,
+    control: float | None,
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "label": label,
+        "value": finite(value),
+        "low": finite(low),
+        "high": finite(high),
+        "count": count,
+        "of": of,
+        "control": finite(control),
+    }
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number for JSON: None for NaN and infinities."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def distributions(sample: Side, reference: Side | None) -> dict[str, dict[str, Any]]:
+    """Return the values of both sides, and their Wasserstein distances."""
+    found = {}
+    for name, (label, unit) in DISTRIBUTIONS.items():
+        ours = sample.values[name]
+        theirs = np.zeros(0) if reference is None else reference.values[name]
+        distance = wasserstein(ours, theirs) if name != "space_group" else math.nan
+        found[name] = {
+            "label": label,
+            "unit": unit,
+            "sample": _some(ours),
+            "reference": _some(theirs),
+            "wasserstein": finite(distance),
+        }
+    return found
+
+
+def _some(values: NDArray[np.float64]) -> list[float]:
+    values = values[np.isfinite(values)]
+    if len(values) > _VALUES_LIMIT:
+        values = values[np.linspace(0, len(values) - 1, _VALUES_LIMIT).round().astype(int)]
+    return [float(f"{v:.5g}") for v in values.tolist()]
+
+
+def set_distances(sample: Side, reference: Side) -> dict[str, tuple[str, float]]:
+    """Return the distances between two sets: name to (label, value)."""
+    found = {
+        "wasserstein_density": (
+            "Wasserstein distance of density, g/cm³",
+            wasserstein(sample.values["density_g_cm3"], reference.values["density_g_cm3"]),
+        ),
+        "wasserstein_elements": (
+            "Wasserstein distance of the number of elements",
+            wasserstein(sample.values["num_elements"], reference.values["num_elements"]),
+        ),
+    }
+    for name in ("structure", "composition"):
+        ours, theirs = standardised(getattr(sample, name), getattr(reference, name))
+        found[f"frechet_{name}"] = (f"Fréchet distance of {name}", frechet(ours, theirs))
+        found[f"mmd_{name}"] = (f"MMD of {name}", mmd(ours, theirs))
+    return found
+
+
+def bins(table: pandas.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """Return the counted properties by number of atoms, of elements, and by crystal system."""
+    shown = {name: flag for name, (_, flag) in flags(table).items() if name != "parsed"}
+    atoms = table["num_atoms"].to_numpy(dtype=float, na_value=np.nan)
+    elements = table["num_elements"].to_numpy(dtype=float, na_value=np.nan)
+    system = table["crystal_system"].to_numpy(dtype=object)
+    parts = {
+        "atoms": [
+            (f"{low} to {high}", (atoms >= low) & (atoms <= high)) for low, high in _ATOM_BINS
+        ]
+        + [
+            (f"over {_ATOM_BINS[-1][1]}", atoms > _ATOM_BINS[-1][1]),
+        ],
+        "elements": [
+            (f"{n}" if n < 6 else "6 and more", elements == n if n < 6 else elements >= n)
+            for n in range(1, 7)
+        ],
+        "crystal_system": [
+            (name, system == name)
+            for name in ("triclinic", "monoclinic", "orthorhombic", "tetragonal", "trigonal",
+                         "hexagonal", "cubic")
+        ],
+    }  # fmt: skip
+    result: dict[str, list[dict[str, Any]]] = {}
+    for kind, masks in parts.items():
+        rows = []
+        for name, mask in masks:
+            count = int(mask.sum())
+            if count:
+                shares = {
+                    key: _interval(int((flag & mask).sum()), count) for key, flag in shown.items()
+                }
+                rows.append({kind: name, "crystals": count, **shares})
+        result[kind] = rows
+    return result
+
+
+def _interval(count: int, total: int) -> dict[str, Any]:
+    value, low, high = wilson(count, total)
+    return {"value": value, "low": low, "high": high, "count": count, "of": total}
+
+
+def repetition(
+    table: pandas.DataFrame, sample: Side, base: Side | None, first_novel: str | None
+) -> dict[str, Any]:
+    """Return what fine-tuning towards a reward tends to spoil.
+
+    Args:
+        table: one row per crystal.
+        sample: the same crystals.
+        base: crystals of the model before fine-tuning, if there are any.
+        first_novel: column of novelty against the training set.
+
+    Returns:
+        ``top_formulas`` and the share of the ten most frequent, the ``replay_share`` (copies of
+        training crystals, of all asked for), and the element counts beside those of the base.
+    """
+    total = len(table)
+    top = Counter(table["reduced_formula"].dropna()).most_common(10)
+    found: dict[str, Any] = {
+        "top_formulas": [{"formula": name, "count": count} for name, count in top],
+        "top_ten": _interval(sum(count for _, count in top), total),
+    }
+    if first_novel is not None:
+        known = (table["status"].to_numpy() == "ok") & ~table[first_novel].to_numpy()
+        found["replay"] = _interval(int(np.sum(known)), total)
+    if base is not None:
+        found["elements"] = {"sample": sample.elements, "base": base.elements}
+    return found

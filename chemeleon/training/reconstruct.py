@@ -1,0 +1,72 @@
+"""How well a VAE gives crystals back, by the code that judges crystal structure prediction.
+
+Latents are the posterior means. Match rate and RMSE are CDVAE's (arXiv:2110.06197, section 5.1).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chemeleon.config import presets
+from chemeleon.data.dataset import load_split
+from chemeleon.errors import ConfigError
+from chemeleon.evaluation.matching import TOLERANCES, batch_arrays, match_pairs
+from chemeleon.evaluation.statistics import wilson
+from chemeleon.evaluation.summary import finite
+from chemeleon.models.vae import CrystalVAE
+
+
+@torch.no_grad()
+def reconstruct(
+    model: str | Path,
+    dataset: str,
+    split: str = "test",
+    *,
+    batch_size: int = 256,
+    device: str | None = None,
+    jobs: int | None = None,
+) -> dict[str, Any]:
+    """Encode and decode every crystal of a split, and match the result with the original.
+
+    Args:
+        model: run or model folder, or hub name.
+        dataset: name of the data set.
+        split: train, val or test.
+        batch_size: crystals at a time.
+        device: torch's name; a GPU is used if there is one.
+        jobs: matching processes; all cores if None.
+
+    Raises:
+        ConfigError: for a useless batch size.
+        CheckpointError: if there is no VAE there.
+        DataError: if there is no such data set.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    vae = CrystalVAE.from_pretrained(model).to(where).eval()
+    crystals = load_split(presets.load_data(dataset), split)
+    pairs = []
+    for begin in range(0, len(crystals), batch_size):
+        rows = torch.arange(begin, min(begin + batch_size, len(crystals)))
+        batch = crystals.batch(rows).to(where)
+        decoded = vae.decode(vae.encode(batch).mean, batch)
+        found = batch_arrays(vae.to_crystals(decoded, batch))
+        pairs += list(zip(found, batch_arrays(batch), strict=True))
+    result = match_pairs(pairs, "cdvae", jobs)
+    met = int(result.matched.sum())
+    value, low, high = wilson(met, len(pairs))
+    ltol, stol, angle_tol = TOLERANCES["cdvae"]
+    return {
+        "model": str(model),
+        "dataset": dataset,
+        "split": split,
+        "crystals": len(pairs),
+        "matcher": {"name": "cdvae", "ltol": ltol, "stol": stol, "angle_tol_degree": angle_tol},
+        "match_rate": {"value": value, "low": low, "high": high, "count": met},
+        "rmse": finite(result.mean_rmse),
+        "timed_out": int(result.timed_out.sum()),
+    }
