@@ -45,6 +45,7 @@ class SampleResult(NamedTuple):
     structures: list[Structure | None]
     problems: list[str | None]
     folder: Path | None
+    rank: int = 0  # of this process; all have the crystals, the first one has written them
 
 
 def resolve(
@@ -202,9 +203,10 @@ def sample(
     from chemeleon.crystals.convert import to_structures, write_structures
     from chemeleon.data.writing import CifFiles
     from chemeleon.evaluation.validity import structural_problems, writable
-    from chemeleon.pipeline import Pipeline
+    from chemeleon.pipeline import Pipeline, share
 
-    pipeline = Pipeline.from_pretrained(model, device)
+    mine = share(device)
+    pipeline = Pipeline.from_pretrained(model, mine.device)
     chosen = {"scheduler": scheduler, "steps": steps, "eta": eta}
     settings = _sampler(pipeline.model.config.sampler, chosen)
     if folder is not None:
@@ -212,16 +214,22 @@ def sample(
     structures: list[Structure | None] = [None] * num_samples
     problems: list[str | None] = [None] * num_samples
     started = False
+    batches = pipeline.stream(
+        num_samples,
+        seed=seed,
+        num_atoms=num_atoms,
+        sampler=settings,
+        batch_size=batch_size,
+        precision=precision,
+        rank=mine.rank,
+        world=mine.world,
+    )
+    if mine.world > 1:
+        batches = mine.gather(list(batches))
+    if mine.rank > 0:
+        folder = None  # the first process writes
     cifs = CifFiles(folder, num_samples) if folder is not None and "cif" in formats else None
     with cifs or nullcontext():
-        batches = pipeline.stream(
-            num_samples,
-            seed=seed,
-            num_atoms=num_atoms,
-            sampler=settings,
-            batch_size=batch_size,
-            precision=precision,
-        )
         for numbers, crystals in batches:
             possible = torch.tensor(writable(crystals), dtype=torch.bool)
             kept = crystals.subset(torch.nonzero(possible).squeeze(-1))
@@ -268,7 +276,7 @@ def sample(
             "versions": _versions(),
         }
         write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-    return SampleResult(structures, problems, folder)
+    return SampleResult(structures, problems, folder, mine.rank)
 
 
 def evaluate(

@@ -154,6 +154,8 @@ def sample(
             overwrite=overwrite,
             progress=lambda made: bar.advance(task, made),
         )
+    if result.rank > 0:
+        return
     if table:
         _print_table(result)
     valid = sum(problem is None for problem in result.problems)
