@@ -6,12 +6,11 @@ on the model, the seed and its number alone, not on the batch that it is made in
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -30,41 +29,6 @@ from chemeleon.models.pretrained import place
 
 Precision = Literal["auto", "fp32", "bf16"]
 AUTO_BATCH = {"cpu": 256, "cuda": 2048}
-
-
-class Share(NamedTuple):
-    """This process's part of work that is shared under ``accelerate launch``.
-
-    Attributes:
-        device: torch's name, or None to choose.
-        rank: number of the process.
-        world: how many there are.
-    """
-
-    device: str | None
-    rank: int = 0
-    world: int = 1
-
-    def gather(self, items: list[Any]) -> list[Any]:
-        """Return the items of all processes, on each of them."""
-        from accelerate.utils import gather_object
-
-        return gather_object(items)
-
-
-def share(device: str | None) -> Share:
-    """Return what this process should do; all of it if nothing launched several.
-
-    Args:
-        device: torch's name; each of several processes takes its own GPU if that is not given.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Share(device)
-    from accelerate import PartialState
-
-    # without it, processes that torchrun starts on a CPU would not know of each other
-    state = PartialState(cpu=not torch.accelerator.is_available())
-    return Share(device or str(state.device), state.process_index, state.num_processes)
 
 
 class Options(TypedDict, total=False):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 if TYPE_CHECKING:
-    from chemeleon.api import Format, SampleResult
+    from chemeleon.sampling import Format, SampleResult
 
 FORMATS = ("cif", "extxyz", "json")
 
