@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from chemeleon.checkpoints.folders import SAMPLE_PARTS, refuse_existing, remove_parts
+from chemeleon.checkpoints.folders import refuse_existing
 from chemeleon.checkpoints.hub import convert as hub_convert
 from chemeleon.checkpoints.hub import list_models as hub_list
 from chemeleon.checkpoints.hub import push as hub_push
 from chemeleon.checkpoints.hub import resolve as hub_pull
-from chemeleon.checkpoints.store import write_text
 from chemeleon.config import presets
 from chemeleon.errors import ChemeleonError, ConfigError
-from chemeleon.version import __version__
+from chemeleon.sampling import sample
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -31,20 +26,7 @@ if TYPE_CHECKING:
     from chemeleon.prediction import Prediction
     from chemeleon.training.launch import TrainResult
 
-Format = Literal["cif", "extxyz", "json"]
 Stages = Literal["vae", "ldm", "predict"]
-
-
-class SampleResult(NamedTuple):
-    """What `sample` made.
-
-    ``structures[i]`` is None where crystal ``i`` cannot be written down; ``problems[i]`` says what
-    is wrong with crystal ``i``, or is None.
-    """
-
-    structures: list[Structure | None]
-    problems: list[str | None]
-    folder: Path | None
 
 
 def resolve(
@@ -152,125 +134,6 @@ def predict_run(
     return found
 
 
-def sample(
-    model: str | Path,
-    num_samples: int = 10,
-    *,
-    output: str | Path | None = None,
-    formats: Sequence[Format] = ("cif",),
-    seed: int = 0,
-    batch_size: int | None = None,
-    num_atoms: Sequence[int] | None = None,
-    scheduler: str | None = None,
-    steps: int | None = None,
-    eta: float | None = None,
-    device: str | None = None,
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
-    contact_sheet: bool = False,
-    overwrite: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> SampleResult:
-    """Make crystals with a trained model; the arguments are those of `chemeleon sample`.
-
-    Args:
-        model: run or model folder.
-        num_samples: how many crystals.
-        output: folder to write to; nothing is written if None.
-        formats: files to write there, beside `manifest.json`.
-        seed: same seed, same crystals, whatever the batch size.
-        batch_size: crystals at a time; None finds one that fits.
-        num_atoms: allowed numbers of atoms per cell.
-        scheduler: ddim, ddpm, dpm++, unipc or euler; by default what the model was saved with.
-        steps: evaluations of the denoiser.
-        eta: share of fresh noise, 0 to 1.
-        device: torch's name; a GPU is used if there is one.
-        precision: of the networks; auto is bf16 where a GPU has it, else fp32.
-        contact_sheet: draw all crystals into one PNG.
-        overwrite: replace an earlier sample in ``output``.
-        progress: called with the number of crystals of each finished batch.
-
-    Raises:
-        ChemeleonError: one of its subclasses, saying what to do.
-    """
-    import torch
-
-    _check_request(num_samples, num_atoms)
-    folder = None if output is None else Path(output)
-    if folder is not None:
-        refuse_existing(folder, SAMPLE_PARTS, overwrite, "name another -o")
-
-    from chemeleon.crystals.convert import to_structures, write_structures
-    from chemeleon.data.writing import CifFiles
-    from chemeleon.evaluation.validity import structural_problems, writable
-    from chemeleon.pipeline import Pipeline
-
-    pipeline = Pipeline.from_pretrained(model, device)
-    chosen = {"scheduler": scheduler, "steps": steps, "eta": eta}
-    settings = _sampler(pipeline.model.config.sampler, chosen)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be made
-    structures: list[Structure | None] = [None] * num_samples
-    problems: list[str | None] = [None] * num_samples
-    started = False
-    cifs = CifFiles(folder, num_samples) if folder is not None and "cif" in formats else None
-    with cifs or nullcontext():
-        batches = pipeline.stream(
-            num_samples,
-            seed=seed,
-            num_atoms=num_atoms,
-            sampler=settings,
-            batch_size=batch_size,
-            precision=precision,
-        )
-        for numbers, crystals in batches:
-            possible = torch.tensor(writable(crystals), dtype=torch.bool)
-            kept = crystals.subset(torch.nonzero(possible).squeeze(-1))
-            made = to_structures(kept)
-            for number, problem in zip(
-                numbers.tolist(), structural_problems(crystals), strict=True
-            ):
-                problems[number] = problem
-            for number, structure in zip(numbers[possible].tolist(), made, strict=True):
-                structures[number] = structure
-            if folder is not None and not started:  # now an earlier sample may go
-                remove_parts(folder, SAMPLE_PARTS)
-                started = True
-            if cifs is not None:
-                cifs.add(kept.ids, made)
-            if progress is not None:
-                progress(len(crystals))
-    if folder is not None:
-        names = [f"sample-{i:06d}" for i in range(num_samples)]
-        written = {n: s for n, s in zip(names, structures, strict=True) if s is not None}
-        others = [form for form in formats if form != "cif"]
-        write_structures(list(written.values()), folder, others, list(written))
-        if contact_sheet and written:
-            from chemeleon.evaluation.draw import contact_sheet as draw
-
-            draw(list(written.values()), folder / "contact_sheet.png")
-        manifest = {
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "model": str(model),
-            "weights": pipeline.fingerprint(),
-            "sampler": settings.model_dump(),
-            "seed": seed,
-            "precision": precision,
-            "num_atoms": list(num_atoms) if num_atoms else "training histogram",
-            "requested": num_samples,
-            "written": len(written),
-            "valid": sum(problem is None for problem in problems),
-            "broken": [
-                {"id": names[i], "reason": problem, "written": structures[i] is not None}
-                for i, problem in enumerate(problems)
-                if problem is not None
-            ],
-            "formats": list(formats),
-            "versions": _versions(),
-        }
-        write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-    return SampleResult(structures, problems, folder)
-
-
 def evaluate(
     source: str | Path | Sequence[Structure | None],
     *,
@@ -367,29 +230,6 @@ def vae_reconstruct(
     from chemeleon.training.reconstruct import reconstruct
 
     return reconstruct(model, dataset, split, batch_size=batch_size, device=device, jobs=jobs)
-
-
-def _check_request(num_samples: int, num_atoms: Sequence[int] | None) -> None:
-    if num_samples < 1:
-        raise ConfigError(f"num_samples must be at least 1, got {num_samples}")
-    if num_atoms is not None and (not num_atoms or min(num_atoms) < 1):
-        raise ConfigError(f"num_atoms must be positive numbers, got {list(num_atoms)}")
-
-
-def _sampler(default: Any, chosen: dict[str, Any]) -> Any:
-    from pydantic import ValidationError
-
-    given = {key: value for key, value in chosen.items() if value is not None}
-    try:
-        return type(default).model_validate({**default.model_dump(), **given})
-    except ValidationError as error:
-        problems = [f"{p['loc'][0]}: {p['msg']}, got {p['input']!r}" for p in error.errors()]
-        raise ConfigError("; ".join(problems)) from None
-
-
-def _versions() -> dict[str, str]:
-    names = ("torch", "diffusers", "accelerate", "pymatgen")
-    return {"chemeleon": __version__, **{name: version(name) for name in names}}
 
 
 vae = SimpleNamespace(

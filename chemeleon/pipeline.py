@@ -26,7 +26,6 @@ from chemeleon.errors import GenerationError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import place
-from chemeleon.models.replay import Replayed
 
 Precision = Literal["auto", "fp32", "bf16"]
 AUTO_BATCH = {"cpu": 256, "cuda": 2048}
@@ -222,7 +221,7 @@ class Pipeline:
             out = self.model(z, t, sizes, features, hidden, layout)
             return out.prediction.float(), None if out.variance is None else out.variance.float()
 
-        return Replayed(predict)
+        return predict
 
 
 def _named(batch: CrystalBatch, numbers: Tensor) -> FlatCrystals:

@@ -89,3 +89,29 @@ def test_both_ranks_end_with_the_same_weights(tmp_path):
     second, _ = read_tensors(tmp_path / "rank1.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert len(list((tmp_path / "run").glob("state*"))) == 1  # saved once
+
+
+def test_two_processes_sample_what_one_does(tmp_path, tiny_ldm):
+    import json
+
+    from pymatgen.core import Structure
+
+    for name, start in (("two", launcher()), ("one", [sys.executable])):
+        words = ["-m", "chemeleon", "sample", "--model", str(tiny_ldm), "-n", "9", "--steps", "3"]
+        done = subprocess.run(
+            [*start, *words, "-o", str(tmp_path / name), "--seed", "4"],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("9 crystals,") == 1
+    one, two = (json.loads((tmp_path / n / "manifest.json").read_text()) for n in ("one", "two"))
+    assert one["written"] == two["written"] > 0
+    assert one["broken"] == two["broken"]
+    for path in sorted((tmp_path / "one" / "cif").glob("*.cif")):
+        first = Structure.from_file(path)
+        second = Structure.from_file(tmp_path / "two" / "cif" / path.name)
+        assert first.composition == second.composition
+        assert abs(first.volume - second.volume) < 1e-3 * first.volume

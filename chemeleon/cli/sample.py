@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 if TYPE_CHECKING:
-    from chemeleon.api import Format, SampleResult
+    from chemeleon.sampling import Format, SampleResult
 
 FORMATS = ("cif", "extxyz", "json")
 
@@ -154,6 +154,8 @@ def sample(
             overwrite=overwrite,
             progress=lambda made: bar.advance(task, made),
         )
+    if result.rank > 0:
+        return
     if table:
         _print_table(result)
     valid = sum(problem is None for problem in result.problems)

@@ -56,8 +56,11 @@ class GraphedBackward:
     Gradients must be accumulated into tensors that stay where they are.
     """
 
-    def __init__(self, backward: Callable[[Any, int], dict[str, Tensor]]) -> None:
-        self.backward = backward
+    def __init__(
+        self, backward: Callable[[Any, int], dict[str, Tensor]], say: Callable[[str], object]
+    ) -> None:
+        self.backward, self.say = backward, say
+        self.possible = True
         self.forget()
 
     def forget(self) -> None:
@@ -72,10 +75,18 @@ class GraphedBackward:
         key = (parts, batch.form)
         if key not in self.recorded:
             self.seen[key] = self.seen.get(key, 0) + 1
-            full = len(self.recorded) >= MOST_GRAPHS
+            full = len(self.recorded) >= MOST_GRAPHS or not self.possible
             if self.seen[key] <= ORDINARY_STEPS or full or not batch.resident:
                 return self._ordinary(batch, parts)
-            self._record(key, batch, parts)
+            try:
+                self._record(key, batch, parts)
+            except RuntimeError as error:  # nothing has been computed yet: this step is not lost
+                self.possible = False
+                self.say(
+                    "a step cannot be recorded as a CUDA graph, going on more slowly without"
+                    f" (trainer.cuda_graphs=false does not try): {str(error).splitlines()[0]}"
+                )
+                return self._ordinary(batch, parts)
         graph, place, terms = self.recorded[key]
         torch._foreach_copy_(place.tensors(), batch.tensors())  # pyright: ignore
         graph.replay()

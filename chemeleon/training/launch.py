@@ -30,7 +30,7 @@ from chemeleon.models.vae import CrystalVAE
 from chemeleon.training.ldm import LDMStage
 from chemeleon.training.loop import Fitted, Stage, fit
 from chemeleon.training.predictor import PredictStage, load_targets
-from chemeleon.training.run import Run, make_accelerator
+from chemeleon.training.run import Run, keep_freed_memory, make_accelerator
 from chemeleon.training.scoring import score
 from chemeleon.training.vae import VAEStage
 
@@ -69,6 +69,8 @@ def train(
     if not resume:
         refuse_existing(folder, RUN_PARTS, overwrite, "go on with --resume, or name another -o")
     accelerator = make_accelerator(config.trainer, folder, console)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     if not accelerator.is_main_process:
         console.quiet = True
     # built before anything is removed or written: bad input must not cost the earlier run
