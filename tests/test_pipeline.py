@@ -84,28 +84,31 @@ def test_an_earlier_sample_is_kept_unless_told(tiny_ldm, tmp_path):
 
 def test_broken_crystals_are_counted_and_named(tiny_ldm, tmp_path, monkeypatch):
     def broken(self, num_samples, **options):
-        return FlatCrystals(
-            atomic_numbers=torch.tensor([11, 17, 11, 17, 6, 6]),
-            frac_coords=torch.tensor(
-                [[0.0, 0, 0], [0.5, 0.5, 0.5], [0, 0, 0], [0, 0, 0.01], [0, 0, 0], [0.5, 0, 0]]
+        yield (
+            torch.arange(3),
+            FlatCrystals(
+                atomic_numbers=torch.tensor([11, 17, 11, 17, 6, 6]),
+                frac_coords=torch.tensor(
+                    [[0.0, 0, 0], [0.5, 0.5, 0.5], [0, 0, 0], [0, 0, 0.01], [0, 0, 0], [0.5, 0, 0]]
+                ),
+                lattice=torch.stack(
+                    [4 * torch.eye(3), 4 * torch.eye(3), float("nan") * torch.ones(3, 3)]
+                ),
+                num_atoms=torch.tensor([2, 2, 2]),
+                targets={},
+                ids=["a", "b", "c"],
             ),
-            lattice=torch.stack(
-                [4 * torch.eye(3), 4 * torch.eye(3), float("nan") * torch.ones(3, 3)]
-            ),
-            num_atoms=torch.tensor([2, 2, 2]),
-            targets={},
-            ids=["a", "b", "c"],
         )
 
-    monkeypatch.setattr(Pipeline, "generate", broken)
+    monkeypatch.setattr(Pipeline, "stream", broken)
     result = chemeleon.sample(tiny_ldm, 3, output=tmp_path / "out")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert (manifest["requested"], manifest["written"], manifest["valid"]) == (3, 2, 1)
     reasons = {entry["id"]: (entry["reason"], entry["written"]) for entry in manifest["broken"]}
-    assert "apart" in reasons["b"][0]
-    assert reasons["b"][1] is True
-    assert "finite" in reasons["c"][0]
-    assert reasons["c"][1] is False
+    assert "apart" in reasons["sample-000001"][0]
+    assert reasons["sample-000001"][1] is True
+    assert "finite" in reasons["sample-000002"][0]
+    assert reasons["sample-000002"][1] is False
     assert [s is None for s in result.structures] == [False, False, True]
 
 
