@@ -7,9 +7,10 @@ on the model, the seed and its number alone, not on the batch that it is made in
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Literal, TypedDict, Unpack
 
 import torch
@@ -110,6 +111,10 @@ class Pipeline:
         See ``stream`` for arguments and errors. Broken crystals are still in it.
         """
         made = list(self.stream(num_samples, **options))
+        if not made:
+            raise GenerationError(
+                f"{num_samples} crystals leave none for this process: ask for more"
+            )
         return join([crystals for _, crystals in made], torch.cat([number for number, _ in made]))
 
     def stream(
@@ -143,51 +148,63 @@ class Pipeline:
         size = wanted or AUTO_BATCH.get(self.device.type, AUTO_BATCH["cpu"])
         # even parts, or the last one may be too small to fill the device
         size = max(1, min(size, -(-len(mine) // max(1, -(-len(mine) // size)))))
-        precision = given.get("precision", "auto")
+        precision, stop, index = given.get("precision", "auto"), Event(), self.device.index
+        if self.device.type == "cuda" and index is None:
+            index = torch.cuda.current_device()
 
         def make(start: int) -> tuple[Tensor, FlatCrystals]:
+            if self.device.type == "cuda":
+                torch.cuda.set_device(index)  # each thread has its own
             chosen = mine[start : start + size]
-            batch = self._generate_batch(walker, keys[chosen], sizes[chosen], precision)
+            batch = self._generate_batch(walker, keys[chosen], sizes[chosen], precision, stop)
             return chosen, _named(batch, chosen)
 
         with ThreadPoolExecutor(1) as worker:
-            start, running = 0, worker.submit(make, 0) if len(mine) else None
-            while running is not None:
-                try:
-                    chosen, crystals = running.result()
-                except torch.OutOfMemoryError:
-                    if wanted is not None or size == 1:
-                        raise GenerationError(
-                            f"not enough memory for {size} crystals at a time: lower --batch-size,"
-                            " or let --batch-size auto find one that fits"
-                        ) from None
-                    torch.cuda.empty_cache()
-                    size = max(1, size // 2)
-                    running = worker.submit(make, start)
-                    continue
-                start += len(chosen)
-                running = worker.submit(make, start) if start < len(mine) else None
-                yield chosen, crystals
+            try:
+                start, running = 0, worker.submit(make, 0) if len(mine) else None
+                while running is not None:
+                    try:
+                        chosen, crystals = running.result()
+                    except torch.OutOfMemoryError:
+                        if wanted is not None or size == 1:
+                            raise GenerationError(
+                                f"not enough memory for {size} crystals at a time: lower"
+                                " --batch-size, or let --batch-size auto find one that fits"
+                            ) from None
+                        torch.cuda.empty_cache()
+                        size = max(1, size // 2)
+                        running = worker.submit(make, start)
+                        continue
+                    start += len(chosen)
+                    running = worker.submit(make, start) if start < len(mine) else None
+                    yield chosen, crystals
+            finally:
+                stop.set()  # whoever leaves early does not wait for the batch under way
 
     @torch.no_grad()
     def _generate_batch(
-        self, walker: Sampler, keys: Tensor, sizes: Tensor, precision: Precision
+        self, walker: Sampler, keys: Tensor, sizes: Tensor, precision: Precision, stop: Event
     ) -> CrystalBatch:
         width = int(sizes.max())
         shapes = self._shapes(sizes, width).to(self.device)
         keys, mask = keys.to(self.device), shapes.mask
         start = normal(fold(keys, "start"), (width, self.model.vae.config.latent_dim))
         with self._autocast(precision):  # around the whole walk: weights are rounded once
-            z = walker.sample(self._predictor(shapes), start, mask, keys)
+            z = walker.sample(self._predictor(shapes, stop), start, mask, keys)
             z = self.model.unstandardise(z) * mask.unsqueeze(-1)
             decoded = self.model.vae.decode(z, shapes)
         return self.model.vae.to_crystals(decoded, shapes).to("cpu")
 
+    def precision(self, wanted: Precision) -> Literal["fp32", "bf16"]:
+        """Return what ``auto`` means on this device; the other choices as they are."""
+        if wanted != "auto":
+            return wanted
+        able = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return "bf16" if able else "fp32"
+
     def _autocast(self, precision: Precision) -> torch.autocast:
-        if precision == "auto":
-            able = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-            precision = "bf16" if able else "fp32"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
+        enabled = self.precision(precision) == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     @staticmethod
     def _shapes(sizes: Tensor, width: int) -> CrystalBatch:
@@ -204,7 +221,7 @@ class Pipeline:
             check=False,
         )
 
-    def _predictor(self, shapes: CrystalBatch) -> Predict:
+    def _predictor(self, shapes: CrystalBatch, stop: Event) -> Predict:
         """Return the denoiser as a function of latents and time; conditions are left open."""
         conditions = self.model.denoiser.conditions
         sizes, layout = shapes.num_atoms, Layout.of(shapes)
@@ -217,6 +234,8 @@ class Pipeline:
             }
 
         def predict(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+            if stop.is_set():
+                raise CancelledError
             t = t[:1] if features is None else t  # all are at the same time
             out = self.model(z, t, sizes, features, hidden, layout)
             return out.prediction.float(), None if out.variance is None else out.variance.float()

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -58,6 +59,9 @@ def sample(
 ) -> SampleResult:
     """Make crystals with a trained model; the arguments are those of `chemeleon sample`.
 
+    Under ``accelerate launch`` all processes must call it: they share the work, each returns all
+    crystals, and the first one writes.
+
     Args:
         model: run or model folder.
         num_samples: how many crystals.
@@ -98,40 +102,37 @@ def sample(
         folder.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be made
     structures: list[Structure | None] = [None] * num_samples
     problems: list[str | None] = [None] * num_samples
-    started = False
-    batches = pipeline.stream(
-        num_samples,
-        seed=seed,
-        num_atoms=num_atoms,
-        sampler=settings,
-        batch_size=batch_size,
-        precision=precision,
-        rank=mine.rank,
-        world=mine.world,
-    )
-    if mine.world > 1:
-        batches = mine.gather(list(batches))
+    options: dict[str, Any] = {"rank": mine.rank, "world": mine.world, "precision": precision}
+    options |= {"seed": seed, "num_atoms": num_atoms, "sampler": settings, "batch_size": batch_size}
+    stream = pipeline.stream(num_samples, **options)
+    batches = mine.gather(list(stream)) if mine.world > 1 else stream
     if mine.rank > 0:
         folder = None  # the first process writes
-    cifs = CifFiles(folder, num_samples) if folder is not None and "cif" in formats else None
-    with cifs or nullcontext():
-        for numbers, crystals in batches:
-            possible = torch.tensor(writable(crystals), dtype=torch.bool)
-            kept = crystals.subset(torch.nonzero(possible).squeeze(-1))
-            made = to_structures(kept)
-            for number, problem in zip(
-                numbers.tolist(), structural_problems(crystals), strict=True
-            ):
-                problems[number] = problem
-            for number, structure in zip(numbers[possible].tolist(), made, strict=True):
-                structures[number] = structure
-            if folder is not None and not started:  # now an earlier sample may go
-                remove_parts(folder, SAMPLE_PARTS)
-                started = True
-            if cifs is not None:
-                cifs.add(kept.ids, made)
-            if progress is not None:
-                progress(len(crystals))
+    # an earlier sample is there until all crystals have been made
+    staging = None if folder is None else folder / ".making"
+    cifs = CifFiles(staging, num_samples) if staging is not None and "cif" in formats else None
+    try:
+        with cifs or nullcontext(), closing(stream):
+            for numbers, crystals in batches:
+                possible = torch.tensor(writable(crystals), dtype=torch.bool)
+                kept = crystals.subset(torch.nonzero(possible).squeeze(-1))
+                made = to_structures(kept)
+                found = structural_problems(crystals)
+                for number, problem in zip(numbers.tolist(), found, strict=True):
+                    problems[number] = problem
+                for number, structure in zip(numbers[possible].tolist(), made, strict=True):
+                    structures[number] = structure
+                if cifs is not None:
+                    cifs.add(kept.ids, made)
+                if progress is not None:
+                    progress(len(crystals))
+        if folder is not None:
+            remove_parts(folder, SAMPLE_PARTS)
+        if staging is not None and (staging / "cif").is_dir():
+            (staging / "cif").rename(staging.parent / "cif")
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
     if folder is not None:
         names = [f"sample-{i:06d}" for i in range(num_samples)]
         written = {n: s for n, s in zip(names, structures, strict=True) if s is not None}
@@ -147,7 +148,7 @@ def sample(
             "weights": pipeline.fingerprint(),
             "sampler": settings.model_dump(),
             "seed": seed,
-            "precision": precision,
+            "precision": pipeline.precision(precision),
             "num_atoms": list(num_atoms) if num_atoms else "training histogram",
             "requested": num_samples,
             "written": len(written),

@@ -139,7 +139,7 @@ class TrainerConfig(Section):
     )
     compile: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="torch.compile; `auto`: on a GPU, if 4 more minutes of work are ahead.",
+        description="torch.compile on a GPU (not in fp16); `auto`: if 4 more minutes are ahead.",
     )
     cuda_graphs: bool = Field(
         default=True, description="GPU: record a step once and replay it; same numbers, faster."

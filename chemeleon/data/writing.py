@@ -5,12 +5,14 @@ from __future__ import annotations
 import queue
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from chemeleon.crystals.convert import write_structures
 from chemeleon.data.pool import run_parallel, worker_count
+from chemeleon.errors import DataError
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -27,7 +29,7 @@ class CifFiles:
         expected: how many crystals will come.
 
     Raises:
-        DataError: as ``write_structures``.
+        DataError: as ``write_structures``, or if another process could not write.
     """
 
     def __init__(self, folder: str | Path, expected: int) -> None:
@@ -47,6 +49,8 @@ class CifFiles:
         if self.running is None:
             write_structures(structures, self.folder, ["cif"], names)
             return
+        if self.running.done():
+            self._finish()  # it only ends by itself when something is wrong
         (self.folder / "cif").mkdir(parents=True, exist_ok=True)
         for start in range(0, len(names), _CHUNK):
             part = structures[start : start + _CHUNK]
@@ -65,11 +69,23 @@ class CifFiles:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.running is not None:
-            self.jobs.put(None)
-            self.thread.shutdown(wait=True)
-            if error is None:
-                self.running.result()
+        if self.running is None:
+            return
+        if error is not None:  # nobody wants the rest
+            with suppress(queue.Empty):
+                while True:
+                    self.jobs.get_nowait()
+        self.jobs.put(None)
+        self.thread.shutdown(wait=True)
+        if error is None:
+            self._finish()
+
+    def _finish(self) -> None:
+        assert self.running is not None
+        try:
+            self.running.result()
+        except RuntimeError as problem:
+            raise DataError(f"CIF files could not be written to {self.folder}: {problem}") from None
 
     def _run(self) -> None:
         for _ in run_parallel("chemeleon.data._cif_worker:write_chunk", self._jobs(), self.workers):

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
+import shutil
 
 import torch
 from torch import Tensor
@@ -53,9 +55,11 @@ def _forward(qkv: Tensor, starts: Tensor, counts: Tensor, heads: int, most: int)
     qkv = qkv.contiguous()
     out = qkv.new_zeros(qkv.shape[0], qkv.shape[1] // 3)
     width = out.shape[1] // heads
-    attend[(counts.shape[0], heads)](  # pyright: ignore
-        qkv, out, starts, counts, 1 / math.sqrt(width), heads, width, _block(most), num_warps=2
-    )
+    # Triton takes the current device, which is another one in a new thread
+    with torch.cuda.device(qkv.device):
+        attend[(counts.shape[0], heads)](  # pyright: ignore
+            qkv, out, starts, counts, 1 / math.sqrt(width), heads, width, _block(most), num_warps=2
+        )
     return out
 
 
@@ -68,18 +72,19 @@ def _backward(
     qkv, grad = qkv.contiguous(), grad.contiguous()
     out = torch.zeros_like(qkv)
     width = grad.shape[1] // heads
-    attend_backward[(counts.shape[0], heads)](  # pyright: ignore
-        qkv,
-        grad,
-        out,
-        starts,
-        counts,
-        1 / math.sqrt(width),
-        heads,
-        width,
-        _block(most),
-        num_warps=2,
-    )
+    with torch.cuda.device(qkv.device):
+        attend_backward[(counts.shape[0], heads)](  # pyright: ignore
+            qkv,
+            grad,
+            out,
+            starts,
+            counts,
+            1 / math.sqrt(width),
+            heads,
+            width,
+            _block(most),
+            num_warps=2,
+        )
     return out
 
 
@@ -108,4 +113,7 @@ def _differentiate(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
+# it builds a small launcher with a C compiler when it is first used
+_HAS_TRITON = importlib.util.find_spec("triton") is not None and any(
+    shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")
+)

@@ -95,10 +95,9 @@ class Denoiser(nn.Module):
         """
         slots = torch.arange(z.shape[1], device=z.device)
         last = num_atoms.unsqueeze(-1) - 1
-        if layout is None or self.config.token_layout == "interleaved":
-            layout = Layout.from_mask(
-                slots <= last, num_atoms
-            )  # padded tokens speak for atoms there
+        speaking = self.config.token_layout == "interleaved"  # padded tokens speak for atoms
+        if layout is None or speaking:
+            layout = Layout.from_mask(slots <= last, num_atoms)._replace(ragged=not speaking)
         # padded slots repeat the last index: their tokens count in the interleaved layout
         places = index_embedding(slots, self.config.width)[torch.minimum(slots, last)]
         x = layout.pack(self.embed(z) + places)

@@ -49,7 +49,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """Attend within each crystal; ``x`` is ``(B, N, D)`` or ``(T, D)``."""
         qkv = self.qkv(x)
-        if usable(qkv, self.heads, layout.atoms):
+        if layout.ragged and usable(qkv, self.heads, layout.atoms):
             flat = qkv.flatten(0, -2)
             out = ragged_attention(flat, layout.starts, layout.counts, self.heads, layout.atoms)
             return self.out(out.view(x.shape))

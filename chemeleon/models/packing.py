@@ -31,6 +31,7 @@ class Layout(NamedTuple):
             packed. A few at the end may be padding, which fills up ``T``.
         tokens: ``(B * N,)`` the token of each slot, anything where there is none.
         present: ``(B * N,)`` bool, slots that have a token.
+        ragged: nobody looks at what attention says of padded slots.
     """
 
     starts: Tensor
@@ -40,6 +41,7 @@ class Layout(NamedTuple):
     slots: Tensor | None = None
     tokens: Tensor | None = None
     present: Tensor | None = None
+    ragged: bool = True
 
     @classmethod
     def of(cls, batch: CrystalBatch) -> Layout:

@@ -82,9 +82,10 @@ class GraphedBackward:
                 self._record(key, batch, parts)
             except RuntimeError as error:  # nothing has been computed yet: this step is not lost
                 self.possible = False
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
                 self.say(
                     "a step cannot be recorded as a CUDA graph, going on more slowly without"
-                    f" (trainer.cuda_graphs=false does not try): {str(error).splitlines()[0]}"
+                    f" (trainer.cuda_graphs=false does not try): {reason}"
                 )
                 return self._ordinary(batch, parts)
         graph, place, terms = self.recorded[key]
@@ -136,6 +137,8 @@ class Compiler:
         self.open = False
         if seconds_left < WORTH_SECONDS or not _can_compile():
             return False
+        # a run that goes well must not end because compiling fails
+        torch._dynamo.config.suppress_errors = True
         self._compile()
         return True
 

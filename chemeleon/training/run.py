@@ -66,8 +66,9 @@ def keep_freed_memory() -> None:
     trim, top_pad, mmap = -1, -2, -3  # malloc.h
     with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
-        for option, value in ((mmap, 1 << 30), (trim, (1 << 31) - 1), (top_pad, 256 << 20)):
-            mallopt(option, value)
+        if mallopt(mmap, 1 << 30):  # without it the others would make things worse
+            mallopt(trim, (1 << 31) - 1)
+            mallopt(top_pad, 256 << 20)
 
 
 class Run:

@@ -146,10 +146,11 @@ def load(
 
     with torch.no_grad():
         restore([p.data for p in weights.updated], "weight.{}")
-        if "optimizer_steps" in tensors:
+        steps = tensors.get("optimizer_steps", tensors.get("optimizer.0.step"))
+        if steps is not None:
             for parameter in weights.updated:
                 optimizer.state[parameter] = {  # pyright: ignore[reportArgumentType]
-                    "step": tensors["optimizer_steps"].clone().to(parameter.device),
+                    "step": steps.clone().to(parameter.device),
                     **{name: torch.zeros_like(parameter) for name in OPTIMIZER_TENSORS},
                 }
             for name in OPTIMIZER_TENSORS:

@@ -1,7 +1,7 @@
 """From gradients to new weights: sum over processes, clip, guard, step, clear.
 
-Nothing here waits for the device: clipping and the guard against numbers that are not finite go
-into the fused optimizer as tensors, the way a loss scaler's do.
+Nothing here waits for the device (but in fp16): clipping and the guard against numbers that are not
+finite go into the fused optimizer as tensors, the way a loss scaler's do.
 """
 
 from __future__ import annotations
