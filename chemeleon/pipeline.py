@@ -6,7 +6,7 @@ on the model, the seed and its number alone, not on the batch that it is made in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -119,7 +119,7 @@ class Pipeline:
 
     def stream(
         self, num_samples: int, **options: Unpack[Options]
-    ) -> Iterator[tuple[Tensor, FlatCrystals]]:
+    ) -> Generator[tuple[Tensor, FlatCrystals]]:
         """Make crystals and yield each finished batch with the crystals' numbers.
 
         While the caller is busy with a batch, the next one is made by another thread.

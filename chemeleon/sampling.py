@@ -114,7 +114,7 @@ def sample(
     try:
         with cifs or nullcontext(), closing(stream):
             for numbers, crystals in batches:
-                possible = torch.tensor(writable(crystals), dtype=torch.bool)
+                possible = torch.as_tensor(writable(crystals))
                 kept = crystals.subset(torch.nonzero(possible).squeeze(-1))
                 made = to_structures(kept)
                 found = structural_problems(crystals)
