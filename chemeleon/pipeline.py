@@ -115,7 +115,8 @@ class Pipeline:
             raise GenerationError(
                 f"{num_samples} crystals leave none for this process: ask for more"
             )
-        return join([crystals for _, crystals in made], torch.cat([number for number, _ in made]))
+        numbers, parts = zip(*made, strict=True)
+        return FlatCrystals.join(parts).subset(torch.argsort(torch.cat(numbers)))
 
     def stream(
         self, num_samples: int, **options: Unpack[Options]
@@ -247,16 +248,3 @@ def _named(batch: CrystalBatch, numbers: Tensor) -> FlatCrystals:
     """Drop the padding; crystals are called by their number."""
     flat = batch.flatten([f"sample-{i:06d}" for i in numbers.tolist()])
     return replace(flat, frac_coords=wrap(flat.frac_coords))
-
-
-def join(parts: list[FlatCrystals], numbers: Tensor) -> FlatCrystals:
-    """Join batches of the crystals ``numbers`` and put them in the order of their number."""
-    joined = FlatCrystals(
-        atomic_numbers=torch.cat([part.atomic_numbers for part in parts]),
-        frac_coords=torch.cat([part.frac_coords for part in parts]),
-        lattice=torch.cat([part.lattice for part in parts]),
-        num_atoms=torch.cat([part.num_atoms for part in parts]),
-        targets={},
-        ids=[name for part in parts for name in part.ids],
-    )
-    return joined.subset(torch.argsort(numbers))

@@ -159,14 +159,7 @@ def _values(
     total = sum(map(len, found))
     if not total:
         return []
-    together = FlatCrystals(
-        atomic_numbers=torch.cat([f.atomic_numbers for f in found]),
-        frac_coords=torch.cat([f.frac_coords for f in found]),
-        lattice=torch.cat([f.lattice for f in found]),
-        num_atoms=torch.cat([f.num_atoms for f in found]),
-        targets={},
-        ids=[name for f in found for name in f.ids],
-    )
+    together = FlatCrystals.join(found)
     report = None if progress is None else lambda done: progress(done, total)
     columns = {k: v.tolist() for k, v in model.predict_all(together, report).items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

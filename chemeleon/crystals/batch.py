@@ -215,6 +215,18 @@ class FlatCrystals:
             check=False,
         )
 
+    @classmethod
+    def join(cls, parts: Sequence[FlatCrystals]) -> FlatCrystals:
+        """Return the crystals of all parts, one part after the other; targets are left out."""
+        return cls(
+            atomic_numbers=torch.cat([part.atomic_numbers for part in parts]),
+            frac_coords=torch.cat([part.frac_coords for part in parts]),
+            lattice=torch.cat([part.lattice for part in parts]),
+            num_atoms=torch.cat([part.num_atoms for part in parts]),
+            targets={},
+            ids=[name for part in parts for name in part.ids],
+        )
+
     def subset(self, indices: Tensor) -> FlatCrystals:
         """Return the crystals at ``indices`` ``(K,)``, in that order."""
         counts = self.num_atoms[indices]

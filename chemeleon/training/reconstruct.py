@@ -16,6 +16,7 @@ from chemeleon.errors import ConfigError
 from chemeleon.evaluation.matching import TOLERANCES, batch_arrays, match_pairs
 from chemeleon.evaluation.statistics import wilson
 from chemeleon.evaluation.summary import finite
+from chemeleon.models.pretrained import place
 from chemeleon.models.vae import CrystalVAE
 
 
@@ -46,8 +47,8 @@ def reconstruct(
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    vae = CrystalVAE.from_pretrained(model).to(where).eval()
+    vae = place(CrystalVAE.from_pretrained(model), device)
+    where = vae.frequencies.device
     crystals = load_split(presets.load_data(dataset), split)
     pairs = []
     for begin in range(0, len(crystals), batch_size):
