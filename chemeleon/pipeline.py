@@ -27,6 +27,7 @@ from chemeleon.errors import GenerationError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import place
+from chemeleon.models.replay import Replayed
 
 Precision = Literal["auto", "fp32", "bf16"]
 AUTO_BATCH = {"cpu": 256, "cuda": 2048}
@@ -234,12 +235,17 @@ class Pipeline:
                 for name in features
             }
 
-        def predict(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-            if stop.is_set():
-                raise CancelledError
+        def evaluate(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
             t = t[:1] if features is None else t  # all are at the same time
             out = self.model(z, t, sizes, features, hidden, layout)
             return out.prediction.float(), None if out.variance is None else out.variance.float()
+
+        replayed = Replayed(evaluate)
+
+        def predict(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+            if stop.is_set():
+                raise CancelledError
+            return replayed(z, t)
 
         return predict
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from chemeleon.config.schema import AugmentConfig
 from chemeleon.crystals.batch import CrystalBatch
+from chemeleon.crystals.lattice import inverse
 from chemeleon.crystals.random import fold, normal, uniform
 
 
@@ -70,6 +71,6 @@ def jitter(batch: CrystalBatch, keys: Tensor, std_angstrom: float) -> CrystalBat
     if std_angstrom == 0:
         return batch
     noise = std_angstrom * normal(fold(keys, "jitter"), (batch.width, 3))
-    frac_noise = torch.linalg.solve(batch.lattice.mT, noise.mT).mT
+    frac_noise = noise @ inverse(batch.lattice)
     frac_coords = batch.frac_coords + frac_noise.masked_fill(~batch.mask.unsqueeze(-1), 0.0)
     return batch.with_geometry(frac_coords, batch.lattice)

@@ -79,11 +79,13 @@ def to_structures(crystals: FlatCrystals | CrystalBatch) -> list[Structure]:
         for number in set(numbers) - made.keys():
             made[number] = Composition({Element.from_Z(number): 1})
         lattice = Lattice(cell)
-        sites = [
+        structure = Structure(lattice, [], [], properties=properties)
+        # Structure's own ways check every site, and from_sites makes each one twice
+        structure.sites = [
             PeriodicSite(made[z], at, lattice, skip_checks=True)
             for z, at in zip(numbers, frac, strict=True)
         ]
-        structures.append(Structure.from_sites(sites, properties=properties))
+        structures.append(structure)
     return structures
 
 

@@ -56,3 +56,16 @@ def wrap(frac_coords: Tensor) -> Tensor:
     """Bring fractional coordinates into [0, 1); tiny negative numbers do not round up to 1."""
     wrapped = frac_coords - torch.floor(frac_coords)
     return torch.where(wrapped >= 1, torch.zeros_like(wrapped), wrapped)
+
+
+def inverse(lattice: Tensor) -> Tensor:
+    """Return the inverse matrices of ``(..., 3, 3)``, in 1/angstrom; rows of coordinates times them
+    are fractional.
+
+    Written out, because the general routine waits for the device to see whether it failed.
+    """
+    a, b, c = lattice.unbind(-2)
+    normals = torch.stack(
+        [torch.cross(b, c, dim=-1), torch.cross(c, a, dim=-1), torch.cross(a, b, dim=-1)], -1
+    )
+    return normals / (a * normals[..., 0]).sum(-1)[..., None, None]

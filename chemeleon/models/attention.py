@@ -28,7 +28,7 @@ def usable(qkv: Tensor, heads: int, atoms: int) -> bool:
         and qkv.dtype in (torch.bfloat16, torch.float16)
         and atoms <= MOST_ATOMS
         and qkv.shape[-1] // (3 * heads) in HEAD_WIDTHS
-        and _HAS_TRITON
+        and HAS_TRITON
     )
 
 
@@ -50,7 +50,7 @@ def ragged_attention(qkv: Tensor, starts: Tensor, counts: Tensor, heads: int, mo
 
 @torch.library.custom_op("chemeleon::ragged_attention", mutates_args=())
 def _forward(qkv: Tensor, starts: Tensor, counts: Tensor, heads: int, most: int) -> Tensor:
-    from chemeleon.models.attention_kernels import attend
+    from chemeleon.models.kernels import attend
 
     qkv = qkv.contiguous()
     out = qkv.new_zeros(qkv.shape[0], qkv.shape[1] // 3)
@@ -67,7 +67,7 @@ def _forward(qkv: Tensor, starts: Tensor, counts: Tensor, heads: int, most: int)
 def _backward(
     grad: Tensor, qkv: Tensor, starts: Tensor, counts: Tensor, heads: int, most: int
 ) -> Tensor:
-    from chemeleon.models.attention_kernels import attend_backward
+    from chemeleon.models.kernels import attend_backward
 
     qkv, grad = qkv.contiguous(), grad.contiguous()
     out = torch.zeros_like(qkv)
@@ -114,6 +114,6 @@ def _differentiate(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
 # it builds a small launcher with a C compiler when it is first used
-_HAS_TRITON = importlib.util.find_spec("triton") is not None and any(
+HAS_TRITON = importlib.util.find_spec("triton") is not None and any(
     shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")
 )

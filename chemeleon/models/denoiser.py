@@ -20,6 +20,7 @@ from chemeleon.models.layers import (
     index_embedding,
     timestep_embedding,
 )
+from chemeleon.models.modulation import fused, modulate
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import Pretrained
 from chemeleon.models.vae import CrystalVAE
@@ -109,9 +110,13 @@ class Denoiser(nn.Module):
         condition = F.silu(condition)
         for block in self.blocks:
             x = block(x, condition, layout)
-        shift, scale = layout.spread(self.modulation(condition)).chunk(2, dim=-1)
-        out = self.head(torch.addcmul(shift, self.norm(x), 1 + scale))
-        return self._split(layout.unpack(out))
+        modulation = self.modulation(condition)
+        if fused(x):
+            h = modulate(x, modulation, layout, shift=0)
+        else:
+            shift, scale = layout.spread(modulation).chunk(2, dim=-1)
+            h = torch.addcmul(shift, self.norm(x), 1 + scale)
+        return self._split(layout.unpack(self.head(h)))
 
     def _split(self, out: Tensor) -> Denoised:
         if not self.learned_variance:

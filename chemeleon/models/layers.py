@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chemeleon.models.attention import ragged_attention, usable
+from chemeleon.models.modulation import add_gated, add_gated_and_modulate, fused, modulate
 from chemeleon.models.packing import Layout
 
 
@@ -135,7 +136,13 @@ class ModulatedBlock(nn.Module):
         ``condition`` is silu of the condition, ``(B, D)``, or ``(1, D)`` where all crystals share
         it.
         """
-        chunks = layout.spread(self.modulation(condition)).chunk(6, dim=-1)
+        modulation = self.modulation(condition)
+        if fused(x) and not self.training:  # no dropout
+            h = modulate(x, modulation, layout, shift=0)
+            out = self.attn(h, layout)
+            x, h = add_gated_and_modulate(x, out, modulation, layout, gate=2, shift=3)
+            return add_gated(x, self.mlp(h), modulation, layout, gate=5)
+        chunks = layout.spread(modulation).chunk(6, dim=-1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = chunks
         h = torch.addcmul(shift_attn, self.norm1(x), 1 + scale_attn)
         x = torch.addcmul(x, gate_attn, self.dropout(self.attn(h, layout)))
