@@ -19,7 +19,7 @@ from torch import Tensor
 from chemeleon.checkpoints.hub import PushOptions
 from chemeleon.checkpoints.store import weights_hash
 from chemeleon.config.schema import SamplerConfig
-from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
+from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, FlatCrystals
 from chemeleon.crystals.lattice import wrap
 from chemeleon.crystals.random import fold, make_keys, normal, uniform
 from chemeleon.diffusion.sampler import Predict, Sampler
@@ -39,6 +39,8 @@ class Options(TypedDict, total=False):
     Attributes:
         seed: same seed, same crystals.
         num_atoms: allowed numbers of atoms; by default the training distribution.
+        atoms: atomic numbers of each crystal, ``M`` lists, for a model of kind csp; the crystals
+            have exactly these, in order of atomic number.
         sampler: scheduler, steps and eta; by default what the model's config says.
         batch_size: crystals at a time; by default one that fits is found.
         precision: of the networks; ``auto`` is bf16 where a GPU has it. Steps between their
@@ -49,6 +51,7 @@ class Options(TypedDict, total=False):
 
     seed: int
     num_atoms: Sequence[int] | None
+    atoms: Sequence[Sequence[int]] | None
     sampler: SamplerConfig | None
     batch_size: int | None
     precision: Precision
@@ -134,16 +137,17 @@ class Pipeline:
             GenerationError: if the model cannot make crystals this way, or memory is too small.
         """
         given = Options(**options)
-        if self.model.vae.config.kind == "csp":
-            raise GenerationError(
-                "this model was trained to place given atoms (kind csp) and cannot choose elements:"
-                " use a model trained with a dng preset"
-            )
+        atoms = given.get("atoms")
+        self._check_kind(atoms is not None)
         walker = Sampler(
             self.model.config.diffusion, given.get("sampler") or self.model.config.sampler
         )
         keys = make_keys(given.get("seed", 0), torch.arange(num_samples))
-        sizes = self.draw_sizes(keys, given.get("num_atoms"))
+        types = None if atoms is None else _table(atoms, num_samples)
+        if types is None:
+            sizes = self.draw_sizes(keys, given.get("num_atoms"))
+        else:
+            sizes = (types > 0).sum(-1)
         order = torch.argsort(sizes, stable=True)  # like sizes together: little padding
         mine = order[given.get("rank", 0) :: given.get("world", 1)]
         wanted = given.get("batch_size")
@@ -158,7 +162,10 @@ class Pipeline:
             if self.device.type == "cuda":
                 torch.cuda.set_device(index)  # each thread has its own
             chosen = mine[start : start + size]
-            batch = self._generate_batch(walker, keys[chosen], sizes[chosen], precision, stop)
+            asked = None if types is None else types[chosen]
+            batch = self._generate_batch(
+                walker, keys[chosen], sizes[chosen], precision, stop, asked
+            )
             return chosen, _named(batch, chosen)
 
         with ThreadPoolExecutor(1) as worker:
@@ -183,12 +190,38 @@ class Pipeline:
             finally:
                 stop.set()  # whoever leaves early does not wait for the batch under way
 
+    def _check_kind(self, formula: bool) -> None:
+        """Refuse a formula for a model that chooses elements, and none for one that does not."""
+        told = self.model.config.denoiser.types
+        if formula and not told:
+            raise GenerationError(
+                "this model chooses the elements itself and cannot be asked for a formula: use one"
+                " trained with csp presets (chemeleon vae train --preset mp_20/csp, then"
+                " chemeleon ldm train --preset mp_20/csp)"
+            )
+        if told and not formula:
+            raise GenerationError(
+                "this model places given atoms (kind csp) and cannot choose elements: name them"
+                " with --formula, or use a model trained with a dng preset"
+            )
+        if not told and self.model.vae.config.kind == "csp":
+            raise GenerationError(
+                "this model's VAE is of kind csp but its denoiser was not told the elements, so"
+                " nothing can be sampled from it: train an LDM with a csp preset"
+            )
+
     @torch.no_grad()
     def _generate_batch(
-        self, walker: Sampler, keys: Tensor, sizes: Tensor, precision: Precision, stop: Event
+        self,
+        walker: Sampler,
+        keys: Tensor,
+        sizes: Tensor,
+        precision: Precision,
+        stop: Event,
+        types: Tensor | None = None,
     ) -> CrystalBatch:
         width = int(sizes.max())
-        shapes = self._shapes(sizes, width).to(self.device)
+        shapes = self._shapes(sizes, width, types).to(self.device)
         keys, mask = keys.to(self.device), shapes.mask
         start = normal(fold(keys, "start"), (width, self.model.vae.config.latent_dim))
         with self._autocast(precision):  # around the whole walk: weights are rounded once
@@ -209,12 +242,12 @@ class Pipeline:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     @staticmethod
-    def _shapes(sizes: Tensor, width: int) -> CrystalBatch:
-        """Return crystals of these sizes with nothing in them yet, packed."""
+    def _shapes(sizes: Tensor, width: int, types: Tensor | None = None) -> CrystalBatch:
+        """Return crystals of these sizes (and atoms) with no geometry yet, packed."""
         mask = torch.arange(width) < sizes.unsqueeze(-1)
         full = bool(mask.all())
         return CrystalBatch(
-            atomic_numbers=mask.long(),
+            atomic_numbers=mask.long() if types is None else types[:, :width],
             frac_coords=torch.zeros(len(sizes), width, 3),
             lattice=torch.eye(3).expand(len(sizes), 3, 3),
             num_atoms=sizes,
@@ -237,7 +270,7 @@ class Pipeline:
 
         def evaluate(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
             t = t[:1] if features is None else t  # all are at the same time
-            out = self.model(z, t, sizes, features, hidden, layout)
+            out = self.model(z, t, sizes, features, hidden, layout, shapes.atomic_numbers)
             return out.prediction.float(), None if out.variance is None else out.variance.float()
 
         replayed = Replayed(evaluate)
@@ -248,6 +281,20 @@ class Pipeline:
             return replayed(z, t)
 
         return predict
+
+
+def _table(atoms: Sequence[Sequence[int]], num_samples: int) -> Tensor:
+    """Return atomic numbers in the order of training, ``(M, most atoms)``, padded with 0."""
+    if len(atoms) != num_samples:
+        raise GenerationError(f"{num_samples} crystals are asked for, with atoms of {len(atoms)}")
+    for number, row in enumerate(atoms):
+        if not row or min(row) < 1 or max(row) > MAX_ATOMIC_NUMBER:
+            raise GenerationError(
+                f"crystal {number}: atoms must be atomic numbers of 1 to {MAX_ATOMIC_NUMBER}, at"
+                f" least one, got {list(row)}"
+            )
+    width = max(map(len, atoms), default=0)
+    return torch.tensor([[*sorted(row), *[0] * (width - len(row))] for row in atoms])
 
 
 def _named(batch: CrystalBatch, numbers: Tensor) -> FlatCrystals:

@@ -49,6 +49,10 @@ class VAEConfig(Section):
         default="dng",
         description="`dng` decodes elements; `csp` is given them (formula to structure).",
     )
+    decoder_types: bool = Field(
+        default=False,
+        description="csp: the decoder sees each atom's element; in published models it does not.",
+    )
     coordinate_head: Literal["raw", "angle"] = Field(
         default="angle",
         description="`raw`: three numbers, squared error (published); `angle`: a sine and cosine"
@@ -73,6 +77,8 @@ class VAEConfig(Section):
             raise ValueError(
                 f"width {self.width} must be even and a multiple of heads {self.heads}"
             )
+        if self.decoder_types and self.kind == "dng":
+            raise ValueError("decoder_types=true would tell the decoder of kind=dng the answer")
         return self
 
 
@@ -85,6 +91,10 @@ class DenoiserConfig(Section):
     mlp_ratio: Positive = Field(default=4, description="Hidden width of the MLP over the width.")
     dropout: Fraction = Field(
         default=0.0, description="Dropout after attention and inside the MLP."
+    )
+    types: bool = Field(
+        default=False,
+        description="The denoiser sees each atom's element; goes with a VAE of kind csp.",
     )
     token_layout: Literal["per_atom", "interleaved"] = Field(
         default="per_atom",

@@ -91,13 +91,14 @@ def match_targets(
         "matcher": "cdvae",
         "targets": len(targets),
         "k": max((len(of) for of in rows), default=0),
-        "at_1": _rate(first),
-        "at_k": _rate(best),
+        "at_1": rate(first),
+        "at_k": rate(best),
         "timed_out": timed_out,
     }
 
 
-def _rate(rmse: np.ndarray) -> dict[str, Any]:
+def rate(rmse: np.ndarray) -> dict[str, Any]:
+    """Return match rate and mean RMSE of the targets' ``rmse``, infinite where one is not met."""
     met = np.isfinite(rmse)
     value, low, high = wilson(int(met.sum()), len(rmse))
     return {

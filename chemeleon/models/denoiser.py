@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from chemeleon.checkpoints.store import ModelFolder
 from chemeleon.config.schema import LDMConfig, VAEConfig
 from chemeleon.models.conditions import ConditionEncoder
+from chemeleon.models.elements import element_embedding
 from chemeleon.models.layers import (
     ModulatedBlock,
     index_embedding,
@@ -50,6 +51,7 @@ class Denoiser(nn.Module):
         width = self.config.width
         outputs = latent_dim * (2 if self.learned_variance else 1)
         self.embed = nn.Linear(latent_dim, width)
+        self.types = element_embedding(width) if self.config.types else None
         self.time = nn.Sequential(
             nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width)
         )
@@ -82,6 +84,7 @@ class Denoiser(nn.Module):
         features: Mapping[str, Tensor] | None = None,
         drop: Mapping[str, Tensor] | None = None,
         layout: Layout | None = None,
+        types: Tensor | None = None,
     ) -> Denoised:
         """Predict the noise (or velocity, or flow) in ``z``.
 
@@ -93,6 +96,7 @@ class Denoiser(nn.Module):
             features: condition name to ``(B, F)``, for a conditional model.
             drop: condition name to ``(B,)`` bool, True where the condition is hidden.
             layout: how the batch is packed, if it is.
+            types: ``(B, N)`` atomic numbers, for a model that is told them; 0 on padded slots.
         """
         slots = torch.arange(z.shape[1], device=z.device)
         last = num_atoms.unsqueeze(-1) - 1
@@ -101,7 +105,11 @@ class Denoiser(nn.Module):
             layout = Layout.from_mask(slots <= last, num_atoms)._replace(ragged=not speaking)
         # padded slots repeat the last index: their tokens count in the interleaved layout
         places = index_embedding(slots, self.config.width)[torch.minimum(slots, last)]
-        x = layout.pack(self.embed(z) + places)
+        x = self.embed(z) + places
+        if self.types is not None:
+            assert types is not None
+            x = x + self.types(types)
+        x = layout.pack(x)
         condition = self.time(timestep_embedding(t, TIME_FEATURES))
         if self.conditions is not None:
             assert features is not None
@@ -187,6 +195,7 @@ class LatentDiffusion(Pretrained):
         features: Mapping[str, Tensor] | None = None,
         drop: Mapping[str, Tensor] | None = None,
         layout: Layout | None = None,
+        types: Tensor | None = None,
     ) -> Denoised:
         """Denoise standardised latents; see ``Denoiser.forward``."""
-        return self.denoiser(z, t, num_atoms, features, drop, layout)
+        return self.denoiser(z, t, num_atoms, features, drop, layout, types)

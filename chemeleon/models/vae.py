@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from chemeleon.checkpoints.store import ModelFolder
 from chemeleon.config.schema import VAEConfig, VAELossConfig
-from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch
+from chemeleon.crystals.batch import CrystalBatch
 from chemeleon.crystals.lattice import lattice_from_parameters
 from chemeleon.errors import CheckpointError
+from chemeleon.models.elements import CLASSES, element_embedding
 from chemeleon.models.layers import Transformer, index_embedding
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import Pretrained
-
-CLASSES = MAX_ATOMIC_NUMBER + 1
 
 
 class Posterior(NamedTuple):
@@ -82,6 +81,7 @@ class CrystalVAE(Pretrained):
         self.encoder = self._transformer(config.encoder_layers)
         self.to_moments = nn.Linear(width, 2 * config.latent_dim, bias=False)
         self.from_latent = nn.Linear(config.latent_dim, width, bias=False)
+        self.decoder_types = element_embedding(width) if config.decoder_types else None
         self.decoder = self._transformer(config.decoder_layers)
         self.type_head = nn.Linear(width, CLASSES) if config.kind == "dng" else None
         coords_out = 3 if config.coordinate_head == "raw" else 6
@@ -111,7 +111,8 @@ class CrystalVAE(Pretrained):
 
     def drop_decoder(self) -> None:
         """Keep the encoder alone, for models that train it and have no use for the rest."""
-        del self.from_latent, self.decoder, self.type_head, self.coords_head, self.lattice_head
+        del self.from_latent, self.decoder_types, self.decoder
+        del self.type_head, self.coords_head, self.lattice_head
 
     def architecture(self) -> dict[str, Any]:
         """See ``Pretrained``."""
@@ -147,7 +148,10 @@ class CrystalVAE(Pretrained):
 
     def decode(self, z: Tensor, batch: CrystalBatch) -> Decoded:
         """Decode latents ``(B, N, L)``; of ``batch`` only the sizes (and types, csp) are used."""
-        features = self.decoder(self.from_latent(z) + self._places(batch), Layout.of(batch))
+        x = self.from_latent(z) + self._places(batch)
+        if self.decoder_types is not None:
+            x = x + self.decoder_types(batch.atomic_numbers)
+        features = self.decoder(x, Layout.of(batch))
         weights = batch.mask.unsqueeze(-1).to(features.dtype)
         pooled = (features * weights).sum(1) / weights.sum(1)
         lattice = self.lattice_head(pooled)

@@ -160,7 +160,16 @@ def _start_ldm(
         names = ("denoiser", "diffusion", "conditions", "latent_scale")
         _check_same("ldm", names, start.config, ldm, source)
         return None, start
-    return _vae("ldm", ldm.vae_ckpt_path), None
+    vae = _vae("ldm", ldm.vae_ckpt_path)
+    if ldm.denoiser.types != (vae.config.kind == "csp"):
+        kind = "csp" if ldm.denoiser.types else "dng"
+        raise ConfigError(
+            f"{ldm.vae_ckpt_path} is a VAE of kind {vae.config.kind}, but"
+            f" ldm.denoiser.types={str(ldm.denoiser.types).lower()} goes with kind {kind}: train"
+            f" the VAE with a {kind} preset (vae train --preset .../{kind}), or the LDM with"
+            f" {'.../csp' if vae.config.kind == 'csp' else '.../null'}"
+        )
+    return vae, None
 
 
 def _start_predictor(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from chemeleon.config.schema import LDMTrainConfig
 from chemeleon.crystals.augment import augment
 from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.ordering import by_element
 from chemeleon.crystals.random import fold, normal, uniform
 from chemeleon.data.dataset import atom_histogram
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
@@ -47,6 +48,8 @@ class LDMStage:
         self.config, self.autocast = config, autocast
         self.ema_decay = config.ldm.ema_decay
         torch.manual_seed(config.seed)
+        if config.ldm.denoiser.types:
+            train, val = by_element(train), by_element(val)
         self.loader = Loader.from_config(config, train, device, rank, world)
         self.val = EvalLoader(val, config.data.batch_size, device=device)
         self.process = NoiseProcess(config.ldm.diffusion, device)
@@ -109,7 +112,13 @@ class LDMStage:
             features = conditions.featurise(crystals)
             hidden = {name: uniform(fold(batch.keys, f"drop {name}")) < drop for name in features}
         prediction, variance = model(
-            noised.z, noised.t, crystals.num_atoms, features, hidden, Layout.of(crystals)
+            noised.z,
+            noised.t,
+            crystals.num_atoms,
+            features,
+            hidden,
+            Layout.of(crystals),
+            crystals.atomic_numbers,
         )
         per_crystal = self.process.losses(prediction, variance, x0, noised, mask)
         terms = {name: value.sum() / batch.size for name, value in per_crystal.items()}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from chemeleon.config import presets
+from chemeleon.crystals.ordering import by_element
 from chemeleon.data.dataset import load_split
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.matching import TOLERANCES, batch_arrays, match_pairs
@@ -50,6 +51,8 @@ def reconstruct(
     vae = place(CrystalVAE.from_pretrained(model), device)
     where = vae.frequencies.device
     crystals = load_split(presets.load_data(dataset), split)
+    if vae.config.kind == "csp":
+        crystals = by_element(crystals)
     pairs = []
     for begin in range(0, len(crystals), batch_size):
         rows = torch.arange(begin, min(begin + batch_size, len(crystals)))
