@@ -51,13 +51,13 @@ class _Recorded(NamedTuple):
 
 
 class GraphedBackward:
-    """Calls ``backward(batch, parts, last)``, or replays it for a batch of a recorded form.
+    """Calls ``backward(batch, parts)``, or replays it for a batch of a recorded form.
 
     Gradients must be accumulated into tensors that stay where they are.
     """
 
     def __init__(
-        self, backward: Callable[[Any, int, bool], dict[str, Tensor]], say: Callable[[str], object]
+        self, backward: Callable[[Any, int], dict[str, Tensor]], say: Callable[[str], object]
     ) -> None:
         self.backward, self.say = backward, say
         self.possible = True
@@ -70,16 +70,16 @@ class GraphedBackward:
         self.pool = torch.cuda.graph_pool_handle()
         self.stream = torch.cuda.Stream()
 
-    def __call__(self, batch: Recordable, parts: int, last: bool) -> dict[str, Tensor]:
+    def __call__(self, batch: Recordable, parts: int) -> dict[str, Tensor]:
         """Return the loss terms, valid until the next call."""
-        key = (parts, last, batch.form)
+        key = (parts, batch.form)
         if key not in self.recorded:
             self.seen[key] = self.seen.get(key, 0) + 1
             full = len(self.recorded) >= MOST_GRAPHS or not self.possible
             if self.seen[key] <= ORDINARY_STEPS or full or not batch.resident:
-                return self._ordinary(batch, parts, last)
+                return self._ordinary(batch, parts)
             try:
-                self._record(key, batch, parts, last)
+                self._record(key, batch, parts)
             except RuntimeError as error:  # nothing has been computed yet: this step is not lost
                 self.possible = False
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -87,21 +87,21 @@ class GraphedBackward:
                     "a step cannot be recorded as a CUDA graph, going on more slowly without"
                     f" (trainer.cuda_graphs=false does not try): {reason}"
                 )
-                return self._ordinary(batch, parts, last)
+                return self._ordinary(batch, parts)
         graph, place, terms = self.recorded[key]
         torch._foreach_copy_(place.tensors(), batch.tensors())  # pyright: ignore
         graph.replay()
         return terms
 
-    def _ordinary(self, batch: Recordable, parts: int, last: bool) -> dict[str, Tensor]:
+    def _ordinary(self, batch: Recordable, parts: int) -> dict[str, Tensor]:
         # as it will be recorded, so that whatever is set up or compiled at first is done now
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            terms = self.backward(batch.clone(), parts, last)
+            terms = self.backward(batch.clone(), parts)
         torch.cuda.current_stream().wait_stream(self.stream)
         return terms
 
-    def _record(self, key: Any, batch: Recordable, parts: int, last: bool) -> None:
+    def _record(self, key: Any, batch: Recordable, parts: int) -> None:
         place = batch.clone()
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
@@ -109,7 +109,7 @@ class GraphedBackward:
         with torch.cuda.graph(
             graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
         ):
-            terms = self.backward(place, parts, last)
+            terms = self.backward(place, parts)
         self.recorded[key] = _Recorded(graph, place, terms)
 
 

@@ -126,7 +126,7 @@ def _backward(run: Run, batches: list[Any]) -> dict[str, Tensor]:
     for i, batch in enumerate(batches):
         last = i + 1 == len(batches)
         with nullcontext() if last else run.accelerator.no_sync(run.model):
-            terms = run.backward(batch, len(batches), last)
+            terms = run.backward(batch, len(batches))
         for name, value in terms.items():
             sums[name] = sums[name] + value if name in sums else value.clone()
     return sums

@@ -134,12 +134,12 @@ class Run:
             self.at.epoch, self.at.step_in_epoch = self.at.epoch + 1, 0
         self.at.steps_per_epoch = now
 
-    def _backward(self, batch: Any, parts: int, last: bool) -> dict[str, Tensor]:
+    def _backward(self, batch: Any, parts: int) -> dict[str, Tensor]:
         """Add the gradients of one micro-batch of ``parts``; return its share of the terms."""
         terms = self.stage.loss(self.model, batch)
         share = terms["loss"] / parts
         if isinstance(self.weights, FlatWeights):
-            self.weights.add_gradients_of(share, last=last)
+            self.weights.add_gradients_of(share)
         else:
             self.accelerator.backward(share)
         return {name: value.detach().float() / parts for name, value in terms.items()}

@@ -1,4 +1,4 @@
-"""From gradients to new weights: mean over processes, clip, guard, step, clear.
+"""From gradients to new weights: sum over processes, clip, guard, step, clear.
 
 Nothing here waits for the device (but in fp16): clipping and the guard against numbers that are not
 finite go into the fused optimizer as tensors, the way a loss scaler's do.
@@ -7,13 +7,10 @@ finite go into the fused optimizer as tensors, the way a loss scaler's do.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-
-MESSAGES = 6  # that the gradients are sent in; the first leave while the rest is computed
 
 
 class Weights:
@@ -32,6 +29,9 @@ class Weights:
         """Return numbers that belong to ``updated`` as one tensor per parameter (views)."""
         return tensors
 
+    def average_gradients(self) -> None:
+        """Take the mean over processes; DDP has done it."""
+
     def gradient_norm(self) -> Tensor:
         """Return the norm of all gradients."""
         grads = [p.grad for p in self.parameters if p.grad is not None]
@@ -41,32 +41,6 @@ class Weights:
         """Forget the gradients."""
         for parameter in self.parameters:
             parameter.grad = None
-
-
-class _Part:
-    """A stretch of the flat gradients, summed over processes as soon as it is complete."""
-
-    def __init__(self, grad: Tensor, parameters: int) -> None:
-        self.grad, self.parameters = grad, parameters
-        self.expected = -1  # gradients that have not come yet; below 0 nothing is sent
-        self.work: Any = None
-
-    def arrived(self, _parameter: Tensor) -> None:
-        """Count a gradient; send with the last one."""
-        self.expected -= 1
-        if self.expected == 0:
-            self._send()
-
-    def finish(self) -> None:
-        """Send if some weights had no gradient, and let what follows wait for the answer."""
-        if self.expected > 0:
-            self._send()
-        self.expected = -1
-        self.work.wait()
-
-    def _send(self) -> None:
-        mean = torch.distributed.ReduceOp.AVG
-        self.work = torch.distributed.all_reduce(self.grad, op=mean, async_op=True)
 
 
 class FlatWeights(Weights):
@@ -86,47 +60,22 @@ class FlatWeights(Weights):
         self.grads = self.pieces([self.flat.grad])
         for parameter, weight in zip(parameters, self.pieces([self.flat.data]), strict=True):
             parameter.data = weight
-        self.parts: list[_Part] = []
-        if torch.distributed.is_initialized():
-            self._share()
 
-    def _share(self) -> None:
-        """Cut the gradients into parts that are sent one by one, each when it is complete."""
-        assert self.flat.grad is not None
-        total, start, end = self.flat.numel(), 0, 0
-        members: list[nn.Parameter] = []
-        for parameter, grad in zip(self.parameters, self.grads, strict=True):
-            parameter.grad = grad
-            members.append(parameter)
-            end += parameter.numel()
-            if end - start >= total / MESSAGES or end == total:
-                part = _Part(self.flat.grad[start:end], len(members))
-                for member in members:
-                    member.register_post_accumulate_grad_hook(part.arrived)
-                self.parts.append(part)
-                members, start = [], end
-
-    def add_gradients_of(self, loss: Tensor, *, last: bool = True) -> None:
-        """Differentiate and add to the gradients.
-
-        With the ``last`` loss of a step, the mean over processes is taken; it begins with the end
-        of the model, while gradients of its beginning are still computed.
-        """
-        if not self.parts:
-            grads = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
-            torch._foreach_add_(self.grads, grads)  # pyright: ignore
-            return
-        for part in self.parts:
-            part.expected = part.parameters if last else -1
-        loss.backward()
-        if last:
-            for part in self.parts:
-                part.finish()
+    def add_gradients_of(self, loss: Tensor) -> None:
+        """Differentiate and add to the gradients, in a few kernels for all of them."""
+        grads = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        torch._foreach_add_(self.grads, grads)  # pyright: ignore
 
     def pieces(self, tensors: list[Tensor]) -> list[Tensor]:
         """See ``Weights``."""
         parts = tensors[0].split(self.sizes)
         return [t.view_as(p) for t, p in zip(parts, self.parameters, strict=True)]
+
+    def average_gradients(self) -> None:
+        """See ``Weights``."""
+        if torch.distributed.is_initialized():
+            assert self.flat.grad is not None
+            torch.distributed.all_reduce(self.flat.grad, op=torch.distributed.ReduceOp.AVG)
 
     def gradient_norm(self) -> Tensor:
         """See ``Weights``."""
@@ -159,6 +108,7 @@ class Update:
         Once a loss or a gradient was not finite, weights are never changed again; the caller finds
         out when it reads the numbers.
         """
+        self.weights.average_gradients()
         if self.scaler is not None:
             norm = self._scaled_step()
         else:
