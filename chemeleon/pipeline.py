@@ -138,7 +138,7 @@ class Pipeline:
         """
         given = Options(**options)
         atoms = given.get("atoms")
-        self._check_kind(atoms is not None)
+        self.check_kind(atoms is not None)
         walker = Sampler(
             self.model.config.diffusion, given.get("sampler") or self.model.config.sampler
         )
@@ -190,8 +190,12 @@ class Pipeline:
             finally:
                 stop.set()  # whoever leaves early does not wait for the batch under way
 
-    def _check_kind(self, formula: bool) -> None:
-        """Refuse a formula for a model that chooses elements, and none for one that does not."""
+    def check_kind(self, formula: bool) -> None:
+        """Refuse a formula for a model that chooses elements, and none for one that does not.
+
+        Raises:
+            GenerationError: naming the presets that train the other kind.
+        """
         told = self.model.config.denoiser.types
         if formula and not told:
             raise GenerationError(
@@ -224,7 +228,7 @@ class Pipeline:
         shapes = self._shapes(sizes, width, types).to(self.device)
         keys, mask = keys.to(self.device), shapes.mask
         start = normal(fold(keys, "start"), (width, self.model.vae.config.latent_dim))
-        with self._autocast(precision):  # around the whole walk: weights are rounded once
+        with self.autocast(precision):  # around the whole walk: weights are rounded once
             z = walker.sample(self._predictor(shapes, stop), start, mask, keys)
             z = self.model.unstandardise(z) * mask.unsqueeze(-1)
             decoded = self.model.vae.decode(z, shapes)
@@ -237,7 +241,8 @@ class Pipeline:
         able = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         return "bf16" if able else "fp32"
 
-    def _autocast(self, precision: Precision) -> torch.autocast:
+    def autocast(self, precision: Precision) -> torch.autocast:
+        """Return the context that networks are called in."""
         enabled = self.precision(precision) == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 

@@ -26,23 +26,42 @@ if TYPE_CHECKING:
 Format = Literal["cif", "extxyz", "json"]
 
 
-class SampleResult(NamedTuple):
-    """What `sample` made.
+class SampleResult(list["Structure"]):
+    """What `sample` made: a list of the structures, which also knows of those that failed.
 
-    ``structures[i]`` is None where crystal ``i`` cannot be written down; ``problems[i]`` says what
-    is wrong with crystal ``i``, or is None.
+    Attributes:
+        structures: one entry per crystal that was asked for, None where it cannot be written down;
+            the list itself leaves these out.
+        problems: what is wrong with each crystal, or None.
+        names: of each crystal, as in files.
+        folder: where they were written.
+        rank: of this process; all have the crystals, the first one has written them.
+        notes: what could not be done as asked.
     """
 
-    structures: list[Structure | None]
-    problems: list[str | None]
-    folder: Path | None
-    rank: int = 0  # of this process; all have the crystals, the first one has written them
+    def __init__(
+        self,
+        structures: list[Structure | None],
+        problems: list[str | None],
+        names: list[str],
+        folder: Path | None,
+        rank: int = 0,
+        notes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(structure for structure in structures if structure is not None)
+        self.structures, self.problems, self.names = structures, problems, names
+        self.folder, self.rank, self.notes = folder, rank, list(notes)
 
 
 def sample(
     model: str | Path,
     num_samples: int = 10,
     *,
+    n: int | None = None,
+    formula: str | Sequence[str] | None = None,
+    formula_units: Sequence[int] | None = None,
+    formulas_from: str | None = None,
+    rank_by: Literal["auto", "energy", "model", "none"] = "auto",
     output: str | Path | None = None,
     formats: Sequence[Format] = ("cif",),
     seed: int = 0,
@@ -64,7 +83,15 @@ def sample(
 
     Args:
         model: run or model folder.
-        num_samples: how many crystals.
+        num_samples: how many crystals; of each formula, if formulas are asked for.
+        n: the same, in short.
+        formula: one or more formulas, for a model of kind csp. The structures come formula by
+            formula, the most promising first.
+        formula_units: formula units per cell to try; None tries what training makes likely.
+        formulas_from: data set and split (``perov_5/test``) or file of structures whose atoms are
+            asked for; samples are called ``ID-1``, ``ID-2``, ... and not ranked.
+        rank_by: order of a formula's candidates: energy (CHGNet), model (how well it recognises
+            what it made), auto (energy where CHGNet is installed, else model) or none.
         output: folder to write to; nothing is written if None.
         formats: files to write there, beside `manifest.json`.
         seed: same seed, same crystals, whatever the batch size.
@@ -84,7 +111,10 @@ def sample(
     """
     import torch
 
+    num_samples = num_samples if n is None else n
     _check_request(num_samples, num_atoms)
+    formulas = [formula] if isinstance(formula, str) else list(formula or ())
+    _check_formulas(formulas, formula_units, formulas_from, num_atoms)
     folder = None if output is None else Path(output)
     if folder is not None:
         refuse_existing(folder, SAMPLE_PARTS, overwrite, "name another -o")
@@ -92,20 +122,35 @@ def sample(
     from chemeleon.crystals.convert import to_structures, write_structures
     from chemeleon.data.writing import CifFiles
     from chemeleon.evaluation.validity import structural_problems, writable
+    from chemeleon.formulas import of_data, of_formulas
     from chemeleon.pipeline import Pipeline
+    from chemeleon.ranking import best_first, make_scorer
 
     mine = share(device)
     pipeline = Pipeline.from_pretrained(model, mine.device)
     chosen = {"scheduler": scheduler, "steps": steps, "eta": eta}
     settings = _sampler(pipeline.model.config.sampler, chosen)
+    pipeline.check_kind(bool(formulas or formulas_from))
+    asked, scorer = None, None
+    if formulas:
+        asked = of_formulas(formulas, num_samples, formula_units, pipeline.model)
+        scorer = make_scorer(rank_by, pipeline, precision)
+    elif formulas_from is not None:
+        asked = of_data(formulas_from, num_samples)
+    if asked is not None:
+        num_samples = len(asked.atoms)
+    names = [f"sample-{i:06d}" for i in range(num_samples)] if asked is None else asked.names()
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be made
     structures: list[Structure | None] = [None] * num_samples
     problems: list[str | None] = [None] * num_samples
     options: dict[str, Any] = {"rank": mine.rank, "world": mine.world, "precision": precision}
     options |= {"seed": seed, "num_atoms": num_atoms, "sampler": settings, "batch_size": batch_size}
+    options["atoms"] = None if asked is None else asked.atoms
     stream = pipeline.stream(num_samples, **options)
-    batches = mine.gather(list(stream)) if mine.world > 1 else stream
+    scored = ((at, made, scorer.score(made) if scorer else None) for at, made in stream)
+    batches = mine.gather(list(scored)) if mine.world > 1 else scored
+    scores = torch.full((num_samples,), float("nan"), dtype=torch.float64)
     if mine.rank > 0:
         folder = None  # the first process writes
     # an earlier sample is there until all crystals have been made
@@ -113,7 +158,7 @@ def sample(
     cifs = CifFiles(staging, num_samples) if staging is not None and "cif" in formats else None
     try:
         with cifs or nullcontext(), closing(stream):
-            for numbers, crystals in batches:
+            for numbers, crystals, values in batches:
                 possible = torch.as_tensor(writable(crystals))
                 kept = crystals.subset(torch.nonzero(possible).squeeze(-1))
                 made = to_structures(kept)
@@ -122,10 +167,22 @@ def sample(
                     problems[number] = problem
                 for number, structure in zip(numbers[possible].tolist(), made, strict=True):
                     structures[number] = structure
-                if cifs is not None:
-                    cifs.add(kept.ids, made)
+                if values is not None:
+                    scores[numbers] = values
+                elif cifs is not None:
+                    cifs.add([names[i] for i in numbers[possible].tolist()], made)
                 if progress is not None:
                     progress(len(crystals))
+            order = list(range(num_samples))
+            if asked is not None and scorer is not None:
+                order = best_first(asked.groups(), scores, problems)
+                structures = [structures[i] for i in order]
+                problems = [problems[i] for i in order]
+            for name, structure in zip(names, structures, strict=True):
+                if structure is not None:
+                    structure.properties["material_id"] = name
+                    if cifs is not None and scorer is not None:
+                        cifs.add([name], [structure])
         if folder is not None:
             remove_parts(folder, SAMPLE_PARTS)
         if staging is not None and (staging / "cif").is_dir():
@@ -134,7 +191,6 @@ def sample(
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
     if folder is not None:
-        names = [f"sample-{i:06d}" for i in range(num_samples)]
         written = {n: s for n, s in zip(names, structures, strict=True) if s is not None}
         others = [form for form in formats if form != "cif"]
         write_structures(list(written.values()), folder, others, list(written))
@@ -142,6 +198,9 @@ def sample(
             from chemeleon.evaluation.draw import contact_sheet as draw
 
             draw(list(written.values()), folder / "contact_sheet.png")
+        ranked_by = None if scorer is None else scorer.name
+        sizes = list(num_atoms) if num_atoms else "training histogram"
+        sizes = sizes if asked is None else "of the formulas"
         manifest = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "model": str(model),
@@ -149,7 +208,7 @@ def sample(
             "sampler": settings.model_dump(),
             "seed": seed,
             "precision": pipeline.precision(precision),
-            "num_atoms": list(num_atoms) if num_atoms else "training histogram",
+            "num_atoms": sizes,
             "requested": num_samples,
             "written": len(written),
             "valid": sum(problem is None for problem in problems),
@@ -158,11 +217,13 @@ def sample(
                 for i, problem in enumerate(problems)
                 if problem is not None
             ],
+            **({} if asked is None else asked.told(order, scores.tolist(), ranked_by)),
             "formats": list(formats),
             "versions": _versions(),
         }
         write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-    return SampleResult(structures, problems, folder, mine.rank)
+    notes = () if asked is None else asked.notes
+    return SampleResult(structures, problems, names, folder, mine.rank, notes)
 
 
 class Share(NamedTuple):
@@ -206,6 +267,20 @@ def _check_request(num_samples: int, num_atoms: Sequence[int] | None) -> None:
         raise ConfigError(f"num_samples must be at least 1, got {num_samples}")
     if num_atoms is not None and (not num_atoms or min(num_atoms) < 1):
         raise ConfigError(f"num_atoms must be positive numbers, got {list(num_atoms)}")
+
+
+def _check_formulas(
+    formulas: Sequence[str],
+    formula_units: Sequence[int] | None,
+    formulas_from: str | None,
+    num_atoms: Sequence[int] | None,
+) -> None:
+    if formulas and formulas_from is not None:
+        raise ConfigError("formulas come from one place: leave out formula or formulas_from")
+    if formula_units is not None and not formulas:
+        raise ConfigError("formula_units says how many units of a formula: name the formula")
+    if num_atoms is not None and (formulas or formulas_from is not None):
+        raise ConfigError("a formula says how many atoms there are: use formula_units")
 
 
 def _sampler(default: Any, chosen: dict[str, Any]) -> Any:

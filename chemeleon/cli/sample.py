@@ -54,11 +54,42 @@ def _precision(text: str) -> Literal["auto", "fp32", "bf16"]:
     return cast("Literal['auto', 'fp32', 'bf16']", text)
 
 
+def _rank_by(text: str) -> Literal["auto", "energy", "model", "none"]:
+    from chemeleon.errors import ConfigError, nearest
+
+    choices = ("auto", "energy", "model", "none")
+    if text not in choices:
+        raise ConfigError(
+            f"--rank-by has no '{text}'{nearest(text, choices)} Known: {', '.join(choices)}"
+        )
+    return cast("Literal['auto', 'energy', 'model', 'none']", text)
+
+
 def sample(
     model: Annotated[str, typer.Option("--model", "-m", help="Run or model folder, or hub:NAME.")],
     num_samples: Annotated[
-        int, typer.Option("--num-samples", "-n", help="How many crystals to make.")
+        int, typer.Option("--num-samples", "-n", help="How many crystals to make, or per formula.")
     ] = 10,
+    formula: Annotated[
+        list[str] | None,
+        typer.Option("--formula", help="Ask a csp model for a formula; repeatable."),
+    ] = None,
+    formula_units: Annotated[
+        str | None,
+        typer.Option(
+            "--formula-units", help="Formula units per cell, such as 1,2,4; default: likely ones."
+        ),
+    ] = None,
+    formulas_from: Annotated[
+        str | None,
+        typer.Option(
+            "--formulas-from", help="Ask for the atoms of a data set's crystals: NAME/SPLIT."
+        ),
+    ] = None,
+    rank_by: Annotated[
+        str,
+        typer.Option("--rank-by", help="Order of a formula's crystals: energy, model, auto, none."),
+    ] = "auto",
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the files.", metavar="DIR")
     ] = Path("out"),
@@ -118,6 +149,9 @@ def sample(
     chemeleon sample --model hub:alex_mp_20_ldm -n 100
     chemeleon sample --model runs/my_ldm -n 1000 --evaluate --reference mp_20_open
     chemeleon sample --model runs/my_ldm -n 100 --num-atoms 5,10 --scheduler dpm++ --steps 25
+    chemeleon sample --model runs/csp --formula LiFePO4 --formula BaTiO3 -n 20
+    chemeleon sample --model runs/csp --formula SiO2 --formula-units 3 -n 20 --rank-by model
+    chemeleon sample --model runs/csp --formulas-from perov_5/val -n 1 -o out
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -136,10 +170,15 @@ def sample(
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("crystals", total=num_samples)
+        total = None if formulas_from else num_samples * max(1, len(formula or ()))
+        task = bar.add_task("crystals", total=total)
         result = api.sample(
             model,
             num_samples,
+            formula=formula,
+            formula_units=_whole_numbers(formula_units, "--formula-units"),
+            formulas_from=formulas_from,
+            rank_by=_rank_by(rank_by),
             output=output,
             formats=formats,
             seed=seed,
@@ -158,9 +197,11 @@ def sample(
         return
     if table:
         _print_table(result)
+    for note in result.notes:
+        typer.echo(note, err=True)
     valid = sum(problem is None for problem in result.problems)
-    typer.echo(f"{num_samples} crystals, {valid} structurally valid, in {output}")
-    if valid < num_samples:
+    typer.echo(f"{len(result.problems)} crystals, {valid} structurally valid, in {output}")
+    if valid < len(result.problems):
         typer.echo(
             f"the others and what is wrong with them are named in {output / 'manifest.json'}"
         )
@@ -182,7 +223,7 @@ def _evaluate(result: SampleResult, output: Path, references: list[str], overwri
             references=references,
             output=output / "evaluation",
             overwrite=overwrite,
-            ids=[f"sample-{i:06d}" for i in range(len(result.structures))],
+            ids=result.names,
             manifest=origin,
             progress=progress,
         )

@@ -52,6 +52,10 @@ class NoiseProcess:
             t = times * self.config.steps
         else:
             t = integers(fold(keys, "time"), self.config.steps)
+        return self.at(x0, mask, keys, t)
+
+    def at(self, x0: Tensor, mask: Tensor, keys: Tensor, t: Tensor) -> Noised:
+        """Draw noise by the crystals' keys and noise ``x0`` ``(B, N, L)`` to times ``t``."""
         noise = normal(fold(keys, "noise"), tuple(x0.shape[1:])) * mask.unsqueeze(-1)
         return Noised(self.add_noise(x0, noise, t), noise, t)
 

@@ -19,13 +19,13 @@ from chemeleon.evaluation.packed import Packed
 from chemeleon.evaluation.statistics import wilson
 from chemeleon.evaluation.summary import finite
 
-_SUFFIX = re.compile(r"[-_.](?:sample[-_]?)?\d+$")
+_SUFFIX = re.compile(r"[-_.](?:sample[-_]?)?(\d+)$")
 _NOTHING = (np.zeros((3, 3)), np.zeros(0, np.int64), np.zeros((0, 3)))
 _PAIRS = 20_000  # held at a time
 
 
 def assign(samples: list[str], targets: list[str]) -> list[list[int]]:
-    """Return for each target the rows of its samples, in their order.
+    """Return for each target the rows of its samples, by their numbers.
 
     Samples are found by the target's id, alone or with a number behind (``mp-1_0``, ``mp-1-1``).
     Without any such ids, and with a whole multiple of as many samples as targets, the first k
@@ -35,13 +35,15 @@ def assign(samples: list[str], targets: list[str]) -> list[list[int]]:
         DataError: if neither gives an assignment.
     """
     place = {name: i for i, name in enumerate(targets)}
-    rows: list[list[int]] = [[] for _ in targets]
+    numbered: list[list[tuple[int, int]]] = [[] for _ in targets]
     for row, name in enumerate(samples):
-        at = place.get(name, place.get(_SUFFIX.sub("", name)))
+        at, number = place.get(name), 0
+        if at is None and (suffix := _SUFFIX.search(name)):
+            at, number = place.get(name[: suffix.start()]), int(suffix[1])
         if at is not None:
-            rows[at].append(row)
-    if any(rows):
-        return rows
+            numbered[at].append((number, row))
+    if any(numbered):
+        return [[row for _, row in sorted(of)] for of in numbered]
     k, rest = divmod(len(samples), max(len(targets), 1))
     if rest or k == 0:
         raise DataError(

@@ -141,13 +141,15 @@ class LatentDiffusion(Pretrained):
     """A frozen VAE, a denoiser of its standardised latents, and what sampling needs to know.
 
     Buffers: ``latent_mean`` and ``latent_std`` ``(L,)``; ``size_histogram`` counts training
-    crystals by number of atoms.
+    crystals by number of atoms; ``formula_histogram`` (of models that are told the elements) by
+    atoms of the reduced formula and of the cell.
     """
 
     kinds = ("ldm",)
     latent_mean: Tensor
     latent_std: Tensor
     size_histogram: Tensor
+    formula_histogram: Tensor
 
     def __init__(self, config: LDMConfig, vae: CrystalVAE, size_histogram: Tensor) -> None:
         super().__init__()
@@ -158,11 +160,19 @@ class LatentDiffusion(Pretrained):
         self.register_buffer("latent_mean", torch.zeros(latent_dim))
         self.register_buffer("latent_std", torch.ones(latent_dim))
         self.register_buffer("size_histogram", size_histogram.to(torch.float32))
+        if config.denoiser.types:
+            sizes = len(size_histogram)
+            self.register_buffer("formula_histogram", torch.zeros(sizes, sizes))
 
     @classmethod
     def from_folder(cls, folder: ModelFolder) -> LatentDiffusion:
         """Build from a folder that has been read."""
         config = folder.section("ldm", LDMConfig)
+        if config.denoiser.types and "formula_histogram" not in folder.tensors:
+            # saved before formulas were counted: sizes are known, but not of which formulas
+            sizes = folder.tensor("size_histogram")
+            unknown = torch.zeros(len(sizes), len(sizes)).index_fill_(0, torch.tensor([0]), 1)
+            folder.tensors["formula_histogram"] = unknown * sizes
         with torch.device("meta"):
             vae = CrystalVAE(folder.section("vae", VAEConfig))
             model = cls(config, vae, torch.zeros_like(folder.tensor("size_histogram")))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from chemeleon.config.schema import LDMTrainConfig
 from chemeleon.crystals.augment import augment
 from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.formula import formula_histogram
 from chemeleon.crystals.ordering import by_element
 from chemeleon.crystals.random import fold, normal, uniform
 from chemeleon.data.dataset import atom_histogram
@@ -56,11 +57,20 @@ class LDMStage:
         if start is not None:
             if refit_sizes:  # fine-tuned on other crystals: sample sizes like theirs
                 start.size_histogram = atom_histogram(train).to(torch.float32)
+                self._count_formulas(start, train)
             self.model = start.to(device)
         else:
             assert vae is not None
-            self.model = LatentDiffusion(config.ldm, vae, atom_histogram(train)).to(device)
+            self.model = LatentDiffusion(config.ldm, vae, atom_histogram(train))
+            self._count_formulas(self.model, train)
+            self.model = self.model.to(device)
             self._fit_statistics(train, device)
+
+    @staticmethod
+    def _count_formulas(model: LatentDiffusion, train: FlatCrystals) -> None:
+        """Remember which cells formulas have, for those who ask for a formula alone."""
+        if model.config.denoiser.types:
+            model.formula_histogram = formula_histogram(train).to(torch.float32)
 
     @torch.no_grad()
     def _fit_statistics(self, train: FlatCrystals, device: torch.device) -> None:

@@ -1,0 +1,186 @@
+"""What a sample of given formulas consists of: how many candidates, of which cells, called what.
+
+Nothing here imports torch at module level.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from chemeleon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from chemeleon.models.denoiser import LatentDiffusion
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Crystals to be made, those of one target after the other.
+
+    Attributes:
+        source: data set or file that the targets are from; None for formulas.
+        targets: what was asked for: formulas, or ids of the source.
+        units: formula units of each candidate; empty for a data set's.
+        atoms: atomic numbers of each candidate.
+        per_target: candidates of each target.
+        notes: what could not be done as asked.
+    """
+
+    source: str | None
+    targets: list[str]
+    units: list[int]
+    atoms: list[list[int]]
+    per_target: int
+    notes: list[str]
+
+    def names(self) -> list[str]:
+        """Return a name for each candidate, numbered within its target: ``LiFePO4-01``."""
+        width = len(str(self.per_target))
+        numbers = range(1, self.per_target + 1)
+        return [f"{target}-{i:0{width}d}" for target in self.targets for i in numbers]
+
+    def groups(self) -> list[range]:
+        """Return the candidates of each target."""
+        return [
+            range(start, start + self.per_target)
+            for start in range(0, len(self.atoms), self.per_target)
+        ]
+
+    def told(self, order: list[int], scores: list[float], by: str | None) -> dict[str, Any]:
+        """Return what was asked for and in which order it was put, for the manifest.
+
+        Args:
+            order: candidate at each place.
+            scores: of each candidate, NaN where there is none.
+            by: what the scores are; None if there are none.
+        """
+        if self.source is not None:
+            return {"formulas_from": self.source, "candidates": self.per_target}
+        names, candidates = self.names(), []
+        for target, group in zip(self.targets, self.groups(), strict=True):
+            for place in group:
+                made, score = order[place], scores[order[place]]
+                row = {"id": names[place], "formula": target, "formula_units": self.units[made]}
+                if by is not None:
+                    row |= {"rank": place - group.start + 1}
+                    row |= {"score": None if math.isnan(score) else score}
+                candidates.append(row)
+        return {"ranked_by": by, "notes": self.notes, "candidates": candidates}
+
+
+def of_formulas(
+    formulas: Sequence[str], count: int, units: Sequence[int] | None, model: LatentDiffusion
+) -> Candidates:
+    """Plan ``count`` candidates for each formula.
+
+    Args:
+        formulas: of one formula unit each; atoms are never divided, so ``Si8`` has 8, 16, ...
+        count: candidates per formula.
+        units: formula units to try, evenly; None shares candidates out by how often training
+            crystals have cells of such sizes.
+        model: knows the sizes of its training crystals.
+
+    Raises:
+        ConfigError: for what is no formula, or one whose cells the model does not know.
+    """
+    from chemeleon.crystals.formula import parse_formula
+
+    written = ["".join(text.split()) for text in formulas]
+    parsed = {text: parse_formula(text) for text in written}
+    if len(parsed) < len(formulas):
+        twice = Counter(written).most_common(1)[0][0]
+        raise ConfigError(f"formula '{twice}' is asked for twice: ask once, for more candidates")
+    if units is not None and (not units or min(units) < 1):
+        raise ConfigError(f"formula units must be positive numbers, got {list(units)}")
+    plan = Candidates(None, list(parsed), [], [], count, [])
+    for text, atoms in parsed.items():
+        for number, candidates in _units(text, atoms, count, units, model, plan.notes).items():
+            plan.units.extend([number] * candidates)
+            plan.atoms.extend([sorted(atoms * number)] * candidates)
+    return plan
+
+
+def _units(
+    text: str,
+    atoms: list[int],
+    count: int,
+    units: Sequence[int] | None,
+    model: LatentDiffusion,
+    notes: list[str],
+) -> dict[int, int]:
+    """Return formula units to candidates."""
+    from chemeleon.crystals.formula import likely_units
+
+    largest = len(model.size_histogram) - 1
+    if units is None:
+        shares = likely_units(atoms, model.formula_histogram)
+        if not shares:
+            raise ConfigError(
+                f"formula '{text}' has {len(atoms)} atoms, and the crystals that the model was"
+                f" trained with have {_sizes(model)}: none is a multiple"
+            )
+        return share_out(count, shares)
+    chosen = sorted(set(units))
+    fitting = [number for number in chosen if number * len(atoms) <= largest]
+    if not fitting:
+        raise ConfigError(
+            f"{chosen[0]} formula units of '{text}' are {chosen[0] * len(atoms)} atoms, and the"
+            f" crystals that the model was trained with have {_sizes(model)}"
+        )
+    if left := [number for number in chosen if number not in fitting]:
+        notes.append(
+            f"{text}: {', '.join(map(str, left))} formula units left out, as the model knows cells"
+            f" of at most {largest} atoms"
+        )
+    return share_out(count, dict.fromkeys(fitting, 1 / len(fitting)))
+
+
+def _sizes(model: LatentDiffusion) -> str:
+    known = model.size_histogram.nonzero().flatten().tolist()
+    return f"{known[0]} atoms" if len(known) == 1 else f"{known[0]} to {known[-1]} atoms"
+
+
+def share_out(count: int, shares: dict[int, float]) -> dict[int, int]:
+    """Divide ``count`` by shares that sum to 1; the largest remainders get what is left over."""
+    whole = {key: int(count * share) for key, share in shares.items()}
+    by_rest = sorted(shares, key=lambda key: (whole[key] - count * shares[key], key))
+    for key in by_rest[: count - sum(whole.values())]:
+        whole[key] += 1
+    return {key: number for key, number in whole.items() if number}
+
+
+def of_data(source: str, count: int) -> Candidates:
+    """Plan ``count`` candidates with the atoms of each crystal of a data set, under its id.
+
+    Args:
+        source: data set and split, ``perov_5/val`` (test if there is none), or a file or folder of
+            structures.
+        count: candidates per crystal.
+
+    Raises:
+        DataError: if there is no such set.
+        ConfigError: if two crystals have one id.
+    """
+    from pathlib import Path
+
+    from chemeleon.config.presets import list_data, load_data
+    from chemeleon.config.schema import DataConfig
+    from chemeleon.data.dataset import load_source, load_split
+    from chemeleon.evaluation.reference import find_source
+
+    name, _, split = source.partition("/")
+    if name in list_data() and not Path(source).exists():
+        config = load_data(name).model_copy(update={"targets": []})
+        crystals = load_split(config, split or "test")
+    else:
+        crystals = load_source(DataConfig(), find_source(source, "test")).crystals
+    if len(set(crystals.ids)) < len(crystals):
+        twice = Counter(crystals.ids).most_common(1)[0][0]
+        raise ConfigError(f"{source}: two crystals are called '{twice}', so samples cannot be told")
+    parts = crystals.atomic_numbers.split(crystals.num_atoms.tolist())
+    atoms = [sorted(part.tolist()) for part in parts for _ in range(count)]
+    return Candidates(source, list(crystals.ids), [], atoms, count, [])

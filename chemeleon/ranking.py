@@ -1,0 +1,160 @@
+"""Candidates of one formula in order of promise: by a potential's energy, or by the model.
+
+Shapes: ``M`` crystals, ``B`` of a batch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.lattice import (
+    lattice_angles,
+    lattice_from_parameters,
+    lattice_lengths,
+)
+from chemeleon.crystals.ordering import by_element
+from chemeleon.crystals.random import make_keys
+from chemeleon.diffusion.losses import NoiseProcess
+from chemeleon.errors import ConfigError, nearest
+from chemeleon.models.denoiser import LatentDiffusion
+from chemeleon.models.packing import Layout
+from chemeleon.pipeline import Pipeline, Precision
+
+CHOICES = ("auto", "energy", "model", "none")
+POTENTIAL = "chgnet"
+TIMES = 16  # of noise, evenly spread, at which the model is asked
+BATCH = 512
+
+
+class Scorer(NamedTuple):
+    """Gives every crystal a number, the lower the better; NaN where there is none.
+
+    Attributes:
+        name: of the numbers, for manifests.
+        score: crystals to ``(M,)`` float64.
+    """
+
+    name: str
+    score: Callable[[FlatCrystals], Tensor]
+
+
+def make_scorer(by: str, pipeline: Pipeline, precision: Precision = "auto") -> Scorer | None:
+    """Return the scorer of that name, or None where candidates keep the order they were made in.
+
+    Args:
+        by: ``energy`` (CHGNet, eV/atom of the crystal as it is), ``model`` (see
+            ``denoising_error``), ``auto`` (energy where CHGNet is installed, else model), ``none``.
+        pipeline: the model.
+        precision: of its networks.
+
+    Raises:
+        ConfigError: for another name, or if CHGNet is asked for and missing.
+    """
+    if by not in CHOICES:
+        raise ConfigError(
+            f"candidates cannot be ranked by '{by}'{nearest(by, CHOICES)} Known:"
+            f" {', '.join(CHOICES)}"
+        )
+    if by == "none":
+        return None
+    installed = importlib.util.find_spec(POTENTIAL) is not None
+    if by == "energy" and not installed:
+        raise ConfigError(
+            f"ranking by energy needs a package that is not installed: pip install {POTENTIAL}, or"
+            " rank by model"
+        )
+    if by == "energy" or (by == "auto" and installed):
+        from chemeleon.energy.potentials import load_potential
+
+        potential = load_potential(POTENTIAL, pipeline.device)
+        return Scorer(
+            f"energy, eV/atom ({potential.name} {potential.version})",
+            lambda crystals: torch.from_numpy(potential.energies(crystals).per_atom_ev),
+        )
+    return Scorer(
+        "denoising error of the model",
+        lambda crystals: denoising_error(pipeline, crystals, precision),
+    )
+
+
+@torch.no_grad()
+def denoising_error(
+    pipeline: Pipeline, crystals: FlatCrystals, precision: Precision = "auto"
+) -> Tensor:
+    """Return how badly the model recognises crystals in Niggli cells, ``(M,)`` float64.
+
+    The training loss of each crystal's latents (posterior means), averaged over 16 evenly spread
+    times: up to weights of the times a bound of -log p (Ho et al. 2020, arXiv:2006.11239, eq. 12;
+    used to judge images in Li et al. 2023, arXiv:2303.16203). All crystals see the same noise, so
+    that their differences are their own. It costs 16 evaluations of the denoiser.
+    """
+    model = pipeline.model
+    crystals = by_element(crystals)
+    # turned as training crystals are: the encoder looks at the matrix of the cell
+    cells = lattice_from_parameters(
+        lattice_lengths(crystals.lattice), lattice_angles(crystals.lattice)
+    )
+    crystals = replace(crystals, lattice=cells)
+    process = NoiseProcess(model.config.diffusion, pipeline.device)
+    errors = torch.full((len(crystals),), math.nan, dtype=torch.float64)
+    order = torch.argsort(crystals.num_atoms, stable=True)
+    for chunk in order.split(BATCH):
+        batch = crystals.batch(chunk).to(pipeline.device)
+        mask, keys = batch.mask, make_keys(0, torch.zeros_like(batch.num_atoms))
+        features, hidden = _unconditioned(model, len(batch))
+        with pipeline.autocast(precision):
+            x0 = model.standardise(model.vae.encode(batch).mean) * mask.unsqueeze(-1)
+            total = torch.zeros(len(batch), device=pipeline.device)
+            for index in range(TIMES):
+                time = (index + 0.5) / TIMES * model.config.diffusion.steps
+                t = torch.full((len(batch),), time, device=pipeline.device)
+                t = t if model.config.diffusion.process == "flow" else t.long()
+                noised = process.at(x0, mask, keys, t)
+                said = model(
+                    noised.z,
+                    t,
+                    batch.num_atoms,
+                    features,
+                    hidden,
+                    Layout.of(batch),
+                    batch.atomic_numbers,
+                )
+                total += process.losses(said.prediction.float(), None, x0, noised, mask)["mse"]
+        errors[chunk] = (total / TIMES).double().cpu()
+    return errors
+
+
+def _unconditioned(
+    model: LatentDiffusion, size: int
+) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None]:
+    conditions = model.denoiser.conditions
+    if conditions is None:
+        return None, None
+    features = conditions.empty(size)
+    hide = torch.ones(size, dtype=torch.bool, device=model.latent_mean.device)
+    return features, dict.fromkeys(features, hide)
+
+
+def best_first(
+    groups: Sequence[range], scores: Tensor, problems: Sequence[str | None]
+) -> list[int]:
+    """Return candidates by score within their groups.
+
+    Those with a structural problem go behind the others, those without a score to the end.
+    """
+    values = cast("list[float]", scores.tolist())
+
+    def merit(candidate: int) -> tuple[bool, bool, float]:
+        value = values[candidate]
+        missing = math.isnan(value)
+        return missing, problems[candidate] is not None, 0.0 if missing else value
+
+    return [candidate for group in groups for candidate in sorted(group, key=merit)]
