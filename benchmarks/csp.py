@@ -19,22 +19,13 @@ import torch
 
 from chemeleon.config.presets import load_data
 from chemeleon.config.schema import SamplerConfig
-from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.dataset import load_split
 from chemeleon.evaluation.csp import rate
-from chemeleon.evaluation.matching import Pair, match_pairs
+from chemeleon.evaluation.matching import Pair, crystal_arrays, match_pairs
 from chemeleon.pipeline import Pipeline
 
 BINS = ((1, 4), (5, 8), (9, 12), (13, 16), (17, 20), (21, 10_000))
 PAIRS = 20_000  # held at a time
-
-
-def arrays(crystals: FlatCrystals) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return (lattice, atomic numbers, fractional coordinates) of every crystal."""
-    counts = crystals.num_atoms.tolist()
-    numbers = [part.numpy() for part in crystals.atomic_numbers.split(counts)]
-    coords = [part.double().numpy() for part in crystals.frac_coords.split(counts)]
-    return list(zip(crystals.lattice.double().numpy(), numbers, coords, strict=True))
 
 
 def sampler(text: str) -> SamplerConfig:
@@ -71,14 +62,14 @@ def main() -> None:
     targets = load_split(load_data(name), split)
     if args.limit and args.limit < len(targets):
         targets = targets.subset(torch.linspace(0, len(targets) - 1, args.limit).long())
-    wanted = arrays(targets)
+    wanted = crystal_arrays(targets)
     atoms = [numbers.tolist() for _, numbers, _ in wanted for _ in range(args.k)]
     pipeline = Pipeline.from_pretrained(args.model)
     size = sum(p.numel() for p in pipeline.model.parameters()) / 1e6
     print(f"{args.model}: {size:.1f} M parameters on {pipeline.device}; {len(targets)} x {args.k}")
     for settings in args.sampler or [pipeline.model.config.sampler]:
         start = time.perf_counter()
-        made = arrays(
+        made = crystal_arrays(
             pipeline.generate(
                 len(atoms),
                 atoms=atoms,

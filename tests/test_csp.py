@@ -15,6 +15,7 @@ from conftest import TINY_LDM, TINY_VAE
 
 import chemeleon
 from chemeleon import api
+from chemeleon.checkpoints.store import read_state
 from chemeleon.config.schema import DataConfig, SamplerConfig
 from chemeleon.crystals.augment import random_rotations
 from chemeleon.crystals.batch import FlatCrystals
@@ -48,6 +49,18 @@ def csp_ldm(csp_vae, tmp_path_factory) -> Path:
     words = [*TINY_LDM, "trainer.max_steps=5", f"ldm.vae_ckpt_path={csp_vae}"]
     api.ldm_train("demo/csp", words, output=folder)
     return folder
+
+
+def test_a_csp_model_is_kept_by_the_structures_it_predicts(csp_vae, tmp_path):
+    words = [*TINY_LDM, f"ldm.vae_ckpt_path={csp_vae}", "trainer.val_match_samples=12"]
+    words += ["trainer.max_steps=6", "trainer.val_every_steps=2"]
+    api.ldm_train("demo/csp", words, output=tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rates = [row["val/match_rate"] for row in map(json.loads, lines) if "val/match_rate" in row]
+    assert len(rates) == 3
+    assert all(rate * 12 == pytest.approx(round(rate * 12)) for rate in rates)
+    _, counters = read_state(tmp_path / "run")
+    assert counters["best"] == -max(rates)
 
 
 @pytest.fixture(scope="module")

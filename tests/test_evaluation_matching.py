@@ -15,7 +15,7 @@ from chemeleon.evaluation import lattice_maps
 from chemeleon.evaluation.grouping import Prepared, find_groups, find_known, prepare, shared
 from chemeleon.evaluation.judge import Job, Stack, judge
 from chemeleon.evaluation.lattice_maps import possible_matches, unit_cells
-from chemeleon.evaluation.matching import TOLERANCES, batch_arrays
+from chemeleon.evaluation.matching import TOLERANCES, crystal_arrays
 from chemeleon.evaluation.packed import Packed, pack
 from chemeleon.evaluation.reduced import reduce_crystal
 
@@ -39,7 +39,7 @@ def _disturb(crystal: Crystal, rng: np.random.Generator) -> Crystal:
 def _crystals(count: int, copies: int, seed: int, largest: int = 6) -> Packed:
     rng = np.random.default_rng(seed)
     demo = demo_crystals("train")
-    arrays = [a for a in batch_arrays(demo.batch(_every(len(demo)))) if len(a[1]) <= largest]
+    arrays = [a for a in crystal_arrays(demo.batch(_every(len(demo)))) if len(a[1]) <= largest]
     chosen = [arrays[i] for i in rng.permutation(len(arrays))[:count]]
     made = []
     for lattice, numbers, frac in chosen:

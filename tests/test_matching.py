@@ -16,7 +16,7 @@ import torch
 from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation import matching
-from chemeleon.evaluation.matching import TOLERANCES, batch_arrays, match_pairs
+from chemeleon.evaluation.matching import TOLERANCES, crystal_arrays, match_pairs
 
 CUBE = (4.0 * np.eye(3), np.array([11, 17]), np.array([[0.0, 0, 0], [0.5, 0.5, 0.5]]))
 # pymatgen's lattice mapping spends minutes, in long calls of compiled code, on a needle like this
@@ -40,7 +40,7 @@ def _noisy_pairs(count: int, seed: int = 0) -> list[matching.Pair]:
     crystals = demo_crystals("val")
     chosen = torch.from_numpy(rng.permutation(len(crystals))[:count])
     pairs = []
-    for lattice, numbers, coords in batch_arrays(crystals.batch(chosen)):
+    for lattice, numbers, coords in crystal_arrays(crystals.batch(chosen)):
         noise = rng.normal(0, rng.choice([0.01, 0.1, 0.3]), coords.shape) @ np.linalg.inv(lattice)
         strained = lattice @ (np.eye(3) + rng.normal(0, 0.05, (3, 3)))
         pairs.append(((strained, numbers, coords + noise), (lattice, numbers, coords)))

@@ -156,12 +156,13 @@ class TrainerConfig(Section):
     val_match_samples: int = Field(
         default=256,
         ge=0,
-        description="VAE: validation crystals that are matched each time; 0 is none.",
+        description="VAE, and LDM of kind csp: validation crystals that are matched each time; 0 is"
+        " none. An LDM is then kept by its match rate instead of its loss.",
     )
     save_every_minutes: NonNegative = Field(
         default=5.0, description="Minutes between saves for --resume, beside those at validations."
     )
-    log_every: Positive = Field(default=10, description="Steps between logged training losses.")
+    log_every: Positive = Field(default=50, description="Steps between logged training losses.")
     tracker: Literal["wandb", "tensorboard", "none"] = Field(
         default="wandb",
         description="Where metrics go besides metrics.jsonl; wandb is offline without key.",

@@ -33,7 +33,7 @@ from chemeleon.evaluation import _match_worker
 from chemeleon.evaluation._match_worker import Answer, Arrays, Tolerances, match_one
 
 if TYPE_CHECKING:
-    from chemeleon.crystals.batch import CrystalBatch
+    from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
 
 MatcherName = Literal["cdvae", "pymatgen", "lemat"]
 
@@ -128,13 +128,15 @@ def match_pairs(
     )
 
 
-def batch_arrays(batch: CrystalBatch) -> list[Arrays]:
-    """Return the crystals of a batch without padding, as numpy arrays in float64."""
-    lattice = batch.lattice.detach().cpu().double().numpy()
-    numbers = batch.atomic_numbers.detach().cpu().numpy()
-    coords = batch.frac_coords.detach().cpu().double().numpy()
-    counts = batch.num_atoms.tolist()
-    return [(lattice[i], numbers[i, :n], coords[i, :n]) for i, n in enumerate(counts)]
+def crystal_arrays(crystals: FlatCrystals | CrystalBatch) -> list[Arrays]:
+    """Return crystals one by one without padding, as numpy arrays in float64."""
+    from chemeleon.crystals.batch import FlatCrystals
+
+    flat = (crystals if isinstance(crystals, FlatCrystals) else crystals.flatten()).to("cpu")
+    counts = flat.num_atoms.tolist()
+    numbers = [part.numpy() for part in flat.atomic_numbers.split(counts)]
+    coords = [part.numpy() for part in flat.frac_coords.detach().double().split(counts)]
+    return list(zip(flat.lattice.detach().double().numpy(), numbers, coords, strict=True))
 
 
 def _known_answer(first: Arrays, second: Arrays) -> Answer | None:

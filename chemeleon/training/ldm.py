@@ -18,19 +18,19 @@ from chemeleon.crystals.random import fold, normal, uniform
 from chemeleon.data.dataset import atom_histogram
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.diffusion.losses import NoiseProcess
+from chemeleon.evaluation.matching import crystal_arrays
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.vae import CrystalVAE
+from chemeleon.pipeline import Pipeline
 from chemeleon.training.run import Export
-from chemeleon.training.vae import add_shares
+from chemeleon.training.vae import add_shares, match_shares
 
 STATISTICS_CRYSTALS = 8192  # enough for latent statistics to three digits
 
 
 class LDMStage:
-    """Denoising of the frozen VAE's latents."""
-
-    criterion = "val/loss"
+    """Denoising of the frozen VAE's latents; of a csp model, validation also samples structures."""
 
     def __init__(
         self,
@@ -53,6 +53,10 @@ class LDMStage:
             train, val = by_element(train), by_element(val)
         self.loader = Loader.from_config(config, train, device, rank, world)
         self.val = EvalLoader(val, config.data.batch_size, device=device)
+        # the loss of a csp model grows for a long time while its structures still get better
+        self.match = config.trainer.val_match_samples if config.ldm.denoiser.types else 0
+        self.wanted = val
+        self.criterion = "-val/match_rate" if self.match else "val/loss"
         self.process = NoiseProcess(config.ldm.diffusion, device)
         if start is not None:
             if refit_sizes:  # fine-tuned on other crystals: sample sizes like theirs
@@ -140,7 +144,22 @@ class LDMStage:
         for batch in self.val.shard(rank, world):
             terms = self._terms(model, batch, drop=0.0)
             add_shares(totals, terms, batch.members / float(batch.size))
-        return totals
+        return totals | self._predict(rank, world)
+
+    def _predict(self, rank: int, world: int) -> dict[str, tuple[float, float]]:
+        """Make one structure for each of some validation formulas, and match them."""
+        chosen = torch.linspace(0, len(self.wanted) - 1, self.match).long().unique()[rank::world]
+        if len(chosen) == 0:
+            return {}
+        wanted = self.wanted.subset(chosen)
+        atoms = [part.tolist() for part in wanted.atomic_numbers.split(wanted.num_atoms.tolist())]
+        pipeline = Pipeline(self.model, self.val.device)
+        # blocks that are compiled for training would be compiled again for each batch's shape
+        with torch.compiler.set_stance("force_eager"):
+            made = pipeline.generate(len(atoms), atoms=atoms)
+        return match_shares(
+            list(zip(crystal_arrays(made), crystal_arrays(wanted), strict=True)), world
+        )
 
     def export(self) -> Export:
         """See ``Stage``."""

@@ -18,7 +18,8 @@ class Stage(Protocol):
     """The whole contract between the loop and what is trained.
 
     ``loss`` returns its total under ``loss``; ``evaluate`` returns weighted sums and weights, so
-    that processes can be added up; ``criterion`` names the number to be made small.
+    that processes can be added up; ``criterion`` names the number to be made small, or large if a
+    minus stands before the name.
     """
 
     criterion: str

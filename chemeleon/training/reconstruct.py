@@ -14,7 +14,7 @@ from chemeleon.config import presets
 from chemeleon.crystals.ordering import by_element
 from chemeleon.data.dataset import load_split
 from chemeleon.errors import ConfigError
-from chemeleon.evaluation.matching import TOLERANCES, batch_arrays, match_pairs
+from chemeleon.evaluation.matching import TOLERANCES, crystal_arrays, match_pairs
 from chemeleon.evaluation.statistics import wilson
 from chemeleon.evaluation.summary import finite
 from chemeleon.models.pretrained import place
@@ -58,8 +58,8 @@ def reconstruct(
         rows = torch.arange(begin, min(begin + batch_size, len(crystals)))
         batch = crystals.batch(rows).to(where)
         decoded = vae.decode(vae.encode(batch).mean, batch)
-        found = batch_arrays(vae.to_crystals(decoded, batch))
-        pairs += list(zip(found, batch_arrays(batch), strict=True))
+        found = crystal_arrays(vae.to_crystals(decoded, batch))
+        pairs += list(zip(found, crystal_arrays(batch), strict=True))
     result = match_pairs(pairs, "cdvae", jobs)
     met = int(result.matched.sum())
     value, low, high = wilson(met, len(pairs))

@@ -28,7 +28,7 @@ from chemeleon.training.update import FlatWeights, Update, Weights
 if TYPE_CHECKING:
     from chemeleon.training.loop import Stage
 
-READ_EVERY = 10  # steps that a GPU is given ahead of the numbers it has returned
+READ_EVERY = 50  # steps that a GPU is given ahead of the numbers it has returned
 
 
 class Export(NamedTuple):
@@ -277,7 +277,8 @@ class Run:
                     self.stage.model, accelerator.process_index, accelerator.num_processes
                 )
             at.metrics = _weighted_means(gather_object([shares]))
-            value = at.metrics[self.stage.criterion]
+            name = self.stage.criterion.removeprefix("-")
+            value = at.metrics[name] if name == self.stage.criterion else -at.metrics[name]
             improved = at.best is None or value < at.best
             if improved:
                 at.best = value

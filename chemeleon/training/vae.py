@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from chemeleon.config.schema import VAETrainConfig
 from chemeleon.crystals.augment import augment, jitter
-from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
+from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.ordering import by_element
 from chemeleon.crystals.random import fold, normal
 from chemeleon.data.loader import Draw, EvalLoader, Loader
 from chemeleon.data.pool import worker_count
-from chemeleon.evaluation.matching import batch_arrays, match_pairs
+from chemeleon.evaluation.matching import Arrays, Pair, crystal_arrays, match_pairs
 from chemeleon.models.vae import CrystalVAE, vae_losses
 from chemeleon.training.run import Export
 
@@ -66,8 +66,8 @@ class VAEStage:
     def evaluate(self, model: nn.Module, rank: int, world: int) -> dict[str, tuple[float, float]]:
         """Return loss terms on the validation set, and match rate and RMSE on part of it."""
         totals: dict[str, tuple[float, float]] = {}
-        found: list[CrystalBatch] = []
-        wanted: list[CrystalBatch] = []
+        found: list[Arrays] = []
+        wanted: list[Arrays] = []
         for batch in self.val.shard(rank, world):
             noise = self._posterior_noise(batch.keys, batch.crystals.width)
             output = model(batch.crystals, noise)
@@ -75,28 +75,13 @@ class VAEStage:
                 output, batch.crystals, self.config.vae.loss, batch.atoms, batch.size
             )
             add_shares(totals, terms, batch.members / float(batch.size))
-            found.append(self.model.to_crystals(output.decoded, batch.crystals).to("cpu"))
-            wanted.append(batch.crystals.to("cpu"))
-        return totals | self._match(found, wanted, world)
-
-    def _match(
-        self, found: list[CrystalBatch], wanted: list[CrystalBatch], world: int
-    ) -> dict[str, tuple[float, float]]:
-        """Match an evenly spread part of the reconstructions."""
+            found += crystal_arrays(self.model.to_crystals(output.decoded, batch.crystals))
+            wanted += crystal_arrays(batch.crystals)
         limit = self.config.trainer.val_match_samples // world
         if limit == 0:
-            return {}
-        stride = max(1, -(-sum(len(b) for b in wanted) // limit))
-        pairs = [
-            pair
-            for batch, reference in zip(found, wanted, strict=True)
-            for pair in zip(batch_arrays(batch), batch_arrays(reference), strict=True)
-        ][::stride]
-        result = match_pairs(pairs, jobs=max(1, worker_count() // world))
-        hits = torch.as_tensor(result.matched)
-        matched, compared = float(hits.sum()), float(len(hits))
-        rmse = float(torch.as_tensor(result.rmse)[hits].sum())
-        return {"val/match_rate": (matched, compared), "val/rmse": (rmse, matched)}
+            return totals
+        stride = max(1, -(-len(found) // limit))  # an evenly spread part
+        return totals | match_shares(list(zip(found, wanted, strict=True))[::stride], world)
 
     def export(self) -> Export:
         """See ``Stage``."""
@@ -114,3 +99,12 @@ def add_shares(
     for name, term in terms.items():
         before = totals.get(f"val/{name}", (0.0, 0.0))
         totals[f"val/{name}"] = before[0] + float(term), before[1] + weight
+
+
+def match_shares(pairs: list[Pair], world: int) -> dict[str, tuple[float, float]]:
+    """Match (made, wanted) pairs with this process's part of the cores."""
+    result = match_pairs(pairs, jobs=max(1, worker_count() // world))
+    hits = torch.as_tensor(result.matched)
+    matched, compared = float(hits.sum()), float(len(hits))
+    rmse = float(torch.as_tensor(result.rmse)[hits].sum())
+    return {"val/match_rate": (matched, compared), "val/rmse": (rmse, matched)}
