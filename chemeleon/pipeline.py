@@ -21,6 +21,7 @@ from chemeleon.checkpoints.store import weights_hash
 from chemeleon.config.schema import SamplerConfig
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, FlatCrystals
 from chemeleon.crystals.lattice import wrap
+from chemeleon.crystals.ordering import Order, arrange_atoms
 from chemeleon.crystals.random import fold, make_keys, normal, uniform
 from chemeleon.diffusion.sampler import Predict, Sampler
 from chemeleon.errors import GenerationError
@@ -40,7 +41,7 @@ class Options(TypedDict, total=False):
         seed: same seed, same crystals.
         num_atoms: allowed numbers of atoms; by default the training distribution.
         atoms: atomic numbers of each crystal, ``M`` lists, for a model of kind csp; the crystals
-            have exactly these, in order of atomic number.
+            have exactly these, in the order of the model's training.
         sampler: scheduler, steps and eta; by default what the model's config says.
         batch_size: crystals at a time; by default one that fits is found.
         precision: of the networks; ``auto`` is bf16 where a GPU has it. Steps between their
@@ -143,7 +144,8 @@ class Pipeline:
             self.model.config.diffusion, given.get("sampler") or self.model.config.sampler
         )
         keys = make_keys(given.get("seed", 0), torch.arange(num_samples))
-        types = None if atoms is None else _table(atoms, num_samples)
+        order = self.model.vae.config.atom_order
+        types = None if atoms is None else _table(atoms, order, num_samples)
         if types is None:
             sizes = self.draw_sizes(keys, given.get("num_atoms"))
         else:
@@ -288,7 +290,7 @@ class Pipeline:
         return predict
 
 
-def _table(atoms: Sequence[Sequence[int]], num_samples: int) -> Tensor:
+def _table(atoms: Sequence[Sequence[int]], order: Order, num_samples: int) -> Tensor:
     """Return atomic numbers in the order of training, ``(M, most atoms)``, padded with 0."""
     if len(atoms) != num_samples:
         raise GenerationError(f"{num_samples} crystals are asked for, with atoms of {len(atoms)}")
@@ -299,7 +301,8 @@ def _table(atoms: Sequence[Sequence[int]], num_samples: int) -> Tensor:
                 f" least one, got {list(row)}"
             )
     width = max(map(len, atoms), default=0)
-    return torch.tensor([[*sorted(row), *[0] * (width - len(row))] for row in atoms])
+    rows = [arrange_atoms(row, order) for row in atoms]
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
 
 
 def _named(batch: CrystalBatch, numbers: Tensor) -> FlatCrystals:

@@ -20,7 +20,7 @@ from chemeleon.crystals.lattice import (
     lattice_from_parameters,
     lattice_lengths,
 )
-from chemeleon.crystals.ordering import by_element
+from chemeleon.crystals.ordering import arrange
 from chemeleon.crystals.random import make_keys
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError, nearest
@@ -97,7 +97,7 @@ def denoising_error(
     that their differences are their own. It costs 16 evaluations of the denoiser.
     """
     model = pipeline.model
-    crystals = by_element(crystals)
+    crystals = arrange(crystals, model.vae.config.atom_order)
     # turned as training crystals are: the encoder looks at the matrix of the cell
     cells = lattice_from_parameters(
         lattice_lengths(crystals.lattice), lattice_angles(crystals.lattice)

@@ -16,17 +16,18 @@ from conftest import TINY_LDM, TINY_VAE
 import chemeleon
 from chemeleon import api
 from chemeleon.checkpoints.store import read_state
-from chemeleon.config.schema import DataConfig, SamplerConfig
-from chemeleon.crystals.augment import random_rotations
+from chemeleon.config.schema import AugmentConfig, DataConfig, SamplerConfig
+from chemeleon.crystals.augment import augment, random_rotations
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.convert import from_structures, to_structures
 from chemeleon.crystals.formula import formula_histogram, formula_units, likely_units, parse_formula
-from chemeleon.crystals.ordering import by_element
+from chemeleon.crystals.ordering import arrange, arrange_atoms
 from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.crystals.random import make_keys
 from chemeleon.data.dataset import load_source, load_split
 from chemeleon.errors import CheckpointError, ChemeleonError, ConfigError, GenerationError
 from chemeleon.evaluation.csp import assign
+from chemeleon.evaluation.matching import batch_arrays, match_pairs
 from chemeleon.formulas import share_out
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.elements import element_embedding
@@ -95,7 +96,8 @@ def test_atoms_are_those_asked_for_whatever_the_batch(pipeline, scheduler):
     atoms = random_atoms(60)
     settings = SamplerConfig(scheduler=scheduler, steps=3)
     made = pipeline.generate(60, atoms=atoms, sampler=settings)
-    assert split(made) == [sorted(row) for row in atoms]
+    assert split(made) == [arrange_atoms(row, "canonical") for row in atoms]
+    assert [sorted(row) for row in split(made)] == [sorted(row) for row in atoms]
     shuffled = [random.Random(i).sample(row, len(row)) for i, row in enumerate(atoms)]
     parts = pipeline.generate(60, atoms=shuffled, sampler=settings, batch_size=7)
     assert torch.equal(made.atomic_numbers, parts.atomic_numbers)
@@ -113,7 +115,7 @@ def test_elements_change_the_geometry(pipeline):
 
 def test_atoms_are_brought_into_order_of_element_and_keep_theirs_within():
     crystals = demo_crystals("val")
-    ordered = by_element(crystals)
+    ordered = arrange(crystals, "number")
     assert torch.equal(ordered.num_atoms, crystals.num_atoms)
     moved = 0
     for i, (before, after) in enumerate(zip(split(crystals), split(ordered), strict=True)):
@@ -124,6 +126,26 @@ def test_atoms_are_brought_into_order_of_element_and_keep_theirs_within():
         assert torch.equal(ordered.frac_coords[start : start + len(before)], expected)
         moved += places != list(range(len(before)))
     assert moved > 10
+
+
+def test_canonical_crystals_are_the_same_crystals_in_one_form():
+    crystals = demo_crystals("val").subset(torch.arange(0, 404, 5))
+    once = arrange(crystals, "canonical")
+    assert split(once) == [arrange_atoms(row, "canonical") for row in split(crystals)]
+    arrays = [batch_arrays(c.batch(torch.arange(len(c)))) for c in (once, crystals)]
+    found = match_pairs(list(zip(*arrays, strict=True)))
+    assert found.matched.all()
+    assert found.rmse.max() < 1e-4
+    assert (once.frac_coords[once.starts] == 0).all()
+    # another origin and another order of atoms in the file change nothing
+    batch = crystals.batch(torch.arange(len(crystals)))
+    settings = AugmentConfig(translate=True, rotate=False, permute=True)
+    other = augment(batch, make_keys(3, torch.arange(len(crystals))), settings).flatten()
+    again = arrange(replace(other, ids=crystals.ids), "canonical")
+    assert torch.equal(again.atomic_numbers, once.atomic_numbers)
+    apart = ((again.frac_coords - once.frac_coords + 0.5) % 1 - 0.5).abs().amax(1)
+    worst = torch.stack([part.max() for part in apart.split(crystals.num_atoms.tolist())])
+    assert (worst < 1e-4).float().mean() > 0.95  # but for coordinates on the border of two bins
 
 
 def test_neighbours_in_the_periodic_table_start_alike():

@@ -53,6 +53,11 @@ class VAEConfig(Section):
         default=False,
         description="csp: the decoder sees each atom's element; in published models it does not.",
     )
+    atom_order: Literal["number", "canonical"] = Field(
+        default="number",
+        description="csp: `number`: by atomic number; `canonical`: rare elements first, one of them"
+        " at the origin, atoms of an element by coordinates, so that structure types lie together.",
+    )
     coordinate_head: Literal["raw", "angle"] = Field(
         default="angle",
         description="`raw`: three numbers, squared error (published); `angle`: a sine and cosine"

@@ -1,30 +1,119 @@
 """The order in which a model that is told the elements sees the atoms of a crystal.
 
-Shapes: ``M`` crystals of a set, ``A`` atoms of a set.
+Models embed an atom's place in its cell. Whoever asks for a formula has no other order to give than
+one that follows from the formula, so training must use the same; files have theirs from whatever
+wrote them.
+
+Shapes: ``M`` crystals of a set, ``A`` atoms of a set, ``N`` padded atoms.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
+from typing import Literal
 
 import torch
+from torch import Tensor
 
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, FlatCrystals
+
+Order = Literal["number", "canonical"]
+BINS = 24  # of a cell edge: special positions, mostly twenty-fourths, are far from their borders
+CHUNK = 1 << 16  # crystals at a time
 
 
-def by_element(crystals: FlatCrystals) -> FlatCrystals:
-    """Return the crystals with atoms in order of atomic number, otherwise in the order they had.
+def arrange_atoms(atoms: Sequence[int], order: Order) -> list[int]:
+    """Return the atoms of a formula as ``arrange`` would put those of its crystals."""
+    if order == "number":
+        return sorted(atoms)
+    counts, places = Counter(atoms), mendeleev_numbers().tolist()
+    return sorted(atoms, key=lambda z: (counts[z], places[z]))
 
-    Models embed an atom's place in its cell. Whoever asks for a formula has no other order to give
-    than one that follows from the formula, so training must use the same; files have theirs from
-    whatever wrote them. Atoms of one element keep their order: it goes by symmetry in most files,
-    and so says something. All ``A`` atoms at once, on the device of the set.
+
+def arrange(crystals: FlatCrystals, order: Order) -> FlatCrystals:
+    """Return the crystals with their atoms in an order of elements that follows from the formula.
+
+    ``number``: by atomic number; atoms of one element keep their order. ``canonical``: elements
+    with fewest atoms first, then by Mendeleev number; one atom of the first element is the origin,
+    and atoms of one element go by their coordinates. Crystals of one structure type then have like
+    coordinates in like places, whatever the elements, origins and files (docs/csp.md has how many).
+    No Python per crystal.
     """
+    if order == "number":
+        ranks = crystals.atomic_numbers
+        return _permuted(crystals, _sorted(crystals, ranks), crystals.frac_coords)
+    chunks = torch.arange(len(crystals)).split(CHUNK)
+    if len(chunks) == 1:
+        return _canonical(crystals)
+    parts = [_canonical(crystals.subset(chunk)) for chunk in chunks]
+    return replace(FlatCrystals.join(parts), targets=crystals.targets)
+
+
+def _sorted(crystals: FlatCrystals, ranks: Tensor) -> Tensor:
+    """Return ``(A,)`` atoms by crystal, then rank, then place."""
     owner = torch.repeat_interleave(crystals.num_atoms)
-    first = torch.argsort(crystals.atomic_numbers, stable=True)
-    order = first[torch.argsort(owner[first], stable=True)]
+    first = torch.argsort(ranks, stable=True)
+    return first[torch.argsort(owner[first], stable=True)]
+
+
+def _permuted(crystals: FlatCrystals, order: Tensor, frac_coords: Tensor) -> FlatCrystals:
     return replace(
         crystals,
         atomic_numbers=crystals.atomic_numbers[order],
-        frac_coords=crystals.frac_coords[order],
+        frac_coords=frac_coords[order],
     )
+
+
+def _canonical(crystals: FlatCrystals) -> FlatCrystals:
+    size, classes = len(crystals), MAX_ATOMIC_NUMBER + 1
+    owner = torch.repeat_interleave(crystals.num_atoms)
+    kind = owner * classes + crystals.atomic_numbers
+    counts = torch.bincount(kind, minlength=size * classes)
+    ranks = counts[kind] * 1000 + mendeleev_numbers()[crystals.atomic_numbers]
+    crystals = _permuted(crystals, _sorted(crystals, ranks), crystals.frac_coords)
+
+    batch = crystals.batch(torch.arange(size))
+    types, mask = batch.atomic_numbers, batch.mask
+    changes = torch.zeros_like(types)
+    changes[:, 1:] = types[:, 1:] != types[:, :-1]
+    element = changes.cumsum(1)  # 0 for the first one
+    origin = torch.zeros_like(batch.num_atoms)
+    candidates = ((element == 0) & mask).sum(1)
+    best, _ = _keys(batch.frac_coords - batch.frac_coords[:, :1], element, mask).sort(1)
+    for atom in range(1, int(candidates.max())):
+        moved = batch.frac_coords - batch.frac_coords[:, atom : atom + 1]
+        keys, _ = _keys(moved, element, mask).sort(1)
+        differs = keys != best
+        at = differs.int().argmax(1, keepdim=True)
+        smaller = (keys.gather(1, at) < best.gather(1, at)).squeeze(1) & (atom < candidates)
+        best = torch.where(smaller.unsqueeze(1), keys, best)
+        origin = torch.where(smaller, atom, origin)
+    start = batch.frac_coords.gather(1, origin.view(-1, 1, 1).expand(-1, 1, 3))
+    moved = batch.frac_coords - start
+    order = _keys(moved, element, mask).argsort(dim=1, stable=True)
+    moved = moved - torch.floor(moved)
+    moved = torch.where(moved >= 1, 0.0, moved)
+    return replace(
+        crystals,
+        atomic_numbers=types.gather(1, order)[mask],
+        frac_coords=moved.gather(1, order.unsqueeze(-1).expand(-1, -1, 3))[mask],
+    )
+
+
+def _keys(frac_coords: Tensor, element: Tensor, mask: Tensor) -> Tensor:
+    """Return what atoms are sorted by, ``(M, N)`` int64: element, then binned coordinates."""
+    x, y, z = torch.round(frac_coords * BINS).long().remainder(BINS).unbind(-1)
+    keys = ((element * BINS + x) * BINS + y) * BINS + z
+    return keys.masked_fill(~mask, torch.iinfo(torch.int64).max)
+
+
+@cache
+def mendeleev_numbers() -> Tensor:
+    """Return every element's place in Pettifor's order, ``(100,)``: like elements side by side."""
+    from pymatgen.core import Element
+
+    places = [Element.from_Z(z).mendeleev_no for z in range(1, MAX_ATOMIC_NUMBER + 1)]
+    return torch.tensor([0, *(round(place) for place in places)])

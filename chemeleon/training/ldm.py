@@ -13,7 +13,7 @@ from chemeleon.config.schema import LDMTrainConfig
 from chemeleon.crystals.augment import augment
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.formula import formula_histogram
-from chemeleon.crystals.ordering import by_element
+from chemeleon.crystals.ordering import arrange
 from chemeleon.crystals.random import fold, normal, uniform
 from chemeleon.data.dataset import atom_histogram
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
@@ -50,7 +50,10 @@ class LDMStage:
         self.ema_decay = config.ldm.ema_decay
         torch.manual_seed(config.seed)
         if config.ldm.denoiser.types:
-            train, val = by_element(train), by_element(val)
+            known = vae if start is None else start.vae
+            assert known is not None
+            order = known.config.atom_order
+            train, val = arrange(train, order), arrange(val, order)
         self.loader = Loader.from_config(config, train, device, rank, world)
         self.val = EvalLoader(val, config.data.batch_size, device=device)
         # the loss of a csp model grows for a long time while its structures still get better

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from chemeleon.config import presets
-from chemeleon.crystals.ordering import by_element
+from chemeleon.crystals.ordering import arrange
 from chemeleon.data.dataset import load_split
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.matching import TOLERANCES, crystal_arrays, match_pairs
@@ -52,7 +52,7 @@ def reconstruct(
     where = vae.frequencies.device
     crystals = load_split(presets.load_data(dataset), split)
     if vae.config.kind == "csp":
-        crystals = by_element(crystals)
+        crystals = arrange(crystals, vae.config.atom_order)
     pairs = []
     for begin in range(0, len(crystals), batch_size):
         rows = torch.arange(begin, min(begin + batch_size, len(crystals)))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from chemeleon.config.schema import VAETrainConfig
 from chemeleon.crystals.augment import augment, jitter
 from chemeleon.crystals.batch import FlatCrystals
-from chemeleon.crystals.ordering import by_element
+from chemeleon.crystals.ordering import arrange
 from chemeleon.crystals.random import fold, normal
 from chemeleon.data.loader import Draw, EvalLoader, Loader
 from chemeleon.data.pool import worker_count
@@ -39,7 +39,8 @@ class VAEStage:
         torch.manual_seed(config.seed)
         self.model = CrystalVAE(config.vae)
         if config.vae.kind == "csp":
-            train, val = by_element(train), by_element(val)
+            order = config.vae.atom_order
+            train, val = arrange(train, order), arrange(val, order)
         self.loader = Loader.from_config(config, train, device, rank, world)
         self.val = EvalLoader(val, config.data.batch_size, device=device)
 
