@@ -6,12 +6,12 @@ on the model, the seed and its number alone, not on the batch that it is made in
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
-from typing import Literal, TypedDict, Unpack
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -24,20 +24,23 @@ from chemeleon.crystals.lattice import wrap
 from chemeleon.crystals.random import fold, make_keys, normal, uniform
 from chemeleon.diffusion.sampler import Predict, Sampler
 from chemeleon.errors import GenerationError
+from chemeleon.models.condition_encoder import Request
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import place
+from chemeleon.steering import Asked, Steering, Wishes
 
 Precision = Literal["auto", "fp32", "bf16"]
 AUTO_BATCH = {"cpu": 256, "cuda": 2048}
 
 
-class Options(TypedDict, total=False):
-    """How to make crystals.
+class Options(Wishes, total=False):
+    """How to make crystals, beside what is asked of them.
 
     Attributes:
         seed: same seed, same crystals.
-        num_atoms: allowed numbers of atoms; by default the training distribution.
+        num_atoms: allowed numbers of atoms; by default the training distribution, of which the
+            numbers that a composition asked for goes into.
         sampler: scheduler, steps and eta; by default what the model's config says.
         batch_size: crystals at a time; by default one that fits is found.
         precision: of the networks; ``auto`` is bf16 where a GPU has it. Steps between their
@@ -131,6 +134,7 @@ class Pipeline:
 
         Raises:
             GenerationError: if the model cannot make crystals this way, or memory is too small.
+            ConfigError: if what is asked for cannot be read, or the model does not know of it.
         """
         given = Options(**options)
         if self.model.vae.config.kind == "csp":
@@ -141,8 +145,13 @@ class Pipeline:
         walker = Sampler(
             self.model.config.diffusion, given.get("sampler") or self.model.config.sampler
         )
+        steering = Steering(self.model, num_samples, given)
+        if given.get("rank", 0) == 0:
+            steering.warn()
         keys = make_keys(given.get("seed", 0), torch.arange(num_samples))
-        sizes = self.draw_sizes(keys, given.get("num_atoms"))
+        allowed = given.get("num_atoms")
+        draw = self.draw_sizes
+        sizes = steering.draw_sizes(draw, keys) if allowed is None else draw(keys, allowed)
         order = torch.argsort(sizes, stable=True)  # like sizes together: little padding
         mine = order[given.get("rank", 0) :: given.get("world", 1)]
         wanted = given.get("batch_size")
@@ -157,7 +166,10 @@ class Pipeline:
             if self.device.type == "cuda":
                 torch.cuda.set_device(index)  # each thread has its own
             chosen = mine[start : start + size]
-            batch = self._generate_batch(walker, keys[chosen], sizes[chosen], precision, stop)
+            asked = steering.of(chosen, self.device)
+            batch = self._generate_batch(
+                walker, asked, keys[chosen], sizes[chosen], precision, stop
+            )
             return chosen, _named(batch, chosen)
 
         with ThreadPoolExecutor(1) as worker:
@@ -184,16 +196,23 @@ class Pipeline:
 
     @torch.no_grad()
     def _generate_batch(
-        self, walker: Sampler, keys: Tensor, sizes: Tensor, precision: Precision, stop: Event
+        self,
+        walker: Sampler,
+        asked: Asked,
+        keys: Tensor,
+        sizes: Tensor,
+        precision: Precision,
+        stop: Event,
     ) -> CrystalBatch:
         width = int(sizes.max())
         shapes = self._shapes(sizes, width).to(self.device)
         keys, mask = keys.to(self.device), shapes.mask
         start = normal(fold(keys, "start"), (width, self.model.vae.config.latent_dim))
         with self._autocast(precision):  # around the whole walk: weights are rounded once
-            z = walker.sample(self._predictor(shapes, stop), start, mask, keys)
+            predict = asked.steer(self._denoiser(shapes, stop), walker.config.steps)
+            z = walker.sample(predict, start, mask, keys)
             z = self.model.unstandardise(z) * mask.unsqueeze(-1)
-            decoded = self.model.vae.decode(z, shapes)
+            decoded = asked.restrict(self.model.vae.decode(z, shapes))
         return self.model.vae.to_crystals(decoded, shapes).to("cpu")
 
     def precision(self, wanted: Precision) -> Literal["fp32", "bf16"]:
@@ -222,26 +241,24 @@ class Pipeline:
             check=False,
         )
 
-    def _predictor(self, shapes: CrystalBatch, stop: Event) -> Predict:
-        """Return the denoiser as a function of latents and time; conditions are left open."""
-        conditions = self.model.denoiser.conditions
+    def _denoiser(self, shapes: CrystalBatch, stop: Event) -> Callable[[Request | None], Predict]:
+        """Return what makes, for a request, the denoiser as a function of latents and time."""
         sizes, layout = shapes.num_atoms, Layout.of(shapes)
-        features = hidden = None
-        if conditions is not None:
-            features = conditions.empty(len(sizes))
-            hidden = {
-                name: torch.ones(len(sizes), dtype=torch.bool, device=self.device)
-                for name in features
-            }
 
-        def predict(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-            if stop.is_set():
-                raise CancelledError
-            t = t[:1] if features is None else t  # all are at the same time
-            out = self.model(z, t, sizes, features, hidden, layout)
-            return out.prediction.float(), None if out.variance is None else out.variance.float()
+        def denoiser(request: Request | None) -> Predict:
+            features, hidden = request or (None, None)
 
-        return predict
+            def predict(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+                if stop.is_set():
+                    raise CancelledError
+                # all are at the same time
+                out = self.model(z, t[:1], sizes, features, hidden, layout)
+                variance = None if out.variance is None else out.variance.float()
+                return out.prediction.float(), variance
+
+            return predict
+
+        return denoiser
 
 
 def _named(batch: CrystalBatch, numbers: Tensor) -> FlatCrystals:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chemeleon.checkpoints.store import ModelFolder
-from chemeleon.config.schema import LDMConfig, VAEConfig
-from chemeleon.models.conditions import ConditionEncoder
+from chemeleon.config.schema import ConditionConfig, LDMConfig, VAEConfig
+from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.layers import (
     ModulatedBlock,
     index_embedding,
@@ -87,10 +87,11 @@ class Denoiser(nn.Module):
         Args:
             z: ``(B, N, L)`` noisy latents, 0 on padded slots.
             t: ``(B,)`` times, 0 .. 999 (flow: 1000 times the time); ``(1,)`` where all crystals
-                share it and there are no conditions, which saves their modulations.
+                share it, which saves their modulations if they share the conditions, too.
             num_atoms: ``(B,)``.
-            features: condition name to ``(B, F)``, for a conditional model.
-            drop: condition name to ``(B,)`` bool, True where the condition is hidden.
+            features: condition name to ``(B, F)``, or ``(1, F)`` where all crystals share it, for a
+                conditional model.
+            drop: condition name to ``(B,)`` or ``(1,)`` bool, True where the condition is hidden.
             layout: how the batch is packed, if it is.
         """
         slots = torch.arange(z.shape[1], device=z.device)
@@ -155,6 +156,16 @@ class LatentDiffusion(Pretrained):
             model = cls(config, vae, torch.zeros_like(folder.tensor("size_histogram")))
         folder.load_into(model)
         return model.eval()
+
+    def add_conditions(self, configs: Mapping[str, ConditionConfig]) -> ConditionEncoder:
+        """Give a model without conditions new ones that change nothing yet, and return them."""
+        assert self.denoiser.conditions is None
+        encoder = ConditionEncoder(configs, self.config.denoiser.width)
+        for parameter in encoder.project[-1].parameters():
+            nn.init.zeros_(parameter)
+        self.denoiser.conditions = encoder.to(self.latent_mean.device)
+        self.config = self.config.model_copy(update={"conditions": dict(configs)})
+        return encoder
 
     def architecture(self) -> dict[str, Any]:
         """See ``Pretrained``."""

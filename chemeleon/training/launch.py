@@ -141,6 +141,9 @@ def _load_data(
 def _load_split(config: StageConfig, split: str, progress: bool) -> FlatCrystals:
     if isinstance(config, PredictTrainConfig):
         return load_targets(config, split, progress)
+    if isinstance(config, LDMTrainConfig) and config.ldm.conditions:
+        # a crystal without the value is one of which nothing is said
+        return load_split(config.data, split, progress=progress, partial="any")
     return load_split(config.data, split, progress=progress)
 
 
@@ -157,7 +160,9 @@ def _start_ldm(
     source = folder / INIT if resume else ldm.init_ckpt_path
     if source is not None:
         start = LatentDiffusion.from_pretrained(source)
-        names = ("denoiser", "diffusion", "conditions", "latent_scale")
+        names = ["denoiser", "diffusion", "latent_scale"]
+        if resume or start.config.conditions:  # an unconditional model can be given some
+            names.append("conditions")
         _check_same("ldm", names, start.config, ldm, source)
         return None, start
     return _vae("ldm", ldm.vae_ckpt_path), None

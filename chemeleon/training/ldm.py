@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -53,11 +53,14 @@ class LDMStage:
         if start is not None:
             if refit_sizes:  # fine-tuned on other crystals: sample sizes like theirs
                 start.size_histogram = atom_histogram(train).to(torch.float32)
+            if config.ldm.conditions and start.denoiser.conditions is None:
+                start.add_conditions(config.ldm.conditions).fit(train.targets)
             self.model = start.to(device)
         else:
             assert vae is not None
             self.model = LatentDiffusion(config.ldm, vae, atom_histogram(train)).to(device)
             self._fit_statistics(train, device)
+        self.facts = self._facts(train.targets)
 
     @torch.no_grad()
     def _fit_statistics(self, train: FlatCrystals, device: torch.device) -> None:
@@ -107,7 +110,14 @@ class LDMStage:
         conditions = self.model.denoiser.conditions
         if conditions is not None:
             features = conditions.featurise(crystals)
-            hidden = {name: uniform(fold(batch.keys, f"drop {name}")) < drop for name in features}
+            hidden = conditions.missing(crystals)
+            if len(hidden) > 1:  # guidance needs crystals of which nothing is said
+                nothing = uniform(fold(batch.keys, "drop all")) < drop
+                hidden = {name: flags | nothing for name, flags in hidden.items()}
+            hidden = {
+                name: flags | (uniform(fold(batch.keys, f"drop {name}")) < drop)
+                for name, flags in hidden.items()
+            }
         prediction, variance = model(
             noised.z, noised.t, crystals.num_atoms, features, hidden, Layout.of(crystals)
         )
@@ -123,11 +133,23 @@ class LDMStage:
             add_shares(totals, terms, batch.members / float(batch.size))
         return totals
 
+    def _facts(self, targets: Mapping[str, Tensor]) -> dict[str, dict[str, object]]:
+        """Return what sampling tells users of each condition: unit, range or classes."""
+        conditions = self.model.denoiser.conditions
+        if conditions is None:
+            return {}
+        facts = conditions.describe(targets)
+        for name, found in facts.items():
+            unit = self.config.data.units.get(self.model.config.conditions[name].column or "")
+            found |= {"unit": unit} if unit else {}
+        return facts
+
     def export(self) -> Export:
         """See ``Stage``."""
+        data = {"name": self.config.data.name, "niggli": self.config.data.niggli}
         config = {
             "vae": self.model.vae.config.model_dump(mode="json"),
             "ldm": self.model.config.model_dump(mode="json"),
-            "data": {"name": self.config.data.name, "niggli": self.config.data.niggli},
+            "data": {**data, "conditions": self.facts} if self.facts else data,
         }
         return Export("ldm", config, self.model.state_dict())
