@@ -96,6 +96,7 @@ def gaps(
             good = [i for i, p in enumerate(structural_problems(made)) if p is None]
             structures = to_structures(made.subset(torch.tensor(good, dtype=torch.int64)))
             said = [p.values[column] for p in predict(predictor, structures) if p.values]
+            said = said or [math.nan]
             answers.setdefault(guidance, {})[target] = said
             values = torch.tensor(said)
             low, middle, high = values.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()

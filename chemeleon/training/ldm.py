@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from chemeleon.checkpoints.adapters import base_hash, own
+from chemeleon.config.hubname import hub_name
 from chemeleon.config.schema import LDMTrainConfig
 from chemeleon.crystals.augment import augment
 from chemeleon.crystals.batch import FlatCrystals
@@ -16,6 +19,7 @@ from chemeleon.crystals.random import fold, normal, uniform
 from chemeleon.data.dataset import atom_histogram
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.diffusion.losses import NoiseProcess
+from chemeleon.models.adapters import add_adapters, split
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.vae import CrystalVAE
@@ -60,6 +64,10 @@ class LDMStage:
             assert vae is not None
             self.model = LatentDiffusion(config.ldm, vae, atom_histogram(train)).to(device)
             self._fit_statistics(train, device)
+        self.base_weights = ""
+        if config.ldm.lora is not None:
+            self.base_weights = base_hash(self.model.state_dict())
+            add_adapters(self.model.denoiser, config.ldm.lora)
         self.facts = self._facts(train.targets)
 
     @torch.no_grad()
@@ -144,12 +152,38 @@ class LDMStage:
             found |= {"unit": unit} if unit else {}
         return facts
 
+    def initial(self) -> Export:
+        """Return the model before training, whole, for resuming; adapters have not acted yet."""
+        _, tensors = split(self.model.state_dict())
+        return Export("ldm", self._content(), tensors)
+
     def export(self) -> Export:
-        """See ``Stage``."""
+        """See ``Stage``; of a model with adapters only what it does not share with its base."""
+        content, tensors = self._content(), self.model.state_dict()
+        lora = self.config.ldm.lora
+        if lora is None:
+            return Export("ldm", content, tensors)
+        content["ldm"]["lora"] = lora.model_dump(mode="json")
+        content["adapter"] = {
+            "base": _lasting(self.config.ldm.init_ckpt_path),
+            "base_weights": self.base_weights,
+            "rank": lora.rank,
+            "alpha": lora.alpha,
+        }
+        adapters, plain = split(tensors)
+        return Export("ldm", content, {**own(plain), **adapters})
+
+    def _content(self) -> dict[str, Any]:
         data = {"name": self.config.data.name, "niggli": self.config.data.niggli}
-        config = {
+        return {
             "vae": self.model.vae.config.model_dump(mode="json"),
             "ldm": self.model.config.model_dump(mode="json"),
             "data": {**data, "conditions": self.facts} if self.facts else data,
         }
-        return Export("ldm", config, self.model.state_dict())
+
+
+def _lasting(reference: str | None) -> str | None:
+    """Return a model's name that is good in every folder."""
+    if reference is None or hub_name(reference) is not None:
+        return reference
+    return str(Path(reference).expanduser().absolute())
