@@ -130,7 +130,8 @@ def plot(answers: dict[float, dict[float, list[float]]], name: str, unit: str, p
     for axis, (guidance, by_target) in zip(panels[0], answers.items(), strict=True):
         targets = list(by_target)
         axis.plot([0, max(targets)], [0, max(targets)], color="0.7", lw=1, label="as asked")
-        widths = 0.35 * min(abs(a - b) for a in targets for b in targets if a != b)
+        steps = [abs(a - b) for a in targets for b in targets if a != b]
+        widths = 0.35 * min(steps, default=1.0)
         axis.violinplot(list(by_target.values()), targets, widths=2 * widths, showextrema=False)
         means = [sum(said) / len(said) for said in by_target.values()]
         axis.plot(targets, means, "o-", color="C1", label="mean")

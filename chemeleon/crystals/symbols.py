@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from fractions import Fraction
+from functools import cache
 
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER
 from chemeleon.errors import ConfigError, nearest
@@ -74,21 +75,34 @@ def space_group_number(text: str) -> int:
         if 1 <= int(text) <= SPACE_GROUPS:
             return int(text)
         raise ConfigError(f"there is no space group {text}: numbers go from 1 to {SPACE_GROUPS}")
-    from pymatgen.symmetry.groups import SpaceGroup, sg_symbol_from_int_number
+    symbol, known = text.replace("_", "").replace(" ", ""), _space_group_symbols()
+    if symbol in known:
+        return known[symbol]
+    from pymatgen.symmetry.groups import SpaceGroup
 
-    try:
+    try:  # older names such as Cmca, and choices of origin or axes such as R-3m:H
         return int(SpaceGroup(text).int_number)
     except ValueError:
-        pass
-    # P21/c for P2_1/c, as many write it
-    short = {
-        sg_symbol_from_int_number(number).replace("_", ""): number
-        for number in range(1, SPACE_GROUPS + 1)
-    }
-    symbol = text.replace("_", "").replace(" ", "")
-    if symbol not in short:
         raise ConfigError(
             f"'{text}' is neither the number of a space group nor its Hermann-Mauguin symbol, such"
-            f" as Fm-3m{nearest(symbol, short)}"
-        )
-    return short[symbol]
+            f" as Fm-3m{nearest(symbol, known)}"
+        ) from None
+
+
+@cache
+def _space_group_symbols() -> dict[str, int]:
+    """Return the numbers of all settings by symbol, without underscores and spaces."""
+    import spglib
+
+    found: dict[str, int] = {}
+    for hall in range(1, 531):
+        setting = spglib.get_spacegroup_type(hall)
+        assert setting is not None
+        names = [setting.international_short, setting.international_full]
+        for name in (*names, *setting.international.split("=")):
+            parts = name.split()
+            found[name.replace("_", "").replace(" ", "")] = setting.number
+            if len(parts) == 4 and parts.count("1") == 2:  # P 1 2_1/n 1, called P21/n
+                short = "".join(part for part in parts if part != "1").replace("_", "")
+                found.setdefault(short, setting.number)
+    return found

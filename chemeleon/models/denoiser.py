@@ -41,6 +41,8 @@ class Denoised(NamedTuple):
 class Denoiser(nn.Module):
     """DiT (Peebles and Xie 2023) whose tokens are atoms, with adaLN-Zero on time and conditions."""
 
+    conditions: ConditionEncoder | None
+
     def __init__(self, config: LDMConfig, latent_dim: int) -> None:
         super().__init__()
         self.config = config.denoiser
@@ -52,7 +54,9 @@ class Denoiser(nn.Module):
         self.time = nn.Sequential(
             nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width)
         )
-        self.conditions = ConditionEncoder(config.conditions, width) if config.conditions else None
+        # registered even if there are none: added later they have the same place among parameters
+        encoder = ConditionEncoder(config.conditions, width) if config.conditions else None
+        self.register_module("conditions", encoder)
         self.blocks = nn.ModuleList(
             ModulatedBlock(
                 width, self.config.heads, width * self.config.mlp_ratio, self.config.dropout
