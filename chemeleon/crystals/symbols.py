@@ -14,6 +14,7 @@ from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER
 from chemeleon.errors import ConfigError, nearest
 
 SPACE_GROUPS = 230
+_OLD_SYMBOLS = {"Abm2": 39, "Aba2": 41, "Cmca": 64, "Cmma": 67, "Ccca": 68}  # without the e glide
 _FINEST = 24  # parts of an atom that a formula with fractions may have, as in Li0.125CoO2
 
 
@@ -80,7 +81,7 @@ def space_group_number(text: str) -> int:
         return known[symbol]
     from pymatgen.symmetry.groups import SpaceGroup
 
-    try:  # older names such as Cmca, and choices of origin or axes such as R-3m:H
+    try:  # choices of origin or axes, such as R-3m:H
         return int(SpaceGroup(text).int_number)
     except ValueError:
         raise ConfigError(
@@ -94,7 +95,7 @@ def _space_group_symbols() -> dict[str, int]:
     """Return the numbers of all settings by symbol, without underscores and spaces."""
     import spglib
 
-    found: dict[str, int] = {}
+    found = dict(_OLD_SYMBOLS)
     for hall in range(1, 531):
         setting = spglib.get_spacegroup_type(hall)
         assert setting is not None
