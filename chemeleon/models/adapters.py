@@ -51,9 +51,11 @@ def add_adapters(denoiser: Denoiser, config: LoRAConfig) -> None:
         r=config.rank,
         lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]
         lora_dropout=config.dropout,
-        target_modules=rf"blocks\.\d+\.({chosen})",
+        target_modules=rf"\d+\.({chosen})",
     )
-    inject_adapter_in_model(settings, denoiser, _ADAPTER)
+    denoiser.requires_grad_(False)
+    # not into the denoiser, whose `config` peft would take for one of transformers
+    inject_adapter_in_model(settings, denoiser.blocks, _ADAPTER)
     for module in denoiser.modules():
         if isinstance(module, LoraLayer):
             # autocast chooses the precision; a cast to float32 before it would be undone
