@@ -128,8 +128,7 @@ def _build(
     if config.ldm.lora is not None:
         trained, total = count(stage.model.denoiser)
         console.print(
-            f"adapters and conditions: {trained:,} parameters are trained, {trained / total:.2%} of"
-            f" the denoiser's {total:,}"
+            f"adapters and conditions: {trained:,} of {total:,} weights, {trained / total:.2%}"
         )
     return stage
 
