@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
+from chemeleon.checkpoints.adapters import merge as ldm_merge
 from chemeleon.checkpoints.folders import refuse_existing
 from chemeleon.checkpoints.hub import convert as hub_convert
 from chemeleon.checkpoints.hub import list_models as hub_list
@@ -235,7 +236,7 @@ def vae_reconstruct(
 vae = SimpleNamespace(
     train=vae_train, reconstruct=vae_reconstruct, presets=lambda: presets.list_presets("vae")
 )
-ldm = SimpleNamespace(train=ldm_train, presets=lambda: presets.list_presets("ldm"))
+ldm = SimpleNamespace(train=ldm_train, merge=ldm_merge, presets=lambda: presets.list_presets("ldm"))
 predict = SimpleNamespace(
     train=predict_train, run=predict_run, presets=lambda: presets.list_presets("predict")
 )

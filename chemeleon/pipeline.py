@@ -6,12 +6,12 @@ on the model, the seed and its number alone, not on the batch that it is made in
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
-from typing import Literal, TypedDict, Unpack
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -25,21 +25,24 @@ from chemeleon.crystals.ordering import Order, arrange_atoms
 from chemeleon.crystals.random import fold, make_keys, normal, uniform
 from chemeleon.diffusion.sampler import Predict, Sampler
 from chemeleon.errors import GenerationError
+from chemeleon.models.condition_encoder import Request
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import place
 from chemeleon.models.replay import Replayed
+from chemeleon.steering import Asked, Steering, Wishes
 
 Precision = Literal["auto", "fp32", "bf16"]
 AUTO_BATCH = {"cpu": 256, "cuda": 2048}
 
 
-class Options(TypedDict, total=False):
-    """How to make crystals.
+class Options(Wishes, total=False):
+    """How to make crystals, beside what is asked of them.
 
     Attributes:
         seed: same seed, same crystals.
-        num_atoms: allowed numbers of atoms; by default the training distribution.
+        num_atoms: allowed numbers of atoms; by default the training distribution, of which the
+            numbers that a composition asked for goes into.
         atoms: atomic numbers of each crystal, ``M`` lists, for a model of kind csp; the crystals
             have exactly these, in the order of the model's training.
         sampler: scheduler, steps and eta; by default what the model's config says.
@@ -110,6 +113,20 @@ class Pipeline:
         draws = uniform(fold(keys, "size")).double().cpu()
         return torch.searchsorted(bounds, draws, right=True).clamp_max(len(weights) - 1)
 
+    def _sizes(
+        self,
+        steering: Steering,
+        keys: Tensor,
+        allowed: Sequence[int] | None,
+        types: Tensor | None,
+    ) -> Tensor:
+        """Return the numbers of atoms ``(M,)``: of the atoms given, or drawn."""
+        if types is not None:
+            return (types > 0).sum(-1)
+        if allowed is not None:
+            return self.draw_sizes(keys, allowed)
+        return steering.draw_sizes(self.draw_sizes, keys)
+
     def generate(self, num_samples: int, **options: Unpack[Options]) -> FlatCrystals:
         """Make crystals, ``M`` or a process's share, in the order of their numbers.
 
@@ -136,6 +153,7 @@ class Pipeline:
 
         Raises:
             GenerationError: if the model cannot make crystals this way, or memory is too small.
+            ConfigError: if what is asked for cannot be read, or the model does not know of it.
         """
         given = Options(**options)
         atoms = given.get("atoms")
@@ -143,13 +161,14 @@ class Pipeline:
         walker = Sampler(
             self.model.config.diffusion, given.get("sampler") or self.model.config.sampler
         )
+        steering = Steering(self.model, num_samples, given)
+        if given.get("rank", 0) == 0:
+            steering.warn()
         keys = make_keys(given.get("seed", 0), torch.arange(num_samples))
-        order = self.model.vae.config.atom_order
-        types = None if atoms is None else _table(atoms, order, num_samples)
-        if types is None:
-            sizes = self.draw_sizes(keys, given.get("num_atoms"))
-        else:
-            sizes = (types > 0).sum(-1)
+        types = (
+            None if atoms is None else _table(atoms, self.model.vae.config.atom_order, num_samples)
+        )
+        sizes = self._sizes(steering, keys, given.get("num_atoms"), types)
         order = torch.argsort(sizes, stable=True)  # like sizes together: little padding
         mine = order[given.get("rank", 0) :: given.get("world", 1)]
         wanted = given.get("batch_size")
@@ -164,9 +183,14 @@ class Pipeline:
             if self.device.type == "cuda":
                 torch.cuda.set_device(index)  # each thread has its own
             chosen = mine[start : start + size]
-            asked = None if types is None else types[chosen]
             batch = self._generate_batch(
-                walker, keys[chosen], sizes[chosen], precision, stop, asked
+                walker,
+                steering.of(chosen, self.device),
+                keys[chosen],
+                sizes[chosen],
+                precision,
+                stop,
+                None if types is None else types[chosen],
             )
             return chosen, _named(batch, chosen)
 
@@ -220,6 +244,7 @@ class Pipeline:
     def _generate_batch(
         self,
         walker: Sampler,
+        asked: Asked,
         keys: Tensor,
         sizes: Tensor,
         precision: Precision,
@@ -231,9 +256,10 @@ class Pipeline:
         keys, mask = keys.to(self.device), shapes.mask
         start = normal(fold(keys, "start"), (width, self.model.vae.config.latent_dim))
         with self.autocast(precision):  # around the whole walk: weights are rounded once
-            z = walker.sample(self._predictor(shapes, stop), start, mask, keys)
+            predict = asked.steer(self._denoiser(shapes, stop), walker.config.steps)
+            z = walker.sample(predict, start, mask, keys)
             z = self.model.unstandardise(z) * mask.unsqueeze(-1)
-            decoded = self.model.vae.decode(z, shapes)
+            decoded = asked.restrict(self.model.vae.decode(z, shapes))
         return self.model.vae.to_crystals(decoded, shapes).to("cpu")
 
     def precision(self, wanted: Precision) -> Literal["fp32", "bf16"]:
@@ -263,31 +289,29 @@ class Pipeline:
             check=False,
         )
 
-    def _predictor(self, shapes: CrystalBatch, stop: Event) -> Predict:
-        """Return the denoiser as a function of latents and time; conditions are left open."""
-        conditions = self.model.denoiser.conditions
+    def _denoiser(self, shapes: CrystalBatch, stop: Event) -> Callable[[Request | None], Predict]:
+        """Return what makes, for a request, the denoiser as a function of latents and time."""
         sizes, layout = shapes.num_atoms, Layout.of(shapes)
-        features = hidden = None
-        if conditions is not None:
-            features = conditions.empty(len(sizes))
-            hidden = {
-                name: torch.ones(len(sizes), dtype=torch.bool, device=self.device)
-                for name in features
-            }
 
-        def evaluate(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-            t = t[:1] if features is None else t  # all are at the same time
-            out = self.model(z, t, sizes, features, hidden, layout, shapes.atomic_numbers)
-            return out.prediction.float(), None if out.variance is None else out.variance.float()
+        def denoiser(request: Request | None) -> Predict:
+            features, hidden = request or (None, None)
 
-        replayed = Replayed(evaluate)
+            def evaluate(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+                # all are at the same time
+                out = self.model(z, t[:1], sizes, features, hidden, layout, shapes.atomic_numbers)
+                variance = None if out.variance is None else out.variance.float()
+                return out.prediction.float(), variance
 
-        def predict(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-            if stop.is_set():
-                raise CancelledError
-            return replayed(z, t)
+            replayed = Replayed(evaluate)
 
-        return predict
+            def predict(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+                if stop.is_set():
+                    raise CancelledError
+                return replayed(z, t)
+
+            return predict
+
+        return denoiser
 
 
 def _table(atoms: Sequence[Sequence[int]], order: Order, num_samples: int) -> Tensor:

@@ -24,7 +24,6 @@ from chemeleon.crystals.ordering import arrange
 from chemeleon.crystals.random import make_keys
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError, nearest
-from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.pipeline import Pipeline, Precision
 
@@ -96,7 +95,7 @@ def denoising_error(
     used to judge images in Li et al. 2023, arXiv:2303.16203). All crystals see the same noise, so
     that their differences are their own. It costs 16 evaluations of the denoiser.
     """
-    model = pipeline.model
+    model, conditions = pipeline.model, pipeline.model.denoiser.conditions
     crystals = arrange(crystals, model.vae.config.atom_order)
     # turned as training crystals are: the encoder looks at the matrix of the cell
     cells = lattice_from_parameters(
@@ -109,7 +108,8 @@ def denoising_error(
     for chunk in order.split(BATCH):
         batch = crystals.batch(chunk).to(pipeline.device)
         mask, keys = batch.mask, make_keys(0, torch.zeros_like(batch.num_atoms))
-        features, hidden = _unconditioned(model, len(batch))
+        nothing = None if conditions is None else conditions.request({}).of(chunk, pipeline.device)
+        features, hidden = nothing or (None, None)
         with pipeline.autocast(precision):
             x0 = model.standardise(model.vae.encode(batch).mean) * mask.unsqueeze(-1)
             total = torch.zeros(len(batch), device=pipeline.device)
@@ -130,17 +130,6 @@ def denoising_error(
                 total += process.losses(said.prediction.float(), None, x0, noised, mask)["mse"]
         errors[chunk] = (total / TIMES).double().cpu()
     return errors
-
-
-def _unconditioned(
-    model: LatentDiffusion, size: int
-) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None]:
-    conditions = model.denoiser.conditions
-    if conditions is None:
-        return None, None
-    features = conditions.empty(size)
-    hide = torch.ones(size, dtype=torch.bool, device=model.latent_mean.device)
-    return features, dict.fromkeys(features, hide)
 
 
 def best_first(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -67,6 +67,11 @@ def sample(
     seed: int = 0,
     batch_size: int | None = None,
     num_atoms: Sequence[int] | None = None,
+    conditions: Mapping[str, object] | None = None,
+    guidance: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
+    allow_elements: Sequence[str] | None = None,
+    forbid_elements: Sequence[str] | None = None,
     scheduler: str | None = None,
     steps: int | None = None,
     eta: float | None = None,
@@ -97,6 +102,12 @@ def sample(
         seed: same seed, same crystals, whatever the batch size.
         batch_size: crystals at a time; None finds one that fits.
         num_atoms: allowed numbers of atoms per cell.
+        conditions: name of a condition that the model was trained with to a value, such as
+            ``{"band_gap": 2.0, "space_group": "Fm-3m"}``, or to a list with one per crystal.
+        guidance: how hard to push towards the conditions: 0 not at all, 1 as trained; by default 2.
+        guidance_interval: shares of the walk from which to which to push; by default all of it.
+        allow_elements: symbols of the only elements that atoms may have.
+        forbid_elements: symbols of elements that atoms may not have.
         scheduler: ddim, ddpm, dpm++, unipc or euler; by default what the model was saved with.
         steps: evaluations of the denoiser.
         eta: share of fresh noise, 0 to 1.
@@ -125,6 +136,7 @@ def sample(
     from chemeleon.formulas import of_data, of_formulas
     from chemeleon.pipeline import Pipeline
     from chemeleon.ranking import best_first, make_scorer
+    from chemeleon.steering import GUIDANCE
 
     mine = share(device)
     pipeline = Pipeline.from_pretrained(model, mine.device)
@@ -146,6 +158,14 @@ def sample(
     problems: list[str | None] = [None] * num_samples
     options: dict[str, Any] = {"rank": mine.rank, "world": mine.world, "precision": precision}
     options |= {"seed": seed, "num_atoms": num_atoms, "sampler": settings, "batch_size": batch_size}
+    wishes = {
+        "conditions": None if conditions is None else dict(conditions),
+        "guidance": GUIDANCE if conditions and guidance is None else guidance,
+        "guidance_interval": guidance_interval,
+        "allow_elements": allow_elements and list(allow_elements),
+        "forbid_elements": forbid_elements and list(forbid_elements),
+    }
+    options |= wishes
     options["atoms"] = None if asked is None else asked.atoms
     stream = pipeline.stream(num_samples, **options)
     scored = ((at, made, scorer.score(made) if scorer else None) for at, made in stream)
@@ -209,6 +229,7 @@ def sample(
             "seed": seed,
             "precision": pipeline.precision(precision),
             "num_atoms": sizes,
+            **{name: value for name, value in wishes.items() if value is not None},
             "requested": num_samples,
             "written": len(written),
             "valid": sum(problem is None for problem in problems),

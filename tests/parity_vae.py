@@ -23,7 +23,7 @@ from chemeleon.diffusion.schedulers import (
     posterior_coefficients,
     train_alphas_cumprod,
 )
-from chemeleon.models.conditions import ConditionEncoder
+from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.layers import index_embedding, timestep_embedding
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE, vae_losses

@@ -189,7 +189,7 @@ def test_dropped_conditions_do_not_matter(crystals):
     hidden = {name: ~flag for name, flag in shown.items()}
     with_them = model(z, t, batch.num_atoms, features, shown).prediction
     without = model(z, t, batch.num_atoms, features, hidden).prediction
-    nothing = model(z, t, batch.num_atoms, encoder.empty(len(batch)), hidden).prediction
+    nothing = model(z, t, batch.num_atoms, *encoder.request({})).prediction
     torch.testing.assert_close(without, nothing)
     assert not torch.allclose(with_them, without)
     gap_only = model(z, t, batch.num_atoms, features, {**hidden, "gap": shown["gap"]}).prediction

@@ -212,6 +212,11 @@ def push(
     find(repo)  # refuses other malformed names before anything is read
     path = find_model(folder)
     config = _without_local_paths(read_config(path / CONFIG))
+    if "adapter" in config:
+        raise CheckpointError(
+            f"{path} holds adapters, which are of no use without their base: publish both as one"
+            f" model, made with `chemeleon ldm merge {path} -o DIR`"
+        )
     api = HfApi(library_name="chemeleon", library_version=__version__)
     try:
         api.create_repo(repo, private=private, exist_ok=True)

@@ -199,8 +199,15 @@ def find_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> 
     )
 
 
-def read_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> ModelFolder:
+def read_model(
+    reference: str | Path, kinds: Sequence[str] = ("vae", "ldm"), *, whole: bool = True
+) -> ModelFolder:
     """Read a model folder; see ``find_model`` for what ``reference`` may be.
+
+    Args:
+        reference: what to read.
+        kinds: what it may be.
+        whole: merge adapters with the model that they adapt.
 
     Raises:
         CheckpointError: if there is none, it is damaged, or of another kind.
@@ -213,7 +220,12 @@ def read_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> 
             f"{path} is a model of kind '{kind}', but {' or '.join(kinds)} is needed here"
         )
     tensors, _ = read_tensors(path / MODEL_WEIGHTS)
-    return ModelFolder(path, kind, config, tensors)
+    folder = ModelFolder(path, kind, config, tensors)
+    if whole and "adapter" in config:
+        from chemeleon.checkpoints.adapters import combine  # here, as it reads models in its turn
+
+        return combine(folder)
+    return folder
 
 
 def write_model(

@@ -36,6 +36,38 @@ def _whole_numbers(text: str | None, option: str) -> list[int] | None:
         raise ConfigError(f"{option} takes whole numbers such as 5,8, got '{text}'") from None
 
 
+def _conditions(words: list[str] | None) -> dict[str, str] | None:
+    from chemeleon.errors import ConfigError
+
+    found: dict[str, str] = {}
+    for word in words or ():
+        name, equals, value = (part.strip() for part in word.partition("="))
+        if not (name and equals and value):
+            raise ConfigError(f"--condition takes NAME=VALUE such as band_gap=2.0, got '{word}'")
+        if name in found:
+            raise ConfigError(f"--condition {name} is given twice")
+        found[name] = value
+    return found or None
+
+
+def _interval(text: str | None) -> tuple[float, float] | None:
+    from chemeleon.errors import ConfigError
+
+    if text is None:
+        return None
+    try:
+        first, last = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"--guidance-interval takes two numbers such as 0.2,0.8, got '{text}'"
+        ) from None
+    return first, last
+
+
+def _symbols(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
 def _batch_size(text: str) -> int | None:
     from chemeleon.errors import ConfigError
 
@@ -106,6 +138,31 @@ def sample(
             "--num-atoms", help="Allowed atoms per cell, such as 5,8; default as trained."
         ),
     ] = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--condition",
+            metavar="NAME=VALUE",
+            help="What crystals should have, as the model was trained for; repeatable.",
+        ),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--guidance", help="Push towards conditions: 0 none, 1 as trained; default 2."
+        ),
+    ] = None,
+    guidance_interval: Annotated[
+        str | None,
+        typer.Option("--guidance-interval", help="Push in this part of the walk, such as 0.2,0.8."),
+    ] = None,
+    allow_elements: Annotated[
+        str | None,
+        typer.Option("--allow-elements", help="No other elements than these, such as Li,Mn,O."),
+    ] = None,
+    forbid_elements: Annotated[
+        str | None, typer.Option("--forbid-elements", help="None of these, such as Pb,Tl.")
+    ] = None,
     scheduler: Annotated[
         str | None,
         typer.Option("--scheduler", help="ddim, ddpm, dpm++, unipc, or euler for flow models."),
@@ -152,6 +209,8 @@ def sample(
     chemeleon sample --model runs/csp --formula LiFePO4 --formula BaTiO3 -n 20
     chemeleon sample --model runs/csp --formula SiO2 --formula-units 3 -n 20 --rank-by model
     chemeleon sample --model runs/csp --formulas-from perov_5/val -n 1 -o out
+    chemeleon sample --model runs/my_ldm -n 100 --allow-elements Li,Mn,Fe,O
+    chemeleon sample --model runs/gap_ldm -n 100 --condition band_gap=2.0 --guidance 2
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -165,6 +224,7 @@ def sample(
     formats = _formats(form)
     sizes = _whole_numbers(num_atoms, "--num-atoms")
     size = _batch_size(batch_size)
+    conditions, interval = _conditions(condition), _interval(guidance_interval)
     if hub_name(model):
         api.hub_pull(model)  # first, as two progress bars at once would disturb each other
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -184,6 +244,11 @@ def sample(
             seed=seed,
             batch_size=size,
             num_atoms=sizes,
+            conditions=conditions,
+            guidance=guidance,
+            guidance_interval=interval,
+            allow_elements=_symbols(allow_elements),
+            forbid_elements=_symbols(forbid_elements),
             scheduler=scheduler,
             steps=steps,
             eta=eta,

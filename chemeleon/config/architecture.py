@@ -170,17 +170,19 @@ class SamplerConfig(Section):
 class ConditionConfig(Section):
     """One property that generation can be steered by."""
 
-    kind: Literal["composition", "chemical_system", "number", "category"] = Field(
+    kind: Literal["composition", "chemical_system", "number", "category", "space_group"] = Field(
         description="How the value is turned into numbers."
     )
-    column: str | None = Field(default=None, description="Data column of a number or category.")
+    column: str | None = Field(
+        default=None, description="Data column of a number, category or space group."
+    )
     categories: Positive | None = Field(
         default=None, description="Number of classes of a category."
     )
 
     @model_validator(mode="after")
     def _complete(self) -> ConditionConfig:
-        if self.kind in {"number", "category"} and self.column is None:
+        if self.kind in {"number", "category", "space_group"} and self.column is None:
             raise ValueError(f"a condition of kind {self.kind} needs `column`")
         if self.kind == "category" and self.categories is None:
             raise ValueError("a condition of kind category needs `categories`")
@@ -215,7 +217,9 @@ class LDMConfig(Section):
         default_factory=dict, description="Name to condition; empty is unconditional."
     )
     condition_drop: Fraction = Field(
-        default=0.2, description="Share of training crystals whose condition is hidden (guidance)."
+        default=0.2,
+        description="Share of training crystals whose condition is hidden (guidance); of several"
+        " conditions each by itself, and for the same share all together.",
     )
     latent_scale: Literal["channel", "scalar"] = Field(
         default="channel",

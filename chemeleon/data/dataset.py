@@ -9,7 +9,7 @@ import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from chemeleon.errors import DataError, nearest
 
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
+Partial = bool | Literal["any"]
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,20 @@ class LoadReport:
 
 
 def load_split(
-    config: DataConfig, split: str, *, progress: bool = False, partial: bool = False
+    config: DataConfig, split: str, *, progress: bool = False, partial: Partial = False
 ) -> FlatCrystals:
     """Return the usable crystals of one split, from the cache if its content was seen before.
 
     A row is bad if its crystal cannot be used, if it has more atoms than ``max_atoms``, or if one
-    of the requested targets is missing (``partial``: all of them). Columns that were not requested
+    of the requested targets is missing (but see ``partial``). Columns that were not requested
     may have any gaps.
 
     Args:
         config: names the set, its columns, targets and limits.
         split: ``train``, ``val`` or ``test``.
         progress: show a bar while parsing.
-        partial: keep crystals that have some of the targets; the others are NaN.
+        partial: keep crystals that have some of the targets, or with ``any`` all crystals; what is
+            missing is NaN.
 
     Raises:
         DataError: if the set or a column is missing, nothing is usable, or ``on_error=fail`` and
@@ -77,7 +79,7 @@ def load_split(
 
 
 def load_report(
-    config: DataConfig, split: str, *, progress: bool = False, partial: bool = False
+    config: DataConfig, split: str, *, progress: bool = False, partial: Partial = False
 ) -> LoadReport:
     """Like `load_split`, with the problems and all columns."""
     if split not in SPLITS:
@@ -97,7 +99,7 @@ def load_source(
     *,
     progress: bool = False,
     number_rows: bool = False,
-    partial: bool = False,
+    partial: Partial = False,
 ) -> LoadReport:
     """Load the crystals of a file or folder under the rules of a config.
 
@@ -164,7 +166,7 @@ def atom_histogram(crystals: FlatCrystals) -> Tensor:
     return torch.bincount(crystals.num_atoms)
 
 
-def _select(config: DataConfig, parsed: ParsedSet, path: Path, partial: bool) -> LoadReport:
+def _select(config: DataConfig, parsed: ParsedSet, path: Path, partial: Partial) -> LoadReport:
     _check_targets(config.targets, parsed.columns, parsed.text_columns, str(path))
     problems = list(parsed.problems)
     good = torch.ones(len(parsed.num_atoms), dtype=torch.bool)
@@ -172,7 +174,8 @@ def _select(config: DataConfig, parsed: ParsedSet, path: Path, partial: bool) ->
     if config.max_atoms is not None:
         limit = f"atoms are more than max_atoms={config.max_atoms}"
         checks.append((parsed.num_atoms > config.max_atoms, limit))
-    missing = {name: parsed.columns[name].isnan() for name in config.targets}
+    wanted = [] if partial == "any" else config.targets
+    missing = {name: parsed.columns[name].isnan() for name in wanted}
     if partial and missing:
         none = torch.stack(list(missing.values())).all(0)
         checks.append((none, f"no number in any of the columns {', '.join(missing)}"))

@@ -7,8 +7,9 @@ come from per-crystal keys, so a crystal is the same in every batch.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import NamedTuple
 
 import torch
@@ -142,16 +143,28 @@ class Sampler:
         return z
 
 
-def guided(conditional: Predict, unconditional: Predict, scale: float) -> Predict:
+def guided(
+    conditional: Predict, unconditional: Predict, scale: float, steps: Container[int] | None = None
+) -> Predict:
     """Return a denoiser that is steered by a condition (Ho and Salimans 2022, arXiv:2207.12598).
 
     ``unconditional + scale * (conditional - unconditional)``, for the prediction and the place of
     the variance alike, as the published models do; 0 is unconditional, 1 conditional, more pushes
     harder.
+
+    Args:
+        conditional: the denoiser that is told the condition.
+        unconditional: the one that is not.
+        scale: how hard to push.
+        steps: evaluations of the walk, counted from 0, that are guided; the others are conditional.
+            All are if not given. The count is that of calls, so make a denoiser for each walk.
     """
+    calls = itertools.count()
 
     def predict(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
         with_it, variance_with = conditional(z, t)
+        if steps is not None and next(calls) not in steps:
+            return with_it, variance_with
         without, variance_without = unconditional(z, t)
         prediction = without + scale * (with_it - without)
         if variance_with is None or variance_without is None:

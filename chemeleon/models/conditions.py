@@ -5,15 +5,22 @@ Shapes: ``B`` crystals, ``N`` padded atoms, ``F`` features of a condition, ``D``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from chemeleon.config.schema import ConditionConfig
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch
-from chemeleon.errors import DataError
+from chemeleon.crystals.symbols import (
+    SPACE_GROUPS,
+    element_numbers,
+    formula_amounts,
+    space_group_number,
+)
+from chemeleon.errors import ConfigError, DataError
 
 ELEMENT_SLOTS = MAX_ATOMIC_NUMBER + 1
 
@@ -21,9 +28,14 @@ ELEMENT_SLOTS = MAX_ATOMIC_NUMBER + 1
 class Condition(nn.Module):
     """One condition: fixed features, then two linear layers, or a learned null input.
 
-    A subclass says how many features there are and how they are read off crystals.
+    A subclass says how many features there are, how they are read off crystals, and how off what a
+    user asks for.
+
+    Attributes:
+        meaning: what a user gives, in words.
     """
 
+    meaning: ClassVar[str]
     features: int
 
     def __init__(self, config: ConditionConfig, width: int, features: int) -> None:
@@ -38,8 +50,29 @@ class Condition(nn.Module):
         """Return the features of training crystals, ``(B, F)``."""
         raise TypeError(f"{type(self).__name__} must define featurise")
 
+    def missing(self, batch: CrystalBatch) -> Tensor:
+        """Return which crystals lack the value, ``(B,)``; their condition counts as hidden."""
+        if self.config.column is None:
+            return torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
+        return batch.targets[self.config.column].isnan()
+
+    def parse(self, value: object) -> Tensor:
+        """Return the features ``(F,)``, on the CPU, of what a user asks for.
+
+        Raises:
+            ConfigError: if it cannot be read.
+        """
+        raise TypeError(f"{type(self).__name__} must define parse")
+
     def fit(self, values: Tensor) -> None:
-        """Take statistics from the training column ``(M,)``; most kinds need none."""
+        """Take statistics from the training column ``(M,)``, NaN where it has gaps."""
+
+    def unusual(self, value: object, data: Mapping[str, object]) -> str | None:
+        """Return what is unusual about a value, given what `describe` said of the training data."""
+
+    def describe(self, values: Tensor) -> dict[str, object]:
+        """Return what is worth knowing of a training column ``(M,)`` when values are asked for."""
+        return {}
 
     def forward(self, features: Tensor, drop: Tensor) -> Tensor:
         """Embed ``(B, F)``; where ``drop`` ``(B,)`` is True the null input is used."""
@@ -49,6 +82,8 @@ class Condition(nn.Module):
 class Composition(Condition):
     """Fractions of the elements, slot = atomic number."""
 
+    meaning = "a formula such as LiFePO4"
+
     def __init__(self, config: ConditionConfig, width: int) -> None:
         super().__init__(config, width, ELEMENT_SLOTS)
 
@@ -57,9 +92,18 @@ class Composition(Condition):
         counts = element_counts(batch)
         return counts / counts.sum(-1, keepdim=True)
 
+    def parse(self, value: object) -> Tensor:
+        """Read a formula; see ``Condition.parse``."""
+        amounts = formula_amounts(str(value))
+        features = torch.zeros(self.features)
+        features[list(amounts)] = torch.tensor(list(amounts.values()))
+        return features / features.sum()
+
 
 class ChemicalSystem(Condition):
     """Which elements are there, slot = atomic number."""
+
+    meaning = "elements with dashes between, such as Li-Mn-O"
 
     def __init__(self, config: ConditionConfig, width: int) -> None:
         super().__init__(config, width, ELEMENT_SLOTS)
@@ -68,10 +112,17 @@ class ChemicalSystem(Condition):
         """Return 0 or 1 per element, ``(B, 100)``."""
         return (element_counts(batch) > 0).to(torch.float32)
 
+    def parse(self, value: object) -> Tensor:
+        """Read a chemical system; see ``Condition.parse``."""
+        features = torch.zeros(self.features)
+        features[element_numbers(part.strip() for part in str(value).split("-"))] = 1
+        return features
+
 
 class Number(Condition):
     """A numeric column, standardised with the training set's statistics."""
 
+    meaning = "a number"
     mean: Tensor
     std: Tensor
 
@@ -82,81 +133,119 @@ class Number(Condition):
 
     def fit(self, values: Tensor) -> None:
         """Take mean and standard deviation of the finite values."""
-        finite = values[torch.isfinite(values)]
+        finite = _known(values, self.config)
         self.mean.copy_(finite.mean())
-        self.std.copy_(finite.std().clamp_min(1e-6))
+        self.std.copy_(finite.std(correction=0).clamp_min(1e-6))
 
     def featurise(self, batch: CrystalBatch) -> Tensor:
-        """Return the standardised column, ``(B, 1)``."""
+        """Return the standardised column, ``(B, 1)``, 0 where it has gaps."""
         column = batch.targets[cast("str", self.config.column)]
-        return ((column - self.mean) / self.std).unsqueeze(-1)
+        return ((column - self.mean) / self.std).nan_to_num().unsqueeze(-1)
+
+    def parse(self, value: object) -> Tensor:
+        """Read a number in the column's unit; see ``Condition.parse``."""
+        try:
+            number = float(cast("str", value))
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise ConfigError(f"'{value}' is not a number")
+        return ((number - self.mean) / self.std).cpu().reshape(1)
+
+    def describe(self, values: Tensor) -> dict[str, object]:
+        """Return the column's range."""
+        finite = _known(values, self.config)
+        return {"low": float(finite.min()), "high": float(finite.max())}
+
+    def unusual(self, value: object, data: Mapping[str, object]) -> str | None:
+        """Compare with the training range."""
+        low, high = (cast("float", data[name]) for name in ("low", "high"))
+        if low <= float(cast("str", value)) <= high:
+            return None
+        return f"the model was trained on {low:g} to {high:g}, so this is extrapolation"
 
 
 class Category(Condition):
     """A column of class numbers 0 .. categories - 1, as one-hot."""
 
-    def __init__(self, config: ConditionConfig, width: int) -> None:
-        super().__init__(config, width, cast("int", config.categories))
+    meaning = "the number of a class"
+
+    def __init__(self, config: ConditionConfig, width: int, categories: int | None = None) -> None:
+        super().__init__(config, width, categories or cast("int", config.categories))
 
     def featurise(self, batch: CrystalBatch) -> Tensor:
-        """Return one-hot classes, ``(B, categories)``."""
-        column = batch.targets[cast("str", self.config.column)]
+        """Return one-hot classes, ``(B, F)``."""
+        column = batch.targets[cast("str", self.config.column)].nan_to_num()
         return nn.functional.one_hot(column.long(), self.features).to(torch.float32)
 
     def fit(self, values: Tensor) -> None:
         """Check that every class fits."""
-        if values.min() < 0 or values.max() >= self.features:
+        known = _known(values, self.config)
+        if known.min() < 0 or known.max() >= self.features or bool((known % 1 != 0).any()):
             raise DataError(
-                f"column '{self.config.column}' has classes from {values.min():g} to"
-                f" {values.max():g}, but categories={self.features} allows 0 to {self.features - 1}"
+                f"column '{self.config.column}' has values from {known.min():g} to"
+                f" {known.max():g}; classes are whole numbers from 0 to {self.features - 1}"
             )
 
+    def number(self, value: object) -> int:
+        """Return the class that a user asks for.
 
-KINDS: dict[str, type[Composition | ChemicalSystem | Number | Category]] = {
+        Raises:
+            ConfigError: if there is no such class.
+        """
+        text = str(value).strip()
+        if not text.isdigit() or int(text) >= self.features:
+            raise ConfigError(f"'{value}' is not a class: they go from 0 to {self.features - 1}")
+        return int(text)
+
+    def parse(self, value: object) -> Tensor:
+        """Read a class; see ``Condition.parse``."""
+        features = torch.zeros(self.features)
+        features[self.number(value)] = 1
+        return features
+
+    def describe(self, values: Tensor) -> dict[str, object]:
+        """Return the classes that occur."""
+        return {"classes": [int(value) for value in _known(values, self.config).unique()]}
+
+    def unusual(self, value: object, data: Mapping[str, object]) -> str | None:
+        """Look for the class in the training data."""
+        known = self.number(value) in cast("list[int]", data["classes"])
+        return None if known else "no training crystal is of this class"
+
+
+class SpaceGroup(Category):
+    """A column of space group numbers, as one-hot; slot 0 is not used."""
+
+    meaning = "a space group by number or Hermann-Mauguin symbol, such as 225 or Fm-3m"
+
+    def __init__(self, config: ConditionConfig, width: int) -> None:
+        super().__init__(config, width, SPACE_GROUPS + 1)
+
+    def number(self, value: object) -> int:
+        """Return the space group that a user asks for; see ``Category.number``."""
+        return space_group_number(str(value).strip())
+
+
+KINDS: dict[str, type[Composition | ChemicalSystem | Number | Category | SpaceGroup]] = {
     "composition": Composition,
     "chemical_system": ChemicalSystem,
     "number": Number,
     "category": Category,
+    "space_group": SpaceGroup,
 }
 
 
-class ConditionEncoder(nn.Module):
-    """All conditions of a model, concatenated and projected to the denoiser's width."""
+def _known(values: Tensor, config: ConditionConfig) -> Tensor:
+    """Return the values of a training column that are numbers.
 
-    def __init__(self, configs: Mapping[str, ConditionConfig], width: int) -> None:
-        super().__init__()
-        self.encoders = nn.ModuleDict(
-            {name: KINDS[config.kind](config, width) for name, config in configs.items()}
-        )
-        self.project = nn.Sequential(
-            nn.Linear(width * len(configs), width), nn.SiLU(), nn.Linear(width, width)
-        )
-
-    def featurise(self, batch: CrystalBatch) -> dict[str, Tensor]:
-        """Return the features of every condition, ``(B, F)`` each."""
-        return {name: self._encoder(name).featurise(batch) for name in self.encoders}
-
-    def fit(self, targets: Mapping[str, Tensor]) -> None:
-        """Take statistics from the training columns ``(M,)``."""
-        for name in self.encoders:
-            encoder = self._encoder(name)
-            if encoder.config.column is not None:
-                encoder.fit(targets[encoder.config.column])
-
-    def empty(self, size: int) -> dict[str, Tensor]:
-        """Return features of ``size`` crystals about which nothing is said (use with drop)."""
-        return {
-            name: self._encoder(name).null.new_zeros(size, self._encoder(name).features)
-            for name in self.encoders
-        }
-
-    def _encoder(self, name: str) -> Condition:
-        return cast("Condition", self.encoders[name])
-
-    def forward(self, features: Mapping[str, Tensor], drop: Mapping[str, Tensor]) -> Tensor:
-        """Embed features, each ``(B, F)``, with its own drop flags ``(B,)``; ``(B, D)``."""
-        embedded = [self.encoders[name](features[name], drop[name]) for name in self.encoders]
-        return self.project(torch.cat(embedded, dim=-1))
+    Raises:
+        DataError: if there are none.
+    """
+    finite = values[torch.isfinite(values)]
+    if not len(finite):
+        raise DataError(f"no training crystal has a number in column '{config.column}'")
+    return finite
 
 
 def element_counts(batch: CrystalBatch) -> Tensor:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chemeleon.checkpoints.store import ModelFolder
-from chemeleon.config.schema import LDMConfig, VAEConfig
-from chemeleon.models.conditions import ConditionEncoder
+from chemeleon.config.schema import ConditionConfig, LDMConfig, VAEConfig
+from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.elements import element_embedding
 from chemeleon.models.layers import (
     ModulatedBlock,
@@ -43,6 +43,8 @@ class Denoised(NamedTuple):
 class Denoiser(nn.Module):
     """DiT (Peebles and Xie 2023) whose tokens are atoms, with adaLN-Zero on time and conditions."""
 
+    conditions: ConditionEncoder | None
+
     def __init__(self, config: LDMConfig, latent_dim: int) -> None:
         super().__init__()
         self.config = config.denoiser
@@ -55,7 +57,9 @@ class Denoiser(nn.Module):
         self.time = nn.Sequential(
             nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width)
         )
-        self.conditions = ConditionEncoder(config.conditions, width) if config.conditions else None
+        # registered even if there are none: added later they have the same place among parameters
+        encoder = ConditionEncoder(config.conditions, width) if config.conditions else None
+        self.register_module("conditions", encoder)
         self.blocks = nn.ModuleList(
             ModulatedBlock(
                 width, self.config.heads, width * self.config.mlp_ratio, self.config.dropout
@@ -91,10 +95,11 @@ class Denoiser(nn.Module):
         Args:
             z: ``(B, N, L)`` noisy latents, 0 on padded slots.
             t: ``(B,)`` times, 0 .. 999 (flow: 1000 times the time); ``(1,)`` where all crystals
-                share it and there are no conditions, which saves their modulations.
+                share it, which saves their modulations if they share the conditions, too.
             num_atoms: ``(B,)``.
-            features: condition name to ``(B, F)``, for a conditional model.
-            drop: condition name to ``(B,)`` bool, True where the condition is hidden.
+            features: condition name to ``(B, F)``, or ``(1, F)`` where all crystals share it, for a
+                conditional model.
+            drop: condition name to ``(B,)`` or ``(1,)`` bool, True where the condition is hidden.
             layout: how the batch is packed, if it is.
             types: ``(B, N)`` atomic numbers, for a model that is told them; 0 on padded slots.
         """
@@ -178,6 +183,16 @@ class LatentDiffusion(Pretrained):
             model = cls(config, vae, torch.zeros_like(folder.tensor("size_histogram")))
         folder.load_into(model)
         return model.eval()
+
+    def add_conditions(self, configs: Mapping[str, ConditionConfig]) -> ConditionEncoder:
+        """Give a model without conditions new ones that change nothing yet, and return them."""
+        assert self.denoiser.conditions is None
+        encoder = ConditionEncoder(configs, self.config.denoiser.width)
+        for parameter in encoder.project[-1].parameters():
+            nn.init.zeros_(parameter)
+        self.denoiser.conditions = encoder.to(self.latent_mean.device)
+        self.config = self.config.model_copy(update={"conditions": dict(configs)})
+        return encoder
 
     def architecture(self) -> dict[str, Any]:
         """See ``Pretrained``."""

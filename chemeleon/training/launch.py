@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
+from chemeleon.checkpoints.adapters import BASE_IN_RUN
 from chemeleon.checkpoints.folders import RUN_PARTS, refuse_existing, remove_parts
 from chemeleon.checkpoints.store import write_model, write_text
 from chemeleon.config.presets import to_yaml
@@ -24,6 +25,7 @@ from chemeleon.config.schema import (
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.dataset import load_split
 from chemeleon.errors import ConfigError
+from chemeleon.models.adapters import count
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
@@ -34,7 +36,7 @@ from chemeleon.training.run import Run, keep_freed_memory, make_accelerator
 from chemeleon.training.scoring import score
 from chemeleon.training.vae import VAEStage
 
-INIT = "init"  # the model before training with the VAE in it: resuming needs no other folder
+INIT = BASE_IN_RUN  # the model before training with the VAE in it: resuming needs no other folder
 
 
 class _Place(TypedDict):
@@ -81,7 +83,8 @@ def train(
         if not resume:
             remove_parts(folder, RUN_PARTS)
             if isinstance(stage, LDMStage | PredictStage):
-                kind, content, tensors = stage.export()
+                first = stage.initial() if isinstance(stage, LDMStage) else stage.export()
+                kind, content, tensors = first
                 write_model(folder / INIT, kind, content, tensors)
         write_text(folder / "config.yaml", to_yaml(config))
     accelerator.wait_for_everyone()
@@ -112,7 +115,7 @@ def _build(
     assert isinstance(config, LDMTrainConfig)
     vae, start = _start_ldm(config, folder, resume)
     train, val = _load_data(config, accelerator, console)
-    return LDMStage(
+    stage = LDMStage(
         config,
         train,
         val,
@@ -122,6 +125,12 @@ def _build(
         autocast=lambda: accelerator.autocast(),
         **place,
     )
+    if config.ldm.lora is not None:
+        trained, total = count(stage.model.denoiser)
+        console.print(
+            f"adapters and conditions: {trained:,} of {total:,} weights, {trained / total:.2%}"
+        )
+    return stage
 
 
 def _load_data(
@@ -141,6 +150,9 @@ def _load_data(
 def _load_split(config: StageConfig, split: str, progress: bool) -> FlatCrystals:
     if isinstance(config, PredictTrainConfig):
         return load_targets(config, split, progress)
+    if isinstance(config, LDMTrainConfig) and config.ldm.conditions:
+        # a crystal without the value is one of which nothing is said
+        return load_split(config.data, split, progress=progress, partial="any")
     return load_split(config.data, split, progress=progress)
 
 
@@ -149,15 +161,17 @@ def _start_ldm(
 ) -> tuple[CrystalVAE | None, LatentDiffusion | None]:
     """Return the VAE of a new model, or the model that is gone on with."""
     ldm = config.ldm
-    if ldm.lora is not None:
+    if ldm.lora is not None and ldm.init_ckpt_path is None:
         raise ConfigError(
-            "ldm.lora: this version trains all weights of the denoiser and has no adapters yet;"
-            " set ldm.lora=null to fine-tune the whole denoiser"
+            "ldm.lora adapts a trained model: name it with ldm.init_ckpt_path=runs/my_ldm, or set"
+            " ldm.lora=null to train the whole denoiser"
         )
     source = folder / INIT if resume else ldm.init_ckpt_path
     if source is not None:
         start = LatentDiffusion.from_pretrained(source)
-        names = ("denoiser", "diffusion", "conditions", "latent_scale")
+        names = ["denoiser", "diffusion", "latent_scale"]
+        if resume or start.config.conditions:  # an unconditional model can be given some
+            names.append("conditions")
         _check_same("ldm", names, start.config, ldm, source)
         return None, start
     vae = _vae("ldm", ldm.vae_ckpt_path)

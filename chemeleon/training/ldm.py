@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from chemeleon.checkpoints.adapters import base_hash, own
+from chemeleon.config.hubname import hub_name
 from chemeleon.config.schema import LDMTrainConfig
 from chemeleon.crystals.augment import augment
 from chemeleon.crystals.batch import FlatCrystals
@@ -19,6 +22,7 @@ from chemeleon.data.dataset import atom_histogram
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.evaluation.matching import crystal_arrays
+from chemeleon.models.adapters import add_adapters, split
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.vae import CrystalVAE
@@ -65,6 +69,8 @@ class LDMStage:
             if refit_sizes:  # fine-tuned on other crystals: sample sizes like theirs
                 start.size_histogram = atom_histogram(train).to(torch.float32)
                 self._count_formulas(start, train)
+            if config.ldm.conditions and start.denoiser.conditions is None:
+                start.add_conditions(config.ldm.conditions).fit(train.targets)
             self.model = start.to(device)
         else:
             assert vae is not None
@@ -72,6 +78,11 @@ class LDMStage:
             self._count_formulas(self.model, train)
             self.model = self.model.to(device)
             self._fit_statistics(train, device)
+        self.base_weights = ""
+        if config.ldm.lora is not None:
+            self.base_weights = base_hash(self.model.state_dict())
+            add_adapters(self.model.denoiser, config.ldm.lora)
+        self.facts = self._facts(train.targets)
 
     @staticmethod
     def _count_formulas(model: LatentDiffusion, train: FlatCrystals) -> None:
@@ -127,7 +138,14 @@ class LDMStage:
         conditions = self.model.denoiser.conditions
         if conditions is not None:
             features = conditions.featurise(crystals)
-            hidden = {name: uniform(fold(batch.keys, f"drop {name}")) < drop for name in features}
+            hidden = conditions.missing(crystals)
+            if len(hidden) > 1:  # guidance needs crystals of which nothing is said
+                nothing = uniform(fold(batch.keys, "drop all")) < drop
+                hidden = {name: flags | nothing for name, flags in hidden.items()}
+            hidden = {
+                name: flags | (uniform(fold(batch.keys, f"drop {name}")) < drop)
+                for name, flags in hidden.items()
+            }
         prediction, variance = model(
             noised.z,
             noised.t,
@@ -164,11 +182,49 @@ class LDMStage:
             list(zip(crystal_arrays(made), crystal_arrays(wanted), strict=True)), world
         )
 
+    def _facts(self, targets: Mapping[str, Tensor]) -> dict[str, dict[str, object]]:
+        """Return what sampling tells users of each condition: unit, range or classes."""
+        conditions = self.model.denoiser.conditions
+        if conditions is None:
+            return {}
+        facts = conditions.describe(targets)
+        for name, found in facts.items():
+            unit = self.config.data.units.get(self.model.config.conditions[name].column or "")
+            found |= {"unit": unit} if unit else {}
+        return facts
+
+    def initial(self) -> Export:
+        """Return the model before training, whole, for resuming; adapters have not acted yet."""
+        _, tensors = split(self.model.state_dict())
+        return Export("ldm", self._content(), tensors)
+
     def export(self) -> Export:
-        """See ``Stage``."""
-        config = {
+        """See ``Stage``; of a model with adapters only what it does not share with its base."""
+        content, tensors = self._content(), self.model.state_dict()
+        lora = self.config.ldm.lora
+        if lora is None:
+            return Export("ldm", content, tensors)
+        content["ldm"]["lora"] = lora.model_dump(mode="json")
+        content["adapter"] = {
+            "base": _lasting(self.config.ldm.init_ckpt_path),
+            "base_weights": self.base_weights,
+            "rank": lora.rank,
+            "alpha": lora.alpha,
+        }
+        adapters, plain = split(tensors)
+        return Export("ldm", content, {**own(plain), **adapters})
+
+    def _content(self) -> dict[str, Any]:
+        data = {"name": self.config.data.name, "niggli": self.config.data.niggli}
+        return {
             "vae": self.model.vae.config.model_dump(mode="json"),
             "ldm": self.model.config.model_dump(mode="json"),
-            "data": {"name": self.config.data.name, "niggli": self.config.data.niggli},
+            "data": {**data, "conditions": self.facts} if self.facts else data,
         }
-        return Export("ldm", config, self.model.state_dict())
+
+
+def _lasting(reference: str | None) -> str | None:
+    """Return a model's name that is good in every folder."""
+    if reference is None or hub_name(reference) is not None:
+        return reference
+    return str(Path(reference).expanduser().absolute())
