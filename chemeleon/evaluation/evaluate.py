@@ -14,7 +14,7 @@ from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.evaluation import coverage, stability
 from chemeleon.evaluation import summary as figures
 from chemeleon.evaluation.collection import Collection, Progress, read_collection
-from chemeleon.evaluation.csp import match_targets
+from chemeleon.evaluation.csp import assign, match_targets
 from chemeleon.evaluation.energies import EnergyJudge, add_energies, load_judge, no_energies
 from chemeleon.evaluation.grouping import (
     Prepared,
@@ -131,6 +131,10 @@ def evaluate(
     common: dict[str, Any] = {"workers": settings.jobs, "progress": progress}
     given = Path(source) if isinstance(source, str | Path) else source
     collection = read_collection(given, ids=ids, **common)
+    wanted = None
+    if settings.targets is not None:
+        wanted = read_collection(find_source(settings.targets), **common)
+        assign(collection.ids, wanted.ids)  # says now what it would say after the work
     sets = {n: load_reference(n, seconds=settings.seconds_per_pair, **common) for n in names}
     references = [sets[name] for name in settings.references]
     control = sets.get(_control_name(settings) or "")
@@ -170,12 +174,10 @@ def evaluate(
     result["headline"] = figures.headline(ours.table, shares, means | distances, ceiling)
     base = None
     if settings.base is not None:
-        other = read_collection(find_source(settings.base), **common)
-        base = figures.make_side(other, check_structures(other.crystals).shortest)
+        base = read_collection(find_source(settings.base), **common)
     novel = novel_column(settings.references[0]) if settings.references else None
     result["repetition"] = figures.repetition(ours.table, ours.side, base, novel)
-    if settings.targets is not None:
-        wanted = read_collection(find_source(settings.targets), **common)
+    if wanted is not None:
         result["csp"] = match_targets(
             collection, wanted, jobs=settings.jobs, seconds=settings.seconds_per_pair
         )

@@ -18,6 +18,11 @@ from chemeleon.errors import DataError
 from chemeleon.evaluation.columns import column_table
 from chemeleon.evaluation.crystal_view import crystal_views, select, viewer_settings
 from chemeleon.evaluation.page import Section, asset, escape, page
+from chemeleon.evaluation.report_extra import (
+    csp_section,
+    energies_section,
+    repetition_section,
+)
 from chemeleon.evaluation.report_sections import (
     bins_section,
     distributions_section,
@@ -82,10 +87,13 @@ def write_html(report: ReportLike, folder: str | Path) -> Path:
         words = f"{len(rows):,} of {total:,} rows; crystals.csv has all. {words}"
     parts = (
         headline_section(summary),
+        csp_section(summary),
+        energies_section(summary),
         distributions_section(summary),
         elements_section(summary, total),
         space_groups_section(summary),
         bins_section(summary),
+        repetition_section(summary),
         Section("crystals", "Crystals", asset("crystals.html"), words),
         manifest_section(summary),
     )

@@ -285,7 +285,7 @@ def _interval(count: int, total: int) -> dict[str, Any]:
 
 
 def repetition(
-    table: pandas.DataFrame, sample: Side, base: Side | None, first_novel: str | None
+    table: pandas.DataFrame, sample: Side, base: Collection | None, first_novel: str | None
 ) -> dict[str, Any]:
     """Return what fine-tuning towards a reward tends to spoil.
 
@@ -297,7 +297,8 @@ def repetition(
 
     Returns:
         ``top_formulas`` and the share of the ten most frequent, the ``replay_share`` (copies of
-        training crystals, of all asked for), and the element counts beside those of the base.
+        training crystals, of all asked for), and the element counts beside those of the base, whose
+        ``base_top_ten`` it holds too.
     """
     total = len(table)
     top = Counter(table["reduced_formula"].dropna()).most_common(10)
@@ -309,5 +310,9 @@ def repetition(
         known = (table["status"].to_numpy() == "ok") & ~table[first_novel].to_numpy()
         found["replay"] = _interval(int(np.sum(known)), total)
     if base is not None:
-        found["elements"] = {"sample": sample.elements, "base": base.elements}
+        found["elements"] = {"sample": sample.elements, "base": _elements(base)}
+        read = int((base.crystals.counts > 0).sum())
+        found["crystals"] = {"sample": int(np.sum(table["status"] == "ok")), "base": read}
+        counts = Counter(word for word in base.text("reduced_formula") if word).most_common(10)
+        found["base_top_ten"] = _interval(sum(count for _, count in counts), len(base))
     return found
