@@ -52,15 +52,18 @@ class ReportLike(Protocol):
     def relaxed(self) -> Sequence[Structure | None]: ...
 
 
-def write_html(report: ReportLike, folder: str | Path) -> Path:
+def write_html(
+    report: ReportLike, folder: str | Path, files: Sequence[str | None] | None = None
+) -> Path:
     """Write ``report.html``.
 
-    Crystals whose ``source`` is a CIF file that exists are linked to it; all crystals with a 3-D
-    view can be saved as CIF from the page.
+    Crystals are linked to ``files``, else to their ``source`` where that is a CIF file that exists;
+    all crystals with a 3-D view can be saved as CIF from the page.
 
     Args:
         report: per-crystal table, summary and structures.
         folder: where the file goes; made if it is missing.
+        files: path of the CIF of each crystal within the folder, None where there is none.
 
     Raises:
         DataError: without a manifest, or if the parts differ in length.
@@ -80,6 +83,8 @@ def write_html(report: ReportLike, folder: str | Path) -> Path:
     rows = _rows(total, chosen.positions)
     data = column_table(crystals, rows)
     data["files"] = _files(crystals, rows, target.parent)
+    if files is not None:
+        data["files"] = [(name := files[i]) and f"./{quote(name)}" for i in rows]
     pairs = [(report.structures[i], relaxed[i]) for i in chosen.positions]
     views = {i + 1: view for i, view in zip(chosen.positions, crystal_views(pairs), strict=True)}
     words = chosen.words
