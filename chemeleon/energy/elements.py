@@ -1,9 +1,9 @@
 """Elemental reference energies of a potential, without any data: simple structures, relaxed.
 
-Each element is tried as ASE's tabulated ground state, and as fcc, bcc, hcp, simple cubic and diamond;
-those that ASE knows as molecules (H, N, O, F) as dimers on an fcc lattice alone, as potentials have
-deep false minima at dense packings of them (CHGNet 0.2.0: O 3.4, F 3.7 eV/atom too low). The lowest
-energy counts, but not of a crystal that collapsed.
+Each element is tried as ASE's tabulated ground state, and as fcc, bcc, hcp, simple cubic and
+diamond; those that ASE knows as molecules (H, N, O, F) as dimers on an fcc lattice alone, as
+potentials may have deep false minima at dense packings of them (CHGNet 0.2.0: 3.4 and 3.7 eV/atom
+too low for O and F). The lowest energy counts, but not of a crystal that collapsed.
 Elements with complicated ground states (B, P, S, Mn, Ga, ...) come out too high, so that formation
 energies with them come out too low; `docs/energy.md` has the measured errors.
 """
