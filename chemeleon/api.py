@@ -149,6 +149,8 @@ def evaluate(
     device: str | None = None,
     jobs: int | None = None,
     seconds_per_pair: float = 10.0,
+    coverage: bool = False,
+    control_energies: int = 1000,
     output: str | Path | None = None,
     overwrite: bool = False,
     ids: Sequence[str] | None = None,
@@ -172,6 +174,8 @@ def evaluate(
         device: torch's name, for energies.
         jobs: processes; all cores if None.
         seconds_per_pair: limit of one comparison.
+        coverage: also COV-R and COV-P (needs matminer, and time).
+        control_energies: crystals of the control set, evenly spread, that get energies too.
         output: folder to write to; nothing is written if None.
         overwrite: replace an earlier evaluation there.
         ids: names of structures.
@@ -199,6 +203,8 @@ def evaluate(
         device=device,
         jobs=jobs,
         seconds_per_pair=seconds_per_pair,
+        coverage=coverage,
+        control_energies=control_energies,
     )
     report = judge(source, settings, ids=ids, manifest=manifest, progress=progress)
     if output is not None:

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from chemeleon.cli.app import app
 from chemeleon.crystals.convert import from_structures
 from chemeleon.energy.compositions import formula_of, fractions
+from chemeleon.energy.elements import elemental_references
 from chemeleon.energy.hull import Hull
 from chemeleon.energy.hull_solver import best_mixture
 from chemeleon.energy.hull_sources import from_crystals, from_entries, from_table
@@ -195,6 +196,14 @@ def test_a_data_set_with_the_energies_of_a_potential():
     answer = hull.above(formulas, formation)
     assert answer.e_above_hull_ev[0] == pytest.approx(0, abs=1e-6)
     assert hull.above(["KCl"], [-2]).states == ["element missing"]
+
+
+def test_references_of_molecules_are_no_false_minima():
+    # dense packings of O and F have energies of 3.4 and 3.7 eV/atom below the molecules' there
+    found = elemental_references(["O", "F"], load_potential("chgnet:0.2.0", "cpu"))
+    assert {found["O"].shape, found["F"].shape} == {"dimers"}
+    assert found["O"].energy_ev == pytest.approx(-4.95, abs=0.2)  # MP: -4.948
+    assert found["F"].energy_ev == pytest.approx(-1.91, abs=0.7)  # MP: -1.912
 
 
 def test_the_command(tmp_path):

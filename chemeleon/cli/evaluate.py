@@ -52,7 +52,7 @@ def evaluate(
         typer.Option("--base", help="Crystals of the model before fine-tuning, to compare with."),
     ] = None,
     potential: Annotated[
-        str, typer.Option("--potential", help="chgnet, mace, none or package.module:thing.")
+        str, typer.Option("--potential", help="chgnet, chgnet:0.2.0, mace, none or pkg:thing.")
     ] = "none",
     hull: Annotated[
         str | None, typer.Option("--hull", help="Convex hull, from `chemeleon data hull`.")
@@ -65,6 +65,12 @@ def evaluate(
     seconds: Annotated[
         float, typer.Option("--seconds-per-pair", help="Limit of one comparison.")
     ] = 10.0,
+    coverage: Annotated[
+        bool, typer.Option("--coverage", help="Also COV-R and COV-P; needs matminer, and time.")
+    ] = False,
+    control_energies: Annotated[
+        int, typer.Option("--control-energies", help="Control crystals that get energies too.")
+    ] = 1000,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier evaluation in the folder.")
     ] = False,
@@ -95,6 +101,8 @@ def evaluate(
             device=device,
             jobs=jobs,
             seconds_per_pair=seconds,
+            coverage=coverage,
+            control_energies=control_energies,
             output=output,
             overwrite=overwrite,
             progress=progress,

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from chemeleon.config.schema import DataConfig
     from chemeleon.energy.hull import Hull
 
 EXAMPLES = """[bold]Examples[/bold]\n
     chemeleon data hull mp_20_hull/ -o hull.json.gz\n
     chemeleon data hull energies.csv --references elements.json -o hull.json.gz\n
     chemeleon data hull entries.json.gz -o hull.json.gz\n
-    chemeleon data hull demo --potential chgnet --relax 50 -o demo_hull.json.gz"""
+    chemeleon data hull demo --potential chgnet --relax 50 -o demo_hull.json.gz\n
+    chemeleon data hull mp_20_open --split all --potential chgnet:0.2.0 -o hull.json.gz"""
 
 
 def hull(
@@ -34,7 +36,9 @@ def hull(
         str | None,
         typer.Option(help="Take energies of a data set's crystals from chgnet, mace, pkg:thing."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of the data set.")] = "train",
+    split: Annotated[
+        str, typer.Option(help="Split of the data set; all: every split that there is.")
+    ] = "train",
     relax: Annotated[
         int, typer.Option(min=0, help="Relax the data set's crystals by so many steps first.")
     ] = 0,
@@ -89,7 +93,8 @@ def _from_data_set(
     source: str, split: str, root: Path | None, potential: str, relax: int, device: str | None
 ) -> Hull:
     from chemeleon.cli.sets import holds_splits, looks_like_path, named_set, path_config
-    from chemeleon.data.dataset import load_source, load_split
+    from chemeleon.crystals.batch import FlatCrystals
+    from chemeleon.data.dataset import SPLITS, load_source, load_split
     from chemeleon.energy.hull_sources import from_crystals
     from chemeleon.energy.potentials import load_potential
 
@@ -100,8 +105,24 @@ def _from_data_set(
     if is_path and not holds_splits(path):
         crystals, name = load_source(config, path, progress=True).crystals, source
     else:
-        crystals, name = load_split(config, split, progress=True), f"{source} {split}"
+        splits = [split] if split != "all" else [n for n in SPLITS if _there(config, n)]
+        parts = [load_split(config, name, progress=True) for name in splits or ["train"]]
+        crystals, name = FlatCrystals.join(parts), f"{source} {' + '.join(splits)}"
     return from_crystals(crystals, judge, name, relax)
+
+
+def _there(config: DataConfig, split: str) -> bool:
+    """Tell whether a set has a split; the embedded one has all."""
+    from chemeleon.data.dataset import dataset_dir, split_path
+    from chemeleon.errors import DataError
+
+    if not dataset_dir(config).is_dir():
+        return True
+    try:
+        split_path(config, split)
+    except DataError:
+        return False
+    return True
 
 
 def _report(made: Hull, path: Path) -> None:
@@ -115,7 +136,7 @@ def _report(made: Hull, path: Path) -> None:
         if key == "skipped_examples":
             value = "; ".join(value) or "none"
         elif isinstance(value, dict):
-            value = "simple structures relaxed by the potential (each named in the file)"
+            value = "lowest of the set's own and of simple structures (each named in the file)"
         table.add_row(key, Text(str(value)))
     console.print(table)
     missing = sorted(s for s, energy in made.references.items() if energy is None)

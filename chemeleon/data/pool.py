@@ -11,15 +11,42 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 _COMMAND = "from chemeleon.data.pool import serve; serve()"
+WORKER_SIGN = "CHEMELEON_POOL_WORKER"  # set in the environment of a worker, and only there
+
+
+class Rescue(NamedTuple):
+    """How to go on after a job that ended its process, or raised.
+
+    The job is cut into smaller ones until the part that did it is found. That part is tried once
+    more (memory may have been short because of others), and then given up.
+
+    Attributes:
+        split: job to smaller jobs; at most one of them if it cannot be cut.
+        join: results of the smaller jobs, in order, to that of the job.
+        give_up: job and what happened to its result.
+    """
+
+    split: Callable[[Any], Sequence[Any]]
+    join: Callable[[Sequence[Any]], Any]
+    give_up: Callable[[Any, str], Any]
+
+
+class LostError(Exception):
+    """A job without an answer; `died`: with its process; `final`: the same would happen again."""
+
+    def __init__(self, reason: str, died: bool, final: bool) -> None:
+        super().__init__(reason)
+        self.died, self.final = died, final
 
 
 def worker_count() -> int:
@@ -31,25 +58,28 @@ def worker_count() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def run_parallel(function: str, jobs: Iterable[Any], workers: int) -> Iterator[Any]:
+def run_parallel(
+    function: str, jobs: Iterable[Any], workers: int, rescue: Rescue | None = None
+) -> Iterator[Any]:
     """Yield ``function(job)`` for each job, in order, computed in ``workers`` processes.
 
     Args:
         function: ``package.module:name``.
         jobs: picklable arguments; only a few are drawn ahead.
         workers: number of processes.
+        rescue: how to go on when a process dies or the function raises.
 
     Raises:
-        RuntimeError: if the function raises (it should not), or a process dies.
+        RuntimeError: if the function raises (it should not) or a process dies, without a rescue.
     """
     local = threading.local()
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[Worker] = []
 
     def work(job: Any) -> Any:
-        if not hasattr(local, "process"):
-            local.process = _start(function)
-            started.append(local.process)
-        return _ask(local.process, job)
+        if not hasattr(local, "worker"):
+            local.worker = Worker(function)
+            started.append(local.worker)
+        return local.worker.answer(job, rescue)
 
     pending: deque[Future[Any]] = deque()
     executor = ThreadPoolExecutor(workers)
@@ -63,11 +93,85 @@ def run_parallel(function: str, jobs: Iterable[Any], workers: int) -> Iterator[A
     finally:
         for future in pending:
             future.cancel()
-        for process in started:
-            process.kill()
+        for worker in started:
+            worker.close()
         executor.shutdown(wait=True)
-        for process in started:
+        for worker in started:
+            worker.close(wait=True)
+
+
+class Worker:
+    """A process that answers jobs of one function; it is started by the first, and after a loss.
+
+    Args:
+        function: ``package.module:name``.
+    """
+
+    def __init__(self, function: str) -> None:
+        self.function = function
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
+
+    def answer(self, job: Any, rescue: Rescue | None = None) -> Any:
+        """Return ``function(job)``.
+
+        Raises:
+            RuntimeError: if there is no answer, and no rescue.
+        """
+        try:
+            return self._ask(job)
+        except LostError as lost:
+            if self._closed:
+                raise RuntimeError("the worker process was ended") from None
+            if rescue is None:
+                what = "died" if lost.died else "failed"
+                raise RuntimeError(f"a worker process {what}: {lost}") from lost
+            parts = rescue.split(job)
+            if len(parts) > 1:
+                return rescue.join([self.answer(part, rescue) for part in parts])
+            if not lost.final:
+                try:
+                    return self._ask(job)
+                except LostError as again:
+                    lost = again
+            return rescue.give_up(job, str(lost))
+
+    def close(self, wait: bool = False) -> None:
+        """End the process."""
+        self._closed = True
+        process = self._process
+        if process is not None:
+            process.kill()
+            if wait:
+                process.communicate()
+
+    def _ask(self, job: Any) -> Any:
+        if self._closed:
+            raise LostError("the worker process was ended", True, True)
+        if self._process is None:
+            self._process = _start(self.function)
+        process = self._process
+        assert process.stdout is not None
+        try:
+            _send(process, job)
+            good, result = pickle.load(process.stdout)
+        except (EOFError, OSError, pickle.UnpicklingError):
+            process.kill()
             process.communicate()
+            self._process = None
+            raise LostError(*_obituary(process.returncode)) from None
+        if not good:
+            raise LostError(result, False, True)
+        return result
+
+
+def _obituary(status: int) -> tuple[str, bool, bool]:
+    """Say what ended a process, that it did, and whether it would happen again."""
+    if status == -getattr(signal, "SIGPROF", 0):
+        return "no answer in time, not even to the alarm, so its process was ended", True, True
+    if status == -getattr(signal, "SIGKILL", 9):
+        return "its process was killed; was memory short?", True, False
+    return f"exit status {status} of its process", True, False
 
 
 def _start(function: str) -> subprocess.Popen[bytes]:
@@ -77,7 +181,7 @@ def _start(function: str) -> subprocess.Popen[bytes]:
         [sys.executable, "-P", "-c", _COMMAND],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, **threads, "PYTHONPATH": path},
+        env={**os.environ, **threads, "PYTHONPATH": path, WORKER_SIGN: "1"},
     )
     _send(process, function)
     return process
@@ -89,26 +193,8 @@ def _send(process: subprocess.Popen[bytes], value: Any) -> None:
     process.stdin.flush()
 
 
-def _ask(process: subprocess.Popen[bytes], job: Any) -> Any:
-    assert process.stdout is not None
-    try:
-        _send(process, job)
-        good, result = pickle.load(process.stdout)
-    except (EOFError, OSError, pickle.UnpicklingError) as error:
-        raise RuntimeError(
-            f"a worker process died (exit status {process.poll()}); was memory short?"
-            " CHEMELEON_WORKERS=1 works in this process only"
-        ) from error
-    if not good:
-        raise RuntimeError(f"a worker process failed:\n{result}")
-    return result
-
-
 def serve() -> None:
     """Answer jobs on standard input until it ends; the body of a worker process."""
-    import signal
-    import traceback
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints must not break the pipe
@@ -121,7 +207,17 @@ def serve() -> None:
             return
         try:
             answer = (True, function(job))
-        except Exception:
-            answer = (False, traceback.format_exc())
+        except Exception as error:
+            answer = (False, f"{type(error).__name__}: {error}{_place(error)}")
         pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
         answers.flush()
+
+
+def _place(error: Exception) -> str:
+    """Say where an error was raised, in few words."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return ""
+    return f" (in {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno})"  # noqa: PTH119

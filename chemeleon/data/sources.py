@@ -218,7 +218,9 @@ def _read_file(name: str, data: bytes, strict: bool = False) -> Iterator[Record]
 def _read_extxyz(name: str, stem: str, data: bytes) -> Iterator[Record]:
     from ase.io import iread
 
-    frames = iread(io.StringIO(data.decode("utf-8", errors="replace")), format="extxyz", index=":")
+    # not StringIO, which takes four bytes for each letter
+    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="replace")
+    frames = iread(text, format="extxyz", index=":")
     row = 0
     while True:
         row += 1

@@ -184,7 +184,9 @@ def _weight_file(version: str) -> Path:
     spec = importlib.util.find_spec("chgnet")  # found, not imported: only its weights are used
     if spec is None or spec.origin is None:
         raise ConfigError(
-            "the potential 'chgnet' needs a package that is not installed: pip install chgnet"
+            "the potential 'chgnet' needs a package that is not installed: pip install chgnet."
+            " There is no wheel of it for Python 3.13 and later: there it is built from source,"
+            " which takes a C compiler; or use Python 3.11 or 3.12"
         )
     folder = Path(spec.origin).parent / "pretrained"
     known = sorted(path.name for path in folder.iterdir() if any(path.glob("*.pth.tar")))

@@ -1,7 +1,9 @@
 """Elemental reference energies of a potential, without any data: simple structures, relaxed.
 
-Each element is tried as ASE's tabulated ground state, as fcc, bcc, hcp, simple cubic and diamond,
-and (where ASE says that it forms molecules) as dimers on an fcc lattice; the lowest energy counts.
+Each element is tried as ASE's tabulated ground state, and as fcc, bcc, hcp, simple cubic and
+diamond; those that ASE knows as molecules (H, N, O, F) as dimers on an fcc lattice alone, as
+potentials may have deep false minima at dense packings of them (CHGNet 0.2.0: 3.4 and 3.7 eV/atom
+too low for O and F). The lowest energy counts, but not of a crystal that collapsed.
 Elements with complicated ground states (B, P, S, Mn, Ga, ...) come out too high, so that formation
 energies with them come out too low; `docs/energy.md` has the measured errors.
 """
@@ -77,6 +79,9 @@ def elemental_references(
     best = {symbol: Reference(None, "none") for symbol, *_ in tried}
     for (symbol, shape, _), end in zip(tried, relaxed, strict=True):
         known = best[symbol].energy_ev
+        crystal = end.structure
+        if crystal is None or crystal.volume < _LEAST_VOLUME * len(crystal):
+            continue
         if end.reason is None and (known is None or end.energy_ev < known):
             best[symbol] = Reference(end.energy_ev, shape)
     return best
@@ -97,7 +102,7 @@ def prototypes(symbol: str) -> list[tuple[str, Structure]]:
         # some are tabulated, but not as a crystal that ASE can build
         with contextlib.suppress(ValueError, RuntimeError, KeyError, TypeError):
             made.append((f"tabulated {state.get('symmetry')}", bulk(symbol)))
-    for shape in _SHAPES:
+    for shape in () if state.get("symmetry") == "diatom" else _SHAPES:
         more = {"covera": (8 / 3) ** 0.5} if shape == "hcp" else {}
         made.append((shape, bulk(symbol, shape, a=distance * _EDGE[shape], **more)))
     if state.get("symmetry") == "diatom":

@@ -20,6 +20,7 @@ from chemeleon.errors import DataError, nearest
 
 if TYPE_CHECKING:
     from chemeleon.crystals.batch import FlatCrystals
+    from chemeleon.energy.elements import Reference
     from chemeleon.energy.potentials import Potential
 
 FORMULA_COLUMNS = ("pretty_formula", "formula", "reduced_formula", "formula_pretty", "composition")
@@ -164,6 +165,11 @@ def from_crystals(
     symbols = {symbol for parts in phases for symbol, _ in parts}
     simple = elemental_references(symbols, potential)
     known = {s: found.energy_ev for s, found in simple.items() if found.energy_ev is not None}
+    lowest: dict[str, tuple[float, str]] = {}
+    for i in good:
+        if len(compositions[i]) == 1:
+            symbol = compositions[i][0][0]
+            lowest[symbol] = min((found[i], names[i]), lowest.get(symbol, (float("inf"), "")))
     return _from_totals(
         phases,
         [found[i] for i in good],
@@ -172,10 +178,17 @@ def from_crystals(
         energies_are=f"{potential.name} {potential.version} total energies",
         source=source,
         rows=len(reasons),
-        references_from={s: found.shape for s, found in simple.items()},
+        references_from={s: _origin(s, lowest.get(s), found) for s, found in simple.items()},
         potential=f"{potential.name} {potential.version}",
         relax_steps=relax_steps,
     )
+
+
+def _origin(symbol: str, own: tuple[float, str] | None, simple: Reference) -> str:
+    """Say which crystal gives the reference of an element."""
+    if own is not None and (simple.energy_ev is None or own[0] < simple.energy_ev):
+        return f"{own[1]} of the set"
+    return simple.shape
 
 
 def compositions_of(crystals: FlatCrystals) -> list[Fractions]:

@@ -8,6 +8,7 @@ calling script.
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 import threading
@@ -37,9 +38,18 @@ class TimeUpError(BaseException):
     """Not an Exception, so that no `except Exception` on the way swallows it."""
 
 
+_GRACE_SECONDS = 2.0
+_IN_POOL = "CHEMELEON_POOL_WORKER" in os.environ  # as `data.pool` marks its workers
+
+
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise `TimeUpError` in the block after ``seconds``; the caller's own alarm is put back."""
+    """Raise `TimeUpError` in the block after ``seconds``; the caller's own alarm is put back.
+
+    Python hands an alarm on between bytecodes only, so compiled code outlasts it. In a worker of
+    `data.pool` a second timer, of the process's own time and without a handler, then ends the
+    process; the pool starts another and gives up what the first was at.
+    """
 
     def expire(*_: object) -> None:
         raise TimeUpError
@@ -53,9 +63,13 @@ def time_limit(seconds: float) -> Iterator[None]:
     handler = signal.signal(signal.SIGALRM, expire)
     # the alarm repeats in case the first one falls into code that drops exceptions
     outer, _ = signal.setitimer(signal.ITIMER_REAL, seconds, 0.25)
+    if _IN_POOL:
+        signal.setitimer(signal.ITIMER_PROF, seconds + _GRACE_SECONDS)
     try:
         yield
     finally:
+        if _IN_POOL:
+            signal.setitimer(signal.ITIMER_PROF, 0)
         left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
         if outer > 0:

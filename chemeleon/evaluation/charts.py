@@ -154,7 +154,8 @@ def paired_bars(
                      f"{sample[i]:.1f} %</text>")  # fmt: skip
         parts.append(f'<rect class="hit" x="0" y="{y}" width="{width}" height="{row}" '
                      f'data-tip="{escape(tip)}"/>')  # fmt: skip
-    return svg("".join(parts), "shares of categories", width, 8 + len(labels) * row)
+    drawn = svg("".join(parts), "shares of categories", width, 8 + len(labels) * row)
+    return f'<div class="bars">{drawn}</div>'
 
 
 def interval_bar(

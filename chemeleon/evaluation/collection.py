@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.data.parse import BadCrystalError, from_structure
-from chemeleon.data.pool import run_parallel, worker_count
+from chemeleon.data.pool import Rescue, Worker, run_parallel, worker_count
 from chemeleon.data.sources import Record, has_column, read_records
-from chemeleon.evaluation.describe import NUMBERS, TEXTS, describe_chunk
+from chemeleon.evaluation.describe import NUMBERS, RESCUE, TEXTS, describe_chunk, is_tame
 from chemeleon.evaluation.origin import crystals_of, sample_manifest
 from chemeleon.evaluation.packed import Packed, join
 
@@ -64,23 +64,55 @@ class Collection:
 
 
 def parallel(
-    function: str, local: Callable[[Any], Any], jobs: Iterable[Any], workers: int | None
+    function: str,
+    local: Callable[[Any], Any],
+    jobs: Iterable[Any],
+    workers: int | None,
+    rescue: Rescue | None = None,
+    tame: Callable[[Any], bool] | None = None,
 ) -> Iterator[Any]:
-    """Yield ``function(job)`` in order, from worker processes where that pays.
+    """Yield ``function(job)`` in order, from worker processes where that pays or is safer.
 
     Args:
         function: ``package.module:name`` of ``local``.
         local: the function itself.
         jobs: picklable arguments.
         workers: processes; all cores if None.
+        rescue: how to go on when a job ends its process or raises.
+        tame: whether a job may run in this process, where nothing ends compiled code; all by
+            default.
     """
     count = workers or worker_count()
     waiting = iter(jobs)
     first = list(islice(waiting, _FEW_JOBS + 1))
     everything = chain(first, waiting)
     if len(first) <= _FEW_JOBS or count == 1:
-        return map(local, everything)
-    return run_parallel(function, everything, count)
+        return _one_by_one(function, local, everything, rescue, tame or (lambda job: True))
+    return run_parallel(function, everything, count, rescue)
+
+
+def _one_by_one(
+    function: str,
+    local: Callable[[Any], Any],
+    jobs: Iterable[Any],
+    rescue: Rescue | None,
+    tame: Callable[[Any], bool],
+) -> Iterator[Any]:
+    worker = Worker(function)  # starts with its first job, if there ever is one
+    try:
+        for job in jobs:
+            if not tame(job):
+                yield worker.answer(job, rescue)
+                continue
+            try:
+                found = local(job)
+            except Exception:
+                if rescue is None:
+                    raise
+                found = worker.answer(job, rescue)
+            yield found
+    finally:
+        worker.close(wait=True)
 
 
 def read_collection(
@@ -113,7 +145,7 @@ def read_collection(
             yield [(r.kind, r.content) for r in chunk]
 
     function = f"{describe_chunk.__module__}:describe_chunk"
-    for described in parallel(function, describe_chunk, jobs(), workers):
+    for described in parallel(function, describe_chunk, jobs(), workers, RESCUE, is_tame):
         parts.append(described.crystals)
         reasons += described.reasons
         numbers.append(described.numbers)

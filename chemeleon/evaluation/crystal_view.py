@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from chemeleon.data.pool import run_parallel, worker_count
+from chemeleon.data.pool import Rescue, run_parallel, worker_count
 from chemeleon.evaluation.draw import view_matrix
 from chemeleon.evaluation.picture import (
     BOND_RADIUS,
@@ -75,7 +75,13 @@ def crystal_views(
     if len(pairs) < _FEW or worker_count() < 2:
         return _views(pairs)
     chunks = [pairs[i : i + 50] for i in range(0, len(pairs), 50)]
-    found = run_parallel(f"{__name__}:_views", chunks, worker_count())
+    nothing = {"raw": None, "relaxed": None}
+    rescue = Rescue(
+        split=lambda chunk: [[pair] for pair in chunk],
+        join=lambda parts: [view for part in parts for view in part],
+        give_up=lambda chunk, reason: [nothing] * len(chunk),
+    )
+    found = run_parallel(f"{__name__}:_views", chunks, worker_count(), rescue)
     return [view for chunk in found for view in chunk]
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,14 +20,16 @@ from numpy.typing import NDArray
 
 from chemeleon.data.niggli import cell_parameters
 from chemeleon.data.parse import BadCrystalError, Crystal, parse_as_given
+from chemeleon.data.pool import Rescue
 from chemeleon.evaluation._match_worker import TimeUpError, time_limit
-from chemeleon.evaluation.packed import Packed, pack
+from chemeleon.evaluation.packed import Packed, join, pack
 
 DESCRIPTION_VERSION = 1  # part of the key of cached references
 SYMPREC_ANGSTROM = 0.1
 OXIDATION_STATES = "smact14"
 _GRAM_PER_DALTON_ANGSTROM3 = 1.66053906660
 _SECONDS = 10.0
+_TAME_ATOMS, _TAME_LETTERS = 200, 20_000
 _MAX_SYMMETRY_RATIO = 100.0
 TEXTS = ("formula", "reduced_formula", "space_group_symbol", "crystal_system")
 NUMBERS = (
@@ -49,6 +52,38 @@ class Described(NamedTuple):
     reasons: list[str | None]
     numbers: NDArray[np.float64]
     texts: list[tuple[str, ...]]
+
+
+def is_tame(items: list[tuple[str, Any]]) -> bool:
+    """Tell whether no crystal here is so large that compiled code could take long over it."""
+    return all(
+        kind == "problem"
+        or (kind == "arrays" and len(content[0]) <= _TAME_ATOMS)
+        or (isinstance(content, str | bytes) and len(content) <= _TAME_LETTERS)
+        or (isinstance(content, dict) and len(content.get("sites") or ()) <= _TAME_ATOMS)
+        for kind, content in items
+    )
+
+
+def _give_up(items: list[tuple[str, Any]], reason: str) -> Described:
+    return describe_chunk([("problem", reason)] * len(items))
+
+
+def _join(parts: Sequence[Described]) -> Described:
+    return Described(
+        join([p.crystals for p in parts]),
+        [reason for p in parts for reason in p.reasons],
+        np.concatenate([p.numbers for p in parts]),
+        [text for p in parts for text in p.texts],
+    )
+
+
+RESCUE = Rescue(
+    split=lambda items: [items[i : i + -(-len(items) // 8)]
+                         for i in range(0, len(items), -(-len(items) // 8))],
+    join=_join,
+    give_up=_give_up,
+)  # fmt: skip
 
 
 def describe_chunk(items: list[tuple[str, Any]]) -> Described:

@@ -5,13 +5,16 @@ Shapes: ``C`` crystals.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from chemeleon.evaluation.collection import Progress, read_collection
+from chemeleon.data.parse import Crystal
+from chemeleon.errors import ConfigError
+from chemeleon.evaluation.collection import Progress
+from chemeleon.evaluation.packed import pack
 from chemeleon.evaluation.report_data import PackedStructures
 
 if TYPE_CHECKING:
@@ -20,11 +23,10 @@ if TYPE_CHECKING:
 
     from chemeleon.energy.hull import Hull
     from chemeleon.energy.potentials import Potential
+    from chemeleon.energy.relax import Relaxed
 
 _CHUNK = 512
-_OTHERS = (
-    "space_group", "space_group_symbol", "crystal_system", "density_g_cm3", "volume_per_atom_a3",
-)  # fmt: skip
+SYSTEM_MISSING = "system missing"  # judged, but against phases of fewer elements only
 
 
 class EnergyJudge(NamedTuple):
@@ -44,16 +46,43 @@ def load_judge(potential: str, hull: str | Path | None, device: str | None) -> E
         device: torch's name.
 
     Raises:
-        ChemeleonError: if one is missing, or the hull cannot take total energies.
+        ChemeleonError: if one is missing, the hull cannot take total energies, or it holds those of
+            another potential.
     """
     # here: potentials need packages that an evaluation without energies can do without
     from chemeleon.energy.hull import Hull
     from chemeleon.energy.potentials import load_potential
 
     phases = Hull.load(hull) if hull else None
+    judge = load_potential(potential, device)
     if phases is not None:
         phases.formation_energies([], [])  # says now what it would say after the work
-    return EnergyJudge(load_potential(potential, device), phases, str(hull) if hull else None)
+        made_with, used = phases.manifest.get("potential"), f"{judge.name} {judge.version}"
+        if made_with and made_with != used:
+            raise ConfigError(
+                f"{hull} holds energies of {made_with}, but the judge is {used}: they lie on"
+                " different scales. Make a hull of the judge's own: chemeleon data hull DATA"
+                f" --potential {potential} -o hull.json.gz"
+            )
+    return EnergyJudge(judge, phases, str(hull) if hull else None)
+
+
+class Energies(NamedTuple):
+    """What `add_energies` did.
+
+    Attributes:
+        relaxed: crystals after relaxation, None where there is none.
+        told: what the manifest should say.
+    """
+
+    relaxed: PackedStructures
+    told: dict[str, Any]
+
+
+def no_energies(count: int) -> Energies:
+    """Return the answer for `count` crystals without a potential."""
+    nothing = PackedStructures(pack([None] * count))
+    return Energies(nothing, {"potential": None, "hull": None, "relax_steps": 0})
 
 
 def add_energies(
@@ -62,8 +91,9 @@ def add_energies(
     by: EnergyJudge,
     *,
     relax_steps: int = 0,
+    rows: NDArray[np.int64] | None = None,
     progress: Progress | None = None,
-) -> tuple[list[Structure | None], dict[str, Any]]:
+) -> Energies:
     """Fill the energy columns of a table; a crystal without one keeps NaN and its reason.
 
     Args:
@@ -71,20 +101,20 @@ def add_energies(
         structures: the crystals of the rows.
         by: potential and hull.
         relax_steps: most steps of relaxation; 0 for none.
+        rows: which to evaluate; all by default. Crystals with an unsound structure are left out.
         progress: called with a word and the share done.
-
-    Returns:
-        Relaxed crystals (None where there is none), and what the manifest should say.
     """
     from chemeleon.energy.relax import relax
 
     judge, above = by.potential, by.hull
-    rows = np.flatnonzero(table["valid_structure"].to_numpy())
-    relaxed: list[Structure | None] = [None] * len(table)
+    sound = table["valid_structure"].to_numpy()
+    chosen = np.flatnonzero(sound) if rows is None else rows[sound[rows]]
+    relaxed: list[Crystal | None] = [None] * len(table)
     raw = np.full(len(table), np.nan)
-    ends: dict[int, Any] = {}
-    for begin in range(0, len(rows), _CHUNK):
-        part = rows[begin : begin + _CHUNK].tolist()
+    why: list[str | None] = [None] * len(table)
+    ends: dict[int, Relaxed] = {}
+    for begin in range(0, len(chosen), _CHUNK):
+        part = chosen[begin : begin + _CHUNK].tolist()
         given = [structures[row] for row in part]
         if not relax_steps:
             found = judge.energies(given)
@@ -94,24 +124,44 @@ def add_energies(
             reasons = [end.reason for end in walked]
             for row, end in zip(part, walked, strict=True):
                 raw[row] = end.energies_ev[0] if len(end.energies_ev) else np.nan
-                relaxed[row], ends[row] = end.structure, end
+                ends[row] = end._replace(structure=None)  # Structures of many take gigabytes
+                if end.structure is not None:
+                    relaxed[row] = _crystal(end.structure)
         for row, reason in zip(part, reasons, strict=True):
-            if reason and not table.at[row, "reason"]:
-                table.at[row, "reason"] = reason
+            why[row] = reason
         if progress:
-            progress("energies", (begin + len(part)) / len(rows))
+            progress("energies", (begin + len(part)) / len(chosen))
+    said = [word if isinstance(word, str) else None for word in table["reason"]]
+    table["reason"] = [first or second for first, second in zip(said, why, strict=True)]
     _fill(table, raw, above, "")
     if relax_steps:
-        _add_relaxed(table, relaxed, ends, above)
-    told = {
-        "potential": {"name": judge.name, "version": judge.version},
-        "hull": None if above is None else {"file": by.hull_file, "phases": len(above)},
-        "relax_steps": relax_steps,
-    }
-    return relaxed, told
+        last = np.array([ends[i].energy_ev if i in ends else np.nan for i in range(len(table))])
+        _fill(table, last, above, "relaxed_")
+        each = [ends.get(i) for i in range(len(table))]
+        table["relax_steps"] = [np.nan if end is None else end.steps for end in each]
+        table["relax_converged"] = [end is not None and end.converged for end in each]
+        table["relax_rmsd_a"] = [np.nan if end is None else end.rmsd_angstrom for end in each]
+    return Energies(PackedStructures(pack(relaxed)), _told(by, relax_steps))
 
 
-def _fill(table: pandas.DataFrame, energies: np.ndarray, hull: Any, prefix: str) -> None:
+def _crystal(structure: Structure) -> Crystal:
+    numbers = np.array(structure.atomic_numbers, dtype=np.int64)
+    return Crystal(numbers, structure.frac_coords, structure.lattice.matrix)
+
+
+def _told(by: EnergyJudge, relax_steps: int) -> dict[str, Any]:
+    hull = None
+    if by.hull is not None:
+        kept = ("energies", "source", "potential", "references_from")
+        made = {key: by.hull.manifest[key] for key in kept if key in by.hull.manifest}
+        if isinstance(made.get("references_from"), dict):
+            made["references_from"] = "simple structures and the set's own, by the same potential"
+        hull = {"file": by.hull_file, "phases": len(by.hull), **made}
+    potential = {"name": by.potential.name, "version": by.potential.version}
+    return {"potential": potential, "hull": hull, "relax_steps": relax_steps}
+
+
+def _fill(table: pandas.DataFrame, energies: np.ndarray, hull: Hull | None, prefix: str) -> None:
     table[f"{prefix}energy_ev_per_atom"] = energies
     table[f"{prefix}e_above_hull_ev"] = np.nan
     table[f"{prefix}hull_state"] = None
@@ -119,26 +169,14 @@ def _fill(table: pandas.DataFrame, energies: np.ndarray, hull: Any, prefix: str)
         return
     rows = np.flatnonzero(table["formula"].notna().to_numpy())
     formulas = table["formula"].iloc[rows].tolist()
-    answer = hull.above(formulas, hull.formation_energies(formulas, energies[rows]))
+    formation = hull.formation_energies(formulas, energies[rows].tolist())
+    answer = hull.above(formulas, formation.tolist())
     values = np.full(len(table), np.nan)
     values[rows] = answer.e_above_hull_ev
     states = np.full(len(table), None, dtype=object)
-    states[rows] = answer.states
+    states[rows] = [
+        SYSTEM_MISSING if state == "ok" and not known else state
+        for state, known in zip(answer.states, answer.system_known.tolist(), strict=True)
+    ]
     table[f"{prefix}e_above_hull_ev"] = values
     table[f"{prefix}hull_state"] = states
-
-
-def _add_relaxed(
-    table: pandas.DataFrame, relaxed: Sequence[Structure | None], ends: dict[int, Any], hull: Any
-) -> None:
-    collection = read_collection(relaxed)
-    for name in _OTHERS:
-        words = name in ("space_group_symbol", "crystal_system")
-        values = [w or None for w in collection.text(name)] if words else collection.column(name)
-        table[f"relaxed_{name}"] = values
-    last = np.array([ends[i].energy_ev if i in ends else np.nan for i in range(len(table))])
-    _fill(table, last, hull, "relaxed_")
-    found = [ends.get(i) for i in range(len(table))]
-    table["relax_steps"] = [np.nan if end is None else end.steps for end in found]
-    table["relax_converged"] = [end is not None and end.converged for end in found]
-    table["relax_rmsd_a"] = [np.nan if end is None else end.rmsd_angstrom for end in found]

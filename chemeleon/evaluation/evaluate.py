@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
+from chemeleon.evaluation import coverage, stability
 from chemeleon.evaluation import summary as figures
 from chemeleon.evaluation.collection import Collection, Progress, read_collection
-from chemeleon.evaluation.csp import match_targets
-from chemeleon.evaluation.describe import OXIDATION_STATES, SYMPREC_ANGSTROM
-from chemeleon.evaluation.energies import EnergyJudge, add_energies, load_judge
+from chemeleon.evaluation.csp import assign, match_targets
+from chemeleon.evaluation.energies import EnergyJudge, add_energies, load_judge, no_energies
 from chemeleon.evaluation.grouping import (
     Prepared,
     composition_keys,
@@ -25,19 +24,17 @@ from chemeleon.evaluation.grouping import (
     prepare,
     shared,
 )
+from chemeleon.evaluation.manifest import manifest as describe_run
 from chemeleon.evaluation.matching import TOLERANCES
 from chemeleon.evaluation.origin import sample_manifest, told
 from chemeleon.evaluation.reference import Reference, find_source, load_reference
+from chemeleon.evaluation.relaxed import add_relaxed
 from chemeleon.evaluation.report_data import PackedStructures, Report
-from chemeleon.evaluation.statistics import MMD_LIMIT
 from chemeleon.evaluation.table import build_table, check_structures, novel_column
-from chemeleon.version import __version__
 
 if TYPE_CHECKING:
     import pandas
     from pymatgen.core import Structure
-
-_PACKAGES = ("pymatgen", "numpy", "scipy", "gemmi", "moyopy", "smact", "torch")
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,8 @@ class Settings:
         device: torch's name, for energies.
         jobs: processes; all cores if None.
         seconds_per_pair: limit of one comparison; what has no verdict then is counted.
+        coverage: also COV-R and COV-P, which take matminer and time.
+        control_energies: crystals of the control set, evenly spread, that get energies.
     """
 
     references: Sequence[str] = ()
@@ -71,6 +70,8 @@ class Settings:
     device: str | None = None
     jobs: int | None = None
     seconds_per_pair: float = 10.0
+    coverage: bool = False
+    control_energies: int = 1000
 
     def check(self) -> None:
         """Raise ConfigError for what cannot be done."""
@@ -83,8 +84,12 @@ class Settings:
             raise ConfigError(
                 f"seconds_per_pair={self.seconds_per_pair} and jobs={self.jobs} must be positive"
             )
-        if self.relax_steps < 0:
-            raise ConfigError(f"relax_steps={self.relax_steps} must not be negative")
+        for name, value in (("relax_steps", self.relax_steps),
+                            ("control_energies", self.control_energies)):  # fmt: skip
+            if value < 0:
+                raise ConfigError(f"{name}={value} must not be negative")
+        if self.coverage and not self.references and self.control in (None, "auto", "none"):
+            raise ConfigError("coverage is of a set: name a --reference or a --control")
         if self.potential == "none" and (self.hull or self.relax_steps):
             raise ConfigError("--hull and --relax need energies: name a --potential such as chgnet")
         columns = [novel_column(name) for name in self.references]
@@ -118,51 +123,75 @@ def evaluate(
     names = dict.fromkeys([*settings.references, *filter(None, [_control_name(settings)])])
     for name in filter(None, [*names, settings.targets, settings.base]):
         find_source(name)  # before the work, in case one is missing
-    energy_judge = None
+    if settings.coverage:
+        coverage.check_installed()
+    by = None
     if settings.potential != "none":
-        energy_judge = load_judge(settings.potential, settings.hull, settings.device)
+        by = load_judge(settings.potential, settings.hull, settings.device)
     common: dict[str, Any] = {"workers": settings.jobs, "progress": progress}
     given = Path(source) if isinstance(source, str | Path) else source
     collection = read_collection(given, ids=ids, **common)
+    wanted = None
+    if settings.targets is not None:
+        wanted = read_collection(find_source(settings.targets), **common)
+        assign(collection.ids, wanted.ids)  # says now what it would say after the work
     sets = {n: load_reference(n, seconds=settings.seconds_per_pair, **common) for n in names}
     references = [sets[name] for name in settings.references]
     control = sets.get(_control_name(settings) or "")
-    table, side = _judge(collection, None, references, settings, progress)
-    structures = PackedStructures(collection.crystals)
-    relaxed, energies = _energies(table, structures, energy_judge, settings, progress)
-    against, ceiling = _control(control, references, settings, progress)
-    distances = {} if against is None else figures.set_distances(side, against)
+    ours = _judge(collection, None, references, settings, by, None, progress)
+    against, ceiling = _control(control, references, settings, by, progress)
+    distances = {} if against is None else figures.set_distances(ours.side, against)
     result: dict[str, Any] = {
         "manifest": {
-            **_manifest(source, collection, table, settings, references, control),
-            **energies,
+            **describe_run(
+                source, collection, ours.table, settings.matcher, settings.seconds_per_pair,
+                references, control,
+            ),
+            **ours.told,
             **_origin(given),
             **(manifest or {}),
         },
-        "headline": figures.headline(table, distances, ceiling),
-        "distributions": figures.distributions(side, against),
+        "headline": [],
+        "distributions": figures.distributions(ours.side, against),
         "elements": {
-            "sample": side.elements,
+            "sample": ours.side.elements,
             "reference": {} if against is None else against.elements,
         },
         "space_groups": {
-            "sample": side.space_groups,
+            "sample": ours.side.space_groups,
             "reference": {} if against is None else against.space_groups,
         },
-        "bins": figures.bins(table),
-    }
+        "bins": figures.bins(ours.table),
+    }  # fmt: skip
+    if by is not None:
+        result["energies"] = stability.energy_states(ours.table)
+    shares = []
+    if settings.coverage:
+        found = _coverage(collection, ours.table, control, references, settings, progress)
+        ceiling |= found.pop("control")
+        result["coverage"], shares = found, coverage.entries(found)
+    means = stability.energy_means(ours.table)
+    result["headline"] = figures.headline(ours.table, shares, means | distances, ceiling)
     base = None
     if settings.base is not None:
-        other = read_collection(find_source(settings.base), **common)
-        base = figures.make_side(other, check_structures(other.crystals).shortest)
+        base = read_collection(find_source(settings.base), **common)
     novel = novel_column(settings.references[0]) if settings.references else None
-    result["repetition"] = figures.repetition(table, side, base, novel)
-    if settings.targets is not None:
-        wanted = read_collection(find_source(settings.targets), **common)
+    result["repetition"] = figures.repetition(ours.table, ours.side, base, novel)
+    if wanted is not None:
         result["csp"] = match_targets(
             collection, wanted, jobs=settings.jobs, seconds=settings.seconds_per_pair
         )
-    return Report(table, result, structures, relaxed)
+    return Report(ours.table, result, ours.structures, ours.relaxed)
+
+
+class _Judged(NamedTuple):
+    """A set of crystals that went through everything."""
+
+    table: pandas.DataFrame
+    side: figures.Side
+    structures: PackedStructures
+    relaxed: PackedStructures
+    told: dict[str, Any]
 
 
 def _judge(
@@ -170,9 +199,11 @@ def _judge(
     prepared: Prepared | None,
     references: Sequence[Reference],
     settings: Settings,
+    by: EnergyJudge | None,
+    rows: NDArray[np.int64] | None,
     progress: Progress | None,
-) -> tuple[pandas.DataFrame, figures.Side]:
-    """Return the table of a set of crystals, and what is compared between sets."""
+) -> _Judged:
+    """Judge crystals, ours and those of the control row alike; ``rows`` get energies."""
     tolerances = TOLERANCES[settings.matcher]
     common: dict[str, Any] = {
         "seconds": settings.seconds_per_pair,
@@ -188,7 +219,15 @@ def _judge(
     groups = find_groups(prepared, tolerances, **common)
     novelty = {r.name: find_known(prepared, r.prepared, tolerances, **common) for r in references}
     table = build_table(collection, soundness, prepared, groups, novelty)
-    return table, figures.make_side(collection, soundness.shortest)
+    structures = PackedStructures(collection.crystals)
+    found = no_energies(len(table))
+    steps = settings.relax_steps
+    if by is not None:
+        found = add_energies(table, structures, by, relax_steps=steps, rows=rows, progress=progress)
+        if steps:
+            add_relaxed(table, found.relaxed, references, tolerances, **common)
+    side = figures.make_side(collection, soundness.shortest, table)
+    return _Judged(table, side, structures, found.relaxed, found.told)
 
 
 def _control_name(settings: Settings) -> str | None:
@@ -210,6 +249,7 @@ def _control(
     control: Reference | None,
     references: Sequence[Reference],
     settings: Settings,
+    by: EnergyJudge | None,
     progress: Progress | None,
 ) -> tuple[figures.Side | None, dict[str, float]]:
     """Return the set to compare distributions with, and the control row's figures."""
@@ -219,79 +259,40 @@ def _control(
     if control is None:
         return None, {}
     others = [r for r in references if r.fingerprint != control.fingerprint]
-    table, side = _judge(control.collection, control.prepared, others, settings, progress)
-    row = {name: float(flag.mean()) for name, (_, flag) in figures.flags(table).items()}
+    total = len(control.collection)
+    rows = np.unique(np.linspace(0, total - 1, settings.control_energies).round().astype(np.int64))
+    found = _judge(
+        control.collection, control.prepared, others, settings, by if len(rows) else None, rows,
+        progress,
+    )  # fmt: skip
+    row = {name: float(flag.mean()) for name, (_, flag) in figures.flags(found.table).items()}
+    row |= {
+        name: float(flag[rows].mean())
+        for name, (_, flag) in stability.energy_flags(found.table).items()
+    }
+    row |= {name: value for name, (_, value) in stability.energy_means(found.table).items()}
     # the best that distances between sets can be: those of two halves of the control set
-    halves = figures.halve(side)
+    halves = figures.halve(found.side)
     row |= {name: value for name, (_, value) in figures.set_distances(*halves).items()}
-    return side, row
+    return found.side, row
 
 
-def _energies(
-    table: pandas.DataFrame,
-    structures: PackedStructures,
-    by: EnergyJudge | None,
-    settings: Settings,
-    progress: Progress | None,
-) -> tuple[Sequence[Structure | None], dict[str, Any]]:
-    if by is None:
-        return [None] * len(table), {"potential": None, "hull": None, "relax_steps": 0}
-    steps = settings.relax_steps
-    return add_energies(table, structures, by, relax_steps=steps, progress=progress)
-
-
-def _manifest(
-    source: object,
+def _coverage(
     collection: Collection,
     table: pandas.DataFrame,
-    settings: Settings,
-    references: Sequence[Reference],
     control: Reference | None,
+    references: Sequence[Reference],
+    settings: Settings,
+    progress: Progress | None,
 ) -> dict[str, Any]:
-    ltol, stol, angle_tol = TOLERANCES[settings.matcher]
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "source": str(source) if isinstance(source, str | Path) else "structures in memory",
-        "requested": len(collection),
-        "parsed": _count(table["status"] == "ok"),
-        "valid": _count(table["valid_structure"] & table["valid_composition"]),
-        "matcher": {
-            "name": settings.matcher, "ltol": ltol, "stol": stol, "angle_tol_degree": angle_tol,
-            "seconds_per_pair": settings.seconds_per_pair,
-            "timed_out_pairs": _count(table["timed_out_pairs"]),
-        },
-        "references": [_told(r) for r in references],
-        "control": None if control is None else _told(control),
-        "space_groups": {"by": "moyopy", "symprec_angstrom": SYMPREC_ANGSTROM},
-        "composition_validity": {"by": "smact", "oxidation_states": OXIDATION_STATES},
-        "mmd_crystals": MMD_LIMIT,
-        "versions": {"chemeleon": __version__, **_versions()},
-    }  # fmt: skip
+    common: dict[str, Any] = {"workers": settings.jobs, "progress": progress}
+    target = control or references[0]
+    sound = table["valid_structure"].to_numpy()
+    ours = coverage.fingerprints(collection.crystals, sound, **common)
+    theirs = coverage.reference_fingerprints(target, **common)
+    return coverage.coverage(ours, theirs, target.name, is_control=control is not None)
 
 
 def _origin(given: object) -> dict[str, Any]:
     made = sample_manifest(given) if isinstance(given, Path) else None
     return {} if made is None else told(made)
-
-
-def _count(column: Any) -> int:
-    return int(np.asarray(column).sum())
-
-
-def _told(reference: Reference) -> dict[str, Any]:
-    return {
-        "name": reference.name,
-        "source": reference.source,
-        "sha256": reference.fingerprint,
-        "crystals": reference.size,
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.evaluation import judge, reduced
 from chemeleon.evaluation._match_worker import Tolerances
 from chemeleon.evaluation.collection import Progress, parallel
-from chemeleon.evaluation.judge import Edges, Job, Stack, judge
+from chemeleon.evaluation.judge import Edges, Job, Stack
 from chemeleon.evaluation.packed import Packed, join
 from chemeleon.evaluation.reduced import composition_key, reduce_chunk
 
@@ -99,20 +100,21 @@ def prepare(
     jobs = ((crystals.take(chunk), seconds) for chunk in chunks)
     function = f"{reduce_chunk.__module__}:reduce_chunk"
     parts, reasons = [], []
-    for done, (part, why) in enumerate(parallel(function, reduce_chunk, jobs, workers), start=1):
+    found = parallel(function, reduce_chunk, jobs, workers, reduced.RESCUE, reduced.is_tame)
+    for done, (part, why) in enumerate(found, start=1):
         parts.append(part)
         reasons += why
         if progress:
             progress("reducing cells", done / len(chunks))
-    reduced = join(parts)
+    cells = join(parts)
     counts = np.zeros_like(crystals.counts)
-    counts[rows] = reduced.counts
+    counts[rows] = cells.counts
     lattice = np.zeros_like(crystals.lattice)
-    lattice[rows] = reduced.lattice
+    lattice[rows] = cells.lattice
     every: list[str | None] = [None] * len(crystals.counts)
     for row, reason in zip(rows.tolist(), reasons, strict=True):
         every[row] = reason
-    packed = Packed(reduced.numbers, reduced.frac, lattice, counts)
+    packed = Packed(cells.numbers, cells.frac, lattice, counts)
     return Prepared(packed, composition_keys(crystals), every)
 
 
@@ -168,7 +170,9 @@ def _judged(
 ) -> Iterator[tuple[Any, Edges]]:
     if sum(_pairs(job) for _, job in jobs) < _FEW_PAIRS:
         workers = 1  # done before other processes have started
-    found = parallel(f"{judge.__module__}:judge", judge, (job for _, job in jobs), workers)
+    function = f"{judge.judge.__module__}:judge"
+    todo = (job for _, job in jobs)
+    found = parallel(function, judge.judge, todo, workers, judge.RESCUE, judge.is_tame)
     for done, ((owner, _), edges) in enumerate(zip(jobs, found, strict=True), start=1):
         if progress:
             progress(word, done / len(jobs))

@@ -10,15 +10,16 @@ Shapes: ``C`` crystals of ``n`` atoms each.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.data.pool import Rescue
 from chemeleon.evaluation._match_worker import TimeUpError, Tolerances, matcher, time_limit
 from chemeleon.evaluation.lattice_maps import Cells, possible_matches, unit_cells
-from chemeleon.evaluation.reduced import Reduced
+from chemeleon.evaluation.reduced import TAME_ATOMS, Reduced
 
 NO, YES, UNDECIDED = 0, 1, 2
 
@@ -143,6 +144,7 @@ class Job(NamedTuple):
         others: crystals to compare with, or None for those of ``firsts`` that come after a row.
         tolerances: ltol, stol, angle_tol in degrees.
         seconds: limit per pair.
+        columns: which of the others to look at; all if None.
     """
 
     rows: NDArray[np.int64]
@@ -150,6 +152,15 @@ class Job(NamedTuple):
     others: Stack | None
     tolerances: Tolerances
     seconds: float
+    columns: NDArray[np.int64] | None = None
+
+    def partners(self, row: int) -> NDArray[np.int64]:
+        """Return the crystals that a row is compared with."""
+        if self.others is not None:
+            return np.arange(len(self.others.lattice)) if self.columns is None else self.columns
+        if self.columns is None:
+            return np.arange(row + 1, len(self.firsts.lattice))
+        return self.columns[self.columns > row]
 
 
 def judge(job: Job) -> Edges:
@@ -170,7 +181,7 @@ def _within(job: Job) -> Edges:
     group = np.arange(total)
     matches, undecided = [], []
     for row in job.rows.tolist():
-        later = np.arange(row + 1, total)
+        later = job.partners(row)
         later = later[group[later] != group[row]]
         judged = verdicts(
             job.firsts.crystal(row), job.firsts, cells, later, job.tolerances, job.seconds
@@ -186,11 +197,11 @@ def _within(job: Job) -> Edges:
 
 def _against(job: Job, others: Stack) -> Edges:
     cells = unit_cells(others.lattice)
-    everyone = np.arange(len(others.lattice))
     matches, undecided = [], []
     for row in job.rows.tolist():
         first = job.firsts.crystal(row)
-        for other, verdict in verdicts(first, others, cells, everyone, job.tolerances, job.seconds):
+        judged = verdicts(first, others, cells, job.partners(row), job.tolerances, job.seconds)
+        for other, verdict in judged:
             if verdict == UNDECIDED:
                 undecided.append((row, other))
             elif verdict == YES:
@@ -201,3 +212,29 @@ def _against(job: Job, others: Stack) -> Edges:
 
 def _pairs(found: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
     return np.array(list(found), dtype=np.int64).reshape(-1, 2)
+
+
+def is_tame(job: Job) -> bool:
+    """Tell whether no crystal here is so large that compiled code could take long over a pair."""
+    return job.firsts.numbers.shape[1] <= TAME_ATOMS
+
+
+def _split(job: Job) -> list[Job]:
+    """Cut by rows, a single row by its partners."""
+    if len(job.rows) > 1:
+        return [job._replace(rows=part) for part in np.array_split(job.rows, 8) if len(part)]
+    partners = job.partners(int(job.rows[0]))
+    return [job._replace(columns=part) for part in np.array_split(partners, 8) if len(part)]
+
+
+def _join(parts: Sequence[Edges]) -> Edges:
+    return Edges(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def _give_up(job: Job, reason: str) -> Edges:
+    """Leave the pair without a verdict."""
+    lost = [(row, other) for row in job.rows.tolist() for other in job.partners(row).tolist()]
+    return Edges(_pairs([]), _pairs(lost))
+
+
+RESCUE = Rescue(_split, _join, _give_up)

@@ -10,17 +10,20 @@ Shapes: ``n`` atoms. Lattices ``(3, 3)`` angstrom, rows a, b, c. No torch here: 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.data.parse import Crystal
+from chemeleon.data.pool import Rescue
 from chemeleon.evaluation._match_worker import TimeUpError, time_limit
-from chemeleon.evaluation.packed import Packed, pack
+from chemeleon.evaluation.packed import Packed, join, pack
 
 REDUCTION_VERSION = 1  # part of the key of cached references
 EXTREME_RATIO = 100.0  # longest over shortest vector; compiled code there outlasts any alarm
+TAME_ATOMS = 100  # up to here compiled code is quick enough to run without a process of its own
 MAX_REDUCED_ATOMS = 1000  # tables of pairs of atoms beyond this are too large to hold
 
 
@@ -95,3 +98,28 @@ def reduce_chunk(job: tuple[Packed, float]) -> tuple[Packed, list[str | None]]:
     ]
     reduced = [None if isinstance(f, str) else Crystal(*f) for f in found]
     return pack(reduced), [f if isinstance(f, str) else None for f in found]
+
+
+def is_tame(job: tuple[Packed, float]) -> bool:
+    """Tell whether no crystal here is so large that compiled code could take long over it."""
+    return int(job[0].counts.max(initial=0)) <= TAME_ATOMS
+
+
+def _split(job: tuple[Packed, float]) -> list[tuple[Packed, float]]:
+    crystals, seconds = job
+    rows = np.arange(len(crystals.counts))
+    return [(crystals.take(part), seconds) for part in np.array_split(rows, 8) if len(part)]
+
+
+def _join(
+    parts: Sequence[tuple[Packed, list[str | None]]],
+) -> tuple[Packed, list[str | None]]:
+    return join([p for p, _ in parts]), [reason for _, reasons in parts for reason in reasons]
+
+
+def _give_up(job: tuple[Packed, float], reason: str) -> tuple[Packed, list[str | None]]:
+    count = len(job[0].counts)
+    return pack([None] * count), [reason] * count
+
+
+RESCUE = Rescue(_split, _join, _give_up)

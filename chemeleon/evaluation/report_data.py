@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas
     from pymatgen.core import Structure
 
-REPORT_PARTS = ("summary.json", "crystals.csv", "cif", "report.html", "figures")
+REPORT_PARTS = ("summary.json", "crystals.csv", "cif", "report.html", "figures", "relaxed.extxyz")
 CIF_LIMIT = 20_000
 
 
@@ -79,7 +79,7 @@ class Report:
         Args:
             folder: made if it is missing.
             cif: also write each crystal as a CIF, and its relaxed form; by default if there are
-                at most `CIF_LIMIT`.
+                at most `CIF_LIMIT`. Of more, the relaxed ones go to one ``relaxed.extxyz``.
             overwrite: replace an earlier evaluation there.
 
         Raises:
@@ -92,25 +92,46 @@ class Report:
         remove_parts(folder, REPORT_PARTS)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "crystals.csv", lambda p: self.crystals.to_csv(p, index=False))
+        files = None
         if cif or (cif is None and len(self.structures) <= CIF_LIMIT):
-            self._write_cifs(folder / "cif")
+            files = self._write_cifs(folder / "cif")
+        elif "relax_steps" in self.crystals:
+            self._write_relaxed(folder / "relaxed.extxyz")
         write_figures(self.summary, folder)
-        write_html(self, folder)
+        write_html(self, folder, files)
         # last, so that a folder with a summary is complete
         text = json.dumps(self.summary, indent=1, ensure_ascii=False, allow_nan=False)
         write_text(folder / "summary.json", text + "\n")
         return folder
 
-    def _write_cifs(self, folder: Path) -> None:
+    def _write_relaxed(self, path: Path) -> None:
+        """Append one crystal after the other: a list of all would take gigabytes."""
+        from ase.io import write
+
+        ids = self.crystals["id"].tolist()
+        path.unlink(missing_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            for name, structure in zip(ids, self.relaxed, strict=True):
+                if structure is not None:
+                    atoms = structure.to_ase_atoms()
+                    atoms.info["id"] = name
+                    write(file, atoms, format="extxyz")
+
+    def _write_cifs(self, folder: Path) -> list[str | None]:
+        """Write them, and return the path of each raw one within the report's folder."""
         from pymatgen.io.cif import CifWriter
 
         folder.mkdir(exist_ok=True)
+        files: list[str | None] = [None] * len(self.structures)
         names = cif_names(self.crystals["id"].tolist())
         for suffix, structures in (("", self.structures), ("_relaxed", self.relaxed)):
-            for name, structure in zip(names, structures, strict=True):
+            for row, (name, structure) in enumerate(zip(names, structures, strict=True)):
                 if structure is not None:
                     text = str(CifWriter(structure))
                     (folder / f"{name}{suffix}.cif").write_text(text, encoding="utf-8")
+                    if not suffix:
+                        files[row] = f"{folder.name}/{name}.cif"
+        return files
 
 
 def cif_names(ids: Sequence[str]) -> list[str]:

@@ -18,6 +18,11 @@ from chemeleon.errors import DataError
 from chemeleon.evaluation.columns import column_table
 from chemeleon.evaluation.crystal_view import crystal_views, select, viewer_settings
 from chemeleon.evaluation.page import Section, asset, escape, page
+from chemeleon.evaluation.report_extra import (
+    csp_section,
+    energies_section,
+    repetition_section,
+)
 from chemeleon.evaluation.report_sections import (
     bins_section,
     distributions_section,
@@ -47,15 +52,18 @@ class ReportLike(Protocol):
     def relaxed(self) -> Sequence[Structure | None]: ...
 
 
-def write_html(report: ReportLike, folder: str | Path) -> Path:
+def write_html(
+    report: ReportLike, folder: str | Path, files: Sequence[str | None] | None = None
+) -> Path:
     """Write ``report.html``.
 
-    Crystals whose ``source`` is a CIF file that exists are linked to it; all crystals with a 3-D
-    view can be saved as CIF from the page.
+    Crystals are linked to ``files``, else to their ``source`` where that is a CIF file that exists;
+    all crystals with a 3-D view can be saved as CIF from the page.
 
     Args:
         report: per-crystal table, summary and structures.
         folder: where the file goes; made if it is missing.
+        files: path of the CIF of each crystal within the folder, None where there is none.
 
     Raises:
         DataError: without a manifest, or if the parts differ in length.
@@ -75,6 +83,8 @@ def write_html(report: ReportLike, folder: str | Path) -> Path:
     rows = _rows(total, chosen.positions)
     data = column_table(crystals, rows)
     data["files"] = _files(crystals, rows, target.parent)
+    if files is not None:
+        data["files"] = [(name := files[i]) and f"./{quote(name)}" for i in rows]
     pairs = [(report.structures[i], relaxed[i]) for i in chosen.positions]
     views = {i + 1: view for i, view in zip(chosen.positions, crystal_views(pairs), strict=True)}
     words = chosen.words
@@ -82,10 +92,13 @@ def write_html(report: ReportLike, folder: str | Path) -> Path:
         words = f"{len(rows):,} of {total:,} rows; crystals.csv has all. {words}"
     parts = (
         headline_section(summary),
+        csp_section(summary),
+        energies_section(summary),
         distributions_section(summary),
         elements_section(summary, total),
         space_groups_section(summary),
         bins_section(summary),
+        repetition_section(summary),
         Section("crystals", "Crystals", asset("crystals.html"), words),
         manifest_section(summary),
     )

@@ -141,7 +141,7 @@ def bins_section(summary: Mapping[str, Any]) -> Section | None:
             cards.append(_card(str(name).replace("_", " ").capitalize(), table(words, rows)))
     if not cards:
         return None
-    return Section("bins", "Bins", f'<div class="halves">{"".join(cards)}</div>')
+    return Section("bins", "Bins", f'<div class="stack">{"".join(cards)}</div>')
 
 
 def manifest_section(summary: Mapping[str, Any]) -> Section:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.features import composition_features, structure_features
+from chemeleon.evaluation.stability import ENERGY_DISTRIBUTIONS, energy_flags, finite_column
 from chemeleon.evaluation.statistics import frechet, mmd, standardised, wasserstein, wilson
 from chemeleon.evaluation.validity import MIN_DISTANCE, MIN_VOLUME
 
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     import pandas
 
 _VALUES_LIMIT = 10_000  # of a histogram in the summary; distances are taken over all
-_HULL_TOLERANCE_EV = 1e-6
-METASTABLE_EV = 0.1
 DISTRIBUTIONS = {
     "density_g_cm3": ("Density", "g/cm³"),
     "num_elements": ("Elements", ""),
@@ -40,7 +40,8 @@ class Side(NamedTuple):
     """Crystals, sample or reference, as the distances between sets need them.
 
     Attributes:
-        values: column of `DISTRIBUTIONS` to ``(C,)`` values, NaN where unknown.
+        values: column of `DISTRIBUTIONS`, and of those of energies that are known, to ``(C,)``
+            values, NaN where unknown.
         structure: ``(C, F)`` features of structure.
         composition: ``(C, G)`` features of composition.
         elements: how many crystals hold each element.
@@ -54,17 +55,26 @@ class Side(NamedTuple):
     space_groups: dict[str, int]
 
 
-def make_side(collection: Collection, shortest: NDArray[np.float64]) -> Side:
+def make_side(
+    collection: Collection,
+    shortest: NDArray[np.float64],
+    table: pandas.DataFrame | None = None,
+) -> Side:
     """Collect what is compared between sets.
 
     Args:
         collection: the crystals.
         shortest: ``(C,)`` shortest distances, angstrom.
+        table: rows of the crystals, for energies.
     """
     values = {
         name: shortest if name == "shortest_distance_a" else collection.column(name)
         for name in DISTRIBUTIONS
     }
+    for name in ENERGY_DISTRIBUTIONS:
+        found = finite_column(table, name)
+        if np.isfinite(found).any():
+            values[name] = found
     groups = collection.column("space_group")
     counted = Counter(groups[np.isfinite(groups)].astype(int).tolist())
     return Side(
@@ -130,45 +140,21 @@ def flags(table: pandas.DataFrame) -> dict[str, tuple[str, NDArray[np.bool_]]]:
             "Valid, unique and novel",
             structure & composition & unique & first,
         )
-    for prefix in ("", "relaxed_"):
-        column = f"{prefix}e_above_hull_ev"
-        above = table[column].to_numpy(dtype=float) if column in table else np.zeros(0)
-        if np.isfinite(above).any():
-            found |= _stability(above, unique, novel, prefix)
-    return found
-
-
-def _stability(
-    above: NDArray[np.float64],
-    unique: NDArray[np.bool_],
-    novel: dict[str, NDArray[np.bool_]],
-    prefix: str,
-) -> dict[str, tuple[str, NDArray[np.bool_]]]:
-    """Return stability by both conventions; NaN counts as not stable."""
-    word = " (relaxed)" if prefix else ""
-    with np.errstate(invalid="ignore"):
-        stable = above <= _HULL_TOLERANCE_EV
-        below = above <= METASTABLE_EV + _HULL_TOLERANCE_EV
-    found = {
-        f"{prefix}stable": (f"E above hull ≤ 0{word}", stable),
-        f"{prefix}metastable": (f"E above hull ≤ 0.1 eV/atom{word}", below),
-    }
-    if novel:
-        new = unique & next(iter(novel.values()))
-        found[f"{prefix}sun"] = (f"SUN{word}", new & stable)
-        found[f"{prefix}msun"] = (f"MSUN, E ≤ 0.1{word}", new & below)
-        found[f"{prefix}msun_exclusive"] = (f"MSUN, 0 < E ≤ 0.1{word}", new & below & ~stable)
-    return found
+    return found | energy_flags(table)
 
 
 def headline(
-    table: pandas.DataFrame, distances: dict[str, tuple[str, float]], control: dict[str, float]
+    table: pandas.DataFrame,
+    shares: Sequence[tuple[str, str, dict[str, Any]]],
+    values: Mapping[str, tuple[str, float]],
+    control: Mapping[str, float],
 ) -> list[dict[str, Any]]:
     """Return the figures of the first table, with the control row's beside them.
 
     Args:
         table: one row per crystal.
-        distances: name to (label, value) of figures that are no shares.
+        shares: (name, label, share) of further shares.
+        values: name to (label, value) of figures that are no shares.
         control: name to value; what it lacks has none.
     """
     total = len(table)
@@ -177,7 +163,9 @@ def headline(
         count = int(flag.sum())
         share = wilson(count, total)
         entries.append(_entry(name, label, *share, count, total, control.get(name)))
-    for name, (label, value) in distances.items():
+    for name, label, share in shares:
+        entries.append({"name": name, "label": label, **share, "control": control.get(name)})
+    for name, (label, value) in values.items():
         entries.append(_entry(name, label, value, None, None, None, None, control.get(name)))
     return entries
 
@@ -212,9 +200,11 @@ def finite(value: float | None) -> float | None:
 def distributions(sample: Side, reference: Side | None) -> dict[str, dict[str, Any]]:
     """Return the values of both sides, and their Wasserstein distances."""
     found = {}
-    for name, (label, unit) in DISTRIBUTIONS.items():
-        ours = sample.values[name]
-        theirs = np.zeros(0) if reference is None else reference.values[name]
+    for name, (label, unit) in (DISTRIBUTIONS | ENERGY_DISTRIBUTIONS).items():
+        if name not in sample.values:
+            continue
+        ours, nothing = sample.values[name], np.zeros(0)
+        theirs = nothing if reference is None else reference.values.get(name, nothing)
         distance = wasserstein(ours, theirs) if name != "space_group" else math.nan
         found[name] = {
             "label": label,
@@ -295,7 +285,7 @@ def _interval(count: int, total: int) -> dict[str, Any]:
 
 
 def repetition(
-    table: pandas.DataFrame, sample: Side, base: Side | None, first_novel: str | None
+    table: pandas.DataFrame, sample: Side, base: Collection | None, first_novel: str | None
 ) -> dict[str, Any]:
     """Return what fine-tuning towards a reward tends to spoil.
 
@@ -307,7 +297,8 @@ def repetition(
 
     Returns:
         ``top_formulas`` and the share of the ten most frequent, the ``replay_share`` (copies of
-        training crystals, of all asked for), and the element counts beside those of the base.
+        training crystals, of all asked for), and the element counts beside those of the base, whose
+        ``base_top_ten`` it holds too.
     """
     total = len(table)
     top = Counter(table["reduced_formula"].dropna()).most_common(10)
@@ -319,5 +310,9 @@ def repetition(
         known = (table["status"].to_numpy() == "ok") & ~table[first_novel].to_numpy()
         found["replay"] = _interval(int(np.sum(known)), total)
     if base is not None:
-        found["elements"] = {"sample": sample.elements, "base": base.elements}
+        found["elements"] = {"sample": sample.elements, "base": _elements(base)}
+        read = int((base.crystals.counts > 0).sum())
+        found["crystals"] = {"sample": int(np.sum(table["status"] == "ok")), "base": read}
+        counts = Counter(word for word in base.text("reduced_formula") if word).most_common(10)
+        found["base_top_ten"] = _interval(sum(count for _, count in counts), len(base))
     return found

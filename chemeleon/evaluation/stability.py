@@ -1,0 +1,110 @@
+"""What energies say of a set of crystals, raw and relaxed: stability by both conventions.
+
+Stable is at most 0 above the hull, metastable at most 0.1 eV/atom: SUN, MSUN (inclusive, as
+MatterGen and chemeleon2 count) and MSUN without the stable ones (as LeMat-GenBench counts).
+
+Shapes: ``C`` crystals.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas
+
+_HULL_TOLERANCE_EV = 1e-6
+METASTABLE_EV = 0.1
+ENERGY_DISTRIBUTIONS = {
+    "e_above_hull_ev": ("E above hull", "eV/atom"),
+    "relaxed_e_above_hull_ev": ("E above hull, relaxed", "eV/atom"),
+    "relax_rmsd_a": ("RMSD raw to relaxed", "Å"),
+}
+
+
+def energy_flags(table: pandas.DataFrame) -> dict[str, tuple[str, NDArray[np.bool_]]]:
+    """Return the counted properties that need energies: name to (label, ``(C,)`` bool).
+
+    Relaxed ones are of the relaxed crystal, its uniqueness and novelty included.
+    """
+    found: dict[str, tuple[str, NDArray[np.bool_]]] = {}
+    if "relax_converged" in table:
+        found["relax_converged"] = ("Relaxation converged", table["relax_converged"].to_numpy())
+    for prefix in ("", "relaxed_"):
+        above = finite_column(table, f"{prefix}e_above_hull_ev")
+        if not np.isfinite(above).any():
+            continue
+        unique = table[f"{prefix}unique"].to_numpy()
+        novel = [n for n in table.columns if n.startswith(f"{prefix}novel_")]
+        new = unique & table[novel[0]].to_numpy() if novel else None
+        if prefix and new is not None:
+            found["relaxed_unique_novel"] = ("Unique and novel (relaxed)", new)
+        found |= _stability(above, new, prefix)
+    return found
+
+
+def finite_column(table: pandas.DataFrame | None, name: str) -> NDArray[np.float64]:
+    """Return a column with NaN for what is missing; no values if there is no such column."""
+    if table is None or name not in table:
+        return np.zeros(0)
+    return table[name].to_numpy(dtype=float, na_value=np.nan)
+
+
+def _stability(
+    above: NDArray[np.float64], new: NDArray[np.bool_] | None, prefix: str
+) -> dict[str, tuple[str, NDArray[np.bool_]]]:
+    """Return stability by both conventions; NaN counts as not stable."""
+    word = " (relaxed)" if prefix else ""
+    with np.errstate(invalid="ignore"):
+        stable = above <= _HULL_TOLERANCE_EV
+        below = above <= METASTABLE_EV + _HULL_TOLERANCE_EV
+    found = {
+        f"{prefix}stable": (f"E above hull ≤ 0{word}", stable),
+        f"{prefix}metastable": (f"E above hull ≤ 0.1 eV/atom{word}", below),
+    }
+    if new is not None:
+        found[f"{prefix}sun"] = (f"SUN{word}", new & stable)
+        found[f"{prefix}msun"] = (f"MSUN, E ≤ 0.1{word}", new & below)
+        found[f"{prefix}msun_exclusive"] = (f"MSUN, 0 < E ≤ 0.1{word}", new & below & ~stable)
+    return found
+
+
+def energy_means(table: pandas.DataFrame) -> dict[str, tuple[str, float]]:
+    """Return means over the crystals that have a value: name to (label, value)."""
+    labels = {
+        "e_above_hull_ev": "Mean E above hull, eV/atom, where known",
+        "relaxed_e_above_hull_ev": "Mean E above hull (relaxed), eV/atom, where known",
+        "relax_rmsd_a": "Mean RMSD raw to relaxed, Å, where relaxed",
+        "relax_steps": "Mean relaxation steps, where relaxed",
+    }
+    found = {}
+    for name, label in labels.items():
+        values = finite_column(table, name)
+        if np.isfinite(values).any():
+            found[f"mean_{name}"] = (label, float(np.nanmean(values)))
+    return found
+
+
+def energy_states(table: pandas.DataFrame) -> dict[str, Any]:
+    """Return how many crystals the hull could judge, and why not the others.
+
+    Of the states, ``ok`` and ``system missing`` have an energy above hull; the latter is against
+    phases of fewer elements only, and likely too low. Neither ``no energy`` nor ``element
+    missing`` means unstable, though both count as not stable.
+    """
+    found = {}
+    for prefix, key in (("", "raw"), ("relaxed_", "relaxed")):
+        if f"{prefix}energy_ev_per_atom" not in table:
+            continue
+        energies = finite_column(table, f"{prefix}energy_ev_per_atom")
+        states = Counter(table[f"{prefix}hull_state"].dropna())
+        found[key] = {
+            "requested": len(table),
+            "with_energy": int(np.isfinite(energies).sum()),
+            "hull_states": dict(sorted(states.items())),
+        }
+    return found

@@ -1,0 +1,54 @@
+"""Functions for worker processes that do what a bad crystal can do to one."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chemeleon.evaluation._match_worker import time_limit
+
+if TYPE_CHECKING:
+    from chemeleon.evaluation.judge import Edges, Job
+
+KILLS, STICKS, RAISES = 13, 17, 23
+
+
+def halves(items: list[int]) -> list[int]:
+    """Return the items doubled, unless one of them ends the process, hangs or raises."""
+    for item in items:
+        if item == KILLS:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if item == STICKS:
+            with time_limit(0.2):
+                sum(range(10**13))  # compiled: no alarm of Python's gets through
+        if item == RAISES:
+            raise ValueError(f"no {item} please")
+    return [2 * item for item in items]
+
+
+def killed_once(path: str) -> str:
+    """Die the first time, as when others have taken the memory."""
+    sign = Path(path)
+    if not sign.exists():
+        sign.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "answered"
+
+
+def deadly_judge(job: Job) -> Edges:
+    """Judge, but die on the pair of the cells of volume 27 and 64."""
+    from chemeleon.evaluation.judge import judge
+
+    others = job.firsts if job.others is None else job.others
+    for row in job.rows.tolist():
+        for other in job.partners(row).tolist():
+            volumes = [
+                abs(np.linalg.det(x)) for x in (job.firsts.lattice[row], others.lattice[other])
+            ]
+            if np.allclose(volumes, [27, 64]):
+                os.kill(os.getpid(), signal.SIGKILL)
+    return judge(job)

@@ -1,0 +1,196 @@
+"""Energies in an evaluation: raw, relaxed, the control row's, and what the hull cannot judge."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from energy_helpers import rocksalt
+from pymatgen.core import Lattice, Structure
+
+import chemeleon
+from chemeleon.energy.compositions import fractions
+from chemeleon.energy.hull import Hull
+from chemeleon.errors import ConfigError
+from chemeleon.evaluation import coverage
+
+POTENTIAL = "energy_helpers:lennard_jones"
+LOW, HIGH = -50.0, 50.0  # eV/atom, below and above whatever the potential says
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHEMELEON_CACHE", str(tmp_path / "cache"))
+
+
+def save_hull(path: Path, element_ev: float, potential: str | None = None) -> str:
+    """A hull of NaCl and of the elements Na, Cl and Cs, all without formation energy."""
+    phases = {"NaCl": -1e-9, "Na": 0.0, "Cl": 0.0, "Cs": 0.0}
+    references: dict[str, float | None] = dict.fromkeys(("Na", "Cl", "Cs"), element_ev)
+    manifest: dict[str, Any] = {"energies": "by hand", "source": "test", "potential": potential}
+    Hull([fractions(f) for f in phases], list(phases.values()), references, manifest).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> str:
+    folder = tmp_path / "control"
+    folder.mkdir()
+    for i, a in enumerate((5.6, 5.69, 5.8)):
+        (folder / f"c{i}.cif").write_text(rocksalt(a).to(fmt="cif"))
+    return str(folder)
+
+
+def crystals() -> list[Structure | None]:
+    """Judged, of a system that the hull lacks, with an element it lacks, not made, crushed."""
+    crushed = rocksalt()
+    crushed.scale_lattice(0.15)
+    return [rocksalt(), rocksalt(6.9, "Cs", "Cl"), rocksalt(4.2, "Mg", "O"), None, crushed]
+
+
+def test_raw_relaxed_and_control(tmp_path: Path, control: str) -> None:
+    report = chemeleon.evaluate(
+        crystals(), references=[control], control=control, potential=POTENTIAL, relax_steps=3,
+        hull=save_hull(tmp_path / "h.json", HIGH), control_energies=2,
+        base=control, output=tmp_path / "out",
+    )  # fmt: skip
+    table = report.crystals
+    missing = "system missing"
+    assert table["hull_state"].tolist()[:3] == ["ok", missing, "element missing"]
+    assert table["hull_state"].isna()[3]
+    assert table["hull_state"][4] == "no energy"
+    assert table["relaxed_hull_state"].tolist()[:3] == ["ok", missing, "element missing"]
+    assert table["relax_steps"].notna().tolist() == [True, True, True, False, False]
+    assert report.relaxed[0] is not None
+    assert report.relaxed[3] is report.relaxed[4] is None
+    assert (table["relaxed_energy_ev_per_atom"] <= table["energy_ev_per_atom"] + 1e-9)[:3].all()
+    assert table["relaxed_unique"].tolist() == [True, True, True, False, False]
+    novel = next(name for name in table if name.startswith("relaxed_novel_"))
+    assert table[novel].tolist() == [False, True, True, False, False]
+    figures = {entry["name"]: entry for entry in report.summary["headline"]}
+    # of all five: what is not judged is not stable
+    assert (figures["stable"]["count"], figures["stable"]["of"]) == (2, 5)
+    assert figures["stable"]["control"] == 1.0  # of the two control crystals with energies
+    assert figures["relaxed_sun"]["count"] == 1
+    assert figures["mean_relax_rmsd_a"]["value"] == pytest.approx(table["relax_rmsd_a"].mean())
+    raw = report.summary["energies"]["raw"]
+    assert (raw["requested"], raw["with_energy"]) == (5, 3)
+    assert raw["hull_states"][missing] == 1
+    assert len(report.summary["distributions"]["e_above_hull_ev"]["reference"]) == 2
+    manifest = report.summary["manifest"]
+    assert manifest["hull"]["energies"] == "by hand"
+    assert manifest["relax_steps"] == 3
+    assert report.summary["repetition"]["base_top_ten"]["count"] == 3
+
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for section in ("energies", "repetition"):
+        assert f'<section id="{section}">' in page
+    assert "the hull does not know an element" in page
+    assert "Elements that changed most" in page
+    assert (tmp_path / "out" / "cif" / "00001_crystal-000000_relaxed.cif").is_file()
+
+
+def test_without_cifs_the_relaxed_crystals_are_kept_in_one_file(tmp_path: Path) -> None:
+    from ase.io import read
+
+    report = chemeleon.evaluate(crystals(), potential=POTENTIAL, relax_steps=2)
+    report.save(tmp_path / "out", cif=False)
+    found: Any = read(tmp_path / "out" / "relaxed.extxyz", index=":")
+    assert [atoms.info["id"] for atoms in found] == [f"crystal-{i:06d}" for i in range(3)]
+    kept = report.relaxed[1]
+    assert kept is not None
+    np.testing.assert_allclose(found[1].cell.array, kept.lattice.matrix, atol=1e-6)
+
+
+def test_hull_and_judge_must_go_together(tmp_path: Path) -> None:
+    hull = save_hull(tmp_path / "h.json", LOW, "chgnet 0.3.0")
+    with pytest.raises(ConfigError, match=r"holds energies of chgnet 0\.3\.0, but the judge is"):
+        chemeleon.evaluate(crystals(), potential="chgnet:0.2.0", hull=hull, device="cpu")
+
+
+def test_prediction_is_on_the_page(tmp_path: Path, control: str) -> None:
+    given = [rocksalt(5.7), rocksalt(5.7, "K", "Cl"), None]
+    report = chemeleon.evaluate(
+        given, targets=control, ids=["c0-0", "c1-0", "c2-0"], output=tmp_path / "out"
+    )
+    assert report.summary["csp"]["at_1"]["count"] == 1
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert '<section id="csp">' in page
+    assert "1 of 3" in page
+    assert '<section id="energies">' not in page
+
+
+def test_a_hull_of_every_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from chemeleon.cli.app import app
+
+    folder = tmp_path / "data" / "salts"
+    folder.mkdir(parents=True)
+    for split, crystal in (("train", rocksalt()), ("val", rocksalt(6.9, "Cs", "Cl"))):
+        rows = "material_id,cif\n" + f'{split}-1,"{crystal.to(fmt="cif")}"\n'
+        (folder / f"{split}.csv.gz").write_bytes(gzip.compress(rows.encode()))
+    out = tmp_path / "hull.json"
+    words = ["data", "hull", str(folder), "--split", "all", "--potential", POTENTIAL]
+    done = CliRunner().invoke(app, [*words, "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    hull = Hull.load(out)
+    assert len(hull) == 2
+    assert set(hull.references) == {"Na", "Cl", "Cs"}
+    assert hull.manifest["source"].endswith("train + val")
+
+
+def test_covered_equals_the_plain_definition() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(size=(2, 300, coverage.STRUCTURE + coverage.COMPOSITION))
+    ours[5] = theirs[7]
+    ours[9, 0] = np.nan
+    ours[10:280] += 30
+    cut = coverage.STRUCTURE
+    mean, deviation = theirs[:, cut:].mean(0), theirs[:, cut:].std(0)
+    scaled = [(x[:, cut:] - mean) / deviation for x in (ours, theirs)]
+    distance = [
+        np.linalg.norm(one[:, None] - two[None], axis=-1)
+        for one, two in ((ours[:, :cut], theirs[:, :cut]), (scaled[0], scaled[1]))
+    ]
+    distance = [np.where(np.isnan(ours[:, :1]), np.inf, table) for table in distance]
+    cutoffs = (9.5, 15.5)
+    recall, precision = coverage.covered(ours, theirs, cutoffs)
+    wanted = [
+        np.all([table.min(axis) <= c for table, c in zip(distance, cutoffs, strict=True)], axis=0)
+        for axis in (0, 1)
+    ]
+    assert 0 < recall.sum() < 300
+    assert 0 < precision.sum() < 300
+    np.testing.assert_array_equal(recall, wanted[0])
+    np.testing.assert_array_equal(precision, wanted[1])
+    assert not precision[9]
+    found = coverage.coverage(ours, theirs, "perov_5/test", is_control=True)
+    assert found["cutoffs"] == {"structure": 0.2, "composition": 4.0}
+    assert (found["crystals"], found["cov_precision"]["count"]) == (299, 1)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matminer") is not None, reason="matminer is here")
+def test_coverage_says_what_to_install(control: str) -> None:
+    with pytest.raises(ConfigError, match=r"pip install 'chemeleon\[coverage\]'"):
+        chemeleon.evaluate([rocksalt()], control=control, coverage=True)
+
+
+def test_coverage_of_real_fingerprints(control: str, tmp_path: Path) -> None:
+    pytest.importorskip("matminer", reason="pip install matminer")
+    far = Structure(Lattice.cubic(3), ["Og", "H"], [[0, 0, 0], [0.5] * 3])
+    given = [rocksalt(5.7), far, None]
+    for _ in range(2):  # the second time from the cache
+        report = chemeleon.evaluate(given, references=[control], control=control, coverage=True)
+    found = report.summary["coverage"]
+    assert found["reference_crystals"] == 3
+    assert (found["cov_recall"]["count"], found["cov_precision"]["count"]) == (3, 1)
+    assert found["cov_precision"]["of"] == 3
+    entries = {entry["name"]: entry for entry in report.summary["headline"]}
+    assert entries["cov_recall"]["control"] == 1.0
+    json.dumps(report.summary, allow_nan=False)
