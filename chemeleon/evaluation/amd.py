@@ -1,8 +1,8 @@
 """Average minimum distances of periodic crystals, written from their paper.
 
 ``AMD_k`` of a crystal is the mean, over the atoms of a cell, of the distance to the k-th nearest
-neighbour, whatever the elements; the vector ``AMD_1 .. AMD_k`` does not depend on the choice of cell
-and changes continuously with the atoms (Widdowson, Mosca, Pulido, Kurlin and Cooper, "Average
+neighbour, whatever the elements; the vector ``AMD_1 .. AMD_k`` does not depend on the choice of
+cell and changes continuously with the atoms (Widdowson, Mosca, Pulido, Kurlin and Cooper, "Average
 minimum distances of periodic point sets", MATCH 87, 529 (2022), definitions 2 and 3). Two crystals
 are compared by the Chebyshev distance of their vectors.
 
