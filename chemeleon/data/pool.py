@@ -36,6 +36,11 @@ def keep_workers() -> None:
         atexit.register(_end_idle)
 
 
+def workers_wait() -> bool:
+    """Return whether `keep_workers` was called, so that even small jobs are worth sending."""
+    return _keeping.is_set()
+
+
 def worker_count() -> int:
     """Return the cores that this process may use, or ``$CHEMELEON_WORKERS``."""
     given = os.environ.get("CHEMELEON_WORKERS", "")

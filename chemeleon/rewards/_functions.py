@@ -22,7 +22,7 @@ from chemeleon.errors import ConfigError, TrainingError
 from chemeleon.rewards.base import Answer, Candidates, Reward
 
 
-def reward_of(function: Callable[..., Any], name: str) -> type[Reward]:
+def reward_of(function: Callable[..., Any], name: str) -> type[Any]:
     """Make a reward class of a function of a Structure, or of a `batched` one.
 
     An attribute ``floor`` of the function is the score of crystals for which it fails.

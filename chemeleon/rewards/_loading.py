@@ -82,14 +82,16 @@ def make_rewards(configs: Mapping[str, RewardConfig], context: Context) -> dict[
     for key, config in configs.items():
         try:
             kind = find_reward(config.reward)
+        except ChemeleonError as error:
+            wrong.append(f"{key}: {error}")
+            continue
+        try:
             options = kind.Options.model_validate(config.options)
         except ValidationError as error:
             wrong += [f"{key}.options.{line}" for line in _explain(error, kind.Options)]
-        except ChemeleonError as error:
-            wrong.append(f"{key}: {error}")
-        else:
-            wrong += [f"{key}: {text}" for text in kind.problems(options, context)]
-            checked[key] = (kind, options)
+            continue
+        wrong += [f"{key}: {text}" for text in kind.problems(options, context)]
+        checked[key] = (kind, options)
     if wrong:
         count = f"{len(wrong)} problem{'s' if len(wrong) > 1 else ''} in the rewards:"
         raise ConfigError("\n  ".join([count, *wrong]))

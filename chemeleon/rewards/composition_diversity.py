@@ -1,4 +1,4 @@
-"""Likeness of the batch to the training set by the mean element embeddings."""
+"""Likeness of the batch to the training set by the mean element embeddings of the atoms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from chemeleon.rewards._vae import features_of, mean_element
 
 
 class CompositionDiversity(Diversity):
-    """Growth of the MMD to the training set, of mean element embeddings, without the crystal."""
+    """Growth of the MMD to the training set (of mean element embeddings) without the crystal."""
 
     def features(self, crystals: FlatCrystals) -> Tensor:
         """See `Diversity`."""

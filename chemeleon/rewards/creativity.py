@@ -45,7 +45,7 @@ class CreativityOptions(Section):
 
 
 class Creativity(Reward):
-    """1 for unique and novel crystals, 0 for neither, else the AMD distance to the nearest alike."""
+    """1 for unique and novel crystals, 0 for neither, else the AMD distance to the nearest."""
 
     Options = CreativityOptions
     floor = 0.0
@@ -81,10 +81,8 @@ class Creativity(Reward):
         values = (unique & novel).astype(np.float64)
         self._measure(candidates, np.flatnonzero((unique != novel) & sound), keys, peers, values)
 
-        words = zip(candidates.problems, prepared.reasons, strict=True)
-        reasons = {
-            i: why for i, (broken, unreduced) in enumerate(words) if (why := broken or unreduced)
-        }
+        both = zip(candidates.problems, prepared.reasons, strict=True)
+        reasons = {i: why for i, (broken, other) in enumerate(both) if (why := broken or other)}
         values[list(reasons)] = np.nan
         judged = np.isfinite(values)
         facts = {

@@ -92,9 +92,9 @@ class Energy(Reward):
         if len(rows):
             part = candidates.crystals.subset(rows)
             energies, why = self._energies(part)
-            formulas = compositions_of(part)
-            formation = self.hull.formation_energies([dict(f) for f in formulas], energies)
-            answer = self.hull.above([dict(f) for f in formulas], formation)
+            formulas = [dict(parts) for parts in compositions_of(part)]
+            formation = self.hull.formation_energies(formulas, energies).tolist()
+            answer = self.hull.above(formulas, formation)
             above[rows] = torch.from_numpy(answer.e_above_hull_ev)
             for row, reason, state in zip(rows.tolist(), why, answer.states, strict=True):
                 if state != "ok":

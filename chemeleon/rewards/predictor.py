@@ -66,12 +66,9 @@ class Predictor(Reward):
         if given is None and len(known) == 1:
             return known[0]
         if given not in known:
-            hint = (
-                "name one of them as options.property" if given is None else nearest(given, known)
-            )
             raise ConfigError(
-                f"the predictor {self.options.model} gives {', '.join(known)}, not"
-                f" '{given or 'one property'}'; {hint.removeprefix('; ')}"
+                f"the predictor {self.options.model} gives {', '.join(known)}: name one of them as"
+                f" options.property, got {given!r}{nearest(given or '', known)}"
             )
         return given
 

@@ -1,4 +1,4 @@
-"""Likeness of the batch to the training set by the mean latents of their atoms."""
+"""Likeness of the batch to the training set by the mean latents of the atoms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from chemeleon.rewards._vae import features_of, mean_latent
 
 
 class StructureDiversity(Diversity):
-    """Growth of the MMD to the training set, of mean latents of their atoms, without the crystal."""
+    """Growth of the MMD to the training set (of mean latents) without the crystal."""
 
     def features(self, crystals: FlatCrystals) -> Tensor:
         """See `Diversity`."""
