@@ -11,6 +11,7 @@ Shapes: ``C`` crystals.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,11 +22,12 @@ from chemeleon.evaluation._match_worker import Tolerances
 from chemeleon.evaluation.collection import Progress, parallel
 from chemeleon.evaluation.judge import Edges, Job, Stack, judge
 from chemeleon.evaluation.packed import Packed, join
-from chemeleon.evaluation.reduced import composition_key, reduce_chunk
+from chemeleon.evaluation.reduced import reduce_chunk
 
 _REDUCE_CHUNK = 32
 _PAIRS = 300_000  # of one job, about
 _FEW_PAIRS = 1000
+_KEYS_CHUNK = 4096
 _WAITING_PAIRS = 64  # of one job, for workers that run already
 
 Key = tuple[bytes, int]
@@ -72,10 +74,29 @@ class Novelty(NamedTuple):
 
 
 def composition_keys(crystals: Packed) -> list[bytes]:
-    """Return the reduced composition of each crystal; empty for those of no atoms."""
-    ends = np.cumsum(crystals.counts)
-    parts = np.split(crystals.numbers, ends[:-1]) if len(ends) else []
-    return [composition_key(part) if len(part) else b"" for part in parts]
+    """Return the reduced composition of each crystal as bytes; empty for those of no atoms.
+
+    Crystals with other bytes never match. See `elements_of`.
+    """
+    keys: list[bytes] = []
+    for begin in range(0, len(crystals.counts), _KEYS_CHUNK):
+        part = crystals.take(np.arange(begin, min(begin + _KEYS_CHUNK, len(crystals.counts))))
+        total = len(part.counts)
+        owners = np.repeat(np.arange(total), part.counts) * 256
+        table = np.bincount(owners + part.numbers, minlength=total * 256).reshape(total, 256)
+        rows, elements = np.nonzero(table)
+        reduced = table // np.maximum(np.gcd.reduce(table, axis=1), 1)[:, None]
+        pairs = np.stack([elements, reduced[rows, elements]], -1).astype(np.uint16).tobytes()
+        ends = np.cumsum(np.bincount(rows, minlength=total)) * 4  # two numbers of two bytes
+        bounds = [0, *ends.tolist()]
+        keys += [pairs[low:high] for low, high in pairwise(bounds)]
+    return keys
+
+
+def elements_of(key: bytes) -> dict[int, int]:
+    """Return atomic number to amount of one of the `composition_keys`."""
+    pairs = np.frombuffer(key, dtype=np.uint16).reshape(-1, 2)
+    return {int(element): int(amount) for element, amount in pairs}
 
 
 def prepare(

@@ -24,9 +24,11 @@ from chemeleon.data.dataset import data_root
 from chemeleon.energy.cells import to_cells
 from chemeleon.energy.fire import walk
 from chemeleon.energy.hull import Hull
-from chemeleon.energy.hull_sources import compositions_of, from_crystals, from_table
+from chemeleon.energy.hull_sources import from_crystals, from_table
 from chemeleon.energy.potentials import Potential, load_potential
 from chemeleon.errors import ChemeleonError, ConfigError
+from chemeleon.evaluation.grouping import composition_keys, elements_of
+from chemeleon.evaluation.lookup import to_packed
 from chemeleon.rewards.base import Answer, Candidates, Context, Reward, needs_reference
 
 logger = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ class Energy(Reward):
         if len(rows):
             part = candidates.crystals.subset(rows)
             energies, why = self._energies(part)
-            formulas = [dict(parts) for parts in compositions_of(part)]
+            formulas = [_amounts(key) for key in composition_keys(to_packed(part))]
             formation = self.hull.formation_energies(formulas, energies).tolist()
             answer = self.hull.above(formulas, formation)
             above[rows] = torch.from_numpy(answer.e_above_hull_ev)
@@ -117,6 +119,12 @@ class Energy(Reward):
         for row, reason in zip(good.tolist(), ended.reasons, strict=True):
             reasons[row] = reason
         return values.tolist(), reasons
+
+
+def _amounts(key: bytes) -> dict[str, float]:
+    from ase.data import chemical_symbols
+
+    return {chemical_symbols[z]: float(n) for z, n in elements_of(key).items()}
 
 
 def _find(name: str) -> Path:

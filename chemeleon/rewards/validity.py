@@ -11,7 +11,7 @@ from chemeleon.config.architecture import Section
 from chemeleon.data.pool import keep_workers
 from chemeleon.evaluation.collection import parallel
 from chemeleon.evaluation.describe import smact_chunk
-from chemeleon.evaluation.grouping import composition_keys
+from chemeleon.evaluation.grouping import composition_keys, elements_of
 from chemeleon.rewards.base import Answer, Candidates, Context, Reward
 
 _CHUNK = 8  # compositions of one job; one with many oxidation states takes long
@@ -58,8 +58,6 @@ class Validity(Reward):
 
 
 def _formula(key: bytes) -> str:
-    """Return the formula of a `composition_key`."""
     from ase.data import chemical_symbols
 
-    elements, counts = np.frombuffer(key, dtype=np.uint16).reshape(2, -1).tolist()
-    return "".join(f"{chemical_symbols[z]}{n}" for z, n in zip(elements, counts, strict=True))
+    return "".join(f"{chemical_symbols[z]}{n}" for z, n in elements_of(key).items())
