@@ -17,7 +17,7 @@ def normalise(values: Tensor, group: Tensor, how: Normalise) -> Tensor:
     """Scale values within each group.
 
     Args:
-        values: ``(M,)`` finite.
+        values: ``(M,)`` finite; computed in double precision.
         group: ``(M,)`` int64 number of each crystal's group, any numbers.
         how: see `RewardConfig`.
 
@@ -28,6 +28,10 @@ def normalise(values: Tensor, group: Tensor, how: Normalise) -> Tensor:
         return values
     if how == "clip":
         return values.clamp(-1, 1)
+    return _scaled(values.double(), group, how).to(values.dtype)
+
+
+def _scaled(values: Tensor, group: Tensor, how: Normalise) -> Tensor:
     _, index = torch.unique(group, return_inverse=True)
     groups = int(index.max()) + 1 if len(index) else 0
     if how == "minmax":
