@@ -275,7 +275,7 @@ def test_validity_asks_for_structure_and_composition(crystals):
         structure={"reward": "validity", "options": {"composition": False}},
     )
     flat = from_structures(
-        [pair(["Na", "Cl"], 3.5), pair(["Mg", "F"], 3.5), pair(["Na", "Cl"], 0.5)]
+        [pair(["Na", "Cl"], 3.5), pair(["Ba", "Cl"], 4.0), pair(["Na", "Cl"], 0.5)]
     )
     scores = score(made, flat)
     assert scores.raw["both"].tolist() == [1, 0, 0]
