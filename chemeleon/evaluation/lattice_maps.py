@@ -60,12 +60,6 @@ def unit_cells(lattices: Floats) -> Cells:
     return Cells(lengths / np.cbrt(volume)[:, None], np.rad2deg(np.arccos(cosines)))
 
 
-def possible_matches(lattice: Floats, cells: Cells, ltol: float, angle_tol: float) -> Ints:
-    """Return which candidates ``StructureMatcher.fit`` could match by their lattices, ascending."""
-    maps = possible_maps(lattice, cells, ltol, angle_tol)
-    return np.union1d(maps.owner, maps.unknown)
-
-
 def possible_maps(lattice: Floats, cells: Cells, ltol: float, angle_tol: float) -> Maps:
     """Return all maps on candidates that ``StructureMatcher.fit`` could look at.
 

@@ -54,7 +54,8 @@ class Creativity(Reward):
     def __init__(self, options: CreativityOptions, context: Context) -> None:
         super().__init__(options, context)
         assert context.reference is not None
-        keep_workers()
+        if context.jobs != 1:
+            keep_workers()
         self.known = Lookup(context.reference, workers=context.jobs, neighbours=options.neighbours)
         self.limits: dict[str, Any] = {"seconds": options.seconds_per_pair, "workers": context.jobs}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
@@ -77,7 +78,8 @@ class Mix:
     ) -> None:
         home = None if reference is None else reference.to("cpu")
         self.configs = dict(configs)
-        self.rewards = make_rewards(configs, Context(home, torch.device(device), vae, jobs))
+        self.device = torch.device(device)
+        self.rewards = make_rewards(configs, Context(home, self.device, vae, jobs))
 
     def score(self, crystals: FlatCrystals, group: Tensor) -> Scores:
         """Score crystals.
@@ -121,7 +123,13 @@ class Mix:
         def ask(names: list[str]) -> None:
             for name in names:
                 begin = perf_counter()
-                found[name] = _ask(name, self.rewards[name], candidates)
+                # a thread begins with the first device and without the caller's modes
+                with (
+                    torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext(),
+                    torch.autocast(self.device.type, enabled=False),
+                    torch.no_grad(),
+                ):
+                    found[name] = _ask(name, self.rewards[name], candidates)
                 seconds[name] = perf_counter() - begin
 
         on_gpu = [name for name, reward in self.rewards.items() if reward.busy == "gpu"]
@@ -144,8 +152,7 @@ def _candidates(crystals: FlatCrystals, group: Tensor) -> Candidates:
 
 def _ask(name: str, reward: Reward, candidates: Candidates) -> Answer:
     try:
-        with torch.no_grad():
-            answer = reward.score(candidates)
+        answer = reward.score(candidates)
     except ChemeleonError:
         raise
     except Exception as error:

@@ -35,7 +35,7 @@ class Validity(Reward):
     def __init__(self, options: ValidityOptions, context: Context) -> None:
         super().__init__(options, context)
         self.seen: dict[bytes, float] = {}
-        if options.composition:
+        if options.composition and context.jobs != 1:
             keep_workers()
 
     def score(self, candidates: Candidates) -> Answer:
