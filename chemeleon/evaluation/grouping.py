@@ -28,6 +28,7 @@ _REDUCE_CHUNK = 32
 _PAIRS = 300_000  # of one job, about
 _FEW_PAIRS = 1000
 _KEYS_CHUNK = 4096
+_WITHIN_PARTS = 4
 _WAITING_PAIRS = 64  # of one job, for workers that run already
 
 Key = tuple[bytes, int]
@@ -227,7 +228,9 @@ def _within_jobs(
             continue
         stack = _stack(prepared.crystals, rows)
         # rows far apart in one job: early rows have more partners than late ones
-        parts = min(size, _parts(-(-size * size // 2), workers))
+        pairs = -(-size * size // 2)
+        # each part asks anew what joins crystals that match, so cutting finer costs more than it saves
+        parts = min(size, max(-(-pairs // _PAIRS), min(_parts(pairs, workers), _WITHIN_PARTS)))
         for part in range(parts):
             yield rows, Job(np.arange(part, size - 1, parts), stack, None, tolerances, seconds)
 
