@@ -229,7 +229,7 @@ def _within_jobs(
         stack = _stack(prepared.crystals, rows)
         # rows far apart in one job: early rows have more partners than late ones
         pairs = -(-size * size // 2)
-        # each part asks anew what joins crystals that match, so cutting finer costs more than it saves
+        # each part asks anew what joins crystals that match: finer cuts cost more than they save
         parts = min(size, max(-(-pairs // _PAIRS), min(_parts(pairs, workers), _WITHIN_PARTS)))
         for part in range(parts):
             yield rows, Job(np.arange(part, size - 1, parts), stack, None, tolerances, seconds)
