@@ -27,7 +27,7 @@ from chemeleon.crystals.random import make_keys
 from chemeleon.data.dataset import load_source, load_split
 from chemeleon.errors import CheckpointError, ChemeleonError, ConfigError, GenerationError
 from chemeleon.evaluation.csp import assign
-from chemeleon.evaluation.matching import batch_arrays, match_pairs
+from chemeleon.evaluation.matching import crystal_arrays, match_pairs
 from chemeleon.formulas import share_out
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.elements import element_embedding
@@ -132,7 +132,7 @@ def test_canonical_crystals_are_the_same_crystals_in_one_form():
     crystals = demo_crystals("val").subset(torch.arange(0, 404, 5))
     once = arrange(crystals, "canonical")
     assert split(once) == [arrange_atoms(row, "canonical") for row in split(crystals)]
-    arrays = [batch_arrays(c.batch(torch.arange(len(c)))) for c in (once, crystals)]
+    arrays = [crystal_arrays(c.batch(torch.arange(len(c)))) for c in (once, crystals)]
     found = match_pairs(list(zip(*arrays, strict=True)))
     assert found.matched.all()
     assert found.rmse.max() < 1e-4

@@ -14,10 +14,16 @@ from chemeleon.evaluation import judge as judging
 from chemeleon.evaluation import lattice_maps
 from chemeleon.evaluation.grouping import Prepared, find_groups, find_known, prepare, shared
 from chemeleon.evaluation.judge import Job, Stack, judge
-from chemeleon.evaluation.lattice_maps import possible_matches, unit_cells
+from chemeleon.evaluation.lattice_maps import Cells, possible_maps, unit_cells
 from chemeleon.evaluation.matching import TOLERANCES, crystal_arrays
 from chemeleon.evaluation.packed import Packed, pack
 from chemeleon.evaluation.reduced import reduce_crystal
+
+
+def possible_matches(lattice: Any, cells: Cells, ltol: float, angle_tol: float) -> Any:
+    maps = possible_maps(lattice, cells, ltol, angle_tol)
+    return np.union1d(maps.owner, maps.unknown)
+
 
 PRESETS = ("pymatgen", "cdvae", "lemat")
 

@@ -3,11 +3,12 @@
 The standard pools do not fit: `fork` copies a process in which torch already runs threads (and
 perhaps CUDA), which can hang; `spawn` and `forkserver` import the user's main script again, which
 fails in scripts without a ``__main__`` guard. Here each worker is a fresh interpreter that imports
-one function of this package and talks through its own pipes. It never imports torch.
+functions of this package and talks through its own pipes. It never imports torch.
 """
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import pickle
@@ -22,6 +23,8 @@ from typing import Any, NamedTuple
 
 _COMMAND = "from chemeleon.data.pool import serve; serve()"
 WORKER_SIGN = "CHEMELEON_POOL_WORKER"  # set in the environment of a worker, and only there
+_idle: list[subprocess.Popen[bytes]] = []  # processes that wait for the next call
+_keeping = threading.Event()
 
 
 class Rescue(NamedTuple):
@@ -47,6 +50,22 @@ class LostError(Exception):
     def __init__(self, reason: str, died: bool, final: bool) -> None:
         super().__init__(reason)
         self.died, self.final = died, final
+
+
+def keep_workers() -> None:
+    """Let worker processes wait for the next `run_parallel` from now on; they end with this one.
+
+    For callers that need them every second, such as rewards: starting anew takes a second each
+    time, most of it for the import of pymatgen.
+    """
+    if not _keeping.is_set():
+        _keeping.set()
+        atexit.register(_end_idle)
+
+
+def workers_wait() -> bool:
+    """Return whether `keep_workers` was called, so that even small jobs are worth sending."""
+    return _keeping.is_set()
 
 
 def worker_count() -> int:
@@ -81,6 +100,7 @@ def run_parallel(
             started.append(local.worker)
         return local.worker.answer(job, rescue)
 
+    done = False
     pending: deque[Future[Any]] = deque()
     executor = ThreadPoolExecutor(workers)
     try:
@@ -90,14 +110,20 @@ def run_parallel(
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+        done = True
     finally:
         for future in pending:
             future.cancel()
+        kept = done and _keeping.is_set()
         for worker in started:
-            worker.close()
+            if not kept:
+                worker.close()
         executor.shutdown(wait=True)
         for worker in started:
-            worker.close(wait=True)
+            if kept:
+                worker.release()
+            else:
+                worker.close(wait=True)
 
 
 class Worker:
@@ -145,15 +171,21 @@ class Worker:
             if wait:
                 process.communicate()
 
+    def release(self) -> None:
+        """Leave the process to the next who needs one."""
+        self._closed = True
+        if self._process is not None:
+            _idle.append(self._process)
+
     def _ask(self, job: Any) -> Any:
         if self._closed:
             raise LostError("the worker process was ended", True, True)
         if self._process is None:
-            self._process = _start(self.function)
+            self._process = _take()
         process = self._process
         assert process.stdout is not None
         try:
-            _send(process, job)
+            _send(process, (self.function, job))
             good, result = pickle.load(process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
             process.kill()
@@ -174,17 +206,32 @@ def _obituary(status: int) -> tuple[str, bool, bool]:
     return f"exit status {status} of its process", True, False
 
 
-def _start(function: str) -> subprocess.Popen[bytes]:
+def _take() -> subprocess.Popen[bytes]:
+    while True:
+        try:
+            process = _idle.pop()
+        except IndexError:
+            return _start()
+        if process.poll() is None:
+            return process
+
+
+def _end_idle() -> None:
+    while _idle:
+        process = _idle.pop()
+        process.kill()
+        process.communicate()
+
+
+def _start() -> subprocess.Popen[bytes]:
     threads = {f"{x}_NUM_THREADS": "1" for x in ("OMP", "OPENBLAS", "MKL")}
     path = os.pathsep.join(p for p in sys.path if p)
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-P", "-c", _COMMAND],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, **threads, "PYTHONPATH": path, WORKER_SIGN: "1"},
     )
-    _send(process, function)
-    return process
 
 
 def _send(process: subprocess.Popen[bytes], value: Any) -> None:
@@ -198,14 +245,14 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints must not break the pipe
-    module, name = pickle.load(sys.stdin.buffer).split(":")
-    function = getattr(importlib.import_module(module), name)
     while True:
         try:
-            job = pickle.load(sys.stdin.buffer)
+            place, job = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         try:
+            module, name = place.split(":")
+            function = getattr(importlib.import_module(module), name)
             answer = (True, function(job))
         except Exception as error:
             answer = (False, f"{type(error).__name__}: {error}{_place(error)}")

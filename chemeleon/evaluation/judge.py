@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from chemeleon.data.pool import Rescue
 from chemeleon.evaluation._match_worker import TimeUpError, Tolerances, matcher, time_limit
-from chemeleon.evaluation.lattice_maps import Cells, possible_matches, unit_cells
+from chemeleon.evaluation.lattice_maps import Cells, possible_maps, unit_cells
 from chemeleon.evaluation.reduced import TAME_ATOMS, Reduced
+from chemeleon.evaluation.site_maps import maps_that_fit
 
 NO, YES, UNDECIDED = 0, 1, 2
 
@@ -58,13 +59,16 @@ class _Scaled:
         return len(self.frac_coords)
 
 
-def fits(first: Reduced, second: Reduced, tolerances: Tolerances) -> bool:
+def fits(
+    first: Reduced, second: Reduced, tolerances: Tolerances, worth: set[bytes] | None = None
+) -> bool:
     """Return ``StructureMatcher.fit`` of two crystals that are reduced already.
 
     Args:
         first: reduced crystal.
         second: reduced crystal of the same composition and number of atoms.
         tolerances: ltol, stol, angle_tol in degrees.
+        worth: maps of the lattices (int64 as bytes) beyond which none can match; all if None.
     """
     from pymatgen.core import Lattice
 
@@ -73,8 +77,16 @@ def fits(first: Reduced, second: Reduced, tolerances: Tolerances) -> bool:
     one, two = _Scaled(first, ratio), _Scaled(second, 1 / ratio)
     judge: Any = matcher(tolerances)
     mask, anchors, anchor = judge._get_mask(one, two, 1, True)
-    # as `_strict_match`, which takes the average lattice to its LLL form anew for each anchor
-    for own, other, average, _ in judge._get_supercells(one, two, 1, True):
+    other = np.array(two.frac_coords)
+    # as `_get_supercells` and `_strict_match`, which takes the average lattice to its LLL form anew
+    # for each anchor
+    for lattice, scale in judge._get_lattices(two.lattice, one, 1):
+        if worth is not None and np.asarray(scale, dtype=np.int64).tobytes() not in worth:
+            continue
+        own = lattice.get_fractional_coords(one.cart_coords)
+        own -= np.floor(own)
+        sides = (np.array(lattice.parameters) + np.array(two.lattice.parameters)) / 2
+        average = Lattice.from_parameters(*sides)
         normalization = (len(own) / average.volume) ** (1 / 3)
         box = np.array(average.reciprocal_lattice.abc) * stol / (np.pi * normalization)
         short_box = None
@@ -112,9 +124,14 @@ def verdicts(
         tolerances: ltol, stol, angle_tol in degrees.
         seconds: limit per pair; beyond it the verdict is `UNDECIDED`.
     """
-    ltol, _, angle_tol = tolerances
+    ltol, stol, angle_tol = tolerances
     some = Cells(cells.lengths[chosen], cells.angles[chosen])
-    possible = chosen[possible_matches(first.lattice, some, ltol, angle_tol)]
+    maps = possible_maps(first.lattice, some, ltol, angle_tol)
+    fit = maps_that_fit(first, others.numbers[chosen], others.frac[chosen], some, maps, stol)
+    worth: dict[int, set[bytes] | None] = dict.fromkeys(chosen[maps.unknown].tolist())
+    for index, scale in zip(chosen[maps.owner[fit]].tolist(), maps.scale[fit], strict=True):
+        worth.setdefault(index, set()).add(scale.tobytes())  # type: ignore[union-attr]
+    possible = np.array(sorted(worth), dtype=np.int64)
     # the likeliest first, for callers that stop at a match
     own = unit_cells(first.lattice[None])
     unlike = np.abs(cells.lengths[possible] / own.lengths - 1).sum(-1)
@@ -122,7 +139,8 @@ def verdicts(
     for index in possible[np.argsort(unlike, kind="stable")].tolist():
         try:
             with time_limit(seconds):
-                verdict = YES if fits(first, others.crystal(index), tolerances) else NO
+                second = others.crystal(index)
+                verdict = YES if fits(first, second, tolerances, worth[index]) else NO
         except (TimeUpError, MemoryError):
             verdict = UNDECIDED
         yield index, verdict

@@ -14,6 +14,7 @@ Shapes: ``C`` candidates, ``P`` lattice vectors in reach.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+_NONE = np.zeros(0, np.int64)
 LENGTH_SLACK = 1e-7
 ANGLE_SLACK_DEGREE = 1e-4
 _CHUNK = 1_000_000  # entries of a flat array held at a time
@@ -35,6 +37,20 @@ class Cells(NamedTuple):
     angles: Floats
 
 
+class Maps(NamedTuple):
+    """Maps of one lattice on others.
+
+    Attributes:
+        owner: ``(E,)`` int64, the candidate that each is a map on.
+        scale: ``(E, 3, 3)`` int64, three lattice vectors in terms of the cell's.
+        unknown: candidates with too many lattice points to look at: anything may map on them.
+    """
+
+    owner: Ints
+    scale: Ints
+    unknown: Ints
+
+
 def unit_cells(lattices: Floats) -> Cells:
     """Return lengths and angles of lattices ``(C, 3, 3)``, scaled to volume 1."""
     volume = np.abs(np.linalg.det(lattices))
@@ -44,8 +60,8 @@ def unit_cells(lattices: Floats) -> Cells:
     return Cells(lengths / np.cbrt(volume)[:, None], np.rad2deg(np.arccos(cosines)))
 
 
-def possible_matches(lattice: Floats, cells: Cells, ltol: float, angle_tol: float) -> Ints:
-    """Return which candidates ``StructureMatcher.fit`` could match by their lattices, ascending.
+def possible_maps(lattice: Floats, cells: Cells, ltol: float, angle_tol: float) -> Maps:
+    """Return all maps on candidates that ``StructureMatcher.fit`` could look at.
 
     Args:
         lattice: ``(3, 3)``, reduced lattice of the first argument of ``fit``.
@@ -60,19 +76,23 @@ def possible_matches(lattice: Floats, cells: Cells, ltol: float, angle_tol: floa
     rows = np.flatnonzero(long_enough.all(-1))
     longest = cells.lengths[rows].max(-1, initial=0)
     band = np.searchsorted(_BANDS, longest)  # one long cell must not widen the sphere of all
-    found = [np.zeros(0, np.int64)]
+    owners, scales, unknown = [_NONE], [_NONE.reshape(0, 3, 3)], [_NONE]
     for value in np.unique(band):
         part = rows[band == value]
         chosen = Cells(cells.lengths[part], cells.angles[part])
         try:
-            found.append(part[_mappable(scaled, chosen, reach, angle_tol)])
+            for owner, scale in _maps(scaled, chosen, reach, angle_tol):
+                owners.append(part[owner])
+                scales.append(scale)
         except MemoryError:
-            found.append(part)  # pymatgen will say
-    return np.sort(np.concatenate(found))
+            unknown.append(part)  # pymatgen will say
+    return Maps(np.concatenate(owners), np.concatenate(scales), np.concatenate(unknown))
 
 
-def _mappable(scaled: Floats, cells: Cells, reach: float, angle_tol: float) -> Ints:
-    """Return the candidates that the lattice, of volume 1, can be mapped on."""
+def _maps(
+    scaled: Floats, cells: Cells, reach: float, angle_tol: float
+) -> Iterator[tuple[Ints, Ints]]:
+    """Yield the maps of the lattice, of volume 1, on candidates, and which candidates."""
     images, points, lengths = _points(scaled, float(cells.lengths.max()) * reach)
     if len(points) > _MAX_POINTS:
         raise MemoryError(f"{len(points)} lattice points in reach")
@@ -83,11 +103,8 @@ def _mappable(scaled: Floats, cells: Cells, reach: float, angle_tol: float) -> I
     low = np.cos(np.deg2rad(np.minimum(cells.angles + margin, 180.0)))
     high = np.cos(np.deg2rad(np.maximum(cells.angles - margin, 0.0)))
     counts = np.maximum(last - first, 0)
-    found = [
-        _sweep(rows, first, counts, cosine, low, high, images)
-        for rows in _split(counts[:, 0] * counts[:, 1])
-    ]
-    return np.unique(np.concatenate([np.zeros(0, np.int64), *found]))
+    for rows in _split(counts[:, 0] * counts[:, 1]):
+        yield from _sweep(rows, first, counts, cosine, low, high, images)
 
 
 def _minima(lattice: Floats) -> Floats:
@@ -132,8 +149,8 @@ def _ragged(counts: Ints) -> tuple[Ints, Ints]:
 
 def _sweep(
     rows: Ints, first: Ints, counts: Ints, cosine: Floats, low: Floats, high: Floats, images: Ints
-) -> Ints:
-    """Return candidates among ``rows``, with repetitions, for which three vectors fit."""
+) -> Iterator[tuple[Ints, Ints]]:
+    """Yield candidates among ``rows``, with repetitions, and three vectors that fit each."""
     owner, place = _ragged(counts[rows, 0] * counts[rows, 1])
     owner = rows[owner]
     i = first[owner, 0] + place // counts[owner, 1]
@@ -141,7 +158,6 @@ def _sweep(
     between = cosine[i, j]
     kept = np.flatnonzero((between >= low[owner, 2]) & (between <= high[owner, 2]))
     owner, i, j = owner[kept], i[kept], j[kept]
-    candidates: list[Ints] = []
     for part in _split(counts[owner, 2]):
         inner, place = _ragged(counts[owner[part], 2])
         inner = part[inner]
@@ -155,8 +171,7 @@ def _sweep(
         who, a, b, c = who[kept], a[kept], b[kept], c[kept]
         scale = np.stack([images[a], images[b], images[c]], axis=1)
         kept = np.flatnonzero(np.abs(_determinants(scale)) == 1)
-        candidates.append(who[kept])
-    return np.concatenate([np.zeros(0, np.int64), *candidates])
+        yield who[kept], scale[kept]
 
 
 def _determinants(m: Ints) -> Ints:
