@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from chemeleon.cli import data, hub, ldm, predict, vae
+from chemeleon.cli import data, hub, ldm, predict, rl, vae
 from chemeleon.cli.evaluate import evaluate
 from chemeleon.cli.sample import sample
 from chemeleon.errors import ChemeleonError
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(vae.app, name="vae")
 app.add_typer(ldm.app, name="ldm")
+app.add_typer(rl.app, name="rl")
 app.add_typer(predict.app, name="predict")
 app.add_typer(data.app, name="data")
 app.add_typer(hub.app, name="hub")
@@ -52,8 +53,8 @@ def chemeleon(
     """Train, steer and judge generative models of crystals.
 
     A VAE encodes crystals into latents (`vae`), a diffusion transformer learns to make such latents
-    (`ldm`), `sample` turns them into crystals, `evaluate` says how good those are, and `predict`
-    what properties they have.
+    (`ldm`), rewards teach it what is wanted (`rl`), `sample` turns them into crystals, `evaluate`
+    says how good those are, and `predict` what properties they have.
     """
     if debug:
         os.environ[DEBUG] = "1"

@@ -17,6 +17,7 @@ from chemeleon.config.schema import (
     LDMTrainConfig,
     PredictorConfig,
     PredictTrainConfig,
+    RLTrainConfig,
     Section,
     StageConfig,
     VAETrainConfig,
@@ -30,6 +31,8 @@ from chemeleon.models.vae import CrystalVAE
 from chemeleon.training.ldm import LDMStage
 from chemeleon.training.loop import Fitted, Stage, fit
 from chemeleon.training.predictor import PredictStage, load_targets
+from chemeleon.training.rl import RLStage, Scorer
+from chemeleon.training.rl_report import write_report
 from chemeleon.training.run import Run, keep_freed_memory, make_accelerator
 from chemeleon.training.scoring import score
 from chemeleon.training.vae import VAEStage
@@ -80,7 +83,7 @@ def train(
     if accelerator.is_main_process:
         if not resume:
             remove_parts(folder, RUN_PARTS)
-            if isinstance(stage, LDMStage | PredictStage):
+            if isinstance(stage, LDMStage | PredictStage | RLStage):
                 kind, content, tensors = stage.export()
                 write_model(folder / INIT, kind, content, tensors)
         write_text(folder / "config.yaml", to_yaml(config))
@@ -90,6 +93,8 @@ def train(
         if accelerator.is_main_process:
             score(config, folder, accelerator.device, console)
         accelerator.wait_for_everyone()
+    if isinstance(config, RLTrainConfig) and accelerator.is_main_process:
+        console.print(f"report: {write_report(config, folder)}")
     return TrainResult(folder, fitted)
 
 
@@ -109,6 +114,21 @@ def _build(
         vae, start = _start_predictor(config, folder, resume)
         train, val = _load_data(config, accelerator, console)
         return PredictStage(config, train, val, vae=vae, start=start, **place)
+    if isinstance(config, RLTrainConfig):
+        tuned = _start_rl(config, folder, resume)
+        train, val = _load_data(config, accelerator, console)
+        return RLStage(
+            config,
+            train,
+            val,
+            start=tuned,
+            scorer=_scorer(config, train, accelerator),
+            folder=folder,
+            resume=resume,
+            autocast=lambda: accelerator.autocast(),
+            precision=accelerator.mixed_precision,
+            **place,
+        )
     assert isinstance(config, LDMTrainConfig)
     vae, start = _start_ldm(config, folder, resume)
     train, val = _load_data(config, accelerator, console)
@@ -161,6 +181,24 @@ def _start_ldm(
         _check_same("ldm", names, start.config, ldm, source)
         return None, start
     return _vae("ldm", ldm.vae_ckpt_path), None
+
+
+def _start_rl(config: RLTrainConfig, folder: Path, resume: bool) -> LatentDiffusion:
+    """Return the model to be tuned; a resumed run begins with the one it began with."""
+    source = folder / INIT if resume else config.rl.ldm_ckpt_path
+    if source is None:
+        raise ConfigError(
+            "rl.ldm_ckpt_path is not set: name the folder of a trained LDM, for example"
+            " rl.ldm_ckpt_path=runs/my_ldm"
+        )
+    return LatentDiffusion.from_pretrained(source)
+
+
+def _scorer(config: RLTrainConfig, train: FlatCrystals, accelerator: Accelerator) -> Scorer:
+    """Return the rewards; crystals are new if they are not among the training crystals."""
+    from chemeleon.rewards.mix import Mix
+
+    return Mix(config.rl.rewards, reference=train, device=accelerator.device)
 
 
 def _start_predictor(

@@ -29,6 +29,7 @@ class LDMStage:
     """Denoising of the frozen VAE's latents."""
 
     criterion = "val/loss"
+    whole_epochs = False
 
     def __init__(
         self,
@@ -122,6 +123,10 @@ class LDMStage:
             terms = self._terms(model, batch, drop=0.0)
             add_shares(totals, terms, batch.members / float(batch.size))
         return totals
+
+    def notes(self) -> dict[str, Any]:
+        """See ``Stage``."""
+        return {}
 
     def export(self) -> Export:
         """See ``Stage``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ class VAEStage:
     """Reconstruction of augmented crystals; validation also matches structures."""
 
     criterion = "val/loss"
+    whole_epochs = False
     ema_decay = 0.0
 
     def __init__(
@@ -94,6 +96,10 @@ class VAEStage:
         matched, compared = float(hits.sum()), float(len(hits))
         rmse = float(torch.as_tensor(result.rmse)[hits].sum())
         return {"val/match_rate": (matched, compared), "val/rmse": (rmse, matched)}
+
+    def notes(self) -> dict[str, Any]:
+        """See ``Stage``."""
+        return {}
 
     def export(self) -> Export:
         """See ``Stage``."""
