@@ -8,17 +8,27 @@ from pydantic import Field
 
 from chemeleon.config.architecture import Section
 
+Normalise = Literal["none", "minmax", "std", "mean", "clip"]
+
 
 class RewardConfig(Section):
-    """One reward of the mix."""
+    """One reward of a mix."""
 
     reward: str = Field(
-        description="Name of a reward, `./FILE.py:NAME` or `package.module:NAME`."
+        description="A name of `chemeleon rl rewards`, `./FILE.py:NAME` or `package.module:NAME`."
     )
-    weight: float = Field(default=1.0, description="Factor in the sum.")
-    normalise: Literal["none", "minmax", "std"] = Field(
-        default="none", description="Scaling within the group, before weighting."
+    weight: float = Field(
+        default=1.0, allow_inf_nan=False, description="Factor in the sum, after normalising."
+    )
+    normalise: Normalise = Field(
+        default="none",
+        description="`minmax`: to [0, 1]; `std`: mean 0, deviation 1; `mean`: mean 0; `clip`: to"
+        " [-1, 1].",
+    )
+    within: Literal["group", "batch"] = Field(
+        default="group",
+        description="Crystals that are normalised together: a group, or all (published).",
     )
     options: dict[str, Any] = Field(
-        default_factory=dict, description="The reward's own settings."
+        default_factory=dict, description="The reward's own settings: `chemeleon rl rewards NAME`."
     )

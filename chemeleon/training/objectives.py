@@ -260,7 +260,7 @@ class Rejection:
         config, device = self.config, self.policy.device
         size = config.num_group_samples
         kept = max(config.minibatches, round(config.keep_share * size))
-        ranked = rewards.view(-1, size).argsort(1, descending=True, stable=True)[:, :kept]
+        ranked = rewards.view(-1, size).argsort(dim=1, descending=True, stable=True)[:, :kept]
         best = ranked + torch.arange(len(ranked)).unsqueeze(1) * size
         clean, keys = rollout.trajectory.zs[-1], rollout.prompts.keys.to(device)
         for first in range(config.minibatches):

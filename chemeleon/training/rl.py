@@ -159,6 +159,7 @@ class RLStage:
         self.notes_of.take(rollout.crystals, scores)
         self.learning = time.monotonic()
         self.seconds = {"rollout": made - begin, "rewards": self.learning - made}
+        self.seconds |= {f"reward_{name}": value for name, value in scores.seconds.items()}
         self._draw(epoch, rollout.crystals, weighted(scores, rl.rewards).tolist())
         steps = self.objective.steps(rollout, rewards, self.walk, self.model)
         for number, pieces in enumerate(steps):
