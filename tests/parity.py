@@ -54,9 +54,9 @@ class Row(NamedTuple):
 class Found(NamedTuple):
     """Our value of an array; with ``per_step`` every entry of the first axis is judged alone.
 
-    ``rounding`` broadcasts to the array: differences that any implementation may have, because the
-    recorded numbers were rounded before they were used. ``scale`` is the magnitude to judge by where
-    the array's own is that of a cancellation.
+    ``rounding`` broadcasts to the array: differences that any implementation may have, because
+    the recorded numbers were rounded before they were used. ``scale`` is the magnitude to judge by
+    where the array's own is that of a cancellation.
     """
 
     array: str

@@ -93,7 +93,7 @@ def train(
     folder: Path, model: Path | None, *words: str, element: int = 16, resume: bool = False
 ) -> TrainResult:
     """Run `chemeleon rl train` with the reward above."""
-    with mock.patch.object(launch, "_scorer", lambda *_: Share(element)):
+    with mock.patch.object(launch, "_scorer", return_value=Share(element)):
         if resume:
             return api.rl_train(overrides=words, resume=folder)
         path = [] if model is None else [f"rl.ldm_ckpt_path={model}"]

@@ -83,7 +83,10 @@ class RLConfig(Section):
         " arXiv:2503.14476); by default they count with advantage 0.",
     )
     keep_share: float = Field(
-        default=0.25, gt=0, le=1, description="Rejection: best part of a group that is learned from."
+        default=0.25,
+        gt=0,
+        le=1,
+        description="Rejection: best part of a group, learned from.",
     )
     noise_draws: Positive = Field(
         default=8, description="Rejection: noise levels that each kept crystal is shown at."
@@ -130,5 +133,3 @@ class RLConfig(Section):
         if problems:
             raise ValueError("; ".join(problems))
         return self
-
-

@@ -222,9 +222,9 @@ class RLTrainConfig(StageConfig):
     @model_validator(mode="after")
     def _whole_updates(self) -> RLTrainConfig:
         if self.trainer.val_every_steps is not None:
-            raise ValueError("trainer.val_every_steps: set val_every_epochs, an epoch is one update")
+            raise ValueError("set trainer.val_every_epochs (an epoch is an update), not _steps")
         if self.trainer.grad_accumulation != 1:
-            raise ValueError("trainer.grad_accumulation: micro-batches are set by rl.micro_batch")
+            raise ValueError("set rl.micro_batch and leave trainer.grad_accumulation at 1")
         return self
 
 

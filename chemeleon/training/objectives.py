@@ -90,7 +90,7 @@ class _Cutter:
         for part in parts:
             count = -(-len(rows) // max(1, self.most // len(part)))
             each = -(-len(rows) // count)
-            index = rollout.prompts.index[part].repeat(each)
+            index = rollout.prompts.asked[part].repeat(each)
             batch = self.policy.shapes(index, rollout.width)
             inputs, crystals = self.policy.inputs(batch), part.repeat(each).to(device)
             filled = rows + rows[-1:] * (count * each - len(rows))
@@ -166,7 +166,9 @@ class PolicyGradient:
                 fresh = number == 0 and self.recompute
                 values["fresh"] = torch.full_like(rows, fresh, dtype=torch.bool)
                 piece = empty._replace(values={**empty.values, **values})
-                pieces.append(self._prepare(piece, network, recompute=self.recompute and number > 0))
+                pieces.append(
+                    self._prepare(piece, network, recompute=self.recompute and number > 0)
+                )
             pieces[0] = pieces[0]._replace(members=len(batch))
             prepared.append(pieces)
         yield from prepared

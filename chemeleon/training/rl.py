@@ -206,11 +206,11 @@ class RLStage:
             rank=rank,
             world=world,
         )
-        if not len(prompts.index):
+        if not len(prompts.asked):
             return {}
         rollout = self.judged.roll_out(model, prompts, self.judging_walk)
         scores = self.scorer.score(rollout.crystals, torch.zeros_like(prompts.group))
-        number = float(len(prompts.index))
+        number = float(len(prompts.asked))
         reward = float(weighted(scores, rl.rewards).sum())
         found = {"val/loss": (-reward, number), "val/reward": (reward, number)}
         for name, values in scores.raw.items():

@@ -45,7 +45,7 @@ class Scored(Protocol):
 class _Sums(NamedTuple):
     """Enough for mean and spread: number, sum and sum of squares."""
 
-    count: float = 0.0
+    number: float = 0.0
     total: float = 0.0
     squares: float = 0.0
 
@@ -59,14 +59,14 @@ class _Sums(NamedTuple):
 
     @property
     def mean(self) -> float:
-        return self.total / self.count if self.count else math.nan
+        return self.total / self.number if self.number else math.nan
 
     @property
     def std(self) -> float:
-        if self.count < 2:
+        if self.number < 2:
             return math.nan
-        centred = self.squares - self.total**2 / self.count
-        return math.sqrt(max(centred, 0.0) / (self.count - 1))
+        centred = self.squares - self.total**2 / self.number
+        return math.sqrt(max(centred, 0.0) / (self.number - 1))
 
 
 class Notes:
@@ -209,9 +209,7 @@ def draw_best(crystals: FlatCrystals, rewards: Sequence[float], path: Path) -> P
     from chemeleon.evaluation.validity import writable
 
     possible = writable(crystals).tolist()
-    order = sorted(
-        (i for i in range(len(crystals)) if possible[i]), key=lambda i: (-rewards[i], i)
-    )
+    order = sorted((i for i in range(len(crystals)) if possible[i]), key=lambda i: (-rewards[i], i))
     counts = composition_counts(crystals)
     chosen: dict[str, int] = {}
     for i in order:

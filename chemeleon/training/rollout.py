@@ -32,13 +32,13 @@ class Prompts(NamedTuple):
     """What is asked for.
 
     Attributes:
-        index: ``(B,)`` the training crystal whose size, condition or composition each one takes.
+        asked: ``(B,)`` the training crystal whose size, condition or composition each one takes.
         group: ``(B,)`` number of its group, counted within the process; members are adjacent.
         keys: ``(B,)`` random keys.
         start_keys: ``(B,)`` keys of the initial noise.
     """
 
-    index: Tensor
+    asked: Tensor
     group: Tensor
     keys: Tensor
     start_keys: Tensor
@@ -190,8 +190,8 @@ class Policy:
     @torch.no_grad()
     def roll_out(self, network: nn.Module, prompts: Prompts, transitions: Transitions) -> Rollout:
         """Make the crystals that were asked for, in one batch."""
-        width = self.width(prompts.index)
-        shapes = self.shapes(prompts.index, width)
+        width = self.width(prompts.asked)
+        shapes = self.shapes(prompts.asked, width)
         start = normal(
             fold(prompts.start_keys.to(self.device), "start"),
             (width, self.model.vae.config.latent_dim),

@@ -8,9 +8,7 @@ from chemeleon.config.schema import OptimConfig, TrainerConfig
 from chemeleon.errors import ConfigError
 
 
-def total_steps(
-    trainer: TrainerConfig, steps_per_epoch: int, *, whole: bool = False
-) -> int | None:
+def total_steps(trainer: TrainerConfig, steps_per_epoch: int, *, whole: bool = False) -> int | None:
     """Return the step at which training ends, or None if only the clock ends it.
 
     With ``whole`` it is the end of an epoch.
