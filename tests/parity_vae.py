@@ -11,9 +11,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import chain
 
 import torch
 from parity import FUSED, REFERENCE, Found, Golden, fused_gelu
+from parity_rewards import reward_arrays
 
 from chemeleon.config.schema import ConditionConfig, DiffusionConfig, SamplerConfig
 from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
@@ -104,13 +106,15 @@ def _vae_losses(golden: Golden, file: str, vae: CrystalVAE, mode: str) -> Iterat
 
 def other_arrays(golden: Golden) -> dict[str, Iterator[Found]]:
     """Compare everything beside VAE and denoiser."""
-    return {
+    found = {
         "batch": _batch(golden),
         "functions": _functions(golden),
         "conditions": _conditions(golden),
         "predictor": _predictor(golden),
         "features_metrics": _features(golden),
     }
+    rewards = reward_arrays(golden)
+    return {file: chain(arrays, rewards.get(file, ())) for file, arrays in found.items()}
 
 
 def _batch(golden: Golden) -> Iterator[Found]:

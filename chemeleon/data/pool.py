@@ -3,11 +3,12 @@
 The standard pools do not fit: `fork` copies a process in which torch already runs threads (and
 perhaps CUDA), which can hang; `spawn` and `forkserver` import the user's main script again, which
 fails in scripts without a ``__main__`` guard. Here each worker is a fresh interpreter that imports
-one function of this package and talks through its own pipes. It never imports torch.
+functions of this package and talks through its own pipes. It never imports torch.
 """
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import pickle
@@ -20,6 +21,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 _COMMAND = "from chemeleon.data.pool import serve; serve()"
+_idle: list[subprocess.Popen[bytes]] = []  # workers that wait for the next call
+_keeping = threading.Event()
+
+
+def keep_workers() -> None:
+    """Let worker processes wait for the next `run_parallel` from now on; they end with this one.
+
+    For callers that need them every second, such as rewards: starting anew takes a second each
+    time, most of it for the import of pymatgen.
+    """
+    if not _keeping.is_set():
+        _keeping.set()
+        atexit.register(_end_idle)
+
+
+def workers_wait() -> bool:
+    """Return whether `keep_workers` was called, so that even small jobs are worth sending."""
+    return _keeping.is_set()
 
 
 def worker_count() -> int:
@@ -47,10 +66,11 @@ def run_parallel(function: str, jobs: Iterable[Any], workers: int) -> Iterator[A
 
     def work(job: Any) -> Any:
         if not hasattr(local, "process"):
-            local.process = _start(function)
+            local.process = _take()
             started.append(local.process)
-        return _ask(local.process, job)
+        return _ask(local.process, (function, job))
 
+    done = False
     pending: deque[Future[Any]] = deque()
     executor = ThreadPoolExecutor(workers)
     try:
@@ -60,27 +80,48 @@ def run_parallel(function: str, jobs: Iterable[Any], workers: int) -> Iterator[A
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+        done = True
     finally:
         for future in pending:
             future.cancel()
-        for process in started:
-            process.kill()
+        kept = done and _keeping.is_set()
+        if not kept:
+            for process in started:
+                process.kill()
         executor.shutdown(wait=True)
-        for process in started:
-            process.communicate()
+        if kept:
+            _idle.extend(started)
+        else:
+            for process in started:
+                process.communicate()
 
 
-def _start(function: str) -> subprocess.Popen[bytes]:
+def _take() -> subprocess.Popen[bytes]:
+    while True:
+        try:
+            process = _idle.pop()
+        except IndexError:
+            return _start()
+        if process.poll() is None:
+            return process
+
+
+def _end_idle() -> None:
+    while _idle:
+        process = _idle.pop()
+        process.kill()
+        process.communicate()
+
+
+def _start() -> subprocess.Popen[bytes]:
     threads = {f"{x}_NUM_THREADS": "1" for x in ("OMP", "OPENBLAS", "MKL")}
     path = os.pathsep.join(p for p in sys.path if p)
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-P", "-c", _COMMAND],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, **threads, "PYTHONPATH": path},
     )
-    _send(process, function)
-    return process
 
 
 def _send(process: subprocess.Popen[bytes], value: Any) -> None:
@@ -112,14 +153,14 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints must not break the pipe
-    module, name = pickle.load(sys.stdin.buffer).split(":")
-    function = getattr(importlib.import_module(module), name)
     while True:
         try:
-            job = pickle.load(sys.stdin.buffer)
+            place, job = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         try:
+            module, name = place.split(":")
+            function = getattr(importlib.import_module(module), name)
             answer = (True, function(job))
         except Exception:
             answer = (False, traceback.format_exc())

@@ -122,6 +122,11 @@ def _smact(reduced_formula: str) -> float:
         return 0.0
 
 
+def smact_chunk(formulas: list[str]) -> list[float]:
+    """Return SMACT's verdicts on reduced formulas, NaN without one, in a worker process."""
+    return [_smact(formula) for formula in formulas]
+
+
 def _symmetry(crystal: Crystal, lengths: NDArray[np.float64]) -> tuple[float, str, str]:
     moyopy = _moyopy()
     if lengths.max() > _MAX_SYMMETRY_RATIO * lengths.min():

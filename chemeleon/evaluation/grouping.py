@@ -11,20 +11,24 @@ Shapes: ``C`` crystals.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.data.pool import worker_count, workers_wait
 from chemeleon.evaluation._match_worker import Tolerances
 from chemeleon.evaluation.collection import Progress, parallel
 from chemeleon.evaluation.judge import Edges, Job, Stack, judge
 from chemeleon.evaluation.packed import Packed, join
-from chemeleon.evaluation.reduced import composition_key, reduce_chunk
+from chemeleon.evaluation.reduced import reduce_chunk
 
 _REDUCE_CHUNK = 32
 _PAIRS = 300_000  # of one job, about
 _FEW_PAIRS = 1000
+_KEYS_CHUNK = 4096
+_WAITING_PAIRS = 64  # of one job, for workers that run already
 
 Key = tuple[bytes, int]
 
@@ -70,10 +74,29 @@ class Novelty(NamedTuple):
 
 
 def composition_keys(crystals: Packed) -> list[bytes]:
-    """Return the reduced composition of each crystal; empty for those of no atoms."""
-    ends = np.cumsum(crystals.counts)
-    parts = np.split(crystals.numbers, ends[:-1]) if len(ends) else []
-    return [composition_key(part) if len(part) else b"" for part in parts]
+    """Return the reduced composition of each crystal as bytes; empty for those of no atoms.
+
+    Crystals with other bytes never match. See `elements_of`.
+    """
+    keys: list[bytes] = []
+    for begin in range(0, len(crystals.counts), _KEYS_CHUNK):
+        part = crystals.take(np.arange(begin, min(begin + _KEYS_CHUNK, len(crystals.counts))))
+        total = len(part.counts)
+        owners = np.repeat(np.arange(total), part.counts) * 256
+        table = np.bincount(owners + part.numbers, minlength=total * 256).reshape(total, 256)
+        rows, elements = np.nonzero(table)
+        reduced = table // np.maximum(np.gcd.reduce(table, axis=1), 1)[:, None]
+        pairs = np.stack([elements, reduced[rows, elements]], -1).astype(np.uint16).tobytes()
+        ends = np.cumsum(np.bincount(rows, minlength=total)) * 4  # two numbers of two bytes
+        bounds = [0, *ends.tolist()]
+        keys += [pairs[low:high] for low, high in pairwise(bounds)]
+    return keys
+
+
+def elements_of(key: bytes) -> dict[int, int]:
+    """Return atomic number to amount of one of the `composition_keys`."""
+    pairs = np.frombuffer(key, dtype=np.uint16).reshape(-1, 2)
+    return {int(element): int(amount) for element, amount in pairs}
 
 
 def prepare(
@@ -95,7 +118,10 @@ def prepare(
     """
     todo = crystals.counts > 0 if wanted is None else wanted & (crystals.counts > 0)
     rows = np.flatnonzero(todo)
-    chunks = [rows[i : i + _REDUCE_CHUNK] for i in range(0, len(rows), _REDUCE_CHUNK)]
+    size = _REDUCE_CHUNK
+    if workers_wait():
+        size = max(1, min(size, len(rows) // (2 * (workers or worker_count()))))
+    chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
     jobs = ((crystals.take(chunk), seconds) for chunk in chunks)
     function = f"{reduce_chunk.__module__}:reduce_chunk"
     parts, reasons = [], []
@@ -131,7 +157,7 @@ def find_groups(
     total = len(prepared.keys)
     group, undecided = np.arange(total), _unreduced_pairs(prepared, prepared, within=True)
     members = _by_key(prepared)
-    jobs = list(_within_jobs(prepared, members, tolerances, seconds))
+    jobs = list(_within_jobs(prepared, members, tolerances, seconds, workers))
     for rows, edges in _judged(jobs, workers, progress, "uniqueness"):
         for first, second in rows[edges.matches].tolist():
             _join(group, first, second)
@@ -156,7 +182,7 @@ def find_known(
     undecided = _unreduced_pairs(prepared, reference, within=False)
     theirs = _by_key(reference)
     ours = {key: rows for key, rows in _by_key(prepared).items() if key in theirs}
-    jobs = list(_against_jobs(prepared, reference, ours, theirs, tolerances, seconds))
+    jobs = list(_against_jobs(prepared, reference, ours, theirs, tolerances, seconds, workers))
     for (rows, others), edges in _judged(jobs, workers, progress, "novelty"):
         match[rows[edges.matches[:, 0]]] = others[edges.matches[:, 1]]
         np.add.at(undecided, rows[edges.undecided[:, 0]], 1)
@@ -166,13 +192,21 @@ def find_known(
 def _judged(
     jobs: list[tuple[Any, Job]], workers: int | None, progress: Progress | None, word: str
 ) -> Iterator[tuple[Any, Edges]]:
-    if sum(_pairs(job) for _, job in jobs) < _FEW_PAIRS:
+    if not workers_wait() and sum(_pairs(job) for _, job in jobs) < _FEW_PAIRS:
         workers = 1  # done before other processes have started
     found = parallel(f"{judge.__module__}:judge", judge, (job for _, job in jobs), workers)
     for done, ((owner, _), edges) in enumerate(zip(jobs, found, strict=True), start=1):
         if progress:
             progress(word, done / len(jobs))
         yield owner, edges
+
+
+def _parts(pairs: int, workers: int | None) -> int:
+    """Return into how many jobs to cut so many pairs of one composition."""
+    parts = -(-pairs // _PAIRS)
+    if workers_wait():
+        parts = max(parts, min(-(-pairs // _WAITING_PAIRS), 2 * (workers or worker_count())))
+    return parts
 
 
 def _pairs(job: Job) -> int:
@@ -185,6 +219,7 @@ def _within_jobs(
     members: dict[Key, NDArray[np.int64]],
     tolerances: Tolerances,
     seconds: float,
+    workers: int | None,
 ) -> Iterator[tuple[NDArray[np.int64], Job]]:
     for rows in members.values():
         size = len(rows)
@@ -192,7 +227,7 @@ def _within_jobs(
             continue
         stack = _stack(prepared.crystals, rows)
         # rows far apart in one job: early rows have more partners than late ones
-        parts = min(size, -(-size * size // (2 * _PAIRS)))
+        parts = min(size, _parts(-(-size * size // 2), workers))
         for part in range(parts):
             yield rows, Job(np.arange(part, size - 1, parts), stack, None, tolerances, seconds)
 
@@ -204,11 +239,12 @@ def _against_jobs(
     theirs: dict[Key, NDArray[np.int64]],
     tolerances: Tolerances,
     seconds: float,
+    workers: int | None,
 ) -> Iterator[tuple[tuple[NDArray[np.int64], NDArray[np.int64]], Job]]:
     for key, rows in ours.items():
         others = theirs[key]
         stack = _stack(reference.crystals, others)
-        step = max(1, _PAIRS // len(others))
+        step = -(-len(rows) // _parts(len(rows) * len(others), workers))
         for begin in range(0, len(rows), step):
             part = rows[begin : begin + step]
             mine = _stack(prepared.crystals, part)

@@ -38,17 +38,6 @@ class Reduced(NamedTuple):
     lattice: NDArray[np.float64]
 
 
-def composition_key(numbers: NDArray[Any]) -> bytes:
-    """Return the reduced composition as bytes; crystals with other bytes never match.
-
-    Args:
-        numbers: ``(n,)`` atomic numbers, at least one.
-    """
-    elements, counts = np.unique(np.asarray(numbers, dtype=np.int64), return_counts=True)
-    counts = counts // np.gcd.reduce(counts)
-    return np.stack([elements, counts]).astype(np.uint16).tobytes()
-
-
 def reduce_crystal(
     numbers: NDArray[Any], frac: NDArray[Any], lattice: NDArray[Any], seconds: float = 10.0
 ) -> Reduced | str:

@@ -155,7 +155,7 @@ def _closest_pairs(batch: CrystalBatch) -> Closest:
     # unusable rows run along with a unit cell and are blanked at the end
     identity = torch.eye(3, dtype=torch.float64, device=lattice.device)
     lattice = torch.where(usable[:, None, None], lattice, identity)
-    reduced = _minkowski(lattice)
+    reduced = minkowski_reduced(lattice)
     cart = torch.nan_to_num(batch.frac_coords.double(), posinf=0.0, neginf=0.0) % 1.0 @ lattice
     frac = cart @ torch.linalg.inv(reduced)
     steps = torch.arange(-1, 2, device=lattice.device, dtype=torch.float64)
@@ -184,7 +184,7 @@ def _closest_pairs(batch: CrystalBatch) -> Closest:
     return Closest(distance, first, second)
 
 
-def _minkowski(lattice: Tensor) -> Tensor:
+def minkowski_reduced(lattice: Tensor) -> Tensor:
     """Reduce cells ``(B, 3, 3)`` to three shortest vectors that still make a basis.
 
     Pairs are shortened first, which takes few steps however skewed the cell; Selling's algorithm

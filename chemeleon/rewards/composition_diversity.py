@@ -1,0 +1,17 @@
+"""Likeness of the batch to the training set by the mean element embeddings of the atoms."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.rewards._diversity import Diversity
+from chemeleon.rewards._vae import features_of, mean_element
+
+
+class CompositionDiversity(Diversity):
+    """Growth of the MMD to the training set (of mean element embeddings) without the crystal."""
+
+    def features(self, crystals: FlatCrystals) -> Tensor:
+        """See `Diversity`."""
+        return features_of(self.vae, crystals, mean_element)

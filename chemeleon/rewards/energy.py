@@ -1,0 +1,171 @@
+"""Stable crystals: minus the energy above the hull, within limits.
+
+Shapes: ``M`` crystals.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from chemeleon.config.architecture import Section
+from chemeleon.config.schema import DataConfig
+from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.data.cache import cache_dir
+from chemeleon.data.dataset import data_root
+from chemeleon.energy.cells import to_cells
+from chemeleon.energy.fire import walk
+from chemeleon.energy.hull import Hull
+from chemeleon.energy.hull_sources import from_crystals, from_table
+from chemeleon.energy.potentials import Potential, load_potential
+from chemeleon.errors import ChemeleonError, ConfigError
+from chemeleon.evaluation.grouping import composition_keys, elements_of
+from chemeleon.evaluation.lookup import to_packed
+from chemeleon.rewards.base import Answer, Candidates, Context, Reward, needs_reference
+
+logger = logging.getLogger(__name__)
+_load = functools.lru_cache(maxsize=1)(load_potential)  # checked, then used
+
+
+class EnergyOptions(Section):
+    """Settings of `Energy`."""
+
+    potential: str = Field(
+        default="chgnet", description="chgnet[:VERSION], mace[:MODEL] or package.module:thing."
+    )
+    hull: str | None = Field(
+        default=None,
+        description="File of `chemeleon data hull`, or a folder or CSV of formation energies, also"
+        " under the root of the data sets; default: the training set with the same potential.",
+    )
+    relax_steps: int = Field(
+        default=0, ge=0, description="Relax by so many steps first, positions and cells."
+    )
+    lowest: float = Field(
+        default=0.0, description="Energies above hull below this count as this, eV/atom."
+    )
+    highest: float = Field(
+        default=1.0, description="Those above count as this, and so do unknown ones, eV/atom."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> EnergyOptions:
+        if not self.lowest < self.highest:
+            raise ValueError(f"lowest {self.lowest} must be below highest {self.highest}")
+        return self
+
+
+class Energy(Reward):
+    """Minus the energy above hull, clamped (default 0 to 1 eV/atom); unknown ones get the worst."""
+
+    Options = EnergyOptions
+    busy = "gpu"
+
+    def __init__(self, options: EnergyOptions, context: Context) -> None:
+        super().__init__(options, context)
+        self.floor = -options.highest  # type: ignore[misc]
+        self.potential = _load(options.potential, context.device)
+        self.hull = _hull(options, context, self.potential)
+
+    @classmethod
+    def problems(cls, options: EnergyOptions, context: Context) -> list[str]:
+        """See `Reward`."""
+        try:
+            if options.hull is not None:
+                _find(options.hull)
+            _load(options.potential, context.device)
+        except ChemeleonError as error:
+            return [str(error)]
+        return needs_reference(context) if options.hull is None else []
+
+    def score(self, candidates: Candidates) -> Answer:
+        """See `Reward`."""
+        rows = candidates.sound.nonzero().flatten()
+        above = torch.full((len(candidates),), torch.nan, dtype=torch.float64)
+        reasons = {i: p for i, p in enumerate(candidates.problems) if p is not None}
+        if len(rows):
+            part = candidates.crystals.subset(rows)
+            energies, why = self._energies(part)
+            formulas = [_amounts(key) for key in composition_keys(to_packed(part))]
+            formation = self.hull.formation_energies(formulas, energies).tolist()
+            answer = self.hull.above(formulas, formation)
+            above[rows] = torch.from_numpy(answer.e_above_hull_ev)
+            for row, reason, state in zip(rows.tolist(), why, answer.states, strict=True):
+                if state != "ok":
+                    reasons[row] = reason or f"hull: {state}"
+        limited = above.clamp(self.options.lowest, self.options.highest)
+        return Answer(-limited, reasons, {"e_hull": above.float()})
+
+    def _energies(self, crystals: FlatCrystals) -> tuple[Sequence[float], list[str | None]]:
+        """Return total energies, eV/atom, NaN with a reason where there is none."""
+        if not self.options.relax_steps:
+            found = self.potential.energies(crystals)
+            return found.per_atom_ev.tolist(), found.reasons
+        cells, reasons = to_cells(crystals)
+        good = torch.tensor([i for i, reason in enumerate(reasons) if reason is None]).long()
+        start = cells.subset(good).to(self.potential.device)
+        ended = walk(start, self.potential, self.options.relax_steps, 0.0, True)
+        last = ended.energies[ended.steps, torch.arange(len(good), device=start.numbers.device)]
+        values = np.full(len(reasons), np.nan)
+        values[good.numpy()] = (last / start.num_atoms).cpu().numpy()
+        for row, reason in zip(good.tolist(), ended.reasons, strict=True):
+            reasons[row] = reason
+        return values.tolist(), reasons
+
+
+def _amounts(key: bytes) -> dict[str, float]:
+    from ase.data import chemical_symbols
+
+    return {chemical_symbols[z]: float(n) for z, n in elements_of(key).items()}
+
+
+def _find(name: str) -> Path:
+    """Return a hull's path, as given or under the root of the data sets."""
+    given = Path(name).expanduser()
+    for path in (given, data_root(DataConfig()) / name):
+        if path.exists():
+            return path
+    raise ConfigError(
+        f"there is no hull {name}, neither here nor in {data_root(DataConfig())}; make one:"
+        f" chemeleon data hull SRC -o {name}"
+    )
+
+
+def _hull(options: EnergyOptions, context: Context, potential: Potential) -> Hull:
+    if options.hull is not None:
+        path = _find(options.hull)
+        table = path.is_dir() or path.name.endswith((".csv", ".csv.gz"))
+        made = from_table(path) if table else Hull.load(path)
+        made.formation_energies([], [])  # says now what it would say in the first update
+        return made
+    assert context.reference is not None
+    key = f"{potential.name} {potential.version} {options.relax_steps} {_digest(context.reference)}"
+    name = hashlib.sha256(key.encode()).hexdigest()[:32]
+    path = cache_dir() / "hulls" / f"{name}.json.gz"
+    if path.is_file():
+        return Hull.load(path)
+    logger.warning(
+        "making a hull of %d training crystals by %s; it is kept in %s",
+        len(context.reference), potential.name, path,
+    )  # fmt: skip
+    made = from_crystals(context.reference, potential, "training set", options.relax_steps)
+    made.save(path)
+    return made
+
+
+def _digest(crystals: FlatCrystals) -> str:
+    tensors: tuple[Tensor, ...] = (
+        crystals.atomic_numbers, crystals.frac_coords, crystals.lattice, crystals.num_atoms,
+    )  # fmt: skip
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+    return found.hexdigest()

@@ -1,0 +1,92 @@
+"""A property that a trained predictor gives: as large or small as can be, or near a target."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+
+from chemeleon.config.architecture import Section
+from chemeleon.errors import ChemeleonError, ConfigError, nearest
+from chemeleon.models.predictor import Predictor as Model
+from chemeleon.models.pretrained import place
+from chemeleon.rewards.base import Answer, Candidates, Context, Reward
+
+
+class PredictorOptions(Section):
+    """Settings of `Predictor`."""
+
+    model: str = Field(description="Folder of `chemeleon predict train`, or hub:NAME.")
+    property: str | None = Field(
+        default=None, description="Which of the predictor's properties; needed if it has several."
+    )
+    goal: Literal["maximise", "minimise", "target"] = Field(
+        default="maximise", description="`target`: minus the squared distance to `target`."
+    )
+    target: float | None = Field(default=None, description="In the property's unit.")
+    clip: tuple[float, float] | None = Field(
+        default=None, description="Predictions beyond these count as these, in their unit."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> PredictorOptions:
+        if (self.goal == "target") != (self.target is not None):
+            raise ValueError("goal: target and a number for target belong together")
+        if self.clip is not None and not self.clip[0] < self.clip[1]:
+            raise ValueError("clip must be two growing numbers")
+        return self
+
+
+class Predictor(Reward):
+    """A trained predictor's property: maximised, minimised, or near a target."""
+
+    Options = PredictorOptions
+    busy = "gpu"
+
+    def __init__(self, options: PredictorOptions, context: Context) -> None:
+        super().__init__(options, context)
+        self.model = place(Model.from_pretrained(options.model), context.device)
+        self.property = self._choose(self.model.config.targets)
+
+    @classmethod
+    def problems(cls, options: PredictorOptions, context: Context) -> list[str]:
+        """See `Reward`."""
+        from chemeleon.checkpoints.store import read_model
+
+        try:
+            read_model(options.model, Model.kinds)
+        except ChemeleonError as error:
+            return [str(error)]
+        return []
+
+    def _choose(self, known: list[str]) -> str:
+        given = self.options.property
+        if given is None and len(known) == 1:
+            return known[0]
+        if given not in known:
+            raise ConfigError(
+                f"the predictor {self.options.model} gives {', '.join(known)}: name one of them as"
+                f" options.property, got {given!r}{nearest(given or '', known)}"
+            )
+        return given
+
+    def score(self, candidates: Candidates) -> Answer:
+        """See `Reward`."""
+        values = torch.full((len(candidates),), torch.nan, dtype=torch.float64)
+        reasons = {i: p for i, p in enumerate(candidates.problems) if p is not None}
+        rows = candidates.sound.nonzero().flatten()
+        predicted = values.clone()
+        if len(rows):
+            found = self.model.predict_all(candidates.crystals.subset(rows))
+            predicted[rows] = found[self.property].double()
+        goal, clip = self.options.goal, self.options.clip
+        values = predicted if clip is None else predicted.clamp(*clip)
+        if goal == "minimise":
+            values = -values
+        elif goal == "target":
+            values = -(values - self.options.target).square()
+        unfit = [i for i in rows.tolist() if not math.isfinite(values[i])]
+        reasons |= dict.fromkeys(unfit, "the prediction is not finite")
+        return Answer(values, reasons, {self.property: predicted.float()})

@@ -1,0 +1,63 @@
+"""Sound crystals: 1 if the structure, and the composition too, could exist, else 0."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from chemeleon.config.architecture import Section
+from chemeleon.data.pool import keep_workers
+from chemeleon.evaluation.collection import parallel
+from chemeleon.evaluation.describe import smact_chunk
+from chemeleon.evaluation.grouping import composition_keys, elements_of
+from chemeleon.rewards.base import Answer, Candidates, Context, Reward
+
+_CHUNK = 8  # compositions of one job; one with many oxidation states takes long
+
+
+class ValidityOptions(Section):
+    """Settings of `Validity`."""
+
+    composition: bool = Field(
+        default=True, description="Also ask for charge neutrality (SMACT; metals pass)."
+    )
+
+
+class Validity(Reward):
+    """1 for crystals with sound structure and composition, else 0."""
+
+    Options = ValidityOptions
+    floor = 0.0
+    busy = "cpu"
+
+    def __init__(self, options: ValidityOptions, context: Context) -> None:
+        super().__init__(options, context)
+        self.seen: dict[bytes, float] = {}
+        if options.composition:
+            keep_workers()
+
+    def score(self, candidates: Candidates) -> Answer:
+        """See `Reward`."""
+        valid, facts = candidates.sound, {}
+        if self.options.composition:
+            facts["valid_composition"] = torch.from_numpy(self._compositions(candidates))
+            valid = valid & facts["valid_composition"]
+        return Answer(valid.double(), facts=facts)
+
+    def _compositions(self, candidates: Candidates) -> NDArray[np.bool_]:
+        """Return the verdicts on the reduced compositions, each asked for once in a run."""
+        keys = composition_keys(candidates.packed)
+        new = sorted({key for key in keys if key and key not in self.seen})
+        chunks = [list(map(_formula, new[i : i + _CHUNK])) for i in range(0, len(new), _CHUNK)]
+        place = f"{smact_chunk.__module__}:smact_chunk"
+        found = parallel(place, smact_chunk, iter(chunks), self.context.jobs)
+        self.seen.update(zip(new, (verdict for part in found for verdict in part), strict=True))
+        return np.array([self.seen.get(key, 0.0) == 1.0 for key in keys], dtype=bool)
+
+
+def _formula(key: bytes) -> str:
+    from ase.data import chemical_symbols
+
+    return "".join(f"{chemical_symbols[z]}{n}" for z, n in elements_of(key).items())
