@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from chemeleon.cli import options
+from chemeleon.cli.rl_rewards import rewards
 
 app = typer.Typer(
     no_args_is_help=True, help="Reinforcement learning: teach a model what is wanted."
@@ -28,3 +29,4 @@ options.add_training(
     """,
     next_step="chemeleon sample --model {folder} -n 10 -o out",
 )
+app.command()(rewards)

@@ -24,6 +24,7 @@ from chemeleon.config.schema import (
 )
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.dataset import load_split
+from chemeleon.data.pool import worker_count
 from chemeleon.errors import ConfigError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.predictor import Predictor
@@ -122,7 +123,7 @@ def _build(
             train,
             val,
             start=tuned,
-            scorer=_scorer(config, train, accelerator),
+            scorer=_scorer(config, train, tuned.vae, accelerator),
             folder=folder,
             resume=resume,
             autocast=lambda: accelerator.autocast(),
@@ -194,11 +195,15 @@ def _start_rl(config: RLTrainConfig, folder: Path, resume: bool) -> LatentDiffus
     return LatentDiffusion.from_pretrained(source)
 
 
-def _scorer(config: RLTrainConfig, train: FlatCrystals, accelerator: Accelerator) -> Scorer:
+def _scorer(
+    config: RLTrainConfig, train: FlatCrystals, vae: CrystalVAE, accelerator: Accelerator
+) -> Scorer:
     """Return the rewards; crystals are new if they are not among the training crystals."""
     from chemeleon.rewards.mix import Mix
 
-    return Mix(config.rl.rewards, reference=train, device=accelerator.device)
+    # processes of one machine share its cores
+    cores = max(1, worker_count() // accelerator.num_processes)
+    return Mix(config.rl.rewards, reference=train, device=accelerator.device, jobs=cores, vae=vae)
 
 
 def _start_predictor(
