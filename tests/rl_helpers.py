@@ -22,7 +22,8 @@ from chemeleon.training.launch import TrainResult
 from chemeleon.training.rl import RLStage
 
 WORDS = [
-    "rl.rewards={share: {reward: share}}",
+    *(f"rl.rewards.{name}=null" for name in ("creativity", "validity", "plentiful")),
+    "rl.rewards.share.reward=share",
     "data.batch_size=2",
     "data.bucket=20",
     "rl.num_group_samples=4",

@@ -300,7 +300,7 @@ def test_the_guides_names_work_and_faithful_settings_are_published():
         (["rl.sampler.scheduler=unipc"], ["unipc", "ddim"]),
         (["rl.window=5"], ["window=5", "steps=5"]),
         (["rl.num_group_samples=5"], ["5", "minibatches=2"]),
-        (["rl.rewards=null"], ["rl.rewards"]),
+        (["rl.rewards.share=null"], ["rl.rewards", "at least 1"]),
         (["trainer.val_every_steps=3"], ["val_every_epochs"]),
         (["rl.num_groups=3"], ["num_group_samples"]),
     ],

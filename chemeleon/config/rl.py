@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from chemeleon.config.architecture import (
     NonNegative,
@@ -32,7 +32,9 @@ class RLConfig(Section):
         " `rejection`: train on the best of each group (RAFT, Dong et al. 2023, arXiv:2304.06767).",
     )
     rewards: dict[str, RewardConfig] = Field(
-        min_length=1, description="Name to reward; their weighted sum is made large."
+        min_length=1,
+        description="Name to reward; their weighted sum is made large. rl.rewards.NAME=null drops"
+        " one of a preset.",
     )
     num_group_samples: int = Field(default=64, ge=2, description="Crystals per group.")
     minibatches: Positive = Field(
@@ -110,6 +112,13 @@ class RLConfig(Section):
     pictures_every: int = Field(
         default=25, ge=0, description="Updates between pictures of the best crystals; 0 is none."
     )
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _drop(cls, rewards: Any) -> Any:
+        if not isinstance(rewards, dict):
+            return rewards
+        return {name: reward for name, reward in rewards.items() if reward is not None}
 
     @model_validator(mode="after")
     def _consistent(self) -> RLConfig:
