@@ -2,8 +2,8 @@
 
     python benchmarks/rl_step.py [--updates 12] [--mix] [KEY=VALUE ...]
 
-Runs `chemeleon rl train` itself: 5 groups of 64 crystals, DDIM 50, DiT-B, two optimizer steps; sizes
-of crystals are those of mp_20_open (of the demo set without it, and then a small model on a CPU).
+Runs `chemeleon rl train` itself: 5 groups of 64 crystals, DDIM 50, DiT-B, two optimizer steps; the
+crystals have the sizes of mp_20_open. On a CPU it is demo/dng with a small model.
 Prints the median of each part of an update after the first ones, in which shapes are recorded. The
 trivial reward is the density; ``--mix`` takes the rewards of the preset instead. Another setting,
 such as `rl.micro_batch=2048 rl.old_log_probs=rollout trainer.compile=on`, is given as KEY=VALUE.

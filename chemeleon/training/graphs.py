@@ -113,6 +113,50 @@ class GraphedBackward:
         self.recorded[key] = _Recorded(graph, place, terms)
 
 
+class GraphedCall:
+    """A function of tensors that is called many times with the same shapes, without gradients.
+
+    The first call is ordinary, the second is recorded, the others are replayed. Results are valid
+    until the next call; whatever else the function reads must stay where it is.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.calls = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.stream = torch.cuda.Stream()
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        """Return the function's value."""
+        self.calls += 1
+        if self.calls == 1:
+            return self.function(*tensors)
+        if self.calls == 2:
+            try:
+                self._record(tensors)
+            except RuntimeError:  # the kernels can still be started one by one
+                self.graph = None
+        if self.graph is None:
+            return self.function(*tensors)
+        torch._foreach_copy_(self.place, list(tensors))  # pyright: ignore
+        self.graph.replay()
+        return self.found
+
+    def _record(self, tensors: tuple[Tensor, ...]) -> None:
+        self.place = [tensor.clone() for tensor in tensors]
+        graph = torch.cuda.CUDAGraph()
+        self.stream.wait_stream(torch.cuda.current_stream())
+        # not torch.cuda.graph: it would give back the memory that PyTorch holds, at every rollout
+        with torch.cuda.stream(self.stream):
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                self.found = self.function(*self.place)
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream().wait_stream(self.stream)
+        self.graph = graph
+
+
 class Compiler:
     """Decides on ``torch.compile`` for the blocks of a model that declare themselves worth it.
 

@@ -91,9 +91,9 @@ class RLStage:
                 f"rl.guidance={rl.guidance} needs a conditional model, and {rl.ldm_ckpt_path} is"
                 " unconditional: leave it out"
             )
-        bucket = config.data.bucket
-        self.policy = Policy(self.model, train, rl.guidance, bucket, autocast)
-        self.judged = Policy(self.model, val, rl.guidance, bucket, autocast)
+        bucket, graphs = config.data.bucket, config.trainer.cuda_graphs
+        self.policy = Policy(self.model, train, rl.guidance, bucket, autocast, graphs=graphs)
+        self.judged = Policy(self.model, val, rl.guidance, bucket, autocast, graphs=graphs)
         diffusion = start.config.diffusion
         self.walk = Transitions(diffusion, rl.sampler, device, self._window(0))
         self.judging_walk = Transitions(diffusion, rl.sampler, device)

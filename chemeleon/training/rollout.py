@@ -23,6 +23,7 @@ from chemeleon.diffusion.sampler import Predict, guided
 from chemeleon.diffusion.transitions import Trajectory, Transitions
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
+from chemeleon.training.graphs import GraphedCall
 
 TOKEN_PARTS = 16  # numbers of tokens are rounded up to this part of the slots: few shapes to record
 FEATURE = "feature "  # a condition's features among the inputs
@@ -102,6 +103,8 @@ class Policy:
         guidance: float | None,
         bucket: int,
         autocast: Callable[[], AbstractContextManager[Any]],
+        *,
+        graphs: bool = True,
     ) -> None:
         """Bind the model to the crystals whose sizes and conditions it is asked for.
 
@@ -111,12 +114,14 @@ class Policy:
             guidance: scale, None for the condition alone.
             bucket: padded sizes are multiples of this.
             autocast: context in which networks run.
+            graphs: record an evaluation on a GPU and replay it in the rest of the walk.
         """
         self.model, self.source, self.guidance = model, source, guidance
         self.autocast = autocast
         self.bucket = bucket
         self.told = model.vae.config.kind == "csp"  # such models are given the elements
         self.device = model.latent_mean.device
+        self.graphs = graphs and self.device.type == "cuda"
 
     def width(self, index: Tensor) -> int:
         """Return the padded number of atoms for the training crystals ``index``."""
@@ -200,6 +205,8 @@ class Policy:
             predict = self.predictor(
                 network, self.inputs(shapes), width, full=shapes.full, one_time=True
             )
+            if self.graphs:  # it must live until the crystals are in main memory
+                predict = GraphedCall(predict)
             keys = prompts.keys.to(self.device)
             trajectory = transitions.walk(predict, start, shapes.mask, keys)
             z = self.model.unstandardise(trajectory.zs[-1]) * shapes.mask.unsqueeze(-1)
