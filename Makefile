@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-scatter demo check fix test test-all parity bench wheel
+.PHONY: help setup setup-scatter demo demo-rl check fix test test-all parity bench wheel
 
 help:  ## print the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' \
@@ -24,6 +24,10 @@ setup-scatter: $(INSTALLED)  ## build torch-scatter against the installed torch 
 
 demo: $(INSTALLED)  ## train a small model on the demo set and sample 24 crystals
 	PATH="$(abspath $(BIN)):$$PATH" scripts/demo.sh
+
+demo-rl: $(INSTALLED)  ## tune the model of `make demo` by rewards, for five minutes
+	@[ -d runs/demo_ldm ] || $(MAKE) demo
+	PATH="$(abspath $(BIN)):$$PATH" scripts/demo_rl.sh
 
 check: $(INSTALLED_DEV)  ## lint, formatting, types, direction of imports
 	$(BIN)/ruff check

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from chemeleon.prediction import Prediction
     from chemeleon.training.launch import TrainResult
 
-Stages = Literal["vae", "ldm", "predict"]
+Stages = Literal["vae", "ldm", "rl", "predict"]
 
 
 def resolve(
@@ -86,6 +86,7 @@ def train(
 
 vae_train = partial(train, "vae")
 ldm_train = partial(train, "ldm")
+rl_train = partial(train, "rl")
 predict_train = partial(train, "predict")
 
 
@@ -243,8 +244,9 @@ vae = SimpleNamespace(
     train=vae_train, reconstruct=vae_reconstruct, presets=lambda: presets.list_presets("vae")
 )
 ldm = SimpleNamespace(train=ldm_train, merge=ldm_merge, presets=lambda: presets.list_presets("ldm"))
+rl = SimpleNamespace(train=rl_train, presets=lambda: presets.list_presets("rl"))
 predict = SimpleNamespace(
     train=predict_train, run=predict_run, presets=lambda: presets.list_presets("predict")
 )
 hub = SimpleNamespace(list=hub_list, pull=hub_pull, convert=hub_convert, push=hub_push)
-__all__ = ["ChemeleonError", "evaluate", "hub", "ldm", "predict", "resolve", "sample", "vae"]
+__all__ = ["ChemeleonError", "evaluate", "hub", "ldm", "predict", "resolve", "rl", "sample", "vae"]

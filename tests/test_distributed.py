@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY_LDM, TINY_VAE
+from test_training import metrics
 
 from chemeleon import api
 from chemeleon.checkpoints.store import read_state, read_tensors
@@ -118,3 +119,32 @@ def test_two_processes_sample_what_one_does(tmp_path, tiny_ldm):
         assert [s["species"] for s in one["sites"]] == [s["species"] for s in two["sites"]]
         for key in ("a", "b", "c", "alpha", "beta", "gamma"):
             np.testing.assert_allclose(one["lattice"][key], two["lattice"][key], rtol=1e-3)
+
+
+def test_two_processes_with_half_the_groups_are_one_with_all(tmp_path, tiny_ldm):
+    from rl_helpers import train
+
+    words = ["trainer.max_epochs=2", "optim.lr=1e-4", "rl.micro_batch=12", "rl.kl_weight=0.0"]
+    script = tmp_path / "rl.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from rl_helpers import train\n"
+        "train(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])\n"
+    )
+    two = [str(tmp_path / "two"), str(tiny_ldm), *words, "data.batch_size=2"]
+    done = subprocess.run(
+        [*launcher(), str(script), *two], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    train(tmp_path / "one", tiny_ldm, *words, "data.batch_size=4")
+    ours, theirs = (metrics(tmp_path / name) for name in ("two", "one"))
+    same = ("rollout/reward", "rollout/share_std", "formulas", "elements", "val/reward")
+    for row, other in zip(ours, theirs, strict=True):
+        assert {k: row[k] for k in same if k in other} == {k: other[k] for k in same if k in other}
+    assert ours[0]["train/grad_norm"] == pytest.approx(theirs[0]["train/grad_norm"], rel=1e-3)
+    one, _ = read_state(tmp_path / "one")
+    for name, value in read_state(tmp_path / "two")[0].items():
+        if name.startswith("weight."):
+            torch.testing.assert_close(value, one[name], rtol=1e-3, atol=5e-4)

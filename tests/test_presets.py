@@ -24,6 +24,8 @@ EXPECTED = {
     "ldm": """mp_20/null mp_20/composition alex_mp_20/null alex_mp_20/composition
         alex_mp_20_bandgap/bandgap alex_mp_20_bandgap/bandgap_lora perov_5/null mp_20_open/null
         demo/null mp_20/csp mp_20_open/csp perov_5/csp alex_mp_20/csp demo/csp""",
+    "rl": """mp_20/dng mp_20/custom_reward alex_mp_20/dng alex_mp_20_bandgap/bandgap mp_20_open/dng
+        mp_20_open/bandgap perov_5/dng demo/dng""",
     "predict": """alex_mp_20_bandgap/dft_band_gap mp_20_open/band_gap mp_20_open/formation_energy
         demo/density""",
 }
@@ -73,7 +75,8 @@ def test_every_data_set_loads(name):
 def test_every_size_fits_every_stage(stage, size):
     path = presets.preset_root() / "size" / f"{size}.yaml"
     layer = presets.parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    own = {stage: {**layer[stage], **({"targets": ["gap"]} if stage == "predict" else {})}}
+    needed = {"predict": {"targets": ["gap"]}, "rl": {"rewards": {"new": {"reward": "creativity"}}}}
+    own = {stage: {**layer.get(stage, {}), **needed.get(stage, {})}}  # rl takes a trained model
     loaded = presets.stack_layers(
         STAGES[stage], [("own", {"trainer": {"max_steps": 1}}), (size, own)]
     )

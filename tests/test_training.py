@@ -67,8 +67,11 @@ def test_a_resumed_ldm_needs_no_vae_folder_and_is_bitwise_the_same(tmp_path, tin
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def interrupt_at(step: int, folder: Path, stage: str, preset: str, words: list[str]) -> None:
-    """Train, and send ourselves SIGINT when a step begins; the step is finished, then saved."""
+def interrupt_at(step: int, folder: Path, stage: object, preset: str, words: list[str]) -> None:
+    """Train, and send ourselves SIGINT when a step begins; the step is finished, then saved.
+
+    ``stage`` is its name or a function that trains.
+    """
     from chemeleon.training.run import Run
 
     set_rate = Run.set_learning_rate
@@ -81,7 +84,7 @@ def interrupt_at(step: int, folder: Path, stage: str, preset: str, words: list[s
 
     Run.set_learning_rate = set_rate_and_interrupt
     try:
-        train = {"vae": api.vae_train, "ldm": api.ldm_train}[stage]
+        train = {"vae": api.vae_train, "ldm": api.ldm_train}.get(stage, stage)
         result = train(preset, words, output=folder)
     finally:
         Run.set_learning_rate = set_rate

@@ -17,6 +17,8 @@ RUN_PARTS = (
     "init",
     "scores.json",
     "parity.png",
+    "pictures",
+    "report.html",
 )
 SAMPLE_PARTS = (
     "manifest.json",

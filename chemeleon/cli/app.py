@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from chemeleon.cli import data, hub, ldm, predict, vae
+from chemeleon.cli import data, hub, ldm, predict, rl, vae
 from chemeleon.cli.evaluate import evaluate
-from chemeleon.cli.rl_rewards import rewards
 from chemeleon.cli.sample import sample
 from chemeleon.errors import ChemeleonError
 from chemeleon.version import __version__
@@ -25,12 +24,10 @@ app = typer.Typer(
     epilog="A first look: [bold]chemeleon vae train --preset demo/dng -o runs/demo_vae[/]"
     "   Docs: docs/index.md",
 )
-rl = typer.Typer(no_args_is_help=True, help="Reinforcement learning: what a model is tuned for.")
-rl.command()(rewards)
 app.add_typer(vae.app, name="vae")
 app.add_typer(ldm.app, name="ldm")
+app.add_typer(rl.app, name="rl")
 app.add_typer(predict.app, name="predict")
-app.add_typer(rl, name="rl")
 app.add_typer(data.app, name="data")
 app.add_typer(hub.app, name="hub")
 app.command()(sample)
@@ -56,8 +53,8 @@ def chemeleon(
     """Train, steer and judge generative models of crystals.
 
     A VAE encodes crystals into latents (`vae`), a diffusion transformer learns to make such latents
-    (`ldm`), `sample` turns them into crystals, `evaluate` says how good those are, and `predict`
-    what properties they have.
+    (`ldm`), rewards teach it what is wanted (`rl`), `sample` turns them into crystals, `evaluate`
+    says how good those are, and `predict` what properties they have.
     """
     if debug:
         os.environ[DEBUG] = "1"

@@ -160,7 +160,7 @@ def load(
     """Stack the layers of a stage and validate the result.
 
     Args:
-        stage: ``vae``, ``ldm`` or ``predict``.
+        stage: ``vae``, ``ldm``, ``rl`` or ``predict``.
         preset: name under ``configs/<stage>``; only ``base`` is used if None.
         config_file: a YAML file on top, for example the ``config.yaml`` of an earlier run.
         overrides: ``KEY=VALUE`` words, applied last.

@@ -25,6 +25,8 @@ from chemeleon.config.architecture import (
     VAEConfig,
     VAELossConfig,
 )
+from chemeleon.config.rewards import RewardConfig
+from chemeleon.config.rl import RLConfig
 
 __all__ = [
     "STAGES",
@@ -41,6 +43,9 @@ __all__ = [
     "OptimConfig",
     "PredictTrainConfig",
     "PredictorConfig",
+    "RLConfig",
+    "RLTrainConfig",
+    "RewardConfig",
     "SamplerConfig",
     "StageConfig",
     "TrainerConfig",
@@ -210,6 +215,20 @@ class LDMTrainConfig(StageConfig):
         return self
 
 
+class RLTrainConfig(StageConfig):
+    """`chemeleon rl train`; an epoch is one update, and data.batch_size counts groups."""
+
+    rl: RLConfig
+
+    @model_validator(mode="after")
+    def _whole_updates(self) -> RLTrainConfig:
+        if self.trainer.val_every_steps is not None:
+            raise ValueError("set trainer.val_every_epochs (an epoch is an update), not _steps")
+        if self.trainer.grad_accumulation != 1:
+            raise ValueError("set rl.micro_batch and leave trainer.grad_accumulation at 1")
+        return self
+
+
 class PredictTrainConfig(StageConfig):
     """`chemeleon predict train`; it reads the columns of `predict.targets`, not `data.targets`."""
 
@@ -219,5 +238,6 @@ class PredictTrainConfig(StageConfig):
 STAGES: dict[str, type[StageConfig]] = {
     "vae": VAETrainConfig,
     "ldm": LDMTrainConfig,
+    "rl": RLTrainConfig,
     "predict": PredictTrainConfig,
 }

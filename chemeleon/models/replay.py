@@ -1,4 +1,4 @@
-"""One evaluation of a network recorded as a CUDA graph, for walks that repeat it.
+"""A computation recorded as a CUDA graph, for walks that repeat it.
 
 Python starts kernels one by one and, at these sizes, more slowly than a GPU finishes them.
 """
@@ -6,43 +6,51 @@ Python starts kernels one by one and, at these sizes, more slowly than a GPU fin
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
-
 
 class Replayed:
-    """Calls ``step(z, t)``; from the third call on, inputs of the same shapes are replayed.
+    """A function of tensors that is called many times with the same shapes, without gradients.
 
-    The first calls are ordinary, because libraries set themselves up in them. On other devices
-    than a GPU all calls are ordinary.
+    On a GPU the first call is ordinary, the second is recorded, the others are replayed. Results
+    are valid until the next call; whatever else the function reads must stay where it is.
     """
 
-    def __init__(self, step: Step) -> None:
-        self.step = step
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return what ``step`` returns, in tensors of their own."""
+    def __call__(self, *tensors: Tensor) -> Any:
+        """Return the function's value."""
         self.calls += 1
-        if not z.is_cuda or self.calls < 3:
-            return self.step(z, t)
+        if self.calls == 1 or not tensors[0].is_cuda:
+            return self.function(*tensors)
+        if self.calls == 2:
+            try:
+                self._record(tensors)
+            except RuntimeError:  # the kernels can still be started one by one
+                self.graph = None
         if self.graph is None:
-            self._record(z, t)
-        assert self.graph is not None
-        self.z.copy_(z)
-        self.t.copy_(t)
+            return self.function(*tensors)
+        torch._foreach_copy_(self.place, list(tensors))  # pyright: ignore
         self.graph.replay()
-        prediction, variance = self.out
-        return prediction.clone(), None if variance is None else variance.clone()
+        return self.found
 
-    def _record(self, z: Tensor, t: Tensor) -> None:
-        self.z, self.t = z.clone(), t.clone()
-        self.graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
-        # thread_local: another thread may be handling crystals that are done
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-            self.out = self.step(self.z, self.t)
+    def _record(self, tensors: tuple[Tensor, ...]) -> None:
+        self.place = [tensor.clone() for tensor in tensors]
+        graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        # not torch.cuda.graph: it would give back the memory that PyTorch holds, at every rollout
+        with torch.cuda.stream(stream):
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                self.found = self.function(*self.place)
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = graph

@@ -18,12 +18,14 @@ from chemeleon.config.schema import (
     LDMTrainConfig,
     PredictorConfig,
     PredictTrainConfig,
+    RLTrainConfig,
     Section,
     StageConfig,
     VAETrainConfig,
 )
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.dataset import load_split
+from chemeleon.data.pool import worker_count
 from chemeleon.errors import ConfigError
 from chemeleon.models.adapters import count
 from chemeleon.models.denoiser import LatentDiffusion
@@ -32,6 +34,8 @@ from chemeleon.models.vae import CrystalVAE
 from chemeleon.training.ldm import LDMStage
 from chemeleon.training.loop import Fitted, Stage, fit
 from chemeleon.training.predictor import PredictStage, load_targets
+from chemeleon.training.rl import RLStage, Scorer
+from chemeleon.training.rl_report import write_report
 from chemeleon.training.run import Run, keep_freed_memory, make_accelerator
 from chemeleon.training.scoring import score
 from chemeleon.training.vae import VAEStage
@@ -82,7 +86,7 @@ def train(
     if accelerator.is_main_process:
         if not resume:
             remove_parts(folder, RUN_PARTS)
-            if isinstance(stage, LDMStage | PredictStage):
+            if isinstance(stage, LDMStage | PredictStage | RLStage):
                 first = stage.initial() if isinstance(stage, LDMStage) else stage.export()
                 kind, content, tensors = first
                 write_model(folder / INIT, kind, content, tensors)
@@ -93,6 +97,8 @@ def train(
         if accelerator.is_main_process:
             score(config, folder, accelerator.device, console)
         accelerator.wait_for_everyone()
+    if isinstance(config, RLTrainConfig) and accelerator.is_main_process:
+        console.print(f"report: {write_report(config, folder)}")
     return TrainResult(folder, fitted)
 
 
@@ -112,6 +118,21 @@ def _build(
         vae, start = _start_predictor(config, folder, resume)
         train, val = _load_data(config, accelerator, console)
         return PredictStage(config, train, val, vae=vae, start=start, **place)
+    if isinstance(config, RLTrainConfig):
+        tuned = _start_rl(config, folder, resume)
+        train, val = _load_data(config, accelerator, console)
+        return RLStage(
+            config,
+            train,
+            val,
+            start=tuned,
+            scorer=_scorer(config, train, tuned.vae, accelerator),
+            folder=folder,
+            resume=resume,
+            autocast=lambda: accelerator.autocast(),
+            precision=accelerator.mixed_precision,
+            **place,
+        )
     assert isinstance(config, LDMTrainConfig)
     vae, start = _start_ldm(config, folder, resume)
     train, val = _load_data(config, accelerator, console)
@@ -184,6 +205,28 @@ def _start_ldm(
             f" {'.../csp' if vae.config.kind == 'csp' else '.../null'}"
         )
     return vae, None
+
+
+def _start_rl(config: RLTrainConfig, folder: Path, resume: bool) -> LatentDiffusion:
+    """Return the model to be tuned; a resumed run begins with the one it began with."""
+    source = folder / INIT if resume else config.rl.ldm_ckpt_path
+    if source is None:
+        raise ConfigError(
+            "rl.ldm_ckpt_path is not set: name the folder of a trained LDM, for example"
+            " rl.ldm_ckpt_path=runs/my_ldm"
+        )
+    return LatentDiffusion.from_pretrained(source)
+
+
+def _scorer(
+    config: RLTrainConfig, train: FlatCrystals, vae: CrystalVAE, accelerator: Accelerator
+) -> Scorer:
+    """Return the rewards; crystals are new if they are not among the training crystals."""
+    from chemeleon.rewards.mix import Mix
+
+    # processes of one machine share its cores
+    cores = max(1, worker_count() // accelerator.num_processes)
+    return Mix(config.rl.rewards, reference=train, device=accelerator.device, jobs=cores, vae=vae)
 
 
 def _start_predictor(

@@ -36,6 +36,8 @@ STATISTICS_CRYSTALS = 8192  # enough for latent statistics to three digits
 class LDMStage:
     """Denoising of the frozen VAE's latents; of a csp model, validation also samples structures."""
 
+    whole_epochs = False
+
     def __init__(
         self,
         config: LDMTrainConfig,
@@ -197,6 +199,10 @@ class LDMStage:
         """Return the model before training, whole, for resuming; adapters have not acted yet."""
         _, tensors = split(self.model.state_dict())
         return Export("ldm", self._content(), tensors)
+
+    def notes(self) -> dict[str, Any]:
+        """See ``Stage``."""
+        return {}
 
     def export(self) -> Export:
         """See ``Stage``; of a model with adapters only what it does not share with its base."""

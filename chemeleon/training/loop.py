@@ -19,10 +19,12 @@ class Stage(Protocol):
 
     ``loss`` returns its total under ``loss``; ``evaluate`` returns weighted sums and weights, so
     that processes can be added up; ``criterion`` names the number to be made small, or large if a
-    minus stands before the name.
+    minus stands before the name. With ``whole_epochs`` a run stops, validates, logs and saves
+    between epochs only.
     """
 
     criterion: str
+    whole_epochs: bool
     ema_decay: float
 
     @property
@@ -47,6 +49,13 @@ class Stage(Protocol):
 
     def evaluate(self, model: nn.Module, rank: int, world: int) -> dict[str, tuple[float, float]]:
         """Return this process's share of the validation numbers."""
+        ...
+
+    def notes(self) -> dict[str, Any]:
+        """Return numbers to be logged beside the loss terms, and what goes to metrics.jsonl only.
+
+        Every process calls it when losses are logged.
+        """
         ...
 
     def export(self) -> Export:

@@ -6,6 +6,7 @@ Shapes: ``B`` crystals, ``P`` properties.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ class PredictStage:
     """Regression of columns, any of which may be missing for some crystals."""
 
     criterion = "val/loss"
+    whole_epochs = False
 
     def __init__(
         self,
@@ -98,6 +100,10 @@ class PredictStage:
         for name, error, count in zip(names, errors.tolist(), known.tolist(), strict=True):
             totals[f"val/mae_{name}"] = error, count
         return totals
+
+    def notes(self) -> dict[str, Any]:
+        """See ``Stage``."""
+        return {}
 
     def export(self) -> Export:
         """See ``Stage``."""

@@ -110,7 +110,7 @@ class Run:
             self.backward = GraphedBackward(self._backward, console.print)
         self.read_every = READ_EVERY if flat else 1
         self.average = state.Average(self.weights.updated, stage.ema_decay)
-        self.end = total_steps(trainer, stage.steps_per_epoch())
+        self.end = total_steps(trainer, stage.steps_per_epoch(), whole=stage.whole_epochs)
         self.schedule = LearningRate(optim, self.end)
         self.at = state.Counters(steps_per_epoch=stage.steps_per_epoch())
         if resume:
@@ -212,6 +212,8 @@ class Run:
     def reading_due(self) -> bool:
         """Return whether the numbers of the last steps must be known now."""
         step, trainer = self.at.step, self.config.trainer
+        if self.stage.whole_epochs:
+            return self.at.step_in_epoch == 0
         return (
             step % self.read_every == 0
             or step % trainer.log_every == 0
@@ -239,7 +241,7 @@ class Run:
         self.at.window_steps += count
         self.rows.clear()
         self._consider_compiling()
-        if self.at.step % self.config.trainer.log_every == 0:
+        if self.stage.whole_epochs or self.at.step % self.config.trainer.log_every == 0:
             self._log()
         return [value > 0 for value in values[count * width :]]
 
@@ -261,7 +263,8 @@ class Run:
         rate = self.seen / max(now - self.logged_at, 1e-9)
         logged = {f"train/{name}": value / at.window_steps for name, value in at.window.items()}
         logged |= {"train/grad_norm": self.norm, "lr": self.schedule.at(at.step - 1)}
-        self.tracker.log(at.step, at.epoch, {**logged, "crystals_per_s": rate})
+        logged |= {"crystals_per_s": rate, **self.stage.notes()}
+        self.tracker.log(at.step, at.epoch, logged)
         self.tracker.advance(at.step, loss=logged["train/loss"], rate=rate)
         at.window, at.window_steps = {}, 0
         self.seen, self.logged_at = 0, now

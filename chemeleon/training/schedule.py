@@ -8,13 +8,19 @@ from chemeleon.config.schema import OptimConfig, TrainerConfig
 from chemeleon.errors import ConfigError
 
 
-def total_steps(trainer: TrainerConfig, steps_per_epoch: int) -> int | None:
-    """Return the step at which training ends, or None if only the clock ends it."""
+def total_steps(trainer: TrainerConfig, steps_per_epoch: int, *, whole: bool = False) -> int | None:
+    """Return the step at which training ends, or None if only the clock ends it.
+
+    With ``whole`` it is the end of an epoch.
+    """
     limits = [trainer.max_steps]
     if trainer.max_epochs is not None:
         limits.append(trainer.max_epochs * steps_per_epoch)
     known = [limit for limit in limits if limit is not None]
-    return min(known) if known else None
+    if not known:
+        return None
+    end = min(known)
+    return -(-end // steps_per_epoch) * steps_per_epoch if whole else end
 
 
 class LearningRate:

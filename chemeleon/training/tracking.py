@@ -79,6 +79,13 @@ def _has_wandb_key() -> bool:
         return False
 
 
+def _jsonable(value: Any) -> Any:
+    # JSON has no NaN; an RMSE is one where nothing matched
+    if isinstance(value, float):
+        return round(value, 8) if math.isfinite(value) else None
+    return value
+
+
 class Tracker:
     """Writes the numbers of one run; silent on every process but the first."""
 
@@ -123,16 +130,15 @@ class Tracker:
                 continue
         write_text(self.path, "".join(kept))
 
-    def log(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """Append one line of numbers."""
+    def log(self, step: int, epoch: int, values: Mapping[str, Any]) -> None:
+        """Append one line; what is no number goes there alone, not to the tracker."""
         if not self.main:
             return
-        # JSON has no NaN; an RMSE is one where nothing matched
-        finite = {k: round(v, 8) if math.isfinite(v) else None for k, v in values.items()}
-        line = {"step": step, "epoch": epoch, **finite}
+        line = {"step": step, "epoch": epoch, **{k: _jsonable(v) for k, v in values.items()}}
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
-        self.accelerator.log(dict(values), step=step)
+        numbers = {k: v for k, v in values.items() if isinstance(v, (int, float))}
+        self.accelerator.log(numbers, step=step)
 
     def advance(self, step: int, loss: float, rate: float) -> None:
         """Move the progress bar."""

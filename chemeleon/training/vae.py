@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ class VAEStage:
     """Reconstruction of augmented crystals; validation also matches structures."""
 
     criterion = "val/loss"
+    whole_epochs = False
     ema_decay = 0.0
 
     def __init__(
@@ -83,6 +85,10 @@ class VAEStage:
             return totals
         stride = max(1, -(-len(found) // limit))  # an evenly spread part
         return totals | match_shares(list(zip(found, wanted, strict=True))[::stride], world)
+
+    def notes(self) -> dict[str, Any]:
+        """See ``Stage``."""
+        return {}
 
     def export(self) -> Export:
         """See ``Stage``."""

@@ -1,0 +1,144 @@
+"""Settings of fine-tuning by reinforcement learning."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from chemeleon.config.architecture import (
+    NonNegative,
+    Positive,
+    SamplerConfig,
+    Section,
+)
+from chemeleon.config.rewards import RewardConfig
+
+
+class RLConfig(Section):
+    """How crystals are made, scored and learned from; the defaults are the published algorithm.
+
+    One update makes ``data.batch_size`` groups of ``num_group_samples`` crystals on each process.
+    The crystals of a group have the number of atoms (the condition, the composition) of one
+    training crystal.
+    """
+
+    ldm_ckpt_path: str | None = Field(
+        default=None, description="LDM to tune: a run or model folder, or hub:NAME. Needed."
+    )
+    algorithm: Literal["grpo", "rejection"] = Field(
+        default="grpo",
+        description="`grpo`: policy gradient on all steps (Shao et al. 2024, arXiv:2402.03300);"
+        " `rejection`: train on the best of each group (RAFT, Dong et al. 2023, arXiv:2304.06767).",
+    )
+    rewards: dict[str, RewardConfig] = Field(
+        min_length=1,
+        description="Name to reward; their weighted sum is made large. rl.rewards.NAME=null drops"
+        " one of a preset.",
+    )
+    num_group_samples: int = Field(default=64, ge=2, description="Crystals per group.")
+    minibatches: Positive = Field(
+        default=2, description="Optimizer steps per update; each takes its part of every group."
+    )
+    sampler: SamplerConfig = Field(
+        default_factory=SamplerConfig,
+        description="How rollouts walk: ddim or ddpm; euler for flow models, with the noise of"
+        " Flow-GRPO (Liu et al. 2025, arXiv:2505.05470), whose level is eta.",
+    )
+    guidance: NonNegative | None = Field(
+        default=None,
+        description="Conditional models: guidance scale in rollouts; none is the condition alone.",
+    )
+    clip_ratio: float = Field(
+        default=1e-3, gt=0, description="Probability ratios beyond 1 +- this gain nothing more."
+    )
+    kl_weight: NonNegative = Field(
+        default=1.0, description="Weight of the KL from the rollout's policy to the present one."
+    )
+    entropy_weight: NonNegative = Field(default=1e-5, description="Weight of the entropy.")
+    reference_kl: NonNegative = Field(
+        default=0.0,
+        description="Weight of the KL to the model before tuning, 0 is off (DPOK, Fan et al. 2023,"
+        " arXiv:2305.16381; Flow-GRPO). Costs one more evaluation per step.",
+    )
+    likelihood: Literal["per_atom", "per_crystal"] = Field(
+        default="per_atom",
+        description="Log-probability of a step: mean over atoms and channels (published), or their"
+        " sum, as compared in OMatG-IRL (arXiv:2602.00424); clip_ratio must fit.",
+    )
+    window: Positive | None = Field(
+        default=None,
+        description="Take noise in, and learn from, this many consecutive steps only; the others"
+        " are deterministic (MixGRPO, Li et al. 2025, arXiv:2507.21802). Not for ddpm.",
+    )
+    window_every: Positive = Field(
+        default=25, description="Updates after which the window moves on by one step."
+    )
+    same_noise: bool = Field(
+        default=False,
+        description="Start all crystals of a group from the same noise (DanceGRPO, Xue et al. 2025,"
+        " arXiv:2505.07818).",
+    )
+    drop_flat_groups: bool = Field(
+        default=False,
+        description="Leave out groups whose rewards are all equal (DAPO, Yu et al. 2025,"
+        " arXiv:2503.14476); by default they count with advantage 0.",
+    )
+    keep_share: float = Field(
+        default=0.25,
+        gt=0,
+        le=1,
+        description="Rejection: best part of a group, learned from.",
+    )
+    noise_draws: Positive = Field(
+        default=8, description="Rejection: noise levels that each kept crystal is shown at."
+    )
+    old_log_probs: Literal["auto", "rollout", "recompute"] = Field(
+        default="auto",
+        description="Likelihoods that ratios start from: as met in the rollout, or computed again"
+        " in the form of the training batches; `auto` does so in half precision, where the form"
+        " of a batch changes the last digits.",
+    )
+    micro_batch: Positive | None = Field(
+        default=None,
+        description="Crystals x steps per backward pass; by default from the memory there is.",
+    )
+    ema_decay: float = Field(
+        default=0.0, ge=0, lt=1, description="Decay of averaged weights; 0 (published) is off."
+    )
+    val_samples: Positive = Field(
+        default=128, description="Crystals per validation, always from the same noise."
+    )
+    pictures_every: int = Field(
+        default=25, ge=0, description="Updates between pictures of the best crystals; 0 is none."
+    )
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _drop(cls, rewards: Any) -> Any:
+        if not isinstance(rewards, dict):
+            return rewards
+        return {name: reward for name, reward in rewards.items() if reward is not None}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RLConfig:
+        problems = []
+        name, steps = self.sampler.scheduler, self.sampler.steps
+        if name not in ("ddim", "ddpm", "euler"):
+            problems.append(
+                f"sampler.scheduler={name} has no likelihood: use ddim, ddpm or euler (flow)"
+            )
+        if name != "ddpm" and self.sampler.eta == 0:
+            problems.append("sampler.eta=0 walks without noise, so there is nothing to learn from")
+        if self.window is not None and name == "ddpm":
+            problems.append("window needs steps without noise, which ddpm does not have: use ddim")
+        if self.window is not None and self.window >= steps:
+            problems.append(f"window={self.window} must be below sampler.steps={steps}")
+        if self.num_group_samples % self.minibatches:
+            problems.append(
+                f"num_group_samples={self.num_group_samples} must be a multiple of"
+                f" minibatches={self.minibatches}"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self

@@ -1,0 +1,292 @@
+"""From a scored rollout to optimizer steps: micro-batches of pairs, and the loss of one.
+
+Shapes: ``B`` crystals of a rollout, ``C`` pairs of a micro-batch (a crystal and a step of its walk,
+or a crystal and a noise level), ``N`` padded atoms, ``L`` latent channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from chemeleon.config.rl import RLConfig
+from chemeleon.crystals.random import fold
+from chemeleon.diffusion.losses import NoiseProcess
+from chemeleon.diffusion.sampler import log_probability
+from chemeleon.diffusion.transitions import Transitions
+from chemeleon.training.grpo import advantages, grpo_terms
+from chemeleon.training.rollout import Policy, Rollout
+
+
+class Piece(NamedTuple):
+    """A micro-batch that can be recorded.
+
+    Attributes:
+        values: tensors by name, first axis ``C`` (but for ``slots``).
+        width: ``N``.
+        full: there is no padding.
+        members: new crystals that are counted with it.
+    """
+
+    values: dict[str, Tensor]
+    width: int
+    full: bool
+    members: int
+
+    @property
+    def form(self) -> tuple[object, ...]:
+        """What tells batches of different shapes apart."""
+        return self.width, self.full, *((k, v.shape) for k, v in self.values.items())
+
+    @property
+    def resident(self) -> bool:
+        """All of it is on the device."""
+        return True
+
+    def tensors(self) -> list[Tensor]:
+        """All that differs between batches of one form."""
+        return list(self.values.values())
+
+    def clone(self) -> Piece:
+        """A copy with tensors of its own."""
+        return self._replace(values={k: v.clone() for k, v in self.values.items()})
+
+
+class Objective(Protocol):
+    """What is learned from a rollout, and how."""
+
+    def steps(
+        self, rollout: Rollout, rewards: Tensor, transitions: Transitions, network: nn.Module
+    ) -> Iterator[list[Piece]]:
+        """Yield the micro-batches of each optimizer step; ``rewards`` are ``(B,)``."""
+        ...
+
+    def loss(self, network: nn.Module, piece: Piece) -> dict[str, Tensor]:
+        """Return the loss of a micro-batch and what is logged of it."""
+        ...
+
+
+class _Cutter:
+    """Cuts (crystal, row) pairs into micro-batches of at most ``most`` and of one shape."""
+
+    def __init__(self, policy: Policy, most: int) -> None:
+        self.policy, self.most = policy, most
+
+    def cut(
+        self, rollout: Rollout, members: Tensor, rows: list[int]
+    ) -> list[tuple[Piece, Tensor, Tensor, Tensor]]:
+        """Pair the crystals ``members`` with all ``rows``.
+
+        Returns:
+            The inputs of each micro-batch, and ``(C,)`` on the device: its crystals, its rows and
+            1, or 0 where a pair only fills up the shape.
+        """
+        parts = members.tensor_split(-(-len(members) // self.most))
+        pieces = []
+        device = self.policy.device
+        for part in parts:
+            count = -(-len(rows) // max(1, self.most // len(part)))
+            each = -(-len(rows) // count)
+            index = rollout.prompts.asked[part].repeat(each)
+            batch = self.policy.shapes(index, rollout.width)
+            inputs, crystals = self.policy.inputs(batch), part.repeat(each).to(device)
+            filled = rows + rows[-1:] * (count * each - len(rows))
+            real = [1.0] * len(rows) + [0.0] * (len(filled) - len(rows))
+            for begin in range(0, len(filled), each):
+                numbers = torch.tensor(filled[begin : begin + each])
+                weights = torch.tensor(real[begin : begin + each])
+                piece = Piece(inputs, rollout.width, batch.full, 0)
+                pieces.append(
+                    (
+                        piece,
+                        crystals,
+                        numbers.repeat_interleave(len(part)).to(device),
+                        weights.repeat_interleave(len(part)).to(device),
+                    )
+                )
+        return pieces
+
+
+class PolicyGradient:
+    """GRPO; with its defaults as published, see ``RLConfig``."""
+
+    def __init__(
+        self,
+        config: RLConfig,
+        policy: Policy,
+        micro_batch: int,
+        *,
+        reference: nn.Module | None = None,
+        exact: bool = True,
+    ) -> None:
+        """Keep what is needed.
+
+        Args:
+            config: settings.
+            policy: how the denoiser is asked.
+            micro_batch: most pairs at a time.
+            reference: the model before tuning, for ``reference_kl``.
+            exact: networks run in float32, so a batch of another form gives the same numbers.
+        """
+        self.config, self.policy, self.reference = config, policy, reference
+        wish = config.old_log_probs
+        self.recompute = wish == "recompute" or (wish == "auto" and not exact)
+        self.cutter = _Cutter(policy, micro_batch)
+        self.peak = torch.zeros((), device=policy.device)
+
+    def steps(
+        self, rollout: Rollout, rewards: Tensor, transitions: Transitions, network: nn.Module
+    ) -> Iterator[list[Piece]]:
+        """See ``Objective``."""
+        config, device = self.config, self.policy.device
+        self.transitions = transitions
+        advantage, flat = advantages(rewards, config.num_group_samples)
+        counted = ~flat if config.drop_flat_groups else torch.ones_like(flat)
+        steps = len(transitions) if config.window is None else len(transitions.noisy)
+        scale = counted.float() / (counted.float().mean().clamp_min(1e-6) * steps)
+        zs, log_probs = rollout.trajectory
+        if config.likelihood == "per_crystal":
+            log_probs = log_probs * rollout.crystals.num_atoms.to(device) * zs.shape[-1]
+        on_device = {"advantage": advantage.to(device), "weight": scale.to(device)}
+        members = torch.arange(len(rewards))
+        batches = [members[first :: config.minibatches] for first in range(config.minibatches)]
+        prepared = []
+        for number, batch in enumerate(batches):
+            pieces = []
+            cut = self.cutter.cut(rollout, batch, transitions.noisy)
+            for empty, crystals, rows, real in cut:
+                values = {name: value[crystals] for name, value in on_device.items()}
+                values["weight"] = values["weight"] * real * (len(cut) / len(batch))
+                values |= {"z": zs[rows, crystals], "sample": zs[rows + 1, crystals]}
+                values |= {"old": log_probs[rows, crystals], "step": rows}
+                # nothing has been learned yet: what is computed now is the old probability
+                fresh = number == 0 and self.recompute
+                values["fresh"] = torch.full_like(rows, fresh, dtype=torch.bool)
+                piece = empty._replace(values={**empty.values, **values})
+                pieces.append(
+                    self._prepare(piece, network, recompute=self.recompute and number > 0)
+                )
+            pieces[0] = pieces[0]._replace(members=len(batch))
+            prepared.append(pieces)
+        yield from prepared
+
+    @torch.no_grad()
+    def _prepare(self, piece: Piece, network: nn.Module, *, recompute: bool) -> Piece:
+        values = dict(piece.values)
+        with self.policy.autocast():
+            if recompute:
+                mean, std = self._gaussian(network, piece)
+                values["old"] = self._log_prob(piece, mean, std)
+            if self.reference is not None:
+                values["reference"], _ = self._gaussian(self.reference, piece)
+        return piece._replace(values=values)
+
+    def _gaussian(self, network: nn.Module, piece: Piece) -> tuple[Tensor, Tensor]:
+        values = piece.values
+        predict = self.policy.predictor(
+            network, values, piece.width, full=piece.full, one_time=False
+        )
+        found = predict(values["z"], self.transitions.times[values["step"]])
+        return self.transitions.gaussian(values["step"], values["z"], *found)
+
+    def _log_prob(self, piece: Piece, mean: Tensor, std: Tensor) -> Tensor:
+        found = log_probability(piece.values["sample"], mean, std, self._mask(piece))
+        if self.config.likelihood == "per_crystal":
+            found = found * piece.values["num_atoms"] * mean.shape[-1]
+        return found
+
+    def _mask(self, piece: Piece) -> Tensor:
+        sizes = piece.values["num_atoms"]
+        return torch.arange(piece.width, device=sizes.device) < sizes.unsqueeze(-1)
+
+    def loss(self, network: nn.Module, piece: Piece) -> dict[str, Tensor]:
+        """See ``Objective``; logged terms are means over the steps that count."""
+        config, values = self.config, piece.values
+        mean, std = self._gaussian(network, piece)
+        new = self._log_prob(piece, mean, std)
+        old = torch.where(values["fresh"], new.detach(), values["old"])
+        terms = grpo_terms(
+            new,
+            old,
+            values["advantage"],
+            clip_ratio=config.clip_ratio,
+            kl_weight=config.kl_weight,
+            entropy_weight=config.entropy_weight,
+        )
+        weight = values["weight"]
+        loss = (terms.loss * weight).sum()
+        # the loss is divided by all steps of the walk, as published
+        each = weight * self._mean_scale()
+        logged = {name: (value * each).sum() for name, value in terms._asdict().items()}
+        del logged["loss"]
+        if "reference" in values:
+            mask = self._mask(piece).unsqueeze(-1)
+            distance = (0.5 * ((mean - values["reference"]) / std).square() * mask).sum((1, 2))
+            if config.likelihood == "per_atom":
+                distance = distance / (values["num_atoms"] * mean.shape[-1])
+            loss = loss + config.reference_kl * (distance * weight).sum()
+            logged["reference_kl"] = (distance * each).sum()
+        off = ((terms.ratio - 1).abs() * (weight > 0)).detach().max()
+        self.peak.copy_(torch.maximum(self.peak, off))
+        return {"loss": loss, **logged}
+
+    def _mean_scale(self) -> float:
+        walk, noisy = len(self.transitions), len(self.transitions.noisy)
+        return 1.0 if self.config.window is not None else walk / noisy
+
+    def ratio_peak(self) -> float:
+        """Return the largest distance of a ratio from 1 since the last call."""
+        found = float(self.peak)
+        self.peak.zero_()
+        return found
+
+
+class Rejection:
+    """Denoising of the best crystals of each group, drawn anew at every update (no replay).
+
+    RAFT (Dong et al. 2023, arXiv:2304.06767), with the loss that the model was trained with.
+    """
+
+    def __init__(self, config: RLConfig, policy: Policy, micro_batch: int) -> None:
+        self.config, self.policy = config, policy
+        self.process = NoiseProcess(policy.model.config.diffusion, policy.device)
+        self.cutter = _Cutter(policy, micro_batch)
+
+    def steps(
+        self, rollout: Rollout, rewards: Tensor, transitions: Transitions, network: nn.Module
+    ) -> Iterator[list[Piece]]:
+        """See ``Objective``."""
+        config, device = self.config, self.policy.device
+        size = config.num_group_samples
+        kept = max(config.minibatches, round(config.keep_share * size))
+        ranked = rewards.view(-1, size).argsort(dim=1, descending=True, stable=True)[:, :kept]
+        best = ranked + torch.arange(len(ranked)).unsqueeze(1) * size
+        clean, keys = rollout.trajectory.zs[-1], rollout.prompts.keys.to(device)
+        for first in range(config.minibatches):
+            batch = best[:, first :: config.minibatches].flatten()
+            cut = self.cutter.cut(rollout, batch, list(range(config.noise_draws)))
+            pieces = []
+            for empty, crystals, rows, real in cut:
+                weight = real * (len(cut) / (len(batch) * config.noise_draws))
+                values = {"clean": clean[crystals], "weight": weight}
+                values["keys"] = fold(keys[crystals], "draw", rows)
+                pieces.append(empty._replace(values={**empty.values, **values}))
+            pieces[0] = pieces[0]._replace(members=len(rewards) // config.minibatches)
+            yield pieces
+
+    def loss(self, network: nn.Module, piece: Piece) -> dict[str, Tensor]:
+        """See ``Objective``."""
+        values = piece.values
+        sizes, x0 = values["num_atoms"], values["clean"]
+        mask = torch.arange(piece.width, device=sizes.device) < sizes.unsqueeze(-1)
+        noised = self.process.draw(x0, mask, values["keys"])
+        predict = self.policy.predictor(
+            network, values, piece.width, full=piece.full, one_time=False
+        )
+        prediction, variance = predict(noised.z, noised.t)
+        each = self.process.losses(prediction, variance, x0, noised, mask)
+        terms = {name: (value * values["weight"]).sum() for name, value in each.items()}
+        return {"loss": torch.stack(list(terms.values())).sum(), **terms}

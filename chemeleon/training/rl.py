@@ -1,0 +1,228 @@
+"""What one batch means when a latent diffusion model is tuned by rewards.
+
+An epoch is one update: crystals are made by the present model, scored, and learned from in
+``rl.minibatches`` optimizer steps. A run can only stop between updates, so the model that made a
+rollout is the one that is saved, and resuming needs no more than that.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from chemeleon.config.schema import RLTrainConfig
+from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.ordering import arrange
+from chemeleon.diffusion.transitions import Transitions
+from chemeleon.errors import ConfigError, TrainingError
+from chemeleon.models.denoiser import LatentDiffusion
+from chemeleon.training.objectives import Objective, Piece, PolicyGradient, Rejection
+from chemeleon.training.rl_notes import PICTURES, Notes, Scored, draw_best, weighted
+from chemeleon.training.rollout import Policy, draw_prompts
+from chemeleon.training.run import Export
+
+CPU_PAIRS = 1024
+MOST_TOKENS = 32_768  # per backward pass on a GPU; more do not make it faster
+ACTIVATION_BYTES = 130  # per token, block and channel, kept for the backward pass in bf16
+
+
+class Scorer(Protocol):
+    """What is used of `chemeleon.rewards.mix.Mix`."""
+
+    def score(self, crystals: FlatCrystals, group: Tensor) -> Scored:
+        """Score crystals; ``group`` ``(B,)`` says which belong together."""
+        ...
+
+
+class RLStage:
+    """Policy gradients, or training on the best, with the model's own crystals."""
+
+    criterion = "val/loss"
+    whole_epochs = True
+
+    def __init__(
+        self,
+        config: RLTrainConfig,
+        train: FlatCrystals,
+        val: FlatCrystals,
+        *,
+        start: LatentDiffusion,
+        scorer: Scorer,
+        folder: Path,
+        resume: bool = False,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        precision: str = "no",
+    ) -> None:
+        """Prepare.
+
+        Args:
+            config: settings.
+            train: crystals whose sizes, conditions or compositions are asked for.
+            val: the same for validation.
+            start: the model to be tuned.
+            scorer: gives rewards.
+            folder: of the run, for pictures.
+            resume: the folder holds an earlier part of this run.
+            device: where the model goes.
+            rank: this process.
+            world: number of processes.
+            autocast: context in which networks run.
+            precision: of the networks, in accelerate's words.
+        """
+        self.config, self.scorer, self.folder = config, scorer, folder
+        self.rank, self.world = rank, world
+        rl = config.rl
+        self.ema_decay = rl.ema_decay
+        self.model = start.to(device)
+        for module in self.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0  # with it the model would not be the policy that made the rollout
+        if rl.guidance is not None and start.denoiser.conditions is None:
+            raise ConfigError(
+                f"rl.guidance={rl.guidance} needs a conditional model, and {rl.ldm_ckpt_path} is"
+                " unconditional: leave it out"
+            )
+        if start.config.denoiser.types:
+            order = start.vae.config.atom_order
+            train, val = arrange(train, order), arrange(val, order)
+        bucket, graphs = config.data.bucket, config.trainer.cuda_graphs
+        self.policy = Policy(self.model, train, rl.guidance, bucket, autocast, graphs=graphs)
+        self.judged = Policy(self.model, val, rl.guidance, bucket, autocast, graphs=graphs)
+        diffusion = start.config.diffusion
+        self.walk = Transitions(diffusion, rl.sampler, device, self._window(0))
+        self.judging_walk = Transitions(diffusion, rl.sampler, device)
+        self.objective = self._objective(rl.micro_batch or self._micro_batch(), precision)
+        self.notes_of = Notes(rl.rewards, folder, resume=resume)
+        self.seconds: dict[str, float] = {}
+
+    def _objective(self, micro_batch: int, precision: str) -> Objective:
+        rl = self.config.rl
+        if rl.algorithm == "rejection":
+            return Rejection(rl, self.policy, micro_batch)
+        reference = None
+        if rl.reference_kl:
+            reference = copy.deepcopy(self.model).requires_grad_(False).eval()
+        exact = precision == "no" and self.policy.device.type == "cpu"
+        return PolicyGradient(rl, self.policy, micro_batch, reference=reference, exact=exact)
+
+    def _micro_batch(self) -> int:
+        """Return how many pairs of crystal and step fit into memory at a time."""
+        device, sizes = self.policy.device, self.model.config.denoiser
+        if device.type != "cuda":
+            return CPU_PAIRS
+        free, _ = torch.cuda.mem_get_info(device)
+        per_token = ACTIVATION_BYTES * sizes.layers * sizes.width
+        tokens = min(MOST_TOKENS, int(0.5 * free / per_token))
+        atoms = float(self.policy.source.num_atoms.float().mean())
+        return max(1, int(tokens / atoms))
+
+    def _window(self, update: int) -> range | None:
+        """Return the steps that draw noise: they move on, and begin again at the end."""
+        rl = self.config.rl
+        if rl.window is None:
+            return None
+        places = rl.sampler.steps - rl.window  # the last step of a walk has no noise
+        first = update // rl.window_every % places
+        return range(first, first + rl.window)
+
+    def steps_per_epoch(self) -> int:
+        """See ``Stage``."""
+        return self.config.rl.minibatches
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[list[Piece]]:
+        """Make and score the crystals of an update, and yield what is learned from them."""
+        config, rl = self.config, self.config.rl
+        begin = time.monotonic()
+        window = self._window(epoch)
+        if window is not None:
+            self.walk.move(window)
+        prompts = draw_prompts(
+            config.seed,
+            epoch,
+            groups=config.data.batch_size * self.world,
+            group_size=rl.num_group_samples,
+            crystals=len(self.policy.source),
+            same_noise=rl.same_noise,
+            rank=self.rank,
+            world=self.world,
+        )
+        rollout = self.policy.roll_out(self.model, prompts, self.walk)
+        made = time.monotonic()
+        scores = self.scorer.score(rollout.crystals, prompts.group)
+        rewards = scores.total.float().cpu()
+        self.notes_of.take(rollout.crystals, scores)
+        self.learning = time.monotonic()
+        self.seconds = {"rollout": made - begin, "rewards": self.learning - made}
+        self.seconds |= {f"reward_{name}": value for name, value in scores.seconds.items()}
+        self._draw(epoch, rollout.crystals, weighted(scores, rl.rewards).tolist())
+        steps = self.objective.steps(rollout, rewards, self.walk, self.model)
+        for number, pieces in enumerate(steps):
+            if number >= first_step:
+                yield pieces
+
+    def _draw(self, update: int, crystals: FlatCrystals, rewards: list[float]) -> None:
+        every = self.config.rl.pictures_every
+        if self.rank == 0 and every and update % every == 0:
+            draw_best(crystals, rewards, self.folder / PICTURES / f"update-{update:06d}.png")
+
+    def loss(self, model: nn.Module, draw: Piece) -> dict[str, Tensor]:
+        """See ``Stage``."""
+        try:
+            return self.objective.loss(model, draw)
+        except torch.OutOfMemoryError:
+            raise TrainingError(
+                f"not enough memory for {len(draw.values['weight'])} pairs of crystal and step at"
+                " a time: set rl.micro_batch lower"
+            ) from None
+
+    def notes(self) -> dict[str, Any]:
+        """See ``Stage``: what the last rollout was like."""
+        found = self.notes_of.summary()
+        if not found:
+            return {}
+        if isinstance(self.objective, PolicyGradient):
+            found["train/ratio_off_by_most"] = self.objective.ratio_peak()
+        self.seconds["learning"] = time.monotonic() - self.learning
+        return {**found, **{f"seconds/{name}": value for name, value in self.seconds.items()}}
+
+    def evaluate(self, model: nn.Module, rank: int, world: int) -> dict[str, tuple[float, float]]:
+        """Return the rewards of crystals that are made from the same noise each time.
+
+        They are of different sizes and count as one group.
+        """
+        config, rl = self.config, self.config.rl
+        prompts = draw_prompts(
+            config.seed,
+            -1,
+            groups=rl.val_samples,
+            group_size=1,
+            crystals=len(self.judged.source),
+            rank=rank,
+            world=world,
+        )
+        if not len(prompts.asked):
+            return {}
+        rollout = self.judged.roll_out(model, prompts, self.judging_walk)
+        scores = self.scorer.score(rollout.crystals, torch.zeros_like(prompts.group))
+        number = float(len(prompts.asked))
+        reward = float(weighted(scores, rl.rewards).sum())
+        found = {"val/loss": (-reward, number), "val/reward": (reward, number)}
+        for name, values in scores.raw.items():
+            found[f"val/{name}"] = float(values.float().sum()), number
+        return found
+
+    def export(self) -> Export:
+        """See ``Stage``."""
+        data = {"name": self.config.data.name, "niggli": self.config.data.niggli}
+        content = {**self.model.architecture(), "data": data}
+        return Export("ldm", content, self.model.state_dict())

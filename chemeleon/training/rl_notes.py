@@ -1,0 +1,224 @@
+"""What a run of reinforcement learning says of its rollouts: numbers, formulas, elements, pictures.
+
+Shapes: ``B`` crystals of this process's rollout.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from chemeleon.config.rewards import RewardConfig
+from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.training.tracking import METRICS
+
+PICTURES = "pictures"
+BEST_SHOWN = 12
+STABLE_EV, METASTABLE_EV = 0.0, 0.1  # per atom above the hull
+TOP_FORMULAS = 10
+
+
+class Scored(Protocol):
+    """What is read of `chemeleon.rewards.mix.Scores`."""
+
+    @property
+    def total(self) -> Tensor: ...
+    @property
+    def raw(self) -> Mapping[str, Tensor]: ...
+    @property
+    def failed(self) -> Mapping[str, int]: ...
+    @property
+    def facts(self) -> Mapping[str, Tensor]: ...
+    @property
+    def seconds(self) -> Mapping[str, float]: ...
+
+
+class _Sums(NamedTuple):
+    """Enough for mean and spread: number, sum and sum of squares."""
+
+    number: float = 0.0
+    total: float = 0.0
+    squares: float = 0.0
+
+    @classmethod
+    def of(cls, values: Tensor) -> _Sums:
+        known = values[torch.isfinite(values)].double()
+        return cls(float(len(known)), float(known.sum()), float(known.square().sum()))
+
+    def plus(self, other: _Sums) -> _Sums:
+        return _Sums(*(a + b for a, b in zip(self, other, strict=True)))
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.number if self.number else math.nan
+
+    @property
+    def std(self) -> float:
+        if self.number < 2:
+            return math.nan
+        centred = self.squares - self.total**2 / self.number
+        return math.sqrt(max(centred, 0.0) / (self.number - 1))
+
+
+class Notes:
+    """Collects what is known of a rollout until it is logged."""
+
+    def __init__(self, configs: Mapping[str, RewardConfig], folder: Path, *, resume: bool) -> None:
+        """Begin, or go on where the run's metrics end.
+
+        Args:
+            configs: the rewards, for their weights.
+            folder: of the run.
+            resume: its metrics are those of this run.
+        """
+        self.configs, self.folder = configs, folder
+        self.first = first_elements(folder) if resume else None
+        self.pending: dict[str, Any] | None = None
+
+    def take(self, crystals: FlatCrystals, scores: Scored) -> None:
+        """Note a scored rollout."""
+        counts = composition_counts(crystals)
+        elements = torch.bincount(crystals.atomic_numbers).tolist()
+        self.pending = {
+            "sums": self._sums(scores),
+            "failed": {name: int(count) for name, count in scores.failed.items()},
+            "formulas": Counter(reduced_formula(row) for row in counts),
+            "elements": Counter({symbol(z): n for z, n in enumerate(elements) if n}),
+        }
+
+    def _sums(self, scores: Scored) -> dict[str, _Sums]:
+        found = {name: _Sums.of(values.cpu()) for name, values in scores.raw.items()}
+        found["reward"] = _Sums.of(weighted(scores, self.configs))
+        for name, values in scores.facts.items():
+            values = values.float().cpu()
+            if name == "e_hull":
+                known = torch.isfinite(values)
+                # what has no energy is not stable
+                found["stable"] = _Sums.of(((values <= STABLE_EV) & known).float())
+                found["metastable"] = _Sums.of(((values <= METASTABLE_EV) & known).float())
+            found[name] = _Sums.of(values)
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        """Return what all processes noted since the last call; all of them must call it."""
+        if self.pending is None:
+            return {}
+        parts = gather_object([self.pending])
+        self.pending = None
+        sums: dict[str, _Sums] = {}
+        formulas, elements, failed = Counter(), Counter(), Counter()
+        for part in parts:
+            for name, value in part["sums"].items():
+                sums[name] = sums.get(name, _Sums()).plus(value)
+            formulas.update(part["formulas"])
+            elements.update(part["elements"])
+            failed.update(part["failed"])
+        self.first = self.first or dict(elements)
+        found: dict[str, Any] = {f"rollout/{name}": value.mean for name, value in sums.items()}
+        spread = [*self.configs, "reward"]
+        found |= {f"rollout/{name}_std": sums[name].std for name in spread if name in sums}
+        found |= {f"rollout/{name}_failed": float(n) for name, n in failed.items()}
+        found["rollout/distinct_formulas"] = len(formulas) / max(1, formulas.total())
+        found["rollout/distinct_elements"] = float(len(elements))
+        found["rollout/element_drift"] = drift(self.first, elements)
+        # ties in alphabetical order, so that a resumed run writes the same line
+        top = sorted(formulas.items(), key=lambda item: (-item[1], item[0]))[:TOP_FORMULAS]
+        return {**found, "formulas": dict(top), "elements": dict(sorted(elements.items()))}
+
+
+def weighted(scores: Scored, configs: Mapping[str, RewardConfig]) -> Tensor:
+    """Return the weighted sum of rewards as they are, ``(B,)``.
+
+    The total that is learned from may be scaled within each group, so it cannot be compared over
+    updates; this can.
+    """
+    parts = [configs[name].weight * values.float().cpu() for name, values in scores.raw.items()]
+    return torch.stack(parts).sum(0)
+
+
+def drift(first: Mapping[str, int], now: Mapping[str, int]) -> float:
+    """Return the total variation between two distributions of elements, 0 to 1."""
+    before, after = sum(first.values()), sum(now.values())
+    if not before or not after:
+        return math.nan
+    names = first.keys() | now.keys()
+    return 0.5 * sum(abs(now.get(n, 0) / after - first.get(n, 0) / before) for n in names)
+
+
+def first_elements(folder: Path) -> dict[str, int] | None:
+    """Return the elements of a run's first rollout, if its metrics have them."""
+    path = folder / METRICS
+    if not path.is_file():
+        return None
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            content = json.loads(line)
+        except ValueError:
+            continue
+        if "elements" in content:
+            return content["elements"]
+    return None
+
+
+def composition_counts(crystals: FlatCrystals) -> list[tuple[int, ...]]:
+    """Return how many atoms of each atomic number every crystal has."""
+    owner = torch.repeat_interleave(torch.arange(len(crystals)), crystals.num_atoms)
+    table = torch.zeros(len(crystals), 119, dtype=torch.int64)
+    table.index_put_((owner, crystals.atomic_numbers), torch.ones_like(owner), accumulate=True)
+    return [tuple(row) for row in table.tolist()]
+
+
+@functools.lru_cache(maxsize=100_000)
+def reduced_formula(counts: tuple[int, ...]) -> str:
+    """Return the reduced formula of atoms counted by atomic number."""
+    from pymatgen.core import Composition
+
+    return Composition({symbol(z): n for z, n in enumerate(counts) if n}).reduced_formula
+
+
+@functools.cache
+def symbol(number: int) -> str:
+    """Return an element's symbol."""
+    from pymatgen.core import Element
+
+    return Element.from_Z(number).symbol
+
+
+def draw_best(crystals: FlatCrystals, rewards: Sequence[float], path: Path) -> Path | None:
+    """Draw the crystals with the highest rewards, one of each formula, into a PNG.
+
+    Args:
+        crystals: a rollout.
+        rewards: ``B`` numbers.
+        path: the PNG.
+
+    Returns:
+        The path, or None if no crystal can be drawn.
+    """
+    from chemeleon.crystals.convert import to_structures
+    from chemeleon.evaluation.draw import contact_sheet
+    from chemeleon.evaluation.validity import writable
+
+    possible = writable(crystals).tolist()
+    order = sorted((i for i in range(len(crystals)) if possible[i]), key=lambda i: (-rewards[i], i))
+    counts = composition_counts(crystals)
+    chosen: dict[str, int] = {}
+    for i in order:
+        chosen.setdefault(reduced_formula(counts[i]), i)
+        if len(chosen) == BEST_SHOWN:
+            break
+    if not chosen:
+        return None
+    picked = list(chosen.values())
+    structures = to_structures(crystals.subset(torch.tensor(picked)))
+    titles = [f"{name}  {rewards[i]:.3g}" for name, i in chosen.items()]
+    return contact_sheet(structures, path, titles)

@@ -1,0 +1,182 @@
+"""``report.html`` of a run of reinforcement learning: curves, formulas, pictures, settings.
+
+One file that opens without a network, made from metrics.jsonl and the pictures in the run folder.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from chemeleon.checkpoints.store import write_text
+from chemeleon.config.schema import RLTrainConfig
+from chemeleon.evaluation.charts import Frame, number, svg, ticks
+from chemeleon.evaluation.page import Section, definition_list, escape, page, table
+from chemeleon.training.rl_notes import PICTURES
+from chemeleon.training.tracking import METRICS
+
+REPORT = "report.html"
+MOST_PICTURES = 8
+SHARES = ("valid", "unique", "novel", "stable", "metastable")
+POLICY = {
+    "train/ratio": "mean probability ratio",
+    "train/ratio_off_by_most": "largest |ratio - 1|",
+    "train/clipped": "share of clipped steps",
+    "train/kl": "KL from the rollout's policy",
+    "train/reference_kl": "KL to the model before tuning",
+    "train/entropy": "entropy, nats per channel",
+    "train/mse": "error of the noise",
+    "train/grad_norm": "gradient norm",
+}
+VARIETY = {
+    "rollout/distinct_formulas": "distinct formulas, share of crystals",
+    "rollout/distinct_elements": "distinct elements",
+    "rollout/element_drift": "element drift from the first rollout",
+}
+
+Point = tuple[float, float]
+
+
+def write_report(config: RLTrainConfig, folder: Path) -> Path:
+    """Write the report of a run folder and return its path."""
+    rows = _rows(folder)
+    updates = [row for row in rows if "formulas" in row]
+    sections = [
+        Section("rewards", "Rewards", _rewards(config, rows), "Means over each update's crystals;"
+                " the band is one standard deviation. Dots: validation, always from the same"
+                " noise."),
+        Section("shares", "What is made", _charts(updates, _share_names(updates))),
+        Section("policy", "Policy", _charts(updates, POLICY)),
+        Section("formulas", "Most frequent formulas", _formulas(updates)),
+        Section("pictures", "Best crystals", _pictures(folder), "Highest weighted reward of an"
+                " update, one of each formula."),
+        Section("settings", "Settings", definition_list(config.model_dump(mode="json"))),
+    ]  # fmt: skip
+    title = f"Reinforcement learning: {folder.name}"
+    header = f"<h1>{escape(title)}</h1>{_facts(config, updates)}"
+    target = folder / REPORT
+    write_text(target, page(title, header, [part for part in sections if part.body]))
+    return target
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    path = folder / METRICS
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _facts(config: RLTrainConfig, updates: Sequence[Mapping[str, Any]]) -> str:
+    parts = [f"<b>{len(updates):,}</b> updates", f"algorithm <b>{escape(config.rl.algorithm)}</b>"]
+    for name in ("rollout", "rewards", "learning"):
+        times = [row[f"seconds/{name}"] for row in updates if row.get(f"seconds/{name}")]
+        if times:
+            middle = sorted(times)[len(times) // 2]
+            parts.append(f"{name} <b>{number(middle)}</b> s per update")
+    return f'<p class="facts-line">{"".join(f"<span>{part}</span>" for part in parts)}</p>'
+
+
+def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[Point]:
+    return [(float(row["epoch"]), float(row[key])) for row in rows if row.get(key) is not None]
+
+
+def _rewards(config: RLTrainConfig, rows: Sequence[Mapping[str, Any]]) -> str:
+    charts = []
+    for name in ("reward", *config.rl.rewards):
+        line = _points(rows, f"rollout/{name}")
+        spread = dict(_points(rows, f"rollout/{name}_std"))
+        label = "weighted sum" if name == "reward" else name
+        charts.append(_card(label, line, spread, _points(rows, f"val/{name}")))
+    return f'<div class="grid">{"".join(charts)}</div>' if any(charts) else ""
+
+
+def _share_names(updates: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    known = {key for row in updates for key in row}
+    shares = {f"rollout/{name}": f"{name}, share of crystals" for name in SHARES}
+    return {key: label for key, label in {**shares, **VARIETY}.items() if key in known}
+
+
+def _charts(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
+    cards = "".join(_card(label, _points(rows, key)) for key, label in names.items())
+    return f'<div class="grid">{cards}</div>' if cards else ""
+
+
+def _card(
+    label: str,
+    line: Sequence[Point],
+    spread: Mapping[float, float] | None = None,
+    dots: Sequence[Point] = (),
+) -> str:
+    if not line:
+        return ""
+    drawing = curve(label, line, spread or {}, dots)
+    return f'<div class="card"><h3>{escape(label)}</h3>{drawing}</div>'
+
+
+def curve(
+    label: str, line: Sequence[Point], spread: Mapping[float, float], dots: Sequence[Point]
+) -> str:
+    """Draw a number over updates.
+
+    Args:
+        label: what it is.
+        line: (update, value) in order.
+        spread: half width of the band around the line, by update.
+        dots: further points.
+    """
+    around = [(x, y + s * spread.get(x, 0.0)) for x, y in line for s in (-1, 1)]
+    values = [y for _, y in [*around, *dots]]
+    low, high = min(values), max(values)
+    room = 0.06 * (high - low) or max(abs(high), 1e-3) * 0.1
+    last = max(x for x, _ in [*line, *dots])
+    frame = Frame((0.0, max(last, 1.0)), (low - room, high + room))
+    axes = frame.axes(ticks(0, max(last, 1.0), 5), ticks(low - room, high + room, 4), "update", "")
+    parts = [axes]
+    if spread:
+        top = [f"{frame.x(x)} {frame.y(y + spread.get(x, 0.0))}" for x, y in line]
+        bottom = [f"{frame.x(x)} {frame.y(y - spread.get(x, 0.0))}" for x, y in reversed(line)]
+        path = "L".join([*top, *bottom])
+        parts.append(f'<path d="M{path}Z" fill="var(--ours-fill)" opacity="0.22"/>')
+    path = "L".join(f"{frame.x(x)} {frame.y(y)}" for x, y in line)
+    parts.append(f'<path d="M{path}" fill="none" stroke="var(--ours)" stroke-width="1.6"/>')
+    for x, y in dots:
+        parts.append(f'<circle cx="{frame.x(x)}" cy="{frame.y(y)}" r="3" fill="var(--control)"/>')
+    edges = [0.0, *((a + b) / 2 for (a, _), (b, _) in itertools.pairwise(line)), max(last, 1.0)]
+    for (x, y), (left, right) in zip(line, itertools.pairwise(edges), strict=True):
+        tip = f"update {number(x, 6)}\n{number(y, 4)}"
+        width = max(frame.x(right) - frame.x(left), 0.1)
+        parts.append(f'<rect class="hit" x="{frame.x(left)}" y="12" width="{width:.2f}" '
+                     f'height="{frame.height}" data-tip="{escape(tip)}"/>')  # fmt: skip
+    return svg("".join(parts), label)
+
+
+def _formulas(updates: Sequence[Mapping[str, Any]]) -> str:
+    if not updates:
+        return ""
+    chosen = {0: "first update", len(updates) // 2: "in the middle", len(updates) - 1: "last"}
+    columns = [list(updates[i]["formulas"].items()) for i in sorted(chosen)]
+    rows = [
+        [f"{escape(c[i][0])} ({c[i][1]})" if i < len(c) else "" for c in columns]
+        for i in range(max(map(len, columns)))
+    ]
+    return table([chosen[i] for i in sorted(chosen)], rows)
+
+
+def _pictures(folder: Path) -> str:
+    files = sorted((folder / PICTURES).glob("update-*.png"))
+    if len(files) > MOST_PICTURES:  # first, last, and evenly between
+        last = len(files) - 1
+        files = [files[round(i * last / (MOST_PICTURES - 1))] for i in range(MOST_PICTURES)]
+    parts = []
+    for path in files:
+        data = base64.b64encode(path.read_bytes()).decode()
+        update = int(path.stem.removeprefix("update-"))
+        parts.append(
+            f'<div class="card"><h3>update {update}</h3><img alt="best crystals of update {update}"'
+            f' style="width:100%" src="data:image/png;base64,{data}"></div>'
+        )
+    return f'<div class="halves">{"".join(parts)}</div>' if parts else ""

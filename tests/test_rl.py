@@ -1,0 +1,330 @@
+"""Reinforcement learning: what an update learns from, runs that stop and go on, what is written."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY_LDM
+from rl_helpers import Share, config, second_element, stage, train
+from test_training import assert_same_run, interrupt_at, metrics
+from typer.testing import CliRunner
+
+from chemeleon import api
+from chemeleon.checkpoints.store import read_state
+from chemeleon.cli.app import app
+from chemeleon.config import presets
+from chemeleon.errors import ConfigError
+from chemeleon.models.denoiser import LatentDiffusion
+from chemeleon.pipeline import Pipeline
+from chemeleon.training.objectives import PolicyGradient
+from chemeleon.training.rl import RLStage
+from chemeleon.training.rl_notes import drift
+from chemeleon.training.rollout import draw_prompts
+
+
+@pytest.fixture(scope="module")
+def small_ldm(tiny_vae, tmp_path_factory) -> Path:
+    """A model that has learned a little, so that its walks stay where latents are."""
+    folder = tmp_path_factory.mktemp("runs") / "ldm"
+    words = [*TINY_LDM, "trainer.max_steps=120", f"ldm.vae_ckpt_path={tiny_vae}"]
+    api.ldm_train("demo/null", words, output=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def conditional_ldm(tiny_vae, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "conditional"
+    words = [*TINY_LDM, "trainer.max_steps=10", f"ldm.vae_ckpt_path={tiny_vae}"]
+    words += ["ldm.conditions={density: {kind: number, column: density}}"]
+    api.ldm_train("demo/null", words, output=folder)
+    return folder
+
+
+def gradients(found: RLStage, update: int = 0, minibatch: int = 0) -> tuple[dict, torch.Tensor]:
+    """Return the summed terms and the gradient of one optimizer step."""
+    found.model.zero_grad()
+    steps = list(found.batches(update, 0))
+    sums: dict[str, float] = {}
+    for piece in steps[minibatch]:
+        terms = found.loss(found.model, piece)
+        (terms["loss"] / len(steps[minibatch])).backward()
+        for name, value in terms.items():
+            share = float(value.detach()) / len(steps[minibatch])
+            sums[name] = sums.get(name, 0.0) + share
+    parts = [p.grad.flatten() for p in found.model.parameters() if p.grad is not None]
+    return sums, torch.cat(parts)
+
+
+# --- the first update
+
+VARIANTS = {
+    "ddim": [],
+    "ddpm": ["rl.sampler={scheduler: ddpm, steps: 5}"],
+    "window": ["rl.window=2", "rl.window_every=1"],
+    "reference": ["rl.reference_kl=0.5"],
+    "per crystal": ["rl.likelihood=per_crystal"],
+    "same noise": ["rl.same_noise=true"],
+}
+
+
+@pytest.mark.parametrize("words", VARIANTS.values(), ids=VARIANTS)
+def test_the_ratio_of_the_first_update_is_1(small_ldm, words):
+    found = stage(small_ldm, *words)
+    for minibatch in range(2):  # no step is taken between them here
+        terms, _ = gradients(found, minibatch=minibatch)
+        assert terms["ratio"] == pytest.approx(1, abs=1e-5)
+        assert terms["kl"] == pytest.approx(0, abs=1e-6)
+        assert terms.get("reference_kl", 0.0) == pytest.approx(0, abs=1e-6)
+    assert isinstance(found.objective, PolicyGradient)
+    # a sum over all entries of a crystal has their number of times the rounding
+    assert found.objective.ratio_peak() < (1e-3 if "per_crystal" in str(words) else 1e-5)
+
+
+@pytest.mark.parametrize("guidance", ["null", "2.0", "0.0"])
+def test_conditions_and_guidance_are_part_of_the_policy(conditional_ldm, guidance):
+    words = ["data.targets=[density]", f"rl.guidance={guidance}"]
+    found = stage(conditional_ldm, *words)
+    terms, gradient = gradients(found)
+    assert terms["ratio"] == pytest.approx(1, abs=1e-5)
+    assert gradient.norm() > 0
+    encoder = found.model.denoiser.conditions.encoders["density"]
+    assert bool(encoder.null.grad.abs().sum() > 0) == (guidance != "null")
+
+
+def test_old_probabilities_can_be_computed_again(small_ldm):
+    plain, expected = gradients(stage(small_ldm), minibatch=1)
+    again, found = gradients(stage(small_ldm, "rl.old_log_probs=recompute"), minibatch=1)
+    assert again == pytest.approx(plain, abs=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+def test_micro_batches_only_divide_the_work(small_ldm, size):
+    words = ["rl.reference_kl=0.1", "data.bucket=4"]
+    plain, expected = gradients(stage(small_ldm, *words))
+    cut = stage(small_ldm, *words, f"rl.micro_batch={size}")
+    divided, found = gradients(cut)
+    assert divided == pytest.approx(plain, abs=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+    pieces = next(cut.batches(0, 0))
+    assert max(len(piece.values["weight"]) for piece in pieces) <= size
+    assert len(pieces) >= math.ceil(4 * 4 / size)  # 4 crystals of a minibatch x 4 noisy steps
+
+
+def test_flat_groups_push_nowhere_and_can_be_left_out(small_ldm):
+    class Flat(Share):
+        def score(self, crystals, group):
+            found = super().score(crystals, group)
+            return found._replace(total=torch.where(group == 0, 1.0, torch.arange(8.0)))
+
+    def terms(*words: str) -> dict[str, float]:
+        found = stage(small_ldm, "rl.entropy_weight=1.0", *words)
+        found.scorer = Flat()
+        return gradients(found)[0]
+
+    kept, dropped = terms(), terms("rl.drop_flat_groups=true")
+    assert kept["ratio"] == pytest.approx(1, abs=1e-5)  # its weights are those of a mean
+    assert dropped["ratio"] == pytest.approx(1, abs=1e-5)
+    assert kept["entropy"] != pytest.approx(dropped["entropy"], abs=1e-4)
+
+
+# --- rollouts
+
+
+def test_a_rollout_does_not_depend_on_the_number_of_processes(small_ldm):
+    class Spy(Share):
+        def score(self, crystals, group):
+            self.seen = crystals
+            return super().score(crystals, group)
+
+    def crystals(rank: int, world: int, groups: int):
+        found = stage(small_ldm, f"data.batch_size={groups}", rank=rank, world=world)
+        found.scorer = Spy()
+        next(found.batches(3, 0))
+        return found.scorer.seen
+
+    one = crystals(0, 1, 4)
+    for rank in range(2):
+        part = crystals(rank, 2, 2)
+        groups = [rank, rank + 2]  # every second one
+        mine = one.subset(torch.cat([torch.arange(4) + 4 * g for g in groups]))
+        assert part.num_atoms.tolist() == mine.num_atoms.tolist()
+        assert part.atomic_numbers.tolist() == mine.atomic_numbers.tolist()
+        torch.testing.assert_close(part.lattice, mine.lattice, rtol=1e-3, atol=1e-3)
+
+
+def test_groups_share_what_is_asked_for_and_if_wanted_the_noise():
+    options = {"groups": 3, "group_size": 4, "crystals": 1000}
+    prompts = draw_prompts(1, 5, **options)
+    assert prompts.group.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert len(prompts.asked.unique()) == 3
+    assert len(prompts.keys.unique()) == len(prompts.start_keys.unique()) == 12
+    shared = draw_prompts(1, 5, **options, same_noise=True)
+    assert torch.equal(shared.keys, prompts.keys)
+    assert len(shared.start_keys.unique()) == 3
+    other = draw_prompts(1, 6, **options)
+    assert not torch.equal(other.asked, prompts.asked)
+
+
+def test_the_window_moves_and_begins_again(small_ldm):
+    found = stage(small_ldm, "rl.window=2", "rl.window_every=3")
+    assert [list(found._window(u)) for u in (0, 2, 3, 6, 9)] == [
+        [0, 1], [0, 1], [1, 2], [2, 3], [0, 1],
+    ]  # fmt: skip
+    for pieces in found.batches(6, 0):
+        assert {int(s) for piece in pieces for s in piece.values["step"]} == {2, 3}
+
+
+# --- learning
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "rate", "reached"), [("grpo", 1e-3, 0.8), ("rejection", 4e-3, 0.4)]
+)
+def test_a_reward_whose_optimum_is_1_rises(small_ldm, tmp_path, algorithm, rate, reached):
+    element = second_element(small_ldm)
+    words = ["rl.num_group_samples=16", "rl.clip_ratio=0.2", "trainer.max_epochs=30"]
+    words += [f"rl.algorithm={algorithm}", f"optim.lr={rate}", "trainer.val_every_epochs=10"]
+    train(tmp_path / "run", small_ldm, *words, element=element)
+    made = [row["rollout/reward"] for row in metrics(tmp_path / "run") if "rollout/reward" in row]
+    assert made[0] < 0.3
+    assert max(made) > reached
+    sampler = config().rl.sampler
+    tuned = Pipeline.from_pretrained(tmp_path / "run", "cpu").generate(64, seed=3, sampler=sampler)
+    assert float((tuned.atomic_numbers == element).float().mean()) > 0.7 * reached
+
+
+# --- runs
+
+
+def same_but_for_times(one: Path, other: Path) -> None:
+    for folder in (one, other):
+        path = folder / "metrics.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [{k: v for k, v in r.items() if not k.startswith("seconds/")} for r in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert_same_run(one, other)
+
+
+def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(small_ldm, tmp_path):
+    import shutil
+
+    shutil.copytree(small_ldm, tmp_path / "base")
+    words = ["trainer.max_epochs=6", "trainer.val_every_epochs=4", "rl.reference_kl=0.1"]
+    words += ["rl.ema_decay=0.5", "rl.window=2", "rl.window_every=2"]
+    train(tmp_path / "whole", small_ldm, *words)
+
+    def start(preset: str, settings: list[str], output: Path):
+        return train(output, tmp_path / "base", *settings)
+
+    # step 5 is the first one of the third update, which is finished first
+    interrupt_at(5, tmp_path / "parts", start, "demo/dng", words)
+    assert read_state(tmp_path / "parts")[1]["step"] == 6
+    shutil.rmtree(tmp_path / "base")  # a resumed run needs its own folder alone
+    train(tmp_path / "parts", None, resume=True)
+    same_but_for_times(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_ends_with_an_update(small_ldm, tmp_path):
+    result = train(tmp_path / "run", small_ldm, "trainer.max_steps=3", "trainer.max_epochs=null")
+    assert result.fitted.step == 4
+    assert result.fitted.complete
+
+
+def test_a_run_leaves_numbers_pictures_a_report_and_a_model(small_ldm, tmp_path):
+    folder = tmp_path / "run"
+    train(folder, small_ldm, "trainer.max_epochs=3", "rl.pictures_every=2")
+    rows = metrics(folder)
+    updates = [row for row in rows if "formulas" in row]
+    assert [row["epoch"] for row in updates] == [1, 2, 3]
+    wanted = {"rollout/reward", "rollout/share", "rollout/share_std", "rollout/share_failed"}
+    wanted |= {"rollout/valid", "rollout/element_drift", "train/ratio", "train/clipped"}
+    wanted |= {"train/kl", "train/entropy", "train/ratio_off_by_most", "seconds/rollout"}
+    assert wanted <= updates[0].keys()
+    assert updates[0]["rollout/element_drift"] == 0
+    assert all(0 < len(row["formulas"]) <= 10 for row in updates)
+    assert sorted(p.name for p in (folder / "pictures").iterdir()) == [
+        "update-000000.png", "update-000002.png",
+    ]  # fmt: skip
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+    assert text.count("data:image/png;base64,") == 2
+    assert next(iter(updates[0]["formulas"])) in text
+    tuned = LatentDiffusion.from_pretrained(folder)
+    start = LatentDiffusion.from_pretrained(small_ldm)
+    assert tuned.config == start.config
+    assert not torch.equal(tuned.denoiser.head.weight, start.denoiser.head.weight)
+    for name, value in tuned.vae.state_dict().items():
+        assert torch.equal(value, start.vae.state_dict()[name])
+
+
+def test_drift_is_the_part_of_atoms_that_became_others():
+    assert drift({"O": 6, "S": 2}, {"O": 3, "S": 1}) == 0
+    assert drift({"O": 6, "S": 2}, {"O": 1, "S": 1}) == pytest.approx(0.25)
+    assert drift({"O": 1}, {"S": 1}) == 1
+
+
+# --- settings
+
+
+def test_the_guides_names_work_and_faithful_settings_are_published():
+    words = ["rl.ldm_ckpt_path=runs/x", "rl.num_group_samples=128", "data.batch_size=8"]
+    found = presets.load("rl", "mp_20/dng", overrides=words).config
+    assert (found.rl.num_group_samples, found.data.batch_size) == (128, 8)
+    found = presets.load("rl", "mp_20/dng").config
+    rl = found.rl
+    assert (found.data.batch_size, rl.num_group_samples, rl.minibatches) == (5, 64, 2)
+    assert (found.optim.lr, found.trainer.clip_norm) == (1e-5, 1.0)
+    assert (rl.clip_ratio, rl.kl_weight, rl.entropy_weight) == (1e-3, 1.0, 1e-5)
+    assert list(rl.sampler.model_dump().values()) == ["ddim", 50, 1.0]
+    assert rl.ldm_ckpt_path == "${hub:mp_20_ldm_base}"
+    weights = {name: (r.weight, r.normalise) for name, r in rl.rewards.items()}
+    assert weights == {
+        "creativity": (1.0, "none"),
+        "energy": (1.0, "minmax"),
+        "structure_diversity": (0.1, "minmax"),
+        "composition_diversity": (1.0, "minmax"),
+    }
+    off = (rl.window, rl.same_noise, rl.drop_flat_groups, rl.reference_kl, rl.guidance)
+    assert off == (None, False, False, 0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rl.sampler.eta=0"], ["eta=0", "nothing to learn"]),
+        (["rl.sampler.scheduler=unipc"], ["unipc", "ddim"]),
+        (["rl.window=5"], ["window=5", "steps=5"]),
+        (["rl.num_group_samples=5"], ["5", "minibatches=2"]),
+        (["rl.rewards.share=null"], ["rl.rewards", "at least 1"]),
+        (["trainer.val_every_steps=3"], ["val_every_epochs"]),
+        (["rl.num_groups=3"], ["num_group_samples"]),
+    ],
+)
+def test_mistakes_are_named(words, said):
+    with pytest.raises(ConfigError) as caught:
+        config(*words)
+    for word in said:
+        assert word in str(caught.value)
+
+
+def test_a_model_is_needed_and_guidance_needs_conditions(small_ldm, tmp_path):
+    with pytest.raises(ConfigError, match=r"rl\.ldm_ckpt_path=runs/my_ldm"):
+        train(tmp_path / "run", None, "rl.ldm_ckpt_path=null")
+    with pytest.raises(ConfigError, match="unconditional"):
+        stage(small_ldm, "rl.guidance=2.0")
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_the_command_shows_its_settings():
+    words = ["rl", "train", "--preset", "mp_20/dng", "--show-config"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "rl.clip_ratio: 0.001" in result.output
+    listed = CliRunner().invoke(app, ["rl", "presets"]).output
+    assert "mp_20/dng" in listed
+    assert "demo/dng" in listed
