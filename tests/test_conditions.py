@@ -142,9 +142,9 @@ def evaluations(pipeline: Pipeline, monkeypatch) -> list[bool]:
     told: list[bool] = []
     forward = type(pipeline.model).forward
 
-    def spy(self, z, t, num_atoms, features=None, drop=None, layout=None):
+    def spy(self, z, t, num_atoms, features, drop, *rest):
         told.append(not all(bool(flags.all()) for flags in drop.values()))
-        return forward(self, z, t, num_atoms, features, drop, layout)
+        return forward(self, z, t, num_atoms, features, drop, *rest)
 
     monkeypatch.setattr(type(pipeline.model), "forward", spy)
     return told
