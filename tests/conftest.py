@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("WANDB_MODE", "offline")
+# small models: threads that wait for each other would take the cores from worker processes
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 
