@@ -124,7 +124,7 @@ class Denoiser(nn.Module):
         for block in self.blocks:
             x = block(x, condition, layout)
         modulation = self.modulation(condition)
-        if fused(x):
+        if fused(x) and not self.training:
             h = modulate(x, modulation, layout, shift=0)
         else:
             shift, scale = layout.spread(modulation).chunk(2, dim=-1)

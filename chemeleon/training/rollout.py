@@ -201,6 +201,8 @@ class Policy:
             fold(prompts.start_keys.to(self.device), "start"),
             (width, self.model.vae.config.latent_dim),
         )
+        training = network.training
+        network.eval()  # blocks then join their small operations on a GPU
         with self.autocast():  # around the whole walk: weights are rounded once
             predict = self.predictor(
                 network, self.inputs(shapes), width, full=shapes.full, one_time=True
@@ -211,6 +213,7 @@ class Policy:
             trajectory = transitions.walk(predict, start, shapes.mask, keys)
             z = self.model.unstandardise(trajectory.zs[-1]) * shapes.mask.unsqueeze(-1)
             decoded = self.model.vae.decode(z, shapes)
+        network.train(training)
         flat = self.model.vae.to_crystals(decoded, shapes).to("cpu").flatten()
         crystals = replace(flat, frac_coords=wrap(flat.frac_coords))
         return Rollout(prompts, trajectory, width, crystals)
