@@ -62,6 +62,12 @@ def test_a_csp_model_is_kept_by_the_structures_it_predicts(csp_vae, tmp_path):
     assert all(rate * 12 == pytest.approx(round(rate * 12)) for rate in rates)
     _, counters = read_state(tmp_path / "run")
     assert counters["best"] == pytest.approx(-max(rates))
+    # a loss is not compared with a match rate
+    more = ["trainer.val_match_samples=0", "trainer.max_steps=8"]
+    api.ldm_train(overrides=more, resume=tmp_path / "run")
+    _, counters = read_state(tmp_path / "run")
+    assert counters["criterion"] == "val/loss"
+    assert counters["best"] == pytest.approx(counters["metrics"]["val/loss"])
 
 
 @pytest.fixture(scope="module")
