@@ -362,6 +362,24 @@ def test_conditions_on_the_command_line_are_those_of_the_manifest(folder, tmp_pa
         assert structure is None or structure.composition.chemical_system == "Na"
 
 
+def test_arrays_are_conditions_too(folder, tmp_path):
+    import numpy as np
+
+    asked = [{"density": np.array([2.0, 4.5])}, {"density": torch.tensor([2.0, 4.5])}]
+    asked += [{"density": [np.float32(2.0), torch.tensor(4.5)]}, {"density": (2.0, 4.5)}]
+    made = []
+    for i, conditions in enumerate(asked):
+        out = tmp_path / str(i)
+        made += [chemeleon.sample(folder, 2, steps=2, conditions=conditions, output=out)]
+        manifest = json.loads((out / "manifest.json").read_text())
+        assert manifest["conditions"] == {"density": [2.0, 4.5]}
+    first = [s and s.as_dict() for s in made[-1].structures]
+    for other in made:
+        assert [s and s.as_dict() for s in other.structures] == first
+    one = chemeleon.sample(folder, 1, steps=2, conditions={"density": np.float64(2.0)})
+    assert len(one.structures) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [

@@ -328,6 +328,21 @@ def test_python_gives_a_list_of_structures_in_order_of_rank(csp_ldm, tmp_path):
     assert [s.formula for s in one] == ["Na3 Cl3"]
 
 
+def test_conditions_of_candidates_go_where_they_go(csp_vae, tmp_path):
+    words = [*TINY_LDM, "trainer.max_steps=3", f"ldm.vae_ckpt_path={csp_vae}"]
+    words += ["ldm.conditions={density: {kind: number, column: density}}"]
+    api.ldm_train("demo/csp", words, output=tmp_path / "run")
+    asked, out = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], tmp_path / "out"
+    options = {"formula": "NaCl", "n": 6, "steps": 2, "conditions": {"density": asked}}
+    free = chemeleon.sample(tmp_path / "run", rank_by="none", **options)
+    ranked = chemeleon.sample(tmp_path / "run", rank_by="model", output=out, **options)
+    cells = [s and s.volume for s in free.structures]
+    order = [cells.index(s and s.volume) for s in ranked.structures]
+    assert order != sorted(order)
+    told = json.loads((out / "manifest.json").read_text())["conditions"]["density"]
+    assert told == [asked[i] for i in order]
+
+
 def test_candidates_are_ranked_by_energy_if_chgnet_is_there(pipeline):
     pytest.importorskip("chgnet")
     from pymatgen.core import Lattice, Structure
