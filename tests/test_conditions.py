@@ -16,7 +16,7 @@ from chemeleon import api
 from chemeleon.config.presets import load
 from chemeleon.config.schema import ConditionConfig, SamplerConfig
 from chemeleon.crystals.prototypes import demo_crystals
-from chemeleon.errors import ConfigError
+from chemeleon.errors import ConfigError, DataError
 from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.conditions import element_counts
 from chemeleon.pipeline import Pipeline
@@ -277,6 +277,27 @@ def test_gaps_in_a_column_hide_the_condition(tiny_vae, tmp_path):
     assert torch.equal(told["drop"]["density"], gaps)
     assert torch.isfinite(told["features"]["density"]).all()
     assert not told["drop"]["what"].any()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("fitted", [False, True])
+def test_classes_that_do_not_fit_are_refused_in_words(tiny_vae, split, fitted):
+    from chemeleon.models.vae import CrystalVAE
+    from chemeleon.training.ldm import LDMStage
+
+    def crystals(largest):
+        some = demo_crystals("train").subset(torch.arange(8))
+        some.targets["density"] = torch.tensor([0.0, 1, 2, float("nan"), 0, 1, 2, largest])
+        return some
+
+    words = [*TINY_LDM, "ldm.conditions={kind: {kind: category, column: density, categories: 3}}"]
+    config = load("ldm", "demo/null", None, words).config
+    models = {"vae": CrystalVAE.from_pretrained(tiny_vae), "device": torch.device("cpu")}
+    if fitted:
+        models["start"] = LDMStage(config, crystals(2), crystals(2), **models).model
+    data = [crystals(5 if name == split else 2) for name in ("train", "val")]
+    with pytest.raises(DataError, match=r"'density' has values from 0 to 5; .*from 0 to 2"):
+        LDMStage(config, *data, **models)
 
 
 def test_all_conditions_are_hidden_together_often_enough(tiny_vae):

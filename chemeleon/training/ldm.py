@@ -80,6 +80,9 @@ class LDMStage:
             self._count_formulas(self.model, train)
             self.model = self.model.to(device)
             self._fit_statistics(train, device)
+        if self.model.denoiser.conditions is not None:
+            for part in (train, val):  # also of a model whose conditions are fitted already
+                self.model.denoiser.conditions.check(part.targets)
         self.base_weights = ""
         if config.ldm.lora is not None:
             self.base_weights = base_hash(self.model.state_dict())
