@@ -16,7 +16,7 @@ from conftest import TINY_LDM, TINY_VAE
 import chemeleon
 from chemeleon import api
 from chemeleon.checkpoints.store import read_state
-from chemeleon.config.schema import AugmentConfig, DataConfig, SamplerConfig
+from chemeleon.config.schema import AugmentConfig, DataConfig, LDMTrainConfig, SamplerConfig
 from chemeleon.crystals.augment import augment, random_rotations
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.convert import from_structures, to_structures
@@ -31,8 +31,10 @@ from chemeleon.evaluation.matching import crystal_arrays, match_pairs
 from chemeleon.formulas import share_out
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.elements import element_embedding
+from chemeleon.models.vae import CrystalVAE
 from chemeleon.pipeline import Pipeline
 from chemeleon.ranking import best_first, denoising_error, make_scorer
+from chemeleon.training.ldm import LDMStage
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,26 @@ def test_a_csp_model_is_kept_by_the_structures_it_predicts(csp_vae, tmp_path):
     _, counters = read_state(tmp_path / "run")
     assert counters["criterion"] == "val/loss"
     assert counters["best"] == pytest.approx(counters["metrics"]["val/loss"])
+
+
+def test_structures_are_predicted_in_the_precision_of_training(csp_vae, monkeypatch):
+    seen, context = [], Pipeline.autocast
+
+    def autocast(self, precision):
+        seen.append(precision)
+        return context(self, precision)
+
+    monkeypatch.setattr(Pipeline, "autocast", autocast)
+    words = [*TINY_LDM, "trainer.val_match_samples=2", "ldm.sampler.steps=2"]
+    config = api.resolve("ldm", "demo/csp", overrides=words).config
+    assert isinstance(config, LDMTrainConfig)
+    vae, crystals = CrystalVAE.from_pretrained(csp_vae), demo_crystals("val")
+    for word in ("no", "bf16"):  # in accelerate's words
+        stage = LDMStage(
+            config, crystals, crystals, vae=vae, device=torch.device("cpu"), precision=word
+        )
+        stage.evaluate(stage.model, 0, 1)
+    assert seen == ["fp32", "bf16"]
 
 
 @pytest.fixture(scope="module")

@@ -140,7 +140,9 @@ class Run:
         """Forget the best value if it is one of another number: they cannot be compared."""
         now, before = self.stage.criterion, self.at.criterion
         if before and now != before:
-            console.print(f"models are kept by {now} now and were by {before}: the best starts anew")
+            console.print(
+                f"models are kept by {now} now and were by {before}: the best starts anew"
+            )
             self.at.best, self.at.stale = None, 0
 
     def _backward(self, batch: Any, parts: int) -> dict[str, Tensor]:
