@@ -276,6 +276,7 @@ def test_a_model_from_before_formulas_were_counted_still_loads(csp_ldm, tmp_path
         ("Ca(OH)2", [1, 1, 8, 8, 20]),
         ("Si8", [14] * 8),
         ("NO", [7, 8]),
+        ("D2O", [1, 1, 8]),
         ("No", None),  # nobelium, beyond the elements that models know
         ("Fe2Xx", None),
         ("", None),
@@ -392,7 +393,7 @@ def test_broken_candidates_go_behind_the_others():
     [
         ({}, GenerationError, "--formula"),
         ({"formula": "Fe2Xx"}, ConfigError, "Fe2Xx.*Xx"),
-        ({"formula": ""}, ConfigError, "formula ''"),
+        ({"formula": ""}, ConfigError, "'' is not a formula"),
         ({"formula": "Si500"}, ConfigError, "500 atoms.*trained with"),
         ({"formula": "NaCl", "formula_units": [40]}, ConfigError, "80 atoms"),
         ({"formula": "NaCl", "formula_units": [0]}, ConfigError, "positive"),
