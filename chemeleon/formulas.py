@@ -69,7 +69,8 @@ class Candidates:
                     row |= {"rank": place - group.start + 1}
                     row |= {"score": None if math.isnan(score) else score}
                 candidates.append(row)
-        return {"ranked_by": by, "notes": self.notes, "candidates": candidates}
+        asked = {"formulas": self.targets, "ranked_by": by}
+        return {**asked, "notes": self.notes, "candidates": candidates}
 
 
 def of_formulas(

@@ -136,7 +136,7 @@ def sample(
     from chemeleon.formulas import of_data, of_formulas
     from chemeleon.pipeline import Pipeline
     from chemeleon.ranking import best_first, make_scorer
-    from chemeleon.steering import GUIDANCE
+    from chemeleon.steering import GUIDANCE, plain
 
     mine = share(device)
     pipeline = Pipeline.from_pretrained(model, mine.device)
@@ -158,8 +158,8 @@ def sample(
     problems: list[str | None] = [None] * num_samples
     options: dict[str, Any] = {"rank": mine.rank, "world": mine.world, "precision": precision}
     options |= {"seed": seed, "num_atoms": num_atoms, "sampler": settings, "batch_size": batch_size}
-    wishes = {
-        "conditions": None if conditions is None else dict(conditions),
+    wishes: dict[str, Any] = {
+        "conditions": None if conditions is None else plain(conditions),
         "guidance": GUIDANCE if conditions and guidance is None else guidance,
         "guidance_interval": guidance_interval,
         "allow_elements": allow_elements and list(allow_elements),
@@ -221,6 +221,8 @@ def sample(
         ranked_by = None if scorer is None else scorer.name
         sizes = list(num_atoms) if num_atoms else "training histogram"
         sizes = sizes if asked is None else "of the formulas"
+        if wishes["conditions"]:
+            wishes["conditions"] = _in_order(wishes["conditions"], order)
         manifest = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "model": str(model),
@@ -302,6 +304,14 @@ def _check_formulas(
         raise ConfigError("formula_units says how many units of a formula: name the formula")
     if num_atoms is not None and (formulas or formulas_from is not None):
         raise ConfigError("a formula says how many atoms there are: use formula_units")
+
+
+def _in_order(conditions: Mapping[str, Any], order: Sequence[int]) -> dict[str, Any]:
+    """Return conditions with listed values in the order that their crystals were put in."""
+    return {
+        name: [value[i] for i in order] if isinstance(value, list) else value
+        for name, value in conditions.items()
+    }
 
 
 def _sampler(default: Any, chosen: dict[str, Any]) -> Any:

@@ -99,7 +99,7 @@ class Steering:
     """
 
     def __init__(self, model: LatentDiffusion, crystals: int, wishes: Wishes) -> None:
-        given = dict(wishes.get("conditions") or {})
+        given = plain(wishes.get("conditions") or {})
         encoder = model.denoiser.conditions
         self.known = {n: encoder[n] for n in encoder.encoders} if encoder is not None else {}
         self.facts = (model.origin.get("data") or {}).get("conditions") or {}
@@ -183,6 +183,18 @@ class Steering:
         unit = f" in {facts['unit']}" if facts.get("unit") else ""
         trained = f", trained on {facts['low']:g} to {facts['high']:g}" if "low" in facts else ""
         return f"{name} ({self.known[name].meaning}{unit}{trained})"
+
+
+def plain(conditions: Mapping[str, object]) -> dict[str, object]:
+    """Return conditions with arrays, tensors and their numbers as Python's lists and numbers."""
+    return {name: _plain(value) for name, value in conditions.items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    own = getattr(value, "tolist", None)  # of NumPy, torch and pandas
+    return value if own is None else own()
 
 
 def _guidance(scale: float | None, given: Mapping[str, object]) -> float:

@@ -16,7 +16,7 @@ from chemeleon import api
 from chemeleon.config.presets import load
 from chemeleon.config.schema import ConditionConfig, SamplerConfig
 from chemeleon.crystals.prototypes import demo_crystals
-from chemeleon.errors import ConfigError
+from chemeleon.errors import ConfigError, DataError
 from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.conditions import element_counts
 from chemeleon.pipeline import Pipeline
@@ -279,6 +279,27 @@ def test_gaps_in_a_column_hide_the_condition(tiny_vae, tmp_path):
     assert not told["drop"]["what"].any()
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("fitted", [False, True])
+def test_classes_that_do_not_fit_are_refused_in_words(tiny_vae, split, fitted):
+    from chemeleon.models.vae import CrystalVAE
+    from chemeleon.training.ldm import LDMStage
+
+    def crystals(largest):
+        some = demo_crystals("train").subset(torch.arange(8))
+        some.targets["density"] = torch.tensor([0.0, 1, 2, float("nan"), 0, 1, 2, largest])
+        return some
+
+    words = [*TINY_LDM, "ldm.conditions={kind: {kind: category, column: density, categories: 3}}"]
+    config = load("ldm", "demo/null", None, words).config
+    models = {"vae": CrystalVAE.from_pretrained(tiny_vae), "device": torch.device("cpu")}
+    if fitted:
+        models["start"] = LDMStage(config, crystals(2), crystals(2), **models).model
+    data = [crystals(5 if name == split else 2) for name in ("train", "val")]
+    with pytest.raises(DataError, match=r"'density' has values from 0 to 5; .*from 0 to 2"):
+        LDMStage(config, *data, **models)
+
+
 def test_all_conditions_are_hidden_together_often_enough(tiny_vae):
     from chemeleon.models.vae import CrystalVAE
     from chemeleon.training.ldm import LDMStage
@@ -360,6 +381,24 @@ def test_conditions_on_the_command_line_are_those_of_the_manifest(folder, tmp_pa
     result = chemeleon.sample(folder, 4, steps=2, conditions=conditions, allow_elements=["Na"])
     for structure in result.structures:
         assert structure is None or structure.composition.chemical_system == "Na"
+
+
+def test_arrays_are_conditions_too(folder, tmp_path):
+    import numpy as np
+
+    asked = [{"density": np.array([2.0, 4.5])}, {"density": torch.tensor([2.0, 4.5])}]
+    asked += [{"density": [np.float32(2.0), torch.tensor(4.5)]}, {"density": (2.0, 4.5)}]
+    made = []
+    for i, conditions in enumerate(asked):
+        out = tmp_path / str(i)
+        made += [chemeleon.sample(folder, 2, steps=2, conditions=conditions, output=out)]
+        manifest = json.loads((out / "manifest.json").read_text())
+        assert manifest["conditions"] == {"density": [2.0, 4.5]}
+    first = [s and s.as_dict() for s in made[-1].structures]
+    for other in made:
+        assert [s and s.as_dict() for s in other.structures] == first
+    one = chemeleon.sample(folder, 1, steps=2, conditions={"density": np.float64(2.0)})
+    assert len(one.structures) == 1
 
 
 @pytest.mark.parametrize(

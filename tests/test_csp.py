@@ -16,7 +16,7 @@ from conftest import TINY_LDM, TINY_VAE
 import chemeleon
 from chemeleon import api
 from chemeleon.checkpoints.store import read_state
-from chemeleon.config.schema import AugmentConfig, DataConfig, SamplerConfig
+from chemeleon.config.schema import AugmentConfig, DataConfig, LDMTrainConfig, SamplerConfig
 from chemeleon.crystals.augment import augment, random_rotations
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.convert import from_structures, to_structures
@@ -31,8 +31,10 @@ from chemeleon.evaluation.matching import crystal_arrays, match_pairs
 from chemeleon.formulas import share_out
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.elements import element_embedding
+from chemeleon.models.vae import CrystalVAE
 from chemeleon.pipeline import Pipeline
 from chemeleon.ranking import best_first, denoising_error, make_scorer
+from chemeleon.training.ldm import LDMStage
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,32 @@ def test_a_csp_model_is_kept_by_the_structures_it_predicts(csp_vae, tmp_path):
     assert all(rate * 12 == pytest.approx(round(rate * 12)) for rate in rates)
     _, counters = read_state(tmp_path / "run")
     assert counters["best"] == pytest.approx(-max(rates))
+    # a loss is not compared with a match rate
+    more = ["trainer.val_match_samples=0", "trainer.max_steps=8"]
+    api.ldm_train(overrides=more, resume=tmp_path / "run")
+    _, counters = read_state(tmp_path / "run")
+    assert counters["criterion"] == "val/loss"
+    assert counters["best"] == pytest.approx(counters["metrics"]["val/loss"])
+
+
+def test_structures_are_predicted_in_the_precision_of_training(csp_vae, monkeypatch):
+    seen, context = [], Pipeline.autocast
+
+    def autocast(self, precision):
+        seen.append(precision)
+        return context(self, precision)
+
+    monkeypatch.setattr(Pipeline, "autocast", autocast)
+    words = [*TINY_LDM, "trainer.val_match_samples=2", "ldm.sampler.steps=2"]
+    config = api.resolve("ldm", "demo/csp", overrides=words).config
+    assert isinstance(config, LDMTrainConfig)
+    vae, crystals = CrystalVAE.from_pretrained(csp_vae), demo_crystals("val")
+    for word in ("no", "bf16"):  # in accelerate's words
+        stage = LDMStage(
+            config, crystals, crystals, vae=vae, device=torch.device("cpu"), precision=word
+        )
+        stage.evaluate(stage.model, 0, 1)
+    assert seen == ["fp32", "bf16"]
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +276,7 @@ def test_a_model_from_before_formulas_were_counted_still_loads(csp_ldm, tmp_path
         ("Ca(OH)2", [1, 1, 8, 8, 20]),
         ("Si8", [14] * 8),
         ("NO", [7, 8]),
+        ("D2O", [1, 1, 8]),
         ("No", None),  # nobelium, beyond the elements that models know
         ("Fe2Xx", None),
         ("", None),
@@ -322,6 +351,21 @@ def test_python_gives_a_list_of_structures_in_order_of_rank(csp_ldm, tmp_path):
     assert [s.formula for s in one] == ["Na3 Cl3"]
 
 
+def test_conditions_of_candidates_go_where_they_go(csp_vae, tmp_path):
+    words = [*TINY_LDM, "trainer.max_steps=3", f"ldm.vae_ckpt_path={csp_vae}"]
+    words += ["ldm.conditions={density: {kind: number, column: density}}"]
+    api.ldm_train("demo/csp", words, output=tmp_path / "run")
+    asked, out = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], tmp_path / "out"
+    options = {"formula": "NaCl", "n": 6, "steps": 2, "conditions": {"density": asked}}
+    free = chemeleon.sample(tmp_path / "run", rank_by="none", **options)
+    ranked = chemeleon.sample(tmp_path / "run", rank_by="model", output=out, **options)
+    cells = [s and s.volume for s in free.structures]
+    order = [cells.index(s and s.volume) for s in ranked.structures]
+    assert order != sorted(order)
+    told = json.loads((out / "manifest.json").read_text())["conditions"]["density"]
+    assert told == [asked[i] for i in order]
+
+
 def test_candidates_are_ranked_by_energy_if_chgnet_is_there(pipeline):
     pytest.importorskip("chgnet")
     from pymatgen.core import Lattice, Structure
@@ -349,7 +393,7 @@ def test_broken_candidates_go_behind_the_others():
     [
         ({}, GenerationError, "--formula"),
         ({"formula": "Fe2Xx"}, ConfigError, "Fe2Xx.*Xx"),
-        ({"formula": ""}, ConfigError, "formula ''"),
+        ({"formula": ""}, ConfigError, "'' is not a formula"),
         ({"formula": "Si500"}, ConfigError, "500 atoms.*trained with"),
         ({"formula": "NaCl", "formula_units": [40]}, ConfigError, "80 atoms"),
         ({"formula": "NaCl", "formula_units": [0]}, ConfigError, "positive"),

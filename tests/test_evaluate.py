@@ -279,14 +279,24 @@ def test_sample_and_judge_in_one_go(tiny_ldm: Path, tmp_path: Path) -> None:
 
     from chemeleon.cli.app import app
 
-    words = ["sample", "--model", str(tiny_ldm), "-n", "5", "--evaluate", "-o", str(tmp_path / "o")]
-    done = CliRunner().invoke(app, words)
+    plain = ["sample", "--model", str(tiny_ldm), "-n", "5", "-o", str(tmp_path / "o")]
+    done = CliRunner().invoke(app, [*plain, "--evaluate", "--forbid-elements", "Tc"])
     assert done.exit_code == 0, done.output
     summary = json.loads((tmp_path / "o" / "evaluation" / "summary.json").read_text())
     made = json.loads((tmp_path / "o" / "manifest.json").read_text())
     assert summary["manifest"]["requested"] == 5
     assert summary["manifest"]["weights"] == made["weights"]
     assert summary["manifest"]["sampler"] == made["sampler"]
+    assert summary["manifest"]["forbid_elements"] == ["Tc"]
+    again = CliRunner().invoke(app, [*plain, "--overwrite"])
+    assert again.exit_code == 0, again.output
+    assert not (tmp_path / "o" / "evaluation").exists()  # it was of other crystals
+
+
+def test_an_earlier_evaluation_is_refused_before_the_work(tiny_ldm: Path, tmp_path: Path) -> None:
+    (tmp_path / "evaluation").mkdir()
+    with pytest.raises(ConfigError, match=r"already holds evaluation.*--overwrite"):
+        chemeleon.sample(tiny_ldm, 1, output=tmp_path)
 
 
 def test_reconstruction_counts_every_crystal(tiny_vae: Path) -> None:

@@ -146,6 +146,7 @@ def test_push_of_an_ldm_keeps_words_and_forgets_paths(server: HubServer, monkeyp
         }
     )
     pipeline = Pipeline(LatentDiffusion(config, tiny_vae(), torch.ones(5)), "cpu")
+    pipeline.model.origin = {"adapted_from": {"base": "/home/me/secret-project/base", "rank": 4}}
     server.commit("me/ldm", {"README.md": b"my own words"})
     pipeline.push_to_hub("me/ldm", message="first", revision="try")
     files = server.find("me/ldm", "try")
@@ -154,6 +155,7 @@ def test_push_of_an_ldm_keeps_words_and_forgets_paths(server: HubServer, monkeyp
     assert b"secret-project" not in b"".join(files.values())
     back = Pipeline.from_pretrained("hub:me/ldm@try", "cpu")
     assert back.model.config.init_ckpt_path == "hub:mp_20_ldm_base"
+    assert back.model.origin["adapted_from"] == {"base": None, "rank": 4}
     assert back.fingerprint() == pipeline.fingerprint()
     assert set(server.find("me/ldm", "main") or ()) == {"README.md"}
     vae = CrystalVAE.from_pretrained("hub:me/ldm@try")  # the one inside

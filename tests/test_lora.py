@@ -13,7 +13,7 @@ pytest.importorskip("peft", reason="needs peft: pip install 'chemeleon[lora]'")
 
 import chemeleon
 from chemeleon import api
-from chemeleon.checkpoints.adapters import base_hash, combine
+from chemeleon.checkpoints.adapters import base_hash, combine, own
 from chemeleon.checkpoints.store import ModelFolder, read_model, read_tensors
 from chemeleon.config import presets
 from chemeleon.config.schema import ConditionConfig, LDMTrainConfig, LoRAConfig
@@ -101,6 +101,14 @@ def test_adapters_act_and_merging_changes_nothing(tiny_ldm, tmp_path):
             predict(merged, density), predict(model, density), rtol=1e-5, atol=1e-5
         )
     assert (predict(merged) - plain).abs().max() > 0.1
+
+
+def test_what_is_refitted_to_other_crystals_is_not_the_base():
+    base = {"denoiser.weight": torch.ones(2), "size_histogram": torch.ones(3)}
+    base |= {"formula_histogram": torch.ones(3, 3)}  # of models of kind csp
+    refitted = {n: x if n == "denoiser.weight" else 2 * x for n, x in base.items()}
+    assert base_hash(refitted) == base_hash(base)
+    assert set(own(refitted)) == {"size_histogram", "formula_histogram"}
 
 
 def test_only_adapters_and_conditions_are_trained(run, tiny_ldm):

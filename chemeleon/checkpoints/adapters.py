@@ -26,7 +26,8 @@ from chemeleon.checkpoints.store import (
 from chemeleon.errors import CheckpointError
 
 BASE_IN_RUN = "init"  # of a run's folder: the model before training
-_OWN = ("denoiser.conditions.", "size_histogram")  # not the base's, even where it has them
+# not the base's, even where it has them
+_OWN = ("denoiser.conditions.", "size_histogram", "formula_histogram")
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 

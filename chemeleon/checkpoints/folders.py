@@ -26,6 +26,7 @@ SAMPLE_PARTS = (
     "structures.extxyz",
     "structures.json.gz",
     "contact_sheet.png",
+    "evaluation",
 )
 
 

@@ -259,10 +259,13 @@ def _as_json(config: dict[str, Any]) -> bytes:
 
 
 def _without_local_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """Forget where the VAE and the start of training lay on this computer.
+    """Forget where the VAE, the start of training and the base of adapters lay on this computer.
 
-    The weights of the VAE are in the model, so nothing needs them; names of the hub are kept.
+    Their weights are in the model, so nothing needs them; names of the hub are kept.
     """
+    adapted = config.get("adapted_from")
+    if isinstance(adapted, dict) and hub_name(str(adapted.get("base"))) is None:
+        config = {**config, "adapted_from": {**adapted, "base": None}}
     ldm = config.get("ldm")
     if not isinstance(ldm, dict):
         return config

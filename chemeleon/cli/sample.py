@@ -271,25 +271,24 @@ def sample(
             f"the others and what is wrong with them are named in {output / 'manifest.json'}"
         )
     if evaluate:
-        _evaluate(result, output, reference or [], overwrite)
+        _evaluate(result, output, reference or [])
 
 
-def _evaluate(result: SampleResult, output: Path, references: list[str], overwrite: bool) -> None:
+def _evaluate(result: SampleResult, output: Path, references: list[str]) -> None:
     import json
 
     from chemeleon import api
     from chemeleon.cli.evaluate import print_report, progress_bar
+    from chemeleon.evaluation.origin import told
 
     made = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
-    origin = {key: made[key] for key in ("model", "weights", "sampler", "seed", "num_atoms")}
     with progress_bar() as progress:
         report = api.evaluate(
             result.structures,
             references=references,
             output=output / "evaluation",
-            overwrite=overwrite,
             ids=result.names,
-            manifest=origin,
+            manifest=told(made),
             progress=progress,
         )
     print_report(report, output / "evaluation")

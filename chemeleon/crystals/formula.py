@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, FlatCrystals
+from chemeleon.crystals.symbols import formula_amounts
 from chemeleon.errors import ConfigError
 
-EXAMPLES = "such as LiFePO4, Ca(OH)2 or Si8"
 PSEUDO_CRYSTALS = 5.0  # weight of what is true of all formulas, see `likely_units`
 
 
@@ -25,28 +25,14 @@ def parse_formula(text: str) -> list[int]:
     Raises:
         ConfigError: if it is no formula, has fractions of atoms, or an element beyond 99.
     """
-    from pymatgen.core import Composition, Element
+    from ase.data import chemical_symbols
 
-    shown = f"formula '{text}'"
-    try:
-        composition = Composition(text)
-    except Exception as error:  # pymatgen raises several classes, some without words
-        reason = " ".join(str(error).split()) or "it cannot be read"
-        raise ConfigError(f"{shown}: {reason}; write one {EXAMPLES}") from None
-    if not composition:
-        raise ConfigError(f"{shown} names no atoms; write one {EXAMPLES}")
     atoms: list[int] = []
-    for element, amount in composition.items():
-        number = element.Z if isinstance(element, Element) else 0  # no dummies, no ions
-        if not 1 <= number <= MAX_ATOMIC_NUMBER:
+    for number, amount in formula_amounts(text).items():
+        if amount != round(amount):
             raise ConfigError(
-                f"{shown}: {element.symbol} is none of the elements 1 to {MAX_ATOMIC_NUMBER} that"
-                f" models know; write one {EXAMPLES}"
-            )
-        if amount != round(amount) or amount < 1:
-            raise ConfigError(
-                f"{shown} has {amount:g} atoms of {element}: whole numbers are needed, so name the"
-                " formula of a whole cell"
+                f"formula '{text}' has {amount:g} atoms of {chemical_symbols[number]}: whole"
+                " numbers are needed, so name the formula of a whole cell"
             )
         atoms += [number] * round(amount)
     return sorted(atoms)

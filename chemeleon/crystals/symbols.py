@@ -15,6 +15,7 @@ from chemeleon.errors import ConfigError, nearest
 
 SPACE_GROUPS = 230
 _OLD_SYMBOLS = {"Abm2": 39, "Aba2": 41, "Cmca": 64, "Cmma": 67, "Ccca": 68}  # without the e glide
+_ISOTOPES = {"D": "H", "T": "H"}
 _FINEST = 24  # parts of an atom that a formula with fractions may have, as in Li0.125CoO2
 
 
@@ -41,19 +42,30 @@ def element_numbers(symbols: Iterable[str]) -> list[int]:
 def formula_amounts(formula: str) -> dict[int, float]:
     """Return atomic number to amount of a formula such as ``LiFePO4`` or ``Li0.5CoO2``.
 
+    Deuterium and tritium count as hydrogen.
+
     Raises:
         ConfigError: if it cannot be read, or has an element that models do not know.
     """
-    from pymatgen.core import Composition, Element
+    from pymatgen.core import Composition
 
+    refused = f"'{formula}' is not a formula such as LiFePO4, Ca(OH)2 or Si8"
     try:
         found = Composition(formula, strict=True).get_el_amt_dict()
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"'{formula}' is not a formula such as LiFePO4: {error}") from None
-    amounts = {str(Element(name)): float(value) for name, value in found.items() if value > 0}
+    except Exception as error:  # pymatgen raises several classes, some without words
+        reason = " ".join(str(error).split()) or "it cannot be read"
+        raise ConfigError(f"{refused}: {reason}") from None
+    amounts: dict[int, float] = {}
+    for name, value in found.items():
+        if value > 0:
+            try:
+                (number,) = element_numbers([_ISOTOPES.get(name, name)])
+            except ConfigError as error:
+                raise ConfigError(f"{refused}: {error}") from None
+            amounts[number] = amounts.get(number, 0.0) + float(value)
     if not amounts:
-        raise ConfigError(f"'{formula}' is not a formula such as LiFePO4: it has no atoms")
-    return dict(zip(element_numbers(amounts), amounts.values(), strict=True))
+        raise ConfigError(f"{refused}: it has no atoms")
+    return amounts
 
 
 def atoms_per_unit(amounts: Iterable[float]) -> int | None:

@@ -10,7 +10,21 @@ from typing import Any
 from chemeleon.data.sources import Record
 
 _FORMS = ("structures.extxyz", "structures.json.gz", "cif")
-_TOLD = ("model", "weights", "sampler", "guidance", "conditions", "seed", "num_atoms")
+_TOLD = (
+    "model",
+    "weights",
+    "sampler",
+    "conditions",
+    "guidance",
+    "guidance_interval",
+    "allow_elements",
+    "forbid_elements",
+    "formulas",
+    "formulas_from",
+    "ranked_by",
+    "seed",
+    "num_atoms",
+)
 
 
 def sample_manifest(path: Path) -> dict[str, Any] | None:

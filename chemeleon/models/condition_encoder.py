@@ -67,6 +67,13 @@ class ConditionEncoder(nn.Module):
             if encoder.config.column is not None:
                 encoder.fit(targets[encoder.config.column])
 
+    def check(self, targets: Mapping[str, Tensor]) -> None:
+        """Refuse columns ``(M,)`` that conditions cannot read; see ``Condition.check``."""
+        for name in self.encoders:
+            encoder = self[name]
+            if encoder.config.column is not None:
+                encoder.check(targets[encoder.config.column])
+
     def missing(self, batch: CrystalBatch) -> dict[str, Tensor]:
         """Return which crystals lack the value of each condition, ``(B,)`` each."""
         return {name: self[name].missing(batch) for name in self.encoders}

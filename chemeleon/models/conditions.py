@@ -67,6 +67,13 @@ class Condition(nn.Module):
     def fit(self, values: Tensor) -> None:
         """Take statistics from the training column ``(M,)``, NaN where it has gaps."""
 
+    def check(self, values: Tensor) -> None:
+        """Refuse a column ``(M,)``, NaN where it has gaps, that `featurise` cannot read.
+
+        Raises:
+            DataError: naming what does not fit.
+        """
+
     def unusual(self, value: object, data: Mapping[str, object]) -> str | None:
         """Return what is unusual about a value, given what `describe` said of the training data."""
 
@@ -178,9 +185,11 @@ class Category(Condition):
         column = batch.targets[cast("str", self.config.column)].nan_to_num()
         return nn.functional.one_hot(column.long(), self.features).to(torch.float32)
 
-    def fit(self, values: Tensor) -> None:
-        """Check that every class fits."""
-        known = _known(values, self.config)
+    def check(self, values: Tensor) -> None:
+        """Check that every class fits; see ``Condition.check``."""
+        known = values[torch.isfinite(values)]
+        if not len(known):
+            return
         if known.min() < 0 or known.max() >= self.features or bool((known % 1 != 0).any()):
             raise DataError(
                 f"column '{self.config.column}' has values from {known.min():g} to"

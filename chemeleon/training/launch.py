@@ -144,6 +144,7 @@ def _build(
         start=start,
         refit_sizes=not resume,
         autocast=lambda: accelerator.autocast(),
+        precision=accelerator.mixed_precision,
         **place,
     )
     if config.ldm.lora is not None:

@@ -26,7 +26,7 @@ from chemeleon.models.adapters import add_adapters, split
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.pipeline import Pipeline
+from chemeleon.pipeline import Pipeline, Precision
 from chemeleon.training.run import Export
 from chemeleon.training.vae import add_shares, match_shares
 
@@ -51,8 +51,10 @@ class LDMStage:
         rank: int = 0,
         world: int = 1,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        precision: str = "no",
     ) -> None:
         self.config, self.autocast = config, autocast
+        self.precision: Precision = "bf16" if precision == "bf16" else "fp32"
         self.ema_decay = config.ldm.ema_decay
         torch.manual_seed(config.seed)
         if config.ldm.denoiser.types:
@@ -80,6 +82,9 @@ class LDMStage:
             self._count_formulas(self.model, train)
             self.model = self.model.to(device)
             self._fit_statistics(train, device)
+        if self.model.denoiser.conditions is not None:
+            for part in (train, val):  # also of a model whose conditions are fitted already
+                self.model.denoiser.conditions.check(part.targets)
         self.base_weights = ""
         if config.ldm.lora is not None:
             self.base_weights = base_hash(self.model.state_dict())
@@ -179,7 +184,7 @@ class LDMStage:
         pipeline = Pipeline(self.model, self.val.device)
         # blocks that are compiled for training would be compiled again for each batch's shape
         with torch.compiler.set_stance("force_eager"):
-            made = pipeline.generate(len(atoms), atoms=atoms)
+            made = pipeline.generate(len(atoms), atoms=atoms, precision=self.precision)
         return match_shares(
             list(zip(crystal_arrays(made), crystal_arrays(wanted), strict=True)), world
         )

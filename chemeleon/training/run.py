@@ -118,6 +118,8 @@ class Run:
             if accelerator.scaler is not None and self.at.scaler:
                 accelerator.scaler.load_state_dict(self.at.scaler)
             self._fit_epoch(console)
+            self._fit_criterion(console)
+        self.at.criterion = stage.criterion
         self.console, self.resumed = console, resume
         self.rows: list[Tensor] = []  # terms and gradient norm of the steps not read yet
         self.started = self.saved_at = self.logged_at = time.monotonic()
@@ -133,6 +135,15 @@ class Run:
             )
             self.at.epoch, self.at.step_in_epoch = self.at.epoch + 1, 0
         self.at.steps_per_epoch = now
+
+    def _fit_criterion(self, console: Console) -> None:
+        """Forget the best value if it is one of another number: they cannot be compared."""
+        now, before = self.stage.criterion, self.at.criterion
+        if before and now != before:
+            console.print(
+                f"models are kept by {now} now and were by {before}: the best starts anew"
+            )
+            self.at.best, self.at.stale = None, 0
 
     def _backward(self, batch: Any, parts: int) -> dict[str, Tensor]:
         """Add the gradients of one micro-batch of ``parts``; return its share of the terms."""

@@ -35,6 +35,7 @@ class Counters:
         steps_per_epoch: length of an epoch when this was saved.
         step_in_epoch: its place there.
         metrics: numbers of the last validation.
+        criterion: what is made small (or large, after a minus); empty in older files.
         best: best value of the criterion so far.
         stale: validations since then.
         window: sums of the training terms since they were last logged.
@@ -48,6 +49,7 @@ class Counters:
     steps_per_epoch: int = 0
     step_in_epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    criterion: str = ""
     best: float | None = None
     stale: int = 0
     window: dict[str, float] = field(default_factory=dict)
