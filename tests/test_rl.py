@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import TINY_LDM
-from rl_helpers import Share, config, second_element, stage, train
+from rl_helpers import WORDS, Share, config, second_element, stage, train
 from test_training import assert_same_run, interrupt_at, metrics
 from typer.testing import CliRunner
 
@@ -20,6 +21,7 @@ from chemeleon.config import presets
 from chemeleon.errors import ConfigError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.pipeline import Pipeline
+from chemeleon.training import launch
 from chemeleon.training.objectives import PolicyGradient
 from chemeleon.training.rl import RLStage
 from chemeleon.training.rl_notes import drift
@@ -316,8 +318,28 @@ def test_a_model_is_needed_and_guidance_needs_conditions(small_ldm, tmp_path):
     with pytest.raises(ConfigError, match=r"rl\.ldm_ckpt_path=runs/my_ldm"):
         train(tmp_path / "run", None, "rl.ldm_ckpt_path=null")
     with pytest.raises(ConfigError, match="unconditional"):
-        stage(small_ldm, "rl.guidance=2.0")
+        train(tmp_path / "run", small_ldm, "rl.guidance=2.0")
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_columns_of_the_models_conditions_must_be_read(conditional_ldm, tmp_path):
+    with pytest.raises(ConfigError, match=r"column 'density': add it to data\.targets"):
+        train(tmp_path / "run", conditional_ldm, "data.targets=[]")
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_rewards_find_the_model_on_its_device(small_ldm, tmp_path, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    def scorer(config, train, vae, accelerator):
+        assert {p.device for p in vae.parameters()} == {torch.device("meta")}
+        raise Stopped
+
+    monkeypatch.setattr(launch, "_scorer", scorer)
+    monkeypatch.setattr(Accelerator, "device", torch.device("meta"))  # stands for a GPU
+    with pytest.raises(Stopped):
+        api.rl_train("demo/dng", [*WORDS, f"rl.ldm_ckpt_path={small_ldm}"], output=tmp_path / "r")
 
 
 def test_the_command_shows_its_settings():

@@ -119,7 +119,7 @@ def _build(
         train, val = _load_data(config, accelerator, console)
         return PredictStage(config, train, val, vae=vae, start=start, **place)
     if isinstance(config, RLTrainConfig):
-        tuned = _start_rl(config, folder, resume)
+        tuned = _start_rl(config, folder, resume).to(accelerator.device)  # rewards use its VAE
         train, val = _load_data(config, accelerator, console)
         return RLStage(
             config,
@@ -215,7 +215,21 @@ def _start_rl(config: RLTrainConfig, folder: Path, resume: bool) -> LatentDiffus
             "rl.ldm_ckpt_path is not set: name the folder of a trained LDM, for example"
             " rl.ldm_ckpt_path=runs/my_ldm"
         )
-    return LatentDiffusion.from_pretrained(source)
+    model = LatentDiffusion.from_pretrained(source)
+    wanted = model.config.conditions
+    if config.rl.guidance is not None and not wanted:
+        raise ConfigError(
+            f"rl.guidance={config.rl.guidance} needs a conditional model, and"
+            f" {config.rl.ldm_ckpt_path} is unconditional: leave it out"
+        )
+    missing = [
+        f"condition {name} of {source} needs column '{condition.column}'"
+        for name, condition in wanted.items()
+        if condition.column is not None and condition.column not in config.data.targets
+    ]
+    if missing:
+        raise ConfigError(f"{'; '.join(missing)}: add it to data.targets")
+    return model
 
 
 def _scorer(
