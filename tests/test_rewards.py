@@ -207,6 +207,15 @@ def test_a_hull_is_made_of_the_training_set_once(train, crystals, tmp_path, monk
     assert float(unknown.raw["energy"].min()) == -1
 
 
+def test_a_hull_of_another_potential_is_refused(train, tmp_path, needed):
+    Hull([(("Na", 1.0),)], [0.0], {"Na": -1.0}, {"potential": "chgnet 0.3.0"}).save(
+        tmp_path / "h.json"
+    )
+    options = {**needed["energy"], "hull": str(tmp_path / "h.json")}
+    with pytest.raises(ConfigError, match=r"h\.json holds energies of chgnet 0\.3\.0"):
+        mix(train, energy={"reward": "energy", "options": options})
+
+
 def test_leaving_one_out_is_the_difference_of_two_discrepancies():
     generator = torch.Generator().manual_seed(3)
     sample, reference = (

@@ -19,10 +19,11 @@ import numpy as np
 
 from chemeleon.energy.compositions import Fractions, fractions
 from chemeleon.energy.hull_solver import Array, best_mixture
-from chemeleon.errors import DataError
+from chemeleon.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from chemeleon.energy.compositions import Formula
+    from chemeleon.energy.potentials import Potential
 
 FORMAT = "chemeleon hull 1"
 OK, NO_ENERGY, ELEMENT_MISSING = "ok", "no energy", "element missing"
@@ -127,6 +128,27 @@ class Hull:
                 shares = zip(values, parts, strict=True)
                 result[i] = total - sum(v * share for v, (_, share) in shares if v is not None)
         return result
+
+    def check_judge(self, potential: Potential, source: str | Path, asked: str) -> None:
+        """Make sure that total energies of a potential can be placed on this hull.
+
+        Args:
+            potential: the judge.
+            source: the hull's file, for the message.
+            asked: the potential as the user names it.
+
+        Raises:
+            DataError: if the hull has no elemental references.
+            ConfigError: if it holds total energies of another potential.
+        """
+        self.formation_energies([], [])
+        made_with, used = self.manifest.get("potential"), f"{potential.name} {potential.version}"
+        if made_with and made_with != used:
+            raise ConfigError(
+                f"{source} holds energies of {made_with}, but the judge is {used}: they lie on"
+                " different scales. Make a hull of the judge's own: chemeleon data hull DATA"
+                f" --potential {asked} -o hull.json.gz"
+            )
 
     def energy(self, parts: Fractions) -> float:
         """Return the hull's formation energy at a composition of known elements, eV/atom."""

@@ -144,7 +144,7 @@ def _hull(options: EnergyOptions, context: Context, potential: Potential) -> Hul
         path = _find(options.hull)
         table = path.is_dir() or path.name.endswith((".csv", ".csv.gz"))
         made = from_table(path) if table else Hull.load(path)
-        made.formation_energies([], [])  # says now what it would say in the first update
+        made.check_judge(potential, path, options.potential)  # now, not in the first update
         return made
     assert context.reference is not None
     key = f"{potential.name} {potential.version} {options.relax_steps} {_digest(context.reference)}"
