@@ -199,6 +199,10 @@ def test_a_hull_is_made_of_the_training_set_once(train, crystals, tmp_path, monk
     stamp = kept.stat().st_mtime_ns
     again = mix(few, energy={"reward": "energy", "options": options})
     assert kept.stat().st_mtime_ns == stamp
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:50])  # as a process leaves it that was killed
+    mix(few, energy={"reward": "energy", "options": options})
+    assert kept.read_bytes() == whole
     own = score(made, few)
     assert torch.equal(own.total, score(again, few).total)
     assert (own.facts["e_hull"] >= -1e-6).all()  # its own phases are not below it

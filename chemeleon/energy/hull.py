@@ -176,20 +176,21 @@ class Hull:
         return self._arrays[system]
 
     def save(self, path: str | Path) -> None:
-        """Write JSON, compressed if the name ends with .gz."""
+        """Write JSON in one step, compressed if the name ends with .gz."""
+        from chemeleon.checkpoints.store import write_atomically
         from chemeleon.energy.compositions import formula_of
 
-        held = {
+        content = {
             "format": FORMAT,
             "manifest": self.manifest,
             "references_ev": dict(sorted(self.references.items())),
             "phases": [[formula_of(p), round(e, 9)] for p, e in sorted(self.phases.items())],
         }
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = json.dumps(held, separators=(",", ":")).encode()
+        data = json.dumps(content, separators=(",", ":")).encode()
         # no time stamp: the same hull is the same file
-        path.write_bytes(gzip.compress(data, mtime=0) if path.name.endswith(".gz") else data)
+        held = gzip.compress(data, mtime=0) if path.name.endswith(".gz") else data
+        write_atomically(path, lambda beside: beside.write_bytes(held))
 
     @classmethod
     def load(cls, path: str | Path) -> Hull:

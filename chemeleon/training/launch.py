@@ -240,7 +240,10 @@ def _scorer(
 
     # processes of one machine share its cores
     cores = max(1, worker_count() // accelerator.num_processes)
-    return Mix(config.rl.rewards, reference=train, device=accelerator.device, jobs=cores, vae=vae)
+    device, configs = accelerator.device, config.rl.rewards
+    # the first process makes and caches a hull, the others read the cache
+    with accelerator.main_process_first():
+        return Mix(configs, reference=train, device=device, jobs=cores, vae=vae)
 
 
 def _start_predictor(
