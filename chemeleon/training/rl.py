@@ -218,6 +218,9 @@ class RLStage:
 
     def export(self) -> Export:
         """See ``Stage``."""
-        data = {"name": self.config.data.name, "niggli": self.config.data.niggli}
+        data: dict[str, Any] = {"name": self.config.data.name, "niggli": self.config.data.niggli}
+        facts = (self.model.origin.get("data") or {}).get("conditions")
+        if facts:  # units, ranges and classes stay those that the model was trained with
+            data["conditions"] = facts
         content = {**self.model.architecture(), "data": data}
         return Export("ldm", content, self.model.state_dict())
