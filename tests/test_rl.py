@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import TINY_LDM
-from rl_helpers import WORDS, Share, config, second_element, stage, train
+from rl_helpers import WORDS, Scores, Share, config, second_element, stage, train
 from test_training import assert_same_run, interrupt_at, metrics
 from typer.testing import CliRunner
 
@@ -18,13 +18,15 @@ from chemeleon import api
 from chemeleon.checkpoints.store import read_state
 from chemeleon.cli.app import app
 from chemeleon.config import presets
+from chemeleon.config.rewards import RewardConfig
+from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import ConfigError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.pipeline import Pipeline
 from chemeleon.training import launch
 from chemeleon.training.objectives import PolicyGradient
 from chemeleon.training.rl import RLStage
-from chemeleon.training.rl_notes import drift
+from chemeleon.training.rl_notes import Notes, drift
 from chemeleon.training.rollout import draw_prompts
 
 
@@ -95,6 +97,15 @@ def test_conditions_and_guidance_are_part_of_the_policy(conditional_ldm, guidanc
     assert gradient.norm() > 0
     encoder = found.model.denoiser.conditions.encoders["density"]
     assert bool(encoder.null.grad.abs().sum() > 0) == (guidance != "null")
+
+
+def test_what_is_known_of_conditions_is_kept(conditional_ldm, tmp_path):
+    words = ["data.targets=[density]", "trainer.max_epochs=1"]
+    train(tmp_path / "run", conditional_ldm, *words)
+    train(tmp_path / "run", None, "trainer.max_epochs=2", resume=True)
+    first, tuned = (LatentDiffusion.from_pretrained(p) for p in (conditional_ldm, tmp_path / "run"))
+    assert first.origin["data"]["conditions"]["density"]
+    assert tuned.origin["data"]["conditions"] == first.origin["data"]["conditions"]
 
 
 def test_old_probabilities_can_be_computed_again(small_ldm):
@@ -244,7 +255,7 @@ def test_a_run_leaves_numbers_pictures_a_report_and_a_model(small_ldm, tmp_path)
     updates = [row for row in rows if "formulas" in row]
     assert [row["epoch"] for row in updates] == [1, 2, 3]
     wanted = {"rollout/reward", "rollout/share", "rollout/share_std", "rollout/share_failed"}
-    wanted |= {"rollout/valid", "rollout/element_drift", "train/ratio", "train/clipped"}
+    wanted |= {"fact/valid", "rollout/element_drift", "train/ratio", "train/clipped"}
     wanted |= {"train/kl", "train/entropy", "train/ratio_off_by_most", "seconds/rollout"}
     assert wanted <= updates[0].keys()
     assert updates[0]["rollout/element_drift"] == 0
@@ -262,6 +273,16 @@ def test_a_run_leaves_numbers_pictures_a_report_and_a_model(small_ldm, tmp_path)
     assert not torch.equal(tuned.denoiser.head.weight, start.denoiser.head.weight)
     for name, value in tuned.vae.state_dict().items():
         assert torch.equal(value, start.vae.state_dict()[name])
+
+
+def test_a_fact_does_not_hide_the_reward_of_its_name(tmp_path):
+    crystals = demo_crystals("val").subset(torch.arange(2))
+    raw, fact = {"gap": torch.tensor([-4.0, -2.0])}, {"gap": torch.tensor([1.0, 3.0])}
+    notes = Notes({"gap": RewardConfig(reward="predictor")}, tmp_path, resume=False)
+    notes.take(crystals, Scores(raw["gap"], raw, {"gap": 0}, fact, {"gap": 0.0}))
+    found = notes.summary()
+    assert (found["rollout/gap"], found["fact/gap"]) == (-3, 2)
+    assert found["rollout/gap_std"] == pytest.approx(2**0.5)
 
 
 def test_drift_is_the_part_of_atoms_that_became_others():
@@ -305,6 +326,9 @@ def test_the_guides_names_work_and_faithful_settings_are_published():
         (["rl.rewards.share=null"], ["rl.rewards", "at least 1"]),
         (["trainer.val_every_steps=3"], ["val_every_epochs"]),
         (["rl.num_groups=3"], ["num_group_samples"]),
+        (["rl.algorithm=rejection", "rl.guidance=2"], ["guidance", "algorithm=grpo"]),
+        (["rl.rewards.loss.reward=validity"], ["rewards.loss", "rename"]),
+        (["rl.rewards.share_std.reward=validity"], ["rewards.share_std", "rename"]),
     ],
 )
 def test_mistakes_are_named(words, said):
