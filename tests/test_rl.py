@@ -23,7 +23,7 @@ from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import ConfigError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.pipeline import Pipeline
-from chemeleon.training import launch
+from chemeleon.training import launch, objectives
 from chemeleon.training.objectives import PolicyGradient
 from chemeleon.training.rl import RLStage
 from chemeleon.training.rl_notes import Notes, drift
@@ -128,7 +128,7 @@ def test_micro_batches_only_divide_the_work(small_ldm, size):
     assert len(pieces) >= math.ceil(4 * 4 / size)  # 4 crystals of a minibatch x 4 noisy steps
 
 
-def test_flat_groups_push_nowhere_and_can_be_left_out(small_ldm):
+def test_flat_groups_push_nowhere_and_can_be_left_out(small_ldm, monkeypatch):
     class Flat(Share):
         def score(self, crystals, group):
             found = super().score(crystals, group)
@@ -143,6 +143,10 @@ def test_flat_groups_push_nowhere_and_can_be_left_out(small_ldm):
     assert kept["ratio"] == pytest.approx(1, abs=1e-5)  # its weights are those of a mean
     assert dropped["ratio"] == pytest.approx(1, abs=1e-5)
     assert kept["entropy"] != pytest.approx(dropped["entropy"], abs=1e-4)
+    # another process kept all its groups: each of the three has a third of the say
+    monkeypatch.setattr(objectives, "reduce", lambda share, how: (share + 1) / 2)
+    shared = terms("rl.drop_flat_groups=true")
+    assert shared["ratio"] == pytest.approx(0.5 / 0.75, abs=1e-5)
 
 
 # --- rollouts
