@@ -149,7 +149,7 @@ class PolicyGradient:
         steps = len(transitions) if config.window is None else len(transitions.noisy)
         share = counted.float().mean().to(device)
         if config.drop_flat_groups:  # of all processes, whose gradients are averaged
-            share = reduce(share, "mean")
+            share: Tensor = reduce(share, "mean")  # pyright: ignore
         scale = counted.to(device) / (share.clamp_min(1e-6) * steps)
         zs, log_probs = rollout.trajectory
         if config.likelihood == "per_crystal":
