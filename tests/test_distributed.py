@@ -125,6 +125,7 @@ def test_two_processes_with_half_the_groups_are_one_with_all(tmp_path, tiny_ldm)
     from rl_helpers import train
 
     words = ["trainer.max_epochs=2", "optim.lr=1e-4", "rl.micro_batch=12", "rl.kl_weight=0.0"]
+    words += ["rl.drop_flat_groups=true", "rl.entropy_weight=1.0"]
     script = tmp_path / "rl.py"
     script.write_text(
         "import sys\n"

@@ -154,6 +154,9 @@ def test_a_table_its_references_and_its_gaps(tmp_path):
     assert np.isnan(hull.formation_energies(["NaCl"], [-3.5])).all()
     with pytest.raises(DataError, match="did you mean 'e_form'"):
         from_table(table, energy_column="e_from")
+    (tmp_path / "elemental_references.json").write_text('{"Na": -1.3, "Cl": -1.7}')
+    hull = from_table(table)  # it lies beside the table
+    assert hull.formation_energies(["NaCl"], [-3.5]) == pytest.approx(-2.0)
 
 
 def test_a_hull_is_saved_as_it_is(tmp_path):

@@ -27,6 +27,7 @@ from chemeleon.models.vae import CrystalVAE
 from chemeleon.rewards._diversity import leave_one_out, polynomial_mmd
 from chemeleon.rewards._loading import built_in, find_reward
 from chemeleon.rewards._normalise import normalise
+from chemeleon.rewards._vae import features_of, mean_latent
 from chemeleon.rewards.mix import Mix, Scores
 
 CPU = torch.device("cpu")
@@ -199,12 +200,25 @@ def test_a_hull_is_made_of_the_training_set_once(train, crystals, tmp_path, monk
     stamp = kept.stat().st_mtime_ns
     again = mix(few, energy={"reward": "energy", "options": options})
     assert kept.stat().st_mtime_ns == stamp
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:50])  # as a process leaves it that was killed
+    mix(few, energy={"reward": "energy", "options": options})
+    assert kept.read_bytes() == whole
     own = score(made, few)
     assert torch.equal(own.total, score(again, few).total)
     assert (own.facts["e_hull"] >= -1e-6).all()  # its own phases are not below it
     unknown = score(made, crystals)  # other elements: no answer, so the worst
     assert unknown.failed["energy"] > 0
     assert float(unknown.raw["energy"].min()) == -1
+
+
+def test_a_hull_of_another_potential_is_refused(train, tmp_path, needed):
+    Hull([(("Na", 1.0),)], [0.0], {"Na": -1.0}, {"potential": "chgnet 0.3.0"}).save(
+        tmp_path / "h.json"
+    )
+    options = {**needed["energy"], "hull": str(tmp_path / "h.json")}
+    with pytest.raises(ConfigError, match=r"h\.json holds energies of chgnet 0\.3\.0"):
+        mix(train, energy={"reward": "energy", "options": options})
 
 
 def test_leaving_one_out_is_the_difference_of_two_discrepancies():
@@ -218,6 +232,27 @@ def test_leaving_one_out_is_the_difference_of_two_discrepancies():
         assert float(value) == pytest.approx(float(polynomial_mmd(others, reference) - whole))
     for few in (0, 1, 2):
         assert leave_one_out(sample[:few], reference).tolist() == [0.0] * few
+
+
+@pytest.mark.parametrize("order", ["number", "canonical"])
+def test_a_csp_encoder_sees_atoms_in_its_order(order, crystals):
+    torch.manual_seed(0)
+    vae = CrystalVAE(TINY.model_copy(update={"kind": "csp", "atom_order": order})).eval()
+    config = PredictorConfig(targets=["density"], head="pooled", encoder="frozen")
+    model = Predictor(config, vae).eval()
+    last = crystals.atomic_numbers.argsort(descending=True, stable=True)
+    owner = torch.repeat_interleave(crystals.num_atoms)
+    last = last[owner[last].argsort(stable=True)]
+    turned = replace(
+        crystals,
+        atomic_numbers=crystals.atomic_numbers[last],
+        frac_coords=crystals.frac_coords[last],
+    )
+    assert not torch.equal(turned.atomic_numbers, crystals.atomic_numbers)
+    found, again = (features_of(vae, given, mean_latent) for given in (crystals, turned))
+    torch.testing.assert_close(found, again)
+    found, again = (model.predict_all(given)["density"] for given in (crystals, turned))
+    torch.testing.assert_close(found, again)
 
 
 @pytest.mark.parametrize("name", ["structure_diversity", "composition_diversity"])

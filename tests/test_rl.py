@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import TINY_LDM
-from rl_helpers import Share, config, second_element, stage, train
+from rl_helpers import WORDS, Scores, Share, config, second_element, stage, train
 from test_training import assert_same_run, interrupt_at, metrics
 from typer.testing import CliRunner
 
@@ -17,12 +18,15 @@ from chemeleon import api
 from chemeleon.checkpoints.store import read_state
 from chemeleon.cli.app import app
 from chemeleon.config import presets
+from chemeleon.config.rewards import RewardConfig
+from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import ConfigError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.pipeline import Pipeline
+from chemeleon.training import launch, objectives
 from chemeleon.training.objectives import PolicyGradient
 from chemeleon.training.rl import RLStage
-from chemeleon.training.rl_notes import drift
+from chemeleon.training.rl_notes import Notes, drift
 from chemeleon.training.rollout import draw_prompts
 
 
@@ -95,6 +99,15 @@ def test_conditions_and_guidance_are_part_of_the_policy(conditional_ldm, guidanc
     assert bool(encoder.null.grad.abs().sum() > 0) == (guidance != "null")
 
 
+def test_what_is_known_of_conditions_is_kept(conditional_ldm, tmp_path):
+    words = ["data.targets=[density]", "trainer.max_epochs=1"]
+    train(tmp_path / "run", conditional_ldm, *words)
+    train(tmp_path / "run", None, "trainer.max_epochs=2", resume=True)
+    first, tuned = (LatentDiffusion.from_pretrained(p) for p in (conditional_ldm, tmp_path / "run"))
+    assert first.origin["data"]["conditions"]["density"]
+    assert tuned.origin["data"]["conditions"] == first.origin["data"]["conditions"]
+
+
 def test_old_probabilities_can_be_computed_again(small_ldm):
     plain, expected = gradients(stage(small_ldm), minibatch=1)
     again, found = gradients(stage(small_ldm, "rl.old_log_probs=recompute"), minibatch=1)
@@ -115,7 +128,7 @@ def test_micro_batches_only_divide_the_work(small_ldm, size):
     assert len(pieces) >= math.ceil(4 * 4 / size)  # 4 crystals of a minibatch x 4 noisy steps
 
 
-def test_flat_groups_push_nowhere_and_can_be_left_out(small_ldm):
+def test_flat_groups_push_nowhere_and_can_be_left_out(small_ldm, monkeypatch):
     class Flat(Share):
         def score(self, crystals, group):
             found = super().score(crystals, group)
@@ -130,6 +143,10 @@ def test_flat_groups_push_nowhere_and_can_be_left_out(small_ldm):
     assert kept["ratio"] == pytest.approx(1, abs=1e-5)  # its weights are those of a mean
     assert dropped["ratio"] == pytest.approx(1, abs=1e-5)
     assert kept["entropy"] != pytest.approx(dropped["entropy"], abs=1e-4)
+    # another process kept all its groups: each of the three has a third of the say
+    monkeypatch.setattr(objectives, "reduce", lambda share, how: (share + 1) / 2)
+    shared = terms("rl.drop_flat_groups=true")
+    assert shared["ratio"] == pytest.approx(0.5 / 0.75, abs=1e-5)
 
 
 # --- rollouts
@@ -242,7 +259,7 @@ def test_a_run_leaves_numbers_pictures_a_report_and_a_model(small_ldm, tmp_path)
     updates = [row for row in rows if "formulas" in row]
     assert [row["epoch"] for row in updates] == [1, 2, 3]
     wanted = {"rollout/reward", "rollout/share", "rollout/share_std", "rollout/share_failed"}
-    wanted |= {"rollout/valid", "rollout/element_drift", "train/ratio", "train/clipped"}
+    wanted |= {"fact/valid", "rollout/element_drift", "train/ratio", "train/clipped"}
     wanted |= {"train/kl", "train/entropy", "train/ratio_off_by_most", "seconds/rollout"}
     assert wanted <= updates[0].keys()
     assert updates[0]["rollout/element_drift"] == 0
@@ -260,6 +277,16 @@ def test_a_run_leaves_numbers_pictures_a_report_and_a_model(small_ldm, tmp_path)
     assert not torch.equal(tuned.denoiser.head.weight, start.denoiser.head.weight)
     for name, value in tuned.vae.state_dict().items():
         assert torch.equal(value, start.vae.state_dict()[name])
+
+
+def test_a_fact_does_not_hide_the_reward_of_its_name(tmp_path):
+    crystals = demo_crystals("val").subset(torch.arange(2))
+    raw, fact = {"gap": torch.tensor([-4.0, -2.0])}, {"gap": torch.tensor([1.0, 3.0])}
+    notes = Notes({"gap": RewardConfig(reward="predictor")}, tmp_path, resume=False)
+    notes.take(crystals, Scores(raw["gap"], raw, {"gap": 0}, fact, {"gap": 0.0}))
+    found = notes.summary()
+    assert (found["rollout/gap"], found["fact/gap"]) == (-3, 2)
+    assert found["rollout/gap_std"] == pytest.approx(2**0.5)
 
 
 def test_drift_is_the_part_of_atoms_that_became_others():
@@ -303,6 +330,9 @@ def test_the_guides_names_work_and_faithful_settings_are_published():
         (["rl.rewards.share=null"], ["rl.rewards", "at least 1"]),
         (["trainer.val_every_steps=3"], ["val_every_epochs"]),
         (["rl.num_groups=3"], ["num_group_samples"]),
+        (["rl.algorithm=rejection", "rl.guidance=2"], ["guidance", "algorithm=grpo"]),
+        (["rl.rewards.loss.reward=validity"], ["rewards.loss", "rename"]),
+        (["rl.rewards.share_std.reward=validity"], ["rewards.share_std", "rename"]),
     ],
 )
 def test_mistakes_are_named(words, said):
@@ -316,8 +346,28 @@ def test_a_model_is_needed_and_guidance_needs_conditions(small_ldm, tmp_path):
     with pytest.raises(ConfigError, match=r"rl\.ldm_ckpt_path=runs/my_ldm"):
         train(tmp_path / "run", None, "rl.ldm_ckpt_path=null")
     with pytest.raises(ConfigError, match="unconditional"):
-        stage(small_ldm, "rl.guidance=2.0")
+        train(tmp_path / "run", small_ldm, "rl.guidance=2.0")
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_columns_of_the_models_conditions_must_be_read(conditional_ldm, tmp_path):
+    with pytest.raises(ConfigError, match=r"column 'density': add it to data\.targets"):
+        train(tmp_path / "run", conditional_ldm, "data.targets=[]")
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_rewards_find_the_model_on_its_device(small_ldm, tmp_path, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    def scorer(config, train, vae, accelerator):
+        assert {p.device for p in vae.parameters()} == {torch.device("meta")}
+        raise Stopped
+
+    monkeypatch.setattr(launch, "_scorer", scorer)
+    monkeypatch.setattr(Accelerator, "device", torch.device("meta"))  # stands for a GPU
+    with pytest.raises(Stopped):
+        api.rl_train("demo/dng", [*WORDS, f"rl.ldm_ckpt_path={small_ldm}"], output=tmp_path / "r")
 
 
 def test_the_command_shows_its_settings():

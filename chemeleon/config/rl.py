@@ -14,6 +14,9 @@ from chemeleon.config.architecture import (
 )
 from chemeleon.config.rewards import RewardConfig
 
+# metrics of a rollout and of validation that are no reward's
+RESERVED = ("reward", "loss", "distinct_formulas", "distinct_elements", "element_drift")
+
 
 class RLConfig(Section):
     """How crystals are made, scored and learned from; the defaults are the published algorithm.
@@ -47,7 +50,8 @@ class RLConfig(Section):
     )
     guidance: NonNegative | None = Field(
         default=None,
-        description="Conditional models: guidance scale in rollouts; none is the condition alone.",
+        description="Conditional models: guidance scale in rollouts; none is the condition alone."
+        " Not for rejection.",
     )
     clip_ratio: float = Field(
         default=1e-3, gt=0, description="Probability ratios beyond 1 +- this gain nothing more."
@@ -82,7 +86,7 @@ class RLConfig(Section):
     drop_flat_groups: bool = Field(
         default=False,
         description="Leave out groups whose rewards are all equal (DAPO, Yu et al. 2025,"
-        " arXiv:2503.14476); by default they count with advantage 0.",
+        " arXiv:2503.14476), on all processes together; by default they count with advantage 0.",
     )
     keep_share: float = Field(
         default=0.25,
@@ -139,6 +143,14 @@ class RLConfig(Section):
                 f"num_group_samples={self.num_group_samples} must be a multiple of"
                 f" minibatches={self.minibatches}"
             )
+        if self.algorithm == "rejection" and self.guidance is not None:
+            problems.append(
+                "guidance goes with algorithm=grpo: rejection would train its effect into the model"
+            )
+        written = {f"{n}_{what}" for n in ("reward", *self.rewards) for what in ("std", "failed")}
+        for name in self.rewards:
+            if name in written or name in RESERVED:
+                problems.append(f"rewards.{name} has the name of another metric: rename it")
         if problems:
             raise ValueError("; ".join(problems))
         return self

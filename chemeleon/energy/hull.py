@@ -19,10 +19,11 @@ import numpy as np
 
 from chemeleon.energy.compositions import Fractions, fractions
 from chemeleon.energy.hull_solver import Array, best_mixture
-from chemeleon.errors import DataError
+from chemeleon.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from chemeleon.energy.compositions import Formula
+    from chemeleon.energy.potentials import Potential
 
 FORMAT = "chemeleon hull 1"
 OK, NO_ENERGY, ELEMENT_MISSING = "ok", "no energy", "element missing"
@@ -128,6 +129,27 @@ class Hull:
                 result[i] = total - sum(v * share for v, (_, share) in shares if v is not None)
         return result
 
+    def check_judge(self, potential: Potential, source: str | Path, asked: str) -> None:
+        """Make sure that total energies of a potential can be placed on this hull.
+
+        Args:
+            potential: the judge.
+            source: the hull's file, for the message.
+            asked: the potential as the user names it.
+
+        Raises:
+            DataError: if the hull has no elemental references.
+            ConfigError: if it holds total energies of another potential.
+        """
+        self.formation_energies([], [])
+        made_with, used = self.manifest.get("potential"), f"{potential.name} {potential.version}"
+        if made_with and made_with != used:
+            raise ConfigError(
+                f"{source} holds energies of {made_with}, but the judge is {used}: they lie on"
+                " different scales. Make a hull of the judge's own: chemeleon data hull DATA"
+                f" --potential {asked} -o hull.json.gz"
+            )
+
     def energy(self, parts: Fractions) -> float:
         """Return the hull's formation energy at a composition of known elements, eV/atom."""
         if parts not in self._energies:
@@ -154,20 +176,21 @@ class Hull:
         return self._arrays[system]
 
     def save(self, path: str | Path) -> None:
-        """Write JSON, compressed if the name ends with .gz."""
+        """Write JSON in one step, compressed if the name ends with .gz."""
+        from chemeleon.checkpoints.store import write_atomically
         from chemeleon.energy.compositions import formula_of
 
-        held = {
+        content = {
             "format": FORMAT,
             "manifest": self.manifest,
             "references_ev": dict(sorted(self.references.items())),
             "phases": [[formula_of(p), round(e, 9)] for p, e in sorted(self.phases.items())],
         }
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = json.dumps(held, separators=(",", ":")).encode()
+        data = json.dumps(content, separators=(",", ":")).encode()
         # no time stamp: the same hull is the same file
-        path.write_bytes(gzip.compress(data, mtime=0) if path.name.endswith(".gz") else data)
+        held = gzip.compress(data, mtime=0) if path.name.endswith(".gz") else data
+        write_atomically(path, lambda beside: beside.write_bytes(held))
 
     @classmethod
     def load(cls, path: str | Path) -> Hull:

@@ -40,10 +40,10 @@ def from_table(
     """Make a hull from a CSV of formulas and formation energies, eV/atom; elements lie at 0.
 
     Args:
-        path: CSV, compressed or not; or a folder with formation_energies.csv.gz, and perhaps
-            elemental_references.json.gz, in it.
+        path: CSV, compressed or not; or a folder with formation_energies.csv.gz in it.
         references: JSON of the elements' total energies (numbers in eV/atom, or pymatgen entries);
-            with them, total energies of a potential can be placed on the hull.
+            with them, total energies of a potential can be placed on the hull. By default
+            elemental_references.json.gz beside the CSV, if it is there.
         formula_column: found by its usual names if not given.
         energy_column: likewise.
 
@@ -55,8 +55,9 @@ def from_table(
         table = next((path / n for n in TABLE_NAMES if (path / n).is_file()), None)
         if table is None:
             raise DataError(f"{path} holds no {TABLE_NAMES[0]}; name the CSV itself")
-        beside = next((path / n for n in REFERENCE_NAMES if (path / n).is_file()), None)
-        path, references = table, references or beside
+        path = table
+    beside = [path.parent / name for name in REFERENCE_NAMES]
+    references = references or next((file for file in beside if file.is_file()), None)
     rows = csv.DictReader(io.StringIO(_read_text(path)))
     names = [*(rows.fieldnames or [])]
     formula = _column(path, names, formula_column, FORMULA_COLUMNS, "formulas")

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.data.parse import Crystal
-from chemeleon.errors import ConfigError
 from chemeleon.evaluation.collection import Progress
 from chemeleon.evaluation.packed import pack
 from chemeleon.evaluation.report_data import PackedStructures
@@ -55,15 +54,8 @@ def load_judge(potential: str, hull: str | Path | None, device: str | None) -> E
 
     phases = Hull.load(hull) if hull else None
     judge = load_potential(potential, device)
-    if phases is not None:
-        phases.formation_energies([], [])  # says now what it would say after the work
-        made_with, used = phases.manifest.get("potential"), f"{judge.name} {judge.version}"
-        if made_with and made_with != used:
-            raise ConfigError(
-                f"{hull} holds energies of {made_with}, but the judge is {used}: they lie on"
-                " different scales. Make a hull of the judge's own: chemeleon data hull DATA"
-                f" --potential {potential} -o hull.json.gz"
-            )
+    if phases is not None:  # says now what it would say after the work
+        phases.check_judge(judge, str(hull), potential)
     return EnergyJudge(judge, phases, str(hull) if hull else None)
 
 

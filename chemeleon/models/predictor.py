@@ -101,7 +101,7 @@ class Predictor(Pretrained):
 
     @torch.no_grad()
     def predict(self, batch: CrystalBatch) -> dict[str, Tensor]:
-        """Predict the properties of crystals.
+        """Predict the properties of crystals, which a csp encoder needs `arranged`.
 
         Returns:
             Name to ``(B,)``, in the units of the training column.
@@ -123,6 +123,7 @@ class Predictor(Pretrained):
         """
         device = self.target_mean.device
         limit = PAIRS_AT_ONCE.get(device.type, PAIRS_AT_ONCE["cpu"])
+        crystals = self.vae.arranged(crystals)
         order = torch.argsort(crystals.num_atoms, descending=True, stable=True)
         found = torch.zeros(len(crystals), len(self.config.targets))
         start = 0

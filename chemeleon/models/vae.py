@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from chemeleon.checkpoints.store import ModelFolder
 from chemeleon.config.schema import VAEConfig, VAELossConfig
-from chemeleon.crystals.batch import CrystalBatch
+from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
 from chemeleon.crystals.lattice import lattice_from_parameters
+from chemeleon.crystals.ordering import arrange
 from chemeleon.errors import CheckpointError
 from chemeleon.models.elements import CLASSES, element_embedding
 from chemeleon.models.layers import Transformer, index_embedding
@@ -117,6 +118,12 @@ class CrystalVAE(Pretrained):
     def architecture(self) -> dict[str, Any]:
         """See ``Pretrained``."""
         return {"vae": self.config.model_dump(mode="json")}
+
+    def arranged(self, crystals: FlatCrystals) -> FlatCrystals:
+        """Return crystals as the encoder was shown them: of csp, in its order of atoms."""
+        if self.config.kind != "csp":
+            return crystals
+        return arrange(crystals, self.config.atom_order)
 
     def encode(self, batch: CrystalBatch) -> Posterior:
         """Encode crystals; padded slots hold numbers without meaning."""

@@ -44,6 +44,7 @@ def features_of(
     """
     device = vae.type_embedding.weight.device
     limit = _PAIRS.get(device.type, _PAIRS["cpu"])
+    crystals = vae.arranged(crystals)
     order = torch.argsort(crystals.num_atoms, descending=True, stable=True)
     parts, start = [], 0
     while start < len(order):

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from chemeleon.energy.fire import walk
 from chemeleon.energy.hull import Hull
 from chemeleon.energy.hull_sources import from_crystals, from_table
 from chemeleon.energy.potentials import Potential, load_potential
-from chemeleon.errors import ChemeleonError, ConfigError
+from chemeleon.errors import ChemeleonError, ConfigError, DataError
 from chemeleon.evaluation.grouping import composition_keys, elements_of
 from chemeleon.evaluation.lookup import to_packed
 from chemeleon.rewards.base import Answer, Candidates, Context, Reward, needs_reference
@@ -43,8 +44,9 @@ class EnergyOptions(Section):
     )
     hull: str | None = Field(
         default=None,
-        description="File of `chemeleon data hull`, or a folder or CSV of formation energies, also"
-        " under the root of the data sets; default: the training set with the same potential.",
+        description="File of `chemeleon data hull`, or a CSV (or its folder) of formation energies"
+        " with elemental_references.json.gz beside it, also under the root of the data sets;"
+        " default: the training set with the same potential.",
     )
     relax_steps: int = Field(
         default=0, ge=0, description="Relax by so many steps first, positions and cells."
@@ -144,14 +146,15 @@ def _hull(options: EnergyOptions, context: Context, potential: Potential) -> Hul
         path = _find(options.hull)
         table = path.is_dir() or path.name.endswith((".csv", ".csv.gz"))
         made = from_table(path) if table else Hull.load(path)
-        made.formation_energies([], [])  # says now what it would say in the first update
+        made.check_judge(potential, path, options.potential)  # now, not in the first update
         return made
     assert context.reference is not None
     key = f"{potential.name} {potential.version} {options.relax_steps} {_digest(context.reference)}"
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
     path = cache_dir() / "hulls" / f"{name}.json.gz"
     if path.is_file():
-        return Hull.load(path)
+        with suppress(DataError):  # a damaged file of the cache is made again
+            return Hull.load(path)
     logger.warning(
         "making a hull of %d training crystals by %s; it is kept in %s",
         len(context.reference), potential.name, path,

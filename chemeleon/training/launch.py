@@ -119,7 +119,7 @@ def _build(
         train, val = _load_data(config, accelerator, console)
         return PredictStage(config, train, val, vae=vae, start=start, **place)
     if isinstance(config, RLTrainConfig):
-        tuned = _start_rl(config, folder, resume)
+        tuned = _start_rl(config, folder, resume).to(accelerator.device)  # rewards use its VAE
         train, val = _load_data(config, accelerator, console)
         return RLStage(
             config,
@@ -216,7 +216,21 @@ def _start_rl(config: RLTrainConfig, folder: Path, resume: bool) -> LatentDiffus
             "rl.ldm_ckpt_path is not set: name the folder of a trained LDM, for example"
             " rl.ldm_ckpt_path=runs/my_ldm"
         )
-    return LatentDiffusion.from_pretrained(source)
+    model = LatentDiffusion.from_pretrained(source)
+    wanted = model.config.conditions
+    if config.rl.guidance is not None and not wanted:
+        raise ConfigError(
+            f"rl.guidance={config.rl.guidance} needs a conditional model, and"
+            f" {config.rl.ldm_ckpt_path} is unconditional: leave it out"
+        )
+    missing = [
+        f"condition {name} of {source} needs column '{condition.column}'"
+        for name, condition in wanted.items()
+        if condition.column is not None and condition.column not in config.data.targets
+    ]
+    if missing:
+        raise ConfigError(f"{'; '.join(missing)}: add it to data.targets")
+    return model
 
 
 def _scorer(
@@ -227,7 +241,10 @@ def _scorer(
 
     # processes of one machine share its cores
     cores = max(1, worker_count() // accelerator.num_processes)
-    return Mix(config.rl.rewards, reference=train, device=accelerator.device, jobs=cores, vae=vae)
+    device, configs = accelerator.device, config.rl.rewards
+    # the first process makes and caches a hull, the others read the cache
+    with accelerator.main_process_first():
+        return Mix(configs, reference=train, device=device, jobs=cores, vae=vae)
 
 
 def _start_predictor(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import torch
+from accelerate.utils import reduce
 from torch import Tensor, nn
 
 from chemeleon.config.rl import RLConfig
@@ -146,11 +147,14 @@ class PolicyGradient:
         advantage, flat = advantages(rewards, config.num_group_samples)
         counted = ~flat if config.drop_flat_groups else torch.ones_like(flat)
         steps = len(transitions) if config.window is None else len(transitions.noisy)
-        scale = counted.float() / (counted.float().mean().clamp_min(1e-6) * steps)
+        share = counted.float().mean().to(device)
+        if config.drop_flat_groups:  # of all processes, whose gradients are averaged
+            share: Tensor = reduce(share, "mean")  # pyright: ignore
+        scale = counted.to(device) / (share.clamp_min(1e-6) * steps)
         zs, log_probs = rollout.trajectory
         if config.likelihood == "per_crystal":
             log_probs = log_probs * rollout.crystals.num_atoms.to(device) * zs.shape[-1]
-        on_device = {"advantage": advantage.to(device), "weight": scale.to(device)}
+        on_device = {"advantage": advantage.to(device), "weight": scale}
         members = torch.arange(len(rewards))
         batches = [members[first :: config.minibatches] for first in range(config.minibatches)]
         prepared = []

@@ -43,8 +43,6 @@ class PredictStage:
         self.config = config
         self.ema_decay = config.predict.ema_decay
         torch.manual_seed(config.seed)
-        self.loader = Loader.from_config(config, train, device, rank, world)
-        self.val = EvalLoader(val, config.data.batch_size, device=device)
         names = config.predict.targets
         known = _known(names, train, "training")
         # shares of the whole set, so that a step need not count and processes need not talk
@@ -54,6 +52,9 @@ class PredictStage:
             vae = new_encoder(config.predict) if vae is None else vae
             start = Predictor(_with_units(config), vae)
             start.fit(train.targets)
+        train, val = start.vae.arranged(train), start.vae.arranged(val)
+        self.loader = Loader.from_config(config, train, device, rank, world)
+        self.val = EvalLoader(val, config.data.batch_size, device=device)
         self.model = start.to(device)
 
     def steps_per_epoch(self) -> int:

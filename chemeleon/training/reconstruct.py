@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from chemeleon.config import presets
-from chemeleon.crystals.ordering import arrange
 from chemeleon.data.dataset import load_split
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.matching import TOLERANCES, crystal_arrays, match_pairs
@@ -50,9 +49,7 @@ def reconstruct(
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     vae = place(CrystalVAE.from_pretrained(model), device)
     where = vae.frequencies.device
-    crystals = load_split(presets.load_data(dataset), split)
-    if vae.config.kind == "csp":
-        crystals = arrange(crystals, vae.config.atom_order)
+    crystals = vae.arranged(load_split(presets.load_data(dataset), split))
     pairs = []
     for begin in range(0, len(crystals), batch_size):
         rows = torch.arange(begin, min(begin + batch_size, len(crystals)))

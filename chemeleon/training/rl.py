@@ -21,7 +21,7 @@ from chemeleon.config.schema import RLTrainConfig
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.ordering import arrange
 from chemeleon.diffusion.transitions import Transitions
-from chemeleon.errors import ConfigError, TrainingError
+from chemeleon.errors import TrainingError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.training.objectives import Objective, Piece, PolicyGradient, Rejection
 from chemeleon.training.rl_notes import PICTURES, Notes, Scored, draw_best, weighted
@@ -87,11 +87,6 @@ class RLStage:
         for module in self.model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # with it the model would not be the policy that made the rollout
-        if rl.guidance is not None and start.denoiser.conditions is None:
-            raise ConfigError(
-                f"rl.guidance={rl.guidance} needs a conditional model, and {rl.ldm_ckpt_path} is"
-                " unconditional: leave it out"
-            )
         if start.config.denoiser.types:
             order = start.vae.config.atom_order
             train, val = arrange(train, order), arrange(val, order)
@@ -223,6 +218,9 @@ class RLStage:
 
     def export(self) -> Export:
         """See ``Stage``."""
-        data = {"name": self.config.data.name, "niggli": self.config.data.niggli}
+        data: dict[str, Any] = {"name": self.config.data.name, "niggli": self.config.data.niggli}
+        facts = (self.model.origin.get("data") or {}).get("conditions")
+        if facts:  # units, ranges and classes stay those that the model was trained with
+            data["conditions"] = facts
         content = {**self.model.architecture(), "data": data}
         return Export("ldm", content, self.model.state_dict())

@@ -96,16 +96,17 @@ class Notes:
         }
 
     def _sums(self, scores: Scored) -> dict[str, _Sums]:
-        found = {name: _Sums.of(values.cpu()) for name, values in scores.raw.items()}
-        found["reward"] = _Sums.of(weighted(scores, self.configs))
+        """Return rewards and facts by metric; a fact may have the name of a reward."""
+        found = {f"rollout/{name}": _Sums.of(values.cpu()) for name, values in scores.raw.items()}
+        found["rollout/reward"] = _Sums.of(weighted(scores, self.configs))
         for name, values in scores.facts.items():
             values = values.float().cpu()
             if name == "e_hull":
                 known = torch.isfinite(values)
                 # what has no energy is not stable
-                found["stable"] = _Sums.of(((values <= STABLE_EV) & known).float())
-                found["metastable"] = _Sums.of(((values <= METASTABLE_EV) & known).float())
-            found[name] = _Sums.of(values)
+                found["fact/stable"] = _Sums.of(((values <= STABLE_EV) & known).float())
+                found["fact/metastable"] = _Sums.of(((values <= METASTABLE_EV) & known).float())
+            found[f"fact/{name}"] = _Sums.of(values)
         return found
 
     def summary(self) -> dict[str, Any]:
@@ -123,9 +124,9 @@ class Notes:
             elements.update(part["elements"])
             failed.update(part["failed"])
         self.first = self.first or dict(elements)
-        found: dict[str, Any] = {f"rollout/{name}": value.mean for name, value in sums.items()}
-        spread = [*self.configs, "reward"]
-        found |= {f"rollout/{name}_std": sums[name].std for name in spread if name in sums}
+        found: dict[str, Any] = {name: value.mean for name, value in sums.items()}
+        spread = [f"rollout/{name}" for name in (*self.configs, "reward")]
+        found |= {f"{name}_std": sums[name].std for name in spread if name in sums}
         found |= {f"rollout/{name}_failed": float(n) for name, n in failed.items()}
         found["rollout/distinct_formulas"] = len(formulas) / max(1, formulas.total())
         found["rollout/distinct_elements"] = float(len(elements))

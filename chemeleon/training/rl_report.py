@@ -96,7 +96,7 @@ def _rewards(config: RLTrainConfig, rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _share_names(updates: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     known = {key for row in updates for key in row}
-    shares = {f"rollout/{name}": f"{name}, share of crystals" for name in SHARES}
+    shares = {f"fact/{name}": f"{name}, share of crystals" for name in SHARES}
     return {key: label for key, label in {**shares, **VARIETY}.items() if key in known}
 
 
