@@ -19,6 +19,13 @@ _ISOTOPES = {"D": "H", "T": "H"}
 _FINEST = 24  # parts of an atom that a formula with fractions may have, as in Li0.125CoO2
 
 
+def symbol(number: int) -> str:
+    """Return the symbol of an element."""
+    from ase.data import chemical_symbols
+
+    return chemical_symbols[number]
+
+
 def element_numbers(symbols: Iterable[str]) -> list[int]:
     """Return the atomic numbers of element symbols, in their order.
 

@@ -10,16 +10,16 @@ from pydantic import AfterValidator, Field, model_validator
 from chemeleon.config.architecture import Section
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER
 from chemeleon.crystals.ragged import reduce_atoms
-from chemeleon.errors import nearest
+from chemeleon.crystals.symbols import element_numbers
+from chemeleon.errors import ConfigError
 from chemeleon.rewards.base import Answer, Candidates, Context, Reward
 
 
 def _symbol(text: str) -> str:
-    from ase.data import chemical_symbols
-
-    known = chemical_symbols[1 : MAX_ATOMIC_NUMBER + 1]
-    if text not in known:
-        raise ValueError(f"'{text}' is no element up to {known[-1]}{nearest(text, known)}")
+    try:
+        element_numbers([text])
+    except ConfigError as error:  # pydantic gathers ValueErrors
+        raise ValueError(str(error)) from None
     return text
 
 

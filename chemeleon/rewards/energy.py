@@ -20,6 +20,7 @@ from torch import Tensor
 from chemeleon.config.architecture import Section
 from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.symbols import symbol
 from chemeleon.data.cache import cache_dir
 from chemeleon.data.dataset import data_root
 from chemeleon.energy.cells import to_cells
@@ -124,9 +125,7 @@ class Energy(Reward):
 
 
 def _amounts(key: bytes) -> dict[str, float]:
-    from ase.data import chemical_symbols
-
-    return {chemical_symbols[z]: float(n) for z, n in elements_of(key).items()}
+    return {symbol(z): float(n) for z, n in elements_of(key).items()}
 
 
 def _find(name: str) -> Path:

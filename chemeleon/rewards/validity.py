@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from chemeleon.config.architecture import Section
+from chemeleon.crystals.symbols import symbol
 from chemeleon.data.pool import keep_workers
 from chemeleon.evaluation.collection import parallel
 from chemeleon.evaluation.describe import smact_chunk
@@ -58,6 +59,4 @@ class Validity(Reward):
 
 
 def _formula(key: bytes) -> str:
-    from ase.data import chemical_symbols
-
-    return "".join(f"{chemical_symbols[z]}{n}" for z, n in elements_of(key).items())
+    return "".join(f"{symbol(z)}{n}" for z, n in elements_of(key).items())

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from chemeleon.config.rewards import RewardConfig
 from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.symbols import symbol
 from chemeleon.training.tracking import METRICS
 
 PICTURES = "pictures"
@@ -184,14 +185,6 @@ def reduced_formula(counts: tuple[int, ...]) -> str:
     from pymatgen.core import Composition
 
     return Composition({symbol(z): n for z, n in enumerate(counts) if n}).reduced_formula
-
-
-@functools.cache
-def symbol(number: int) -> str:
-    """Return an element's symbol."""
-    from pymatgen.core import Element
-
-    return Element.from_Z(number).symbol
 
 
 def draw_best(crystals: FlatCrystals, rewards: Sequence[float], path: Path) -> Path | None:
