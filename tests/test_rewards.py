@@ -382,7 +382,7 @@ def test_all_mistakes_are_told_at_once(train, tmp_path):
     assert "no file" in text
     assert "nowhere.py" in text
     assert "No module named 'no_such_package'" in text
-    assert "'Xx' is no element" in text
+    assert "'Xx' is not the symbol of an element" in text
     assert "h: needs a training set" in text
     assert "h: needs a VAE" in text
     assert re.search(r"i: .*none", text)
