@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, FlatCrystals
-from chemeleon.crystals.symbols import formula_amounts
+from chemeleon.crystals.symbols import formula_amounts, symbol
 from chemeleon.errors import ConfigError
 
 PSEUDO_CRYSTALS = 5.0  # weight of what is true of all formulas, see `likely_units`
@@ -25,13 +25,11 @@ def parse_formula(text: str) -> list[int]:
     Raises:
         ConfigError: if it is no formula, has fractions of atoms, or an element beyond 99.
     """
-    from ase.data import chemical_symbols
-
     atoms: list[int] = []
     for number, amount in formula_amounts(text).items():
         if amount != round(amount):
             raise ConfigError(
-                f"formula '{text}' has {amount:g} atoms of {chemical_symbols[number]}: whole"
+                f"formula '{text}' has {amount:g} atoms of {symbol(number)}: whole"
                 " numbers are needed, so name the formula of a whole cell"
             )
         atoms += [number] * round(amount)

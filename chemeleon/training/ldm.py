@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,14 @@ from chemeleon.models.packing import Layout
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.pipeline import Pipeline, Precision
 from chemeleon.training.run import Export
+from chemeleon.training.stage import DataStage
 from chemeleon.training.vae import add_shares, match_shares
 
 STATISTICS_CRYSTALS = 8192  # enough for latent statistics to three digits
 
 
-class LDMStage:
+class LDMStage(DataStage):
     """Denoising of the frozen VAE's latents; of a csp model, validation also samples structures."""
-
-    whole_epochs = False
 
     def __init__(
         self,
@@ -121,14 +120,6 @@ class LDMStage:
         noise = normal(fold(batch.keys, "posterior"), tuple(posterior.mean.shape[1:]))
         return posterior.sample(noise)
 
-    def steps_per_epoch(self) -> int:
-        """See ``Stage``."""
-        return len(self.loader)
-
-    def batches(self, epoch: int, first_step: int) -> Iterator[list[Draw]]:
-        """See ``Stage``."""
-        return self.loader.epoch(epoch, first_step)
-
     def loss(self, model: nn.Module, draw: Draw) -> dict[str, Tensor]:
         """Augment, encode, noise, denoise."""
         batch = draw.gather()
@@ -204,10 +195,6 @@ class LDMStage:
         """Return the model before training, whole, for resuming; adapters have not acted yet."""
         _, tensors = split(self.model.state_dict())
         return Export("ldm", self._content(), tensors)
-
-    def notes(self) -> dict[str, Any]:
-        """See ``Stage``."""
-        return {}
 
     def export(self) -> Export:
         """See ``Stage``; of a model with adapters only what it does not share with its base."""

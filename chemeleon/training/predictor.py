@@ -5,9 +5,6 @@ Shapes: ``B`` crystals, ``P`` properties.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -20,13 +17,11 @@ from chemeleon.errors import DataError
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.training.run import Export
+from chemeleon.training.stage import DataStage
 
 
-class PredictStage:
+class PredictStage(DataStage):
     """Regression of columns, any of which may be missing for some crystals."""
-
-    criterion = "val/loss"
-    whole_epochs = False
 
     def __init__(
         self,
@@ -56,14 +51,6 @@ class PredictStage:
         self.loader = Loader.from_config(config, train, device, rank, world)
         self.val = EvalLoader(val, config.data.batch_size, device=device)
         self.model = start.to(device)
-
-    def steps_per_epoch(self) -> int:
-        """See ``Stage``."""
-        return len(self.loader)
-
-    def batches(self, epoch: int, first_step: int) -> Iterator[list[Draw]]:
-        """See ``Stage``."""
-        return self.loader.epoch(epoch, first_step)
 
     def loss(self, model: nn.Module, draw: Draw) -> dict[str, Tensor]:
         """Augment, predict, compare; each property counts the same, however often it is known."""
@@ -101,10 +88,6 @@ class PredictStage:
         for name, error, count in zip(names, errors.tolist(), known.tolist(), strict=True):
             totals[f"val/mae_{name}"] = error, count
         return totals
-
-    def notes(self) -> dict[str, Any]:
-        """See ``Stage``."""
-        return {}
 
     def export(self) -> Export:
         """See ``Stage``."""

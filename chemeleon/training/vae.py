@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +17,12 @@ from chemeleon.data.pool import worker_count
 from chemeleon.evaluation.matching import Arrays, Pair, crystal_arrays, match_pairs
 from chemeleon.models.vae import CrystalVAE, vae_losses
 from chemeleon.training.run import Export
+from chemeleon.training.stage import DataStage
 
 
-class VAEStage:
+class VAEStage(DataStage):
     """Reconstruction of augmented crystals; validation also matches structures."""
 
-    criterion = "val/loss"
-    whole_epochs = False
     ema_decay = 0.0
 
     def __init__(
@@ -45,14 +43,6 @@ class VAEStage:
             train, val = arrange(train, order), arrange(val, order)
         self.loader = Loader.from_config(config, train, device, rank, world)
         self.val = EvalLoader(val, config.data.batch_size, device=device)
-
-    def steps_per_epoch(self) -> int:
-        """See ``Stage``."""
-        return len(self.loader)
-
-    def batches(self, epoch: int, first_step: int) -> Iterator[list[Draw]]:
-        """See ``Stage``."""
-        return self.loader.epoch(epoch, first_step)
 
     def loss(self, model: nn.Module, draw: Draw) -> dict[str, Tensor]:
         """Augment, reconstruct, compare."""
@@ -85,10 +75,6 @@ class VAEStage:
             return totals
         stride = max(1, -(-len(found) // limit))  # an evenly spread part
         return totals | match_shares(list(zip(found, wanted, strict=True))[::stride], world)
-
-    def notes(self) -> dict[str, Any]:
-        """See ``Stage``."""
-        return {}
 
     def export(self) -> Export:
         """See ``Stage``."""
