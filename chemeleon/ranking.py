@@ -20,7 +20,6 @@ from chemeleon.crystals.lattice import (
     lattice_from_parameters,
     lattice_lengths,
 )
-from chemeleon.crystals.ordering import arrange
 from chemeleon.crystals.random import make_keys
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError, nearest
@@ -96,7 +95,7 @@ def denoising_error(
     that their differences are their own. It costs 16 evaluations of the denoiser.
     """
     model, conditions = pipeline.model, pipeline.model.denoiser.conditions
-    crystals = arrange(crystals, model.vae.config.atom_order)
+    crystals = model.vae.arranged(crystals)
     # turned as training crystals are: the encoder looks at the matrix of the cell
     cells = lattice_from_parameters(
         lattice_lengths(crystals.lattice), lattice_angles(crystals.lattice)

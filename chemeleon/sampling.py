@@ -75,6 +75,7 @@ def sample(
     scheduler: str | None = None,
     steps: int | None = None,
     eta: float | None = None,
+    temperature: float | None = None,
     device: str | None = None,
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     contact_sheet: bool = False,
@@ -111,6 +112,7 @@ def sample(
         scheduler: ddim, ddpm, dpm++, unipc or euler; by default what the model was saved with.
         steps: evaluations of the denoiser.
         eta: share of fresh noise, 0 to 1.
+        temperature: scale of all noise; below 1 for likelier, less varied crystals.
         device: torch's name; a GPU is used if there is one.
         precision: of the networks; auto is bf16 where a GPU has it, else fp32.
         contact_sheet: draw all crystals into one PNG.
@@ -140,7 +142,7 @@ def sample(
 
     mine = share(device)
     pipeline = Pipeline.from_pretrained(model, mine.device)
-    chosen = {"scheduler": scheduler, "steps": steps, "eta": eta}
+    chosen = {"scheduler": scheduler, "steps": steps, "eta": eta, "temperature": temperature}
     settings = _sampler(pipeline.model.config.sampler, chosen)
     pipeline.check_kind(bool(formulas or formulas_from))
     asked, scorer = None, None

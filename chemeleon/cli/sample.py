@@ -173,6 +173,10 @@ def sample(
     eta: Annotated[
         float | None, typer.Option("--eta", help="Share of fresh noise: 0 none, 1 full.")
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", help="Scale of noise: below 1 likelier, less varied."),
+    ] = None,
     device: Annotated[
         str | None, typer.Option("--device", help="cpu, cuda, cuda:1; default: a GPU if any.")
     ] = None,
@@ -252,6 +256,7 @@ def sample(
             scheduler=scheduler,
             steps=steps,
             eta=eta,
+            temperature=temperature,
             device=device,
             precision=_precision(precision),
             contact_sheet=contact_sheet,

@@ -53,10 +53,11 @@ class VAEConfig(Section):
         default=False,
         description="csp: the decoder sees each atom's element; in published models it does not.",
     )
-    atom_order: Literal["number", "canonical"] = Field(
-        default="number",
-        description="csp: `number`: by atomic number; `canonical`: rare elements first, one of them"
-        " at the origin, atoms of an element by coordinates, so that structure types lie together.",
+    atom_order: Literal["file", "number", "canonical"] = Field(
+        default="file",
+        description="`file`: as in the data (published); `number`: by atomic number; `canonical`:"
+        " rare elements first, one of them at the origin, atoms of an element by coordinates, so"
+        " that structure types lie together. Formula to structure needs one of the last two.",
     )
     coordinate_head: Literal["raw", "angle"] = Field(
         default="angle",
@@ -84,6 +85,11 @@ class VAEConfig(Section):
             )
         if self.decoder_types and self.kind == "dng":
             raise ValueError("decoder_types=true would tell the decoder of kind=dng the answer")
+        if self.decoder_types and self.atom_order == "file":
+            raise ValueError(
+                "decoder_types=true needs an atom_order that follows from the formula: set it to"
+                " canonical"
+            )
         return self
 
 
@@ -96,6 +102,11 @@ class DenoiserConfig(Section):
     mlp_ratio: Positive = Field(default=4, description="Hidden width of the MLP over the width.")
     dropout: Fraction = Field(
         default=0.0, description="Dropout after attention and inside the MLP."
+    )
+    modulation: Literal["block", "shared"] = Field(
+        default="block",
+        description="What time and conditions do to a block: `block`: by a layer of its own"
+        " (published), a third of all weights; `shared`: by one layer for all, and an offset each.",
     )
     types: bool = Field(
         default=False,
@@ -164,6 +175,12 @@ class SamplerConfig(Section):
     steps: Positive = Field(default=50, description="Evaluations of the denoiser.")
     eta: Fraction = Field(
         default=1.0, description="Share of fresh noise in DDIM: 0 none, 1 as in DDPM."
+    )
+    temperature: float = Field(
+        default=1.0,
+        gt=0,
+        le=2,
+        description="Scale of all noise of the walk; below 1 for likelier, less varied crystals.",
     )
 
 

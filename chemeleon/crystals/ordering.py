@@ -1,8 +1,8 @@
-"""The order in which a model that is told the elements sees the atoms of a crystal.
+"""The order in which a model sees the atoms of a crystal.
 
-Models embed an atom's place in its cell. Whoever asks for a formula has no other order to give than
-one that follows from the formula, so training must use the same; files have theirs from whatever
-wrote them.
+Models embed an atom's place in its cell, and files have their order from whatever wrote them. One
+that follows from the crystal puts like crystals side by side. Whoever asks for a formula has no
+other order to give than one that follows from the formula, so training must use the same.
 
 Shapes: ``M`` crystals of a set, ``A`` atoms of a set, ``N`` padded atoms.
 """
@@ -19,14 +19,23 @@ import torch
 from torch import Tensor
 
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, FlatCrystals
+from chemeleon.errors import ConfigError
 
-Order = Literal["number", "canonical"]
+Order = Literal["file", "number", "canonical"]
 BINS = 24  # of a cell edge: special positions, mostly twenty-fourths, are far from their borders
 CHUNK = 1 << 16  # crystals at a time
 
 
 def arrange_atoms(atoms: Sequence[int], order: Order) -> list[int]:
-    """Return the atoms of a formula as ``arrange`` would put those of its crystals."""
+    """Return the atoms of a formula as ``arrange`` would put those of its crystals.
+
+    Raises:
+        ConfigError: if they have no order that follows from the formula.
+    """
+    if order == "file":
+        raise ConfigError(
+            "the atoms of a formula have no order: train with vae.atom_order=canonical"
+        )
     if order == "number":
         return sorted(atoms)
     counts, places = Counter(atoms), mendeleev_numbers().tolist()
@@ -34,14 +43,17 @@ def arrange_atoms(atoms: Sequence[int], order: Order) -> list[int]:
 
 
 def arrange(crystals: FlatCrystals, order: Order) -> FlatCrystals:
-    """Return the crystals with their atoms in an order of elements that follows from the formula.
+    """Return the crystals with their atoms in this order.
 
+    ``file``: as they are. The others give an order of elements that follows from the formula.
     ``number``: by atomic number; atoms of one element keep their order. ``canonical``: elements
     with fewest atoms first, then by Mendeleev number; one atom of the first element is the origin,
     and atoms of one element go by their coordinates. Crystals of one structure type then have like
     coordinates in like places, whatever the elements, origins and files (docs/csp.md has how many).
     No Python per crystal.
     """
+    if order == "file":
+        return crystals
     if order == "number":
         ranks = crystals.atomic_numbers
         return _permuted(crystals, _sorted(crystals, ranks), crystals.frac_coords)

@@ -69,7 +69,8 @@ class Sampler:
         scheduler = make_scheduler(self.diffusion, self.config)
         times = scheduler.timesteps
         real = mask.unsqueeze(-1)
-        z = z * real
+        temperature = self.config.temperature
+        z = z * (real * temperature)
         there = times.to(z.device)  # at once: a copy for each step would wait for the device
         for index, t in enumerate(times):
             prediction, variance = predict(z, there[index].expand(len(z)))
@@ -78,6 +79,7 @@ class Sampler:
                 if noise is None
                 else noise(index)
             )
+            draw = draw * temperature
             mean, std, sample = self.step(scheduler, index, z, prediction, variance, draw)
             sample = sample * real
             yield ReverseStep(int(t), z, sample, mean * real, std)

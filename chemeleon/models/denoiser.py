@@ -20,6 +20,7 @@ from chemeleon.models.layers import (
     ModulatedBlock,
     index_embedding,
     timestep_embedding,
+    zero_linear,
 )
 from chemeleon.models.modulation import fused, modulate
 from chemeleon.models.packing import Layout
@@ -60,25 +61,20 @@ class Denoiser(nn.Module):
         # registered even if there are none: added later they have the same place among parameters
         encoder = ConditionEncoder(config.conditions, width) if config.conditions else None
         self.register_module("conditions", encoder)
+        shared = self.config.modulation == "shared"
+        self.shared = zero_linear(width, 6 * width) if shared else None
+        hidden = width * self.config.mlp_ratio
         self.blocks = nn.ModuleList(
-            ModulatedBlock(
-                width, self.config.heads, width * self.config.mlp_ratio, self.config.dropout
-            )
+            ModulatedBlock(width, self.config.heads, hidden, self.config.dropout, shared)
             for _ in range(self.config.layers)
         )
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.modulation = nn.Linear(width, 2 * width)
-        self.head = nn.Linear(width, outputs)
-        self._initialise()
-
-    def _initialise(self) -> None:
         # adaLN-Zero: every block starts as the identity, the head at zero
+        self.modulation = zero_linear(width, 2 * width)
+        self.head = zero_linear(width, outputs)
         for layer in self.time:
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=0.02)
-        for layer in (self.modulation, self.head):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
 
     def forward(
         self,
@@ -121,8 +117,9 @@ class Denoiser(nn.Module):
             assert drop is not None
             condition = condition + self.conditions(features, drop)
         condition = F.silu(condition)
+        steering = condition if self.shared is None else self.shared(condition)
         for block in self.blocks:
-            x = block(x, condition, layout)
+            x = block(x, steering, layout)
         modulation = self.modulation(condition)
         if fused(x) and not self.training:
             h = modulate(x, modulation, layout, shift=0)

@@ -35,6 +35,14 @@ def timestep_embedding(t: Tensor, width: int = 256, period: float = 10_000.0) ->
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
 
 
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """Return a linear layer that answers 0 until it is trained."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with fused projections."""
 
@@ -114,27 +122,43 @@ class Transformer(nn.Module):
         return layout.unpack(self.norm(x))
 
 
+class Offset(nn.Module):
+    """What a block adds to a modulation that all blocks share, ``(C D,)``."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add to ``(B, C D)``."""
+        return x + self.weight
+
+
 class ModulatedBlock(nn.Module):
-    """DiT block with adaLN-Zero (Peebles and Xie 2023, arXiv:2212.09748)."""
+    """DiT block with adaLN-Zero (Peebles and Xie 2023, arXiv:2212.09748).
+
+    With ``shared`` its six modulations come from outside and get an offset of the block
+    (adaLN-single of PixArt-alpha, Chen et al. 2023, arXiv:2310.00426, section 2.3).
+    """
 
     worth_compiling = True
 
-    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+    def __init__(
+        self, width: int, heads: int, hidden: int, dropout: float, shared: bool = False
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.mlp = MLP(width, hidden, dropout)
         self.dropout = nn.Dropout(dropout)
-        self.modulation = nn.Linear(width, 6 * width)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+        self.modulation = Offset(6 * width) if shared else zero_linear(width, 6 * width)
 
     def forward(self, x: Tensor, condition: Tensor, layout: Layout) -> Tensor:
         """Apply to ``(B, N, D)`` or ``(T, D)``.
 
-        ``condition`` is silu of the condition, ``(B, D)``, or ``(1, D)`` where all crystals share
-        it.
+        ``condition`` is silu of the condition, ``(B, D)``, or of a shared modulation what the
+        condition says to all blocks, ``(B, 6 D)``; of one row where all crystals share it.
         """
         modulation = self.modulation(condition)
         if fused(x) and not self.training:  # no dropout

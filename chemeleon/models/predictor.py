@@ -101,7 +101,7 @@ class Predictor(Pretrained):
 
     @torch.no_grad()
     def predict(self, batch: CrystalBatch) -> dict[str, Tensor]:
-        """Predict the properties of crystals, which a csp encoder needs `arranged`.
+        """Predict the properties of crystals, which the encoder needs `arranged`.
 
         Returns:
             Name to ``(B,)``, in the units of the training column.

@@ -120,9 +120,7 @@ class CrystalVAE(Pretrained):
         return {"vae": self.config.model_dump(mode="json")}
 
     def arranged(self, crystals: FlatCrystals) -> FlatCrystals:
-        """Return crystals as the encoder was shown them: of csp, in its order of atoms."""
-        if self.config.kind != "csp":
-            return crystals
+        """Return crystals as the encoder was shown them: in its order of atoms."""
         return arrange(crystals, self.config.atom_order)
 
     def encode(self, batch: CrystalBatch) -> Posterior:

@@ -205,6 +205,11 @@ def _start_ldm(
             f" the VAE with a {kind} preset (vae train --preset .../{kind}), or the LDM with"
             f" {'.../csp' if vae.config.kind == 'csp' else '.../null'}"
         )
+    if ldm.denoiser.types and vae.config.atom_order == "file":
+        raise ConfigError(
+            f"{ldm.vae_ckpt_path} was trained on atoms in the order of files, which no formula"
+            " tells: train a VAE with vae.atom_order=canonical (the csp presets)"
+        )
     return vae, None
 
 

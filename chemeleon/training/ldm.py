@@ -16,7 +16,6 @@ from chemeleon.config.schema import LDMTrainConfig
 from chemeleon.crystals.augment import augment
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.formula import formula_histogram
-from chemeleon.crystals.ordering import arrange
 from chemeleon.crystals.random import fold, normal, uniform
 from chemeleon.data.dataset import atom_histogram
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
@@ -56,11 +55,9 @@ class LDMStage(DataStage):
         self.precision: Precision = "bf16" if precision == "bf16" else "fp32"
         self.ema_decay = config.ldm.ema_decay
         torch.manual_seed(config.seed)
-        if config.ldm.denoiser.types:
-            known = vae if start is None else start.vae
-            assert known is not None
-            order = known.config.atom_order
-            train, val = arrange(train, order), arrange(val, order)
+        known = vae if start is None else start.vae
+        assert known is not None
+        train, val = known.arranged(train), known.arranged(val)
         self.loader = Loader.from_config(config, train, device, rank, world)
         self.val = EvalLoader(val, config.data.batch_size, device=device)
         # the loss of a csp model grows for a long time while its structures still get better

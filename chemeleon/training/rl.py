@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from chemeleon.config.schema import RLTrainConfig
 from chemeleon.crystals.batch import FlatCrystals
-from chemeleon.crystals.ordering import arrange
 from chemeleon.diffusion.transitions import Transitions
 from chemeleon.errors import TrainingError
 from chemeleon.models.denoiser import LatentDiffusion
@@ -87,9 +86,7 @@ class RLStage:
         for module in self.model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # with it the model would not be the policy that made the rollout
-        if start.config.denoiser.types:
-            order = start.vae.config.atom_order
-            train, val = arrange(train, order), arrange(val, order)
+        train, val = start.vae.arranged(train), start.vae.arranged(val)
         bucket, graphs = config.data.bucket, config.trainer.cuda_graphs
         self.policy = Policy(self.model, train, rl.guidance, bucket, autocast, graphs=graphs)
         self.judged = Policy(self.model, val, rl.guidance, bucket, autocast, graphs=graphs)

@@ -94,7 +94,9 @@ class Run:
         if flat and accelerator.num_processes > 1:
             for tensor in stage.model.state_dict().values():
                 torch.distributed.broadcast(tensor, src=0)
-        self.weights = FlatWeights(trained) if flat else Weights(trained)
+        # the networks' own gradients have no more digits than bf16
+        message = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+        self.weights = FlatWeights(trained, message) if flat else Weights(trained)
         self.optimizer = torch.optim.AdamW(
             self.weights.updated,
             lr=optim.lr,

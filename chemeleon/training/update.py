@@ -51,8 +51,15 @@ class FlatWeights(Weights):
     Gradients stay in the same place, as CUDA graphs need.
     """
 
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
+    def __init__(self, parameters: list[nn.Parameter], message: torch.dtype) -> None:
+        """Move the parameters into one buffer.
+
+        Args:
+            parameters: those of the model.
+            message: type in which gradients travel between processes.
+        """
         super().__init__(parameters)
+        self.message = message
         self.sizes = [p.numel() for p in parameters]
         self.flat = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
         self.flat.grad = torch.zeros_like(self.flat)
@@ -75,7 +82,10 @@ class FlatWeights(Weights):
         """See ``Weights``."""
         if torch.distributed.is_initialized():
             assert self.flat.grad is not None
-            torch.distributed.all_reduce(self.flat.grad, op=torch.distributed.ReduceOp.AVG)
+            message = self.flat.grad.to(self.message)  # itself, if the type is the same
+            torch.distributed.all_reduce(message, op=torch.distributed.ReduceOp.AVG)
+            if message is not self.flat.grad:
+                self.flat.grad.copy_(message)
 
     def gradient_norm(self) -> Tensor:
         """See ``Weights``."""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from chemeleon.config.schema import VAETrainConfig
 from chemeleon.crystals.augment import augment, jitter
 from chemeleon.crystals.batch import FlatCrystals
-from chemeleon.crystals.ordering import arrange
 from chemeleon.crystals.random import fold, normal
 from chemeleon.data.loader import Draw, EvalLoader, Loader
 from chemeleon.data.pool import worker_count
@@ -38,9 +37,7 @@ class VAEStage(DataStage):
         self.config = config
         torch.manual_seed(config.seed)
         self.model = CrystalVAE(config.vae)
-        if config.vae.kind == "csp":
-            order = config.vae.atom_order
-            train, val = arrange(train, order), arrange(val, order)
+        train, val = self.model.arranged(train), self.model.arranged(val)
         self.loader = Loader.from_config(config, train, device, rank, world)
         self.val = EvalLoader(val, config.data.batch_size, device=device)
 
