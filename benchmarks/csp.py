@@ -29,9 +29,11 @@ PAIRS = 20_000  # held at a time
 
 
 def sampler(text: str) -> SamplerConfig:
-    """Read SCHEDULER:STEPS:ETA."""
-    scheduler, steps, eta = text.split(":")
-    values = {"scheduler": scheduler, "steps": int(steps), "eta": float(eta)}
+    """Read SCHEDULER:STEPS:ETA, and :TEMPERATURE if it is not 1."""
+    scheduler, steps, eta, *more = text.split(":")
+    values: dict[str, object] = {"scheduler": scheduler, "steps": int(steps), "eta": float(eta)}
+    if more:
+        values["temperature"] = float(more[0])
     return SamplerConfig.model_validate(values)
 
 
@@ -50,7 +52,9 @@ def main() -> None:
     parser.add_argument("model", help="run or model folder")
     parser.add_argument("split", help="DATASET/SPLIT")
     parser.add_argument("-k", type=int, default=1, help="samples per target")
-    parser.add_argument("--sampler", action="append", type=sampler, help="SCHEDULER:STEPS:ETA")
+    parser.add_argument(
+        "--sampler", action="append", type=sampler, help="SCHEDULER:STEPS:ETA[:TEMPERATURE]"
+    )
     parser.add_argument("--limit", type=int, help="only so many targets, evenly spread")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
@@ -105,7 +109,8 @@ def main() -> None:
             "matching_s": matched - sampled,
         }
         print(
-            f"{settings.scheduler} {settings.steps} eta {settings.eta:g}:"
+            f"{settings.scheduler} {settings.steps} eta {settings.eta:g}"
+            f" temperature {settings.temperature:g}:"
             f" at 1 {100 * row['at_1']['value']:.2f} % RMSE {row['at_1']['rmse'] or 0:.4f},"
             f" at {args.k} {100 * row['at_k']['value']:.2f} % RMSE {row['at_k']['rmse'] or 0:.4f},"
             f" mean of all samples {100 * chance:.2f} %;"

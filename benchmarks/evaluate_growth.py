@@ -2,10 +2,10 @@
 
     CHEMELEON_DATA=../shared/data python benchmarks/evaluate_growth.py [--sizes 10000 50000 200000]
 
-Crystals are those of mp_20_open/test, drawn with repetition, each perturbed, permuted, shifted,
-rotated and half of the time in a supercell; so 200,000 of them hold about 44 copies of each. They
-are judged against mp_20_open (its index is made before the clock starts), from an extxyz to the
-report, each size in a process of its own, whose peak of memory is told.
+Crystals are those of all splits of mp_20_open, drawn with repetition, each perturbed, permuted,
+shifted, rotated and half of the time in a supercell; so 200,000 of them hold about 10 copies of
+each. They are judged against mp_20_open (its index is made before the clock starts), from an extxyz
+to the report, each size in a process of its own, whose peak of memory is told.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from evaluate import disturbed
 
 from chemeleon.evaluation.collection import read_collection
 from chemeleon.evaluation.evaluate import Settings, evaluate
+from chemeleon.evaluation.packed import join
 from chemeleon.evaluation.reference import find_source, load_reference
 
 REFERENCE = "mp_20_open"
@@ -36,7 +37,8 @@ def write(count: int, file: Path) -> None:
     from ase.io import write as write_atoms
 
     rng = np.random.default_rng(0)
-    source = read_collection(find_source("mp_20_open/test")).crystals
+    splits = [f"{REFERENCE}/{split}" for split in ("train", "val", "test")]
+    source = join([read_collection(find_source(split)).crystals for split in splits])
     with file.open("w", encoding="utf-8") as out:
         for begin in range(0, count, _PART):
             rows = rng.integers(len(source.counts), size=min(_PART, count - begin))

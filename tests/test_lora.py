@@ -188,7 +188,7 @@ def test_the_flat_weights_of_a_gpu_give_the_same_gradients(tiny_ldm):
         add_adapters(model.denoiser, LoRAConfig(rank=4, alpha=8))
         tuned(model, seed=5)
         parameters = [p for p in model.parameters() if p.requires_grad]
-        weights = FlatWeights(parameters) if flat else None
+        weights = FlatWeights(parameters, torch.float32) if flat else None
         request = model.denoiser.conditions.request({"density": [3.0, None]})
         z = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(2))
         out = model(z, torch.tensor([300]), torch.tensor([4, 4]), *request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -286,6 +287,16 @@ def test_learning_rates():
     assert cosine.at(0) == 1.0
     assert cosine.at(50) == pytest.approx(0.55)
     assert cosine.at(100) == pytest.approx(0.1)
+    clock = LearningRate(OptimConfig(lr=1.0, schedule="clock", min_lr_ratio=0.1), None)
+    clock.passed(0.5)
+    assert clock.at(7) == clock.at(7000) == pytest.approx(0.55)
+    resumed = LearningRate(clock.config, None)
+    resumed.load(clock.state())
+    assert resumed.at(0) == clock.at(0)
+    resumed.passed(0.5)  # half of what was left
+    assert resumed.at(0) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * 0.75)))
+    resumed.passed(1.2)
+    assert resumed.at(0) == pytest.approx(0.1)
     plateau = LearningRate(OptimConfig(lr=1.0, schedule="plateau", plateau_patience=2), None)
     for improved in (True, False, False, False, False):
         plateau.validated(improved)

@@ -115,9 +115,10 @@ class OptimConfig(Section):
     lr: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
     weight_decay: NonNegative = Field(default=0.0, description="Decoupled weight decay.")
     betas: tuple[Fraction, Fraction] = Field(default=(0.9, 0.999), description="Averages of AdamW.")
-    schedule: Literal["constant", "cosine", "plateau"] = Field(
+    schedule: Literal["constant", "cosine", "clock", "plateau"] = Field(
         default="constant",
-        description="Learning rate after warm-up; `cosine` ends at min_lr_ratio.",
+        description="Learning rate after warm-up; `cosine` ends at min_lr_ratio with the last step,"
+        " `clock` when trainer.max_minutes are over, on any machine (so no two runs are the same).",
     )
     warmup_steps: int = Field(default=0, ge=0, description="Steps of linear warm-up.")
     min_lr_ratio: Fraction = Field(default=0.0, description="Last over peak learning rate.")
@@ -190,6 +191,12 @@ class StageConfig(Section):
     data: DataConfig = Field(default_factory=DataConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     trainer: TrainerConfig
+
+    @model_validator(mode="after")
+    def _clock(self) -> StageConfig:
+        if self.optim.schedule == "clock" and self.trainer.max_minutes is None:
+            raise ValueError("optim.schedule=clock needs trainer.max_minutes")
+        return self
 
 
 class VAETrainConfig(StageConfig):

@@ -186,10 +186,14 @@ class Run:
         """Return whether the last step is done."""
         return self.end is not None and self.at.step >= self.end
 
+    def time_spent(self) -> float:
+        """Return the share of ``max_minutes`` that has passed, 0 if there is no such limit."""
+        minutes = self.config.trainer.max_minutes
+        return 0.0 if minutes is None else (time.monotonic() - self.started) / (60 * minutes)
+
     def out_of_time(self) -> bool:
         """Return whether ``max_minutes`` have passed."""
-        minutes = self.config.trainer.max_minutes
-        return minutes is not None and time.monotonic() - self.started >= 60 * minutes
+        return self.time_spent() >= 1
 
     def stale(self) -> bool:
         """Return whether patience is at its end."""
@@ -241,7 +245,8 @@ class Run:
             TrainingError: if a loss or gradient was not finite; no weight was changed since.
         """
         device, count = self.accelerator.device, len(self.rows)
-        flags = torch.tensor(stops, dtype=torch.float32).to(device)
+        # time as well: processes must agree on it
+        flags = torch.tensor([*stops, self.time_spent()], dtype=torch.float32).to(device)
         values = torch.cat([*self.rows, flags])
         values = self.accelerator.reduce(values, reduction="mean").tolist()  # pyright: ignore
         width = len(self.names)
@@ -256,7 +261,9 @@ class Run:
         self._consider_compiling()
         if self.stage.whole_epochs or self.at.step % self.config.trainer.log_every == 0:
             self._log()
-        return [value > 0 for value in values[count * width :]]
+        *wanted, spent = values[count * width :]
+        self.schedule.passed(spent)
+        return [value > 0 for value in wanted]
 
     def _check_finite(self, row: Mapping[str, float], step: int) -> None:
         bad = [name for name, value in row.items() if not math.isfinite(value)]

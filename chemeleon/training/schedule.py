@@ -24,7 +24,7 @@ def total_steps(trainer: TrainerConfig, steps_per_epoch: int, *, whole: bool = F
 
 
 class LearningRate:
-    """Warm-up, then constant, cosine or reduced on plateaus.
+    """Warm-up, then constant, cosine (of steps or of time) or reduced on plateaus.
 
     Raises:
         ConfigError: if a cosine has no known end.
@@ -39,19 +39,27 @@ class LearningRate:
         self.config, self.steps = config, steps
         self.factor = 1.0
         self.waiting = 0
+        self.before = self.spent = 0.0  # of the time there is, by earlier runs and by all
 
     def at(self, step: int) -> float:
         """Return the learning rate of the update that follows ``step`` finished ones."""
         config = self.config
         if step < config.warmup_steps:
             return config.lr * (step + 1) / config.warmup_steps
-        if config.schedule == "cosine":
-            assert self.steps is not None
-            length = max(self.steps - config.warmup_steps, 1)
-            done = min((step - config.warmup_steps) / length, 1.0)
+        if config.schedule in ("cosine", "clock"):
+            done = self.spent
+            if config.schedule == "cosine":
+                assert self.steps is not None
+                done = (step - config.warmup_steps) / max(self.steps - config.warmup_steps, 1)
+            done = min(done, 1.0)
             low = config.min_lr_ratio
             return config.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done)))
         return config.lr * self.factor
+
+    def passed(self, share: float) -> None:
+        """Note which share of this run's time is over; a resumed run goes down from where it is."""
+        if self.config.schedule == "clock":
+            self.spent = self.before + (1 - self.before) * min(share, 1.0)
 
     def validated(self, improved: bool) -> None:
         """Count validations without progress and reduce the rate on a plateau."""
@@ -64,8 +72,9 @@ class LearningRate:
 
     def state(self) -> dict[str, float]:
         """Return what resuming needs."""
-        return {"factor": self.factor, "waiting": self.waiting}
+        return {"factor": self.factor, "waiting": self.waiting, "spent": self.spent}
 
     def load(self, state: dict[str, float]) -> None:
         """Undo ``state``."""
         self.factor, self.waiting = float(state["factor"]), int(state["waiting"])
+        self.before = self.spent = float(state.get("spent", 0.0))
