@@ -16,6 +16,7 @@ from chemeleon.checkpoints.hub import convert as hub_convert
 from chemeleon.checkpoints.hub import list_models as hub_list
 from chemeleon.checkpoints.hub import push as hub_push
 from chemeleon.checkpoints.hub import resolve as hub_pull
+from chemeleon.checkpoints.shipped import list_shipped as hub_shipped
 from chemeleon.config import presets
 from chemeleon.errors import ChemeleonError, ConfigError
 from chemeleon.sampling import sample
@@ -104,7 +105,7 @@ def predict_run(
     """Predict properties of crystals; the arguments are those of `chemeleon predict run`.
 
     Args:
-        model: run or model folder, or ``hub:NAME``.
+        model: run or model folder, ``hub:NAME`` or ``shipped:NAME``.
         sources: files, folders, or pymatgen structures.
         output: CSV to write; nothing is written if None.
         id_column: CSV column with names.
@@ -248,5 +249,7 @@ rl = SimpleNamespace(train=rl_train, presets=lambda: presets.list_presets("rl"))
 predict = SimpleNamespace(
     train=predict_train, run=predict_run, presets=lambda: presets.list_presets("predict")
 )
-hub = SimpleNamespace(list=hub_list, pull=hub_pull, convert=hub_convert, push=hub_push)
+hub = SimpleNamespace(
+    list=hub_list, shipped=hub_shipped, pull=hub_pull, convert=hub_convert, push=hub_push
+)
 __all__ = ["ChemeleonError", "evaluate", "hub", "ldm", "predict", "resolve", "rl", "sample", "vae"]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from chemeleon.checkpoints.folders import SAMPLE_PARTS, refuse_existing, remove_parts
+from chemeleon.checkpoints.shipped import default_model
 from chemeleon.checkpoints.store import write_text
 from chemeleon.errors import ConfigError
 from chemeleon.version import __version__
@@ -36,7 +37,7 @@ class SampleResult(list["Structure"]):
         names: of each crystal, as in files.
         folder: where they were written.
         rank: of this process; all have the crystals, the first one has written them.
-        notes: what could not be done as asked.
+        notes: which model was used if none was named, and what could not be done as asked.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class SampleResult(list["Structure"]):
 
 
 def sample(
-    model: str | Path,
+    model: str | Path | None = None,
     num_samples: int = 10,
     *,
     n: int | None = None,
@@ -88,7 +89,8 @@ def sample(
     crystals, and the first one writes.
 
     Args:
-        model: run or model folder.
+        model: run or model folder, ``hub:NAME`` or ``shipped:NAME``; by default the one inside the
+            package, for formulas that of kind csp.
         num_samples: how many crystals; of each formula, if formulas are asked for.
         n: the same, in short.
         formula: one or more formulas, for a model of kind csp. The structures come formula by
@@ -131,6 +133,11 @@ def sample(
     folder = None if output is None else Path(output)
     if folder is not None:
         refuse_existing(folder, SAMPLE_PARTS, overwrite, "name another -o")
+    notes: list[str] = []
+    if model is None:
+        shipped = default_model(bool(formulas or formulas_from))
+        model = shipped.reference
+        notes.append(f"no model was named: this is {model}, {shipped.what}")
 
     from chemeleon.crystals.convert import to_structures, write_structures
     from chemeleon.data.writing import CifFiles
@@ -247,7 +254,7 @@ def sample(
             "versions": _versions(),
         }
         write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-    notes = () if asked is None else asked.notes
+    notes += () if asked is None else asked.notes
     return SampleResult(structures, problems, names, folder, mine.rank, notes)
 
 

@@ -19,7 +19,7 @@ from chemeleon.checkpoints.card import model_card
 from chemeleon.checkpoints.fetch import cached_file, fetch, is_commit, push_in_words
 from chemeleon.checkpoints.folders import refuse_existing
 from chemeleon.checkpoints.registry import Entry, Named, entries, find
-from chemeleon.config.hubname import hub_name
+from chemeleon.config.hubname import is_name
 from chemeleon.config.presets import parse_yaml
 from chemeleon.errors import CheckpointError
 from chemeleon.version import __version__
@@ -137,7 +137,7 @@ def _import(named: Named, source: Path, folder: Path) -> None:
     from chemeleon.checkpoints.lightning import convert
 
     vae = named.entry.vae
-    if vae is not None and hub_name(vae) is None and not Path(vae).expanduser().exists():
+    if vae is not None and not is_name(vae) and not Path(vae).expanduser().exists():
         vae = f"hub:{vae}"
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -207,11 +207,11 @@ def push(
 
     from chemeleon.checkpoints.store import find_model
 
-    if "/" not in repo or hub_name(repo) is not None or "@" in repo:
+    if "/" not in repo or is_name(repo) or "@" in repo:
         raise CheckpointError(f"'{repo}' is not OWNER/REPO, for example me/my-model")
     find(repo)  # refuses other malformed names before anything is read
     path = find_model(folder)
-    config = _without_local_paths(read_config(path / CONFIG))
+    config = without_local_paths(read_config(path / CONFIG))
     if "adapter" in config:
         raise CheckpointError(
             f"{path} holds adapters, which are of no use without their base: publish both as one"
@@ -258,17 +258,17 @@ def _as_json(config: dict[str, Any]) -> bytes:
     return json.dumps(finite, indent=2).encode()
 
 
-def _without_local_paths(config: dict[str, Any]) -> dict[str, Any]:
+def without_local_paths(config: dict[str, Any]) -> dict[str, Any]:
     """Forget where the VAE, the start of training and the base of adapters lay on this computer.
 
-    Their weights are in the model, so nothing needs them; names of the hub are kept.
+    Their weights are in the model, so nothing needs them; names (hub:, shipped:) are kept.
     """
     adapted = config.get("adapted_from")
-    if isinstance(adapted, dict) and hub_name(str(adapted.get("base"))) is None:
+    if isinstance(adapted, dict) and not is_name(str(adapted.get("base"))):
         config = {**config, "adapted_from": {**adapted, "base": None}}
     ldm = config.get("ldm")
     if not isinstance(ldm, dict):
         return config
     paths = ("vae_ckpt_path", "init_ckpt_path")
-    local = [key for key in paths if ldm.get(key) and hub_name(str(ldm[key])) is None]
+    local = [key for key in paths if ldm.get(key) and not is_name(str(ldm[key]))]
     return {**config, "ldm": {**ldm, **dict.fromkeys(local)}}

@@ -26,7 +26,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from chemeleon.config.hubname import hub_name
+from chemeleon.checkpoints import shipped
+from chemeleon.config.hubname import hub_name, shipped_name
 from chemeleon.config.presets import parse_yaml
 from chemeleon.errors import CheckpointError
 from chemeleon.version import __version__
@@ -170,7 +171,11 @@ class ModelFolder:
 
 
 def find_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> Path:
-    """Return the model folder that a run folder, a model folder or ``hub:NAME`` stands for.
+    """Return the model folder that a run or model folder, or a name, stands for.
+
+    Args:
+        reference: folder, ``hub:NAME`` or ``shipped:NAME``.
+        kinds: what it may be, for the message.
 
     Raises:
         CheckpointError: that names what is missing and the command that makes it.
@@ -179,6 +184,8 @@ def find_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> 
         from chemeleon.checkpoints import hub  # here, as the hub in its turn writes models
 
         return hub.resolve(str(reference))
+    if shipped_name(str(reference)) is not None:
+        return shipped.resolve(str(reference))
     path = Path(reference).expanduser()
     if path.is_file() and path.suffix == ".ckpt":
         raise CheckpointError(
@@ -189,9 +196,11 @@ def find_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> 
             return folder
     make = " or ".join(f"`{_MAKERS[kind]} -o {path}`" for kind in kinds)
     if not path.exists():
-        hub_too = f", or fetch: hub:{reference}" if _REPO.fullmatch(str(reference)) else ""
+        other = f", or fetch: hub:{reference}" if _REPO.fullmatch(str(reference)) else ""
+        if str(reference) in {model.name for model in shipped.list_shipped()}:
+            other = f", or take that of the package: shipped:{reference}"
         raise CheckpointError(
-            f"there is no model at {path}: the folder does not exist. Make: {make}{hub_too}"
+            f"there is no model at {path}: the folder does not exist. Make: {make}{other}"
         )
     raise CheckpointError(
         f"{path} holds no {MODEL_WEIGHTS} with a {MODEL_CONFIG} (nor do its best/ and last/):"

@@ -19,10 +19,10 @@ app = typer.Typer(no_args_is_help=True, help="Models of the hub: list, fetch, im
 
 @app.command("list")
 def list_models() -> None:
-    """List the models that have a name, and which of them are on this computer.
+    """List the models that have a name: those inside this package, and those of the hub.
 
-    A name stands for its model wherever one is asked for: hub:NAME. Your own names go into
-    $CHEMELEON_HUB, a YAML file of the shape of configs/hub.yaml.
+    A name stands for its model wherever one is asked for: shipped:NAME or hub:NAME. Your own names
+    go into $CHEMELEON_HUB, a YAML file of the shape of configs/hub.yaml.
 
     [bold]Examples[/]
 
@@ -35,6 +35,14 @@ def list_models() -> None:
 
     from chemeleon import api
 
+    console = Console()
+    if shipped := api.hub_shipped():
+        table = Table(title="models inside this package")
+        for column in ("name", "what", "size"):
+            table.add_column(column, overflow="fold")
+        for model in shipped:
+            table.add_row(model.reference, model.what, f"{model.size / 1e6:.1f} MB")
+        console.print(table)
     models = api.hub_list()
     table = Table(title="models of the hub")
     for column in ("name", "also", "what", "cached"):
@@ -44,7 +52,7 @@ def list_models() -> None:
         what = model.entry.what or f"{model.entry.kind} of {model.entry.repo}"
         table.add_row(model.name, ", ".join(model.aliases), what, cached)
     table.caption = f"from {', '.join(dict.fromkeys(model.entry.repo for model in models))}"
-    Console().print(table)
+    console.print(table)
 
 
 @app.command()

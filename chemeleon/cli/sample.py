@@ -98,7 +98,14 @@ def _rank_by(text: str) -> Literal["auto", "energy", "model", "none"]:
 
 
 def sample(
-    model: Annotated[str, typer.Option("--model", "-m", help="Run or model folder, or hub:NAME.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Run or model folder, hub:NAME or shipped:NAME; default: that of the package.",
+        ),
+    ] = None,
     num_samples: Annotated[
         int, typer.Option("--num-samples", "-n", help="How many crystals to make, or per formula.")
     ] = 10,
@@ -200,11 +207,12 @@ def sample(
         bool, typer.Option("--overwrite", help="Replace an earlier sample in the folder.")
     ] = False,
 ) -> None:
-    """Make crystals with a trained model.
+    """Make crystals with a trained model: the one inside the package, or your own.
 
     [bold]Examples[/]
 
     \b
+    chemeleon sample -n 10 --table
     chemeleon sample --model runs/my_ldm -n 24 --table --contact-sheet
     chemeleon sample --model runs/my_ldm --num-samples 1000 --output out/ --format cif,extxyz,json
     chemeleon sample --model hub:alex_mp_20_ldm -n 100
@@ -229,7 +237,7 @@ def sample(
     sizes = _whole_numbers(num_atoms, "--num-atoms")
     size = _batch_size(batch_size)
     conditions, interval = _conditions(condition), _interval(guidance_interval)
-    if hub_name(model):
+    if model is not None and hub_name(model):
         api.hub_pull(model)  # first, as two progress bars at once would disturb each other
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)

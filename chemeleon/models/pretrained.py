@@ -56,7 +56,8 @@ class Pretrained(nn.Module):
         """Load a model.
 
         Args:
-            reference: run folder, model folder, ``hub:NAME`` or ``hub:OWNER/REPO[@REVISION]``.
+            reference: run folder, model folder, ``hub:NAME``, ``hub:OWNER/REPO[@REVISION]`` or
+                ``shipped:NAME``.
             revision: branch, tag or commit of a hub reference.
 
         Raises:

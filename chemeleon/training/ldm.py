@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from chemeleon.checkpoints.adapters import base_hash, own
-from chemeleon.config.hubname import hub_name
+from chemeleon.config.hubname import is_name
 from chemeleon.config.schema import LDMTrainConfig
 from chemeleon.crystals.augment import augment
 from chemeleon.crystals.batch import FlatCrystals
@@ -220,6 +220,6 @@ class LDMStage(DataStage):
 
 def _lasting(reference: str | None) -> str | None:
     """Return a model's name that is good in every folder."""
-    if reference is None or hub_name(reference) is not None:
+    if reference is None or is_name(reference):
         return reference
     return str(Path(reference).expanduser().absolute())
