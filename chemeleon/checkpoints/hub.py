@@ -79,15 +79,19 @@ def convert(
     *,
     weights: Literal["raw", "ema"] = "raw",
     vae: str | Path | None = None,
+    dtype: Literal["fp32", "bf16"] = "fp32",
     overwrite: bool = False,
 ) -> Path:
-    """Import a Lightning checkpoint into a model folder; nothing in it is executed.
+    """Import a Lightning checkpoint into a model folder, or write a model folder anew.
+
+    Nothing in a checkpoint is executed. Adapters are merged with their base.
 
     Args:
-        file: the checkpoint.
+        file: the checkpoint; or a run or model folder, ``hub:NAME`` or ``shipped:NAME``.
         output: folder to make.
         weights: as trained, or their running average where the file holds it.
         vae: VAE of an LDM or predictor that does not hold its own: a folder or ``hub:NAME``.
+        dtype: of the weights in ``output``; bf16 halves it. Statistics are float32 in any case.
         overwrite: replace a model in ``output``.
 
     Raises:
@@ -95,11 +99,22 @@ def convert(
         ConfigError: if there is a model in ``output`` already.
     """
     from chemeleon.checkpoints.lightning import convert as convert_file
+    from chemeleon.checkpoints.store import read_model, write_model
 
-    if not Path(file).exists():
-        raise CheckpointError(f"{file} does not exist: name a Lightning checkpoint (.ckpt)")
+    path = Path(file)
+    if not (is_name(str(file)) or path.exists()):
+        raise CheckpointError(
+            f"{file} does not exist: name a Lightning checkpoint (.ckpt), or a run or model folder"
+        )
     refuse_existing(Path(output), (CONFIG, WEIGHTS), overwrite, "name another -o")
-    return convert_file(file, output, weights=weights, vae=vae)
+    if path.is_file():
+        return convert_file(file, output, weights=weights, vae=vae, dtype=dtype)
+    if weights != "raw" or vae is not None:
+        raise CheckpointError(f"{file} is no Lightning checkpoint: leave out --weights and --vae")
+    folder = read_model(file, ("vae", "ldm", "predictor"))
+    config = {k: v for k, v in folder.config.items() if k not in ("chemeleon", "kind")}
+    write_model(Path(output), folder.kind, config, folder.tensors, dtype)
+    return Path(output)
 
 
 def models_cache() -> Path:

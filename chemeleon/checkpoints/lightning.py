@@ -27,6 +27,7 @@ from chemeleon.checkpoints.published_sizes import (
     vae_config,
 )
 from chemeleon.checkpoints.published_weights import Source, open_source, shorten
+from chemeleon.checkpoints.rounding import Dtype
 from chemeleon.checkpoints.store import read_model, write_model
 from chemeleon.checkpoints.torchzip import TorchArchive
 from chemeleon.config.schema import ImportedConfig, VAEConfig
@@ -42,6 +43,7 @@ def convert(
     *,
     weights: Literal["raw", "ema"] = "raw",
     vae: str | Path | None = None,
+    dtype: Dtype = "fp32",
 ) -> Path:
     """Write a published checkpoint as a model folder; nothing in the file is executed.
 
@@ -52,6 +54,7 @@ def convert(
         weights: the raw weights (what Chemeleon2 itself samples with), or their moving averages.
         vae: for a latent diffusion model: the model folder or ``.ckpt`` of its VAE. Needed if the
             file holds no VAE, or one of a width whose number of heads is not known.
+        dtype: of the weights in the folder.
 
     Returns:
         The folder.
@@ -64,7 +67,7 @@ def convert(
         kind, config, tensors = _read(path, weights, vae)
     except CheckpointError as error:
         raise CheckpointError(_printable(str(error))) from error
-    write_model(output, kind, config, tensors)
+    write_model(output, kind, config, tensors, dtype)
     return output
 
 

@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from chemeleon.checkpoints import shipped
+from chemeleon.checkpoints.rounding import Dtype, rounded, widened
 from chemeleon.config.hubname import hub_name, shipped_name
 from chemeleon.config.presets import parse_yaml
 from chemeleon.errors import CheckpointError
@@ -106,7 +107,7 @@ class ModelFolder:
         path: the folder.
         kind: ``vae`` or ``ldm``.
         config: the content of its ``config.yaml``.
-        tensors: its weights.
+        tensors: its weights, in float32 also where they are kept in bf16.
     """
 
     path: Path
@@ -229,7 +230,7 @@ def read_model(
             f"{path} is a model of kind '{kind}', but {' or '.join(kinds)} is needed here"
         )
     tensors, _ = read_tensors(path / MODEL_WEIGHTS)
-    folder = ModelFolder(path, kind, config, tensors)
+    folder = ModelFolder(path, kind, config, widened(tensors))
     if whole and "adapter" in config:
         from chemeleon.checkpoints.adapters import combine  # here, as it reads models in its turn
 
@@ -238,12 +239,24 @@ def read_model(
 
 
 def write_model(
-    folder: Path, kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    folder: Path,
+    kind: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    dtype: Dtype = "fp32",
 ) -> None:
-    """Write a model folder; the weights go last, so that what can be read is complete."""
+    """Write a model folder; the weights go last, so that what can be read is complete.
+
+    Args:
+        folder: made if it is missing.
+        kind: ``vae``, ``ldm`` or ``predictor``.
+        config: what ``config.yaml`` says beside kind and version.
+        tensors: the weights.
+        dtype: of the weights on disk; statistics are float32 in any case.
+    """
     content = {"chemeleon": __version__, "kind": kind, **config}
     write_text(folder / MODEL_CONFIG, yaml.safe_dump(content, sort_keys=False))
-    write_tensors(folder / MODEL_WEIGHTS, tensors, {"format": "pt"})
+    write_tensors(folder / MODEL_WEIGHTS, rounded(tensors, dtype), {"format": "pt"})
 
 
 def write_state(run: Path, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:

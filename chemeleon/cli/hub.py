@@ -79,7 +79,10 @@ def pull(
 
 @app.command()
 def convert(
-    file: Annotated[Path, typer.Argument(help="Lightning checkpoint.", metavar="FILE.ckpt")],
+    file: Annotated[
+        str,
+        typer.Argument(help="Lightning checkpoint, or a run or model folder.", metavar="MODEL"),
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Model folder to make.", metavar="DIR")
     ],
@@ -94,11 +97,14 @@ def convert(
             metavar="MODEL",
         ),
     ] = None,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Of weights in the folder: fp32, or bf16, half the size.")
+    ] = "fp32",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model in the folder.")
     ] = False,
 ) -> None:
-    """Import a Lightning checkpoint; nothing in the file is executed.
+    """Import a Lightning checkpoint, executing nothing in it, or write a model folder anew.
 
     [bold]Examples[/]
 
@@ -106,23 +112,36 @@ def convert(
     chemeleon hub convert ldm_null.ckpt -o models/ldm
     chemeleon hub convert ldm_null.ckpt -o models/ldm_ema --weights ema
     chemeleon hub convert ldm_rl.ckpt -o models/ldm_rl --vae hub:mp_20_vae
+    chemeleon hub convert runs/my_ldm -o models/small --dtype bf16
     """
     from chemeleon import api
     from chemeleon.errors import ConfigError, nearest
+
+    if dtype not in ("fp32", "bf16"):
+        raise ConfigError(f"--dtype {dtype}: must be fp32 or bf16")
 
     if weights not in ("raw", "ema"):
         raise ConfigError(
             f"--weights {weights}: must be raw or ema{nearest(weights, ('raw', 'ema'))}"
         )
     api.hub_convert(
-        file, output, weights="ema" if weights == "ema" else "raw", vae=vae, overwrite=overwrite
+        file,
+        output,
+        weights="ema" if weights == "ema" else "raw",
+        vae=vae,
+        dtype="bf16" if dtype == "bf16" else "fp32",
+        overwrite=overwrite,
     )
     from chemeleon.checkpoints.hub import read_config
 
     config = read_config(output / "config.yaml")
     kind = str(config["kind"])
-    typer.echo(f"{output}: {_KINDS[kind]}, {weights} weights. {_NEXT[kind].format(output)}")
-    for line in config["imported"].get("assumed") or []:
+    # an imported model that was written anew is no import any more
+    imported = config.get("imported") if Path(file).is_file() else None
+    kept = f"{weights} weights" if imported else "weights"
+    kept += " in bf16" if dtype == "bf16" else ""
+    typer.echo(f"{output}: {_KINDS[kind]}, {kept}. {_NEXT[kind].format(output)}")
+    for line in (imported or {}).get("assumed") or []:
         typer.echo(f"the file does not say, so it is assumed: {line}")
 
 

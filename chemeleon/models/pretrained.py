@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from chemeleon.checkpoints import hub
 from chemeleon.checkpoints.hub import PushOptions
+from chemeleon.checkpoints.rounding import Dtype
 from chemeleon.checkpoints.store import ModelFolder, read_model, write_model
 from chemeleon.errors import GenerationError
 
@@ -82,11 +83,16 @@ class Pretrained(nn.Module):
         """Return what ``config.yaml`` must say so that the model can be built again."""
         raise NotImplementedError
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the model into a folder that ``from_pretrained`` reads, and return it."""
+    def save_pretrained(self, folder: str | Path, dtype: Dtype = "fp32") -> Path:
+        """Write the model into a folder that ``from_pretrained`` reads, and return it.
+
+        Args:
+            folder: made if it is missing.
+            dtype: of the weights there; bf16 halves it. Statistics are float32 in any case.
+        """
         path = Path(folder)
         config = {**self.architecture(), **self.origin}
-        write_model(path, self.kinds[0], config, self.state_dict())
+        write_model(path, self.kinds[0], config, self.state_dict(), dtype)
         return path
 
     def push_to_hub(self, repo: str, **options: Unpack[PushOptions]) -> str:
