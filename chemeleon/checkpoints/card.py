@@ -1,8 +1,8 @@
-"""The README.md of a model on the hub, written from its config alone."""
+"""The README.md of a model: on the hub from its config alone, in the package with its figures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -29,6 +29,54 @@ def model_card(config: Mapping[str, Any], repo: str, license: str = "other") -> 
         repo: where it will lie, ``OWNER/REPO``.
         license: identifier of the hub.
     """
+    title = repo.partition("/")[2]
+    parts = [_opening(config, title, license), _validation(config), _loading(config, f"hub:{repo}")]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def shipped_card(
+    config: Mapping[str, Any],
+    name: str,
+    *,
+    license: str,
+    data: str,
+    weights: str,
+    facts: Mapping[str, Any],
+    commands: Sequence[str],
+    tables: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """Return the model card of a model inside the package.
+
+    Args:
+        config: content of the model's `config.yaml`.
+        name: as in ``shipped:NAME``.
+        license: identifier of the hub, of the weights.
+        data: source and licence of the data.
+        weights: hash that samples name in their manifest.
+        facts: further rows of the first table.
+        commands: that trained it, in order.
+        tables: heading to rows of figures.
+    """
+    facts = {**facts, "weights": f"bf16 on disk, float32 in use; hash `{weights}`"}
+    shown = [
+        "\n".join([f"### {heading}", "", *_rows(("figure", "value"), rows)])
+        for heading, rows in tables.items()
+        if rows
+    ]
+    parts = [
+        _opening(config, name, license, facts),
+        f"## Data\n\n{data}",
+        "\n".join(["## How it was trained", "", "```sh", *commands, "```"]),
+        _validation(config, "By the training itself, before weights were rounded.", ""),
+        "\n\n".join(["## Figures", *shown]) if shown else "",
+        _loading(config, f"shipped:{name}"),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _opening(
+    config: Mapping[str, Any], title: str, license: str, more: Mapping[str, Any] | None = None
+) -> str:
     kind = str(config["kind"])
     # a Lightning file does not say what it was trained on
     data = None if config.get("imported") else (config.get("data") or {}).get("name")
@@ -39,21 +87,18 @@ def model_card(config: Mapping[str, Any], repo: str, license: str = "other") -> 
     }
     if data:
         head["datasets"] = [data]
-    trained = config.get("trained") or {}
+    made = f"A {_TITLES.get(kind, kind)}, made with chemeleon {config.get('chemeleon', '')}."
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
-        f"# {repo.partition('/')[2]}",
-        f"A {_TITLES.get(kind, kind)}, made with chemeleon {config.get('chemeleon', '')}.".replace(
-            " .", "."
-        ),
-        _facts(config, data, trained),
-        _metrics(trained),
-        _loading(kind, repo),
+        f"# {title}",
+        made.replace(" .", "."),
+        _facts(config, data, more or {}),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(part for part in parts if part)
 
 
-def _facts(config: Mapping[str, Any], data: str | None, trained: Mapping[str, Any]) -> str:
+def _facts(config: Mapping[str, Any], data: str | None, more: Mapping[str, Any]) -> str:
+    trained = config.get("trained") or {}
     ldm, vae = config.get("ldm") or {}, config.get("vae") or {}
     predictor = config.get("predictor") or {}
     units = predictor.get("units") or {}
@@ -68,30 +113,39 @@ def _facts(config: Mapping[str, Any], data: str | None, trained: Mapping[str, An
         "decodes": {"dng": "elements and structure", "csp": "structure"}.get(vae.get("kind", "")),
         "predicts": ", ".join(predicted) or None,
         "conditions": conditions or ("none" if ldm else None),
+        **more,
     }
-    rows = [f"| {name} | {value} |" for name, value in facts.items() if value is not None]
-    return "\n".join(["| | |", "|---|---|", *rows]) if rows else ""
+    known = {name: value for name, value in facts.items() if value is not None}
+    return "\n".join(_rows(("", ""), known)) if known else ""
 
 
-def _metrics(trained: Mapping[str, Any]) -> str:
-    metrics = trained.get("metrics") or {}
+def _validation(config: Mapping[str, Any], *notes: str) -> str:
+    metrics = (config.get("trained") or {}).get("metrics") or {}
     if not metrics:
         return ""
-    rows = [f"| {name} | {_number(value)} |" for name, value in metrics.items()]
-    return "\n".join(["## Validation", "", "| metric | value |", "|---|---|", *rows])
+    return "\n".join(["## Validation", "", *notes, *_rows(("metric", "value"), metrics)])
+
+
+def _rows(header: tuple[str, str], values: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a table of two columns."""
+    first = f"| {header[0]} | {header[1]} |" if any(header) else "| | |"
+    return [first, "|---|---|", *(f"| {name} | {_number(v)} |" for name, v in values.items())]
 
 
 def _number(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def _loading(kind: str, repo: str) -> str:
+def _loading(config: Mapping[str, Any], reference: str) -> str:
+    kind = str(config["kind"])
+    told = ((config.get("ldm") or {}).get("denoiser") or {}).get("types")
+    wish = "--formula LiFePO4 -n 20" if told else "-n 100"
     commands = {
-        "vae": f"chemeleon ldm train --preset mp_20/null ldm.vae_ckpt_path=hub:{repo}",
-        "ldm": f"chemeleon sample --model hub:{repo} -n 100 -o out",
-        "predictor": f"chemeleon predict run hub:{repo} FILES -o out.csv",
+        "vae": f"chemeleon ldm train --preset mp_20/null ldm.vae_ckpt_path={reference}",
+        "ldm": f"chemeleon sample --model {reference} {wish} -o out",
+        "predictor": f"chemeleon predict run {reference} FILES -o out.csv",
     }
-    command = commands.get(kind, f"chemeleon hub pull {repo}")
+    command = commands.get(kind, f"chemeleon hub pull {reference.removeprefix('hub:')}")
     lines = ["## How to load", "", "```sh", "pip install chemeleon", command, "```"]
     if kind in _CLASSES:
         name = _CLASSES[kind]
@@ -100,7 +154,7 @@ def _loading(kind: str, repo: str) -> str:
             "```python",
             f"from chemeleon.models.{_MODULES[kind]} import {name}",
             "",
-            f'model = {name}.from_pretrained("hub:{repo}")',
+            f'model = {name}.from_pretrained("{reference}")',
             "```",
         ]
     return "\n".join([*lines, "", "The weights are safetensors: loading them runs no code."])
