@@ -1,6 +1,7 @@
 """Time sampling: noise to Structure objects, and the command from start to files.
 
     CHEMELEON_DATA=../shared/data python benchmarks/sample.py [--num 10000] [--model DIR]
+        [--precision bf16]
 
 Without --model, a VAE and an LDM of the published sizes are trained on mp_20_open for a few hundred
 steps first, so that their crystals can be written down. Prints crystals per second, the floor (the
@@ -45,17 +46,20 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=10_000 if CUDA else 64)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--train-steps", type=int, default=400 if CUDA else 2)
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--no-command", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         model = arguments.model or train(Path(name), arguments.train_steps)
         pipeline = Pipeline.from_pretrained(model)
-        pipeline.generate(min(256, arguments.num))  # warm-up
+        precision = arguments.precision
+        few = min(256 if CUDA else 4, arguments.num)
+        pipeline.generate(few, precision=precision)  # warm-up
         times = []
         for seed in range(3 if CUDA else 1):
             wait()
             start = time.perf_counter()
-            crystals = pipeline.generate(arguments.num, seed=seed)
+            crystals = pipeline.generate(arguments.num, seed=seed, precision=precision)
             made = time.perf_counter()
             to_structures(crystals)
             times.append((time.perf_counter() - start, made - start))
@@ -63,10 +67,13 @@ def main() -> None:
         blocks = pipeline.model.denoiser.blocks
         weights = linear_weights(blocks) - sum(linear_weights(b.modulation) for b in blocks)
         atoms = float(crystals.num_atoms.float().mean())
-        floor = 50 * 2 * atoms * weights / matrix_rate(int(2048 * atoms) if CUDA else 640)
+        told = pipeline.precision(precision)
+        dtype = torch.bfloat16 if told == "bf16" else torch.float32
+        speed = matrix_rate(int(2048 * atoms) if CUDA else 640, dtype)
+        floor = 50 * 2 * atoms * weights / speed
         rate = arguments.num / total
         device = torch.cuda.get_device_name() if CUDA else f"{torch.get_num_threads()} threads"
-        print(f"torch {torch.__version__}, {device}, {atoms:.1f} atoms")
+        print(f"torch {torch.__version__}, {device}, {told}, {atoms:.1f} atoms")
         print(
             f"{arguments.num} crystals in {total:.2f} s ({generated:.2f} s without Structure"
             f" objects): {rate:,.1f}/s; floor {1e3 * floor:.2f} ms per crystal, {floor * rate:.0%}"
@@ -74,6 +81,7 @@ def main() -> None:
         )
         if not arguments.no_command:
             command = [sys.executable, "-m", "chemeleon", "sample", "--model", str(model)]
+            command += ["--precision", precision]
             for run in ("first", "warm"):
                 out = Path(name) / run
                 start = time.perf_counter()

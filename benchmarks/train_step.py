@@ -21,10 +21,12 @@ import time
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 
 from chemeleon import api
 from chemeleon.config.schema import VAEConfig
+from chemeleon.models import products
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.vae import CrystalVAE
 
@@ -49,16 +51,26 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def matrix_rate(tokens: int) -> float:
-    """Return FLOP/s of the products that dominate a step: forward, input and weight gradients."""
-    kind = {"device": "cuda", "dtype": torch.bfloat16} if CUDA else {}
+def matrix_rate(tokens: int, dtype: torch.dtype | None = None) -> float:
+    """Return FLOP/s of the products that dominate a step: forward, input and weight gradients.
+
+    Args:
+        tokens: rows of the activations.
+        dtype: by default bf16 on a GPU and float32 on a CPU.
+    """
+    device = "cuda" if CUDA else "cpu"
+    dtype = dtype or (torch.bfloat16 if CUDA else torch.float32)
     work = taken = 0.0
     for width, hidden in ((512, 2048), (768, 3072)):
-        x, w = torch.randn(tokens, width, **kind), torch.randn(hidden, width, **kind)
-        y = torch.randn(tokens, hidden, **kind)
-        for product in (lambda x=x, w=w: x @ w.T, lambda y=y, w=w: y @ w, lambda x=x, y=y: y.T @ x):
+        x, w, y = (
+            torch.randn(*shape, device=device, dtype=dtype)
+            for shape in ((tokens, width), (hidden, width), (tokens, hidden))
+        )
+        multiply = products.multiply if products.by_onednn(x) else F.linear
+        for a, b in ((x, w), (y, w.T), (y.T, x.T)):
             # ten at once: the wait for the device is not the product's
-            taken += seconds(lambda product=product: [product() for _ in range(10)]) / 10
+            many = lambda a=a, b=b, by=multiply: [by(a, b) for _ in range(10)]  # noqa: E731
+            taken += seconds(many) / 10
             work += 2 * tokens * width * hidden
     return work / taken
 
@@ -116,7 +128,8 @@ def main() -> None:
             work["ldm"] = 6 * (atoms * blocks + modulations) + 2 * atoms * linear_weights(
                 vae.encoder
             )
-    rate = matrix_rate(round(arguments.batch * atoms))
+    rounded = torch.bfloat16 if "trainer.precision=bf16" in extra else None
+    rate = matrix_rate(round(arguments.batch * atoms), rounded)
     device = torch.cuda.get_device_name() if CUDA else f"{torch.get_num_threads()} CPU threads"
     print(f"torch {torch.__version__}, {device}, matrix rate {rate / 1e12:.3g} TFLOP/s")
     print(f"{arguments.data}, batch {arguments.batch}, {atoms:.1f} atoms, {' '.join(extra)}")

@@ -7,6 +7,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from chemeleon.crystals.augment import augment, random_rotations
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.convert import from_structures, to_structures
 from chemeleon.crystals.formula import formula_histogram, formula_units, likely_units, parse_formula
-from chemeleon.crystals.ordering import arrange, arrange_atoms
+from chemeleon.crystals.ordering import Order, arrange, arrange_atoms
 from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.crystals.random import make_keys
 from chemeleon.data.dataset import load_source, load_split
@@ -174,6 +175,26 @@ def test_canonical_crystals_are_the_same_crystals_in_one_form():
     apart = ((again.frac_coords - once.frac_coords + 0.5) % 1 - 0.5).abs().amax(1)
     worst = torch.stack([part.max() for part in apart.split(crystals.num_atoms.tolist())])
     assert (worst < 1e-4).float().mean() > 0.95  # but for coordinates on the border of two bins
+
+
+def test_large_sets_are_ordered_and_counted_in_parts(monkeypatch):
+    crystals = demo_crystals("val")
+    whole = [arrange(crystals, order) for order in get_args(Order)]
+    counted = formula_units(crystals)
+    monkeypatch.setattr("chemeleon.crystals.ordering.CHUNK", 100)
+    monkeypatch.setattr("chemeleon.crystals.formula.CHUNK", 100)
+    parts = [arrange(crystals, order) for order in get_args(Order)]
+    for one, other in zip(whole, parts, strict=True):
+        assert torch.equal(one.atomic_numbers, other.atomic_numbers)
+        assert torch.equal(one.frac_coords, other.frac_coords)
+        assert other.targets is crystals.targets
+        assert other.ids == crystals.ids
+    assert torch.equal(formula_units(crystals), counted)
+    parts = list(crystals.cut(100))
+    assert [len(part) for part in parts] == [100] * (len(crystals) // 100) + [len(crystals) % 100]
+    joined = FlatCrystals.join(parts)
+    assert torch.equal(joined.lattice, crystals.lattice)
+    assert joined.ids == crystals.ids
 
 
 def test_neighbours_in_the_periodic_table_start_alike():

@@ -153,7 +153,8 @@ def test_a_step_that_cannot_be_recorded_goes_the_ordinary_way(tmp_path, monkeypa
 
 
 def test_a_predictor_trains_with_recorded_steps(tmp_path, models):
-    words = ["trainer.tracker=none", "trainer.max_steps=40", "predict.width=64"]
+    words = ["trainer.tracker=none", "trainer.max_steps=40", "trainer.log_every=10"]
+    words += ["predict.width=64"]
     words += [f"predict.vae_ckpt_path={models / 'vae'}", "data.batch_size=32"]
     console = Console(record=True, file=io.StringIO())
     api.predict_train("demo/density", words, output=tmp_path / "run", console=console)

@@ -78,14 +78,15 @@ VARIANTS = {
 @pytest.mark.parametrize("words", VARIANTS.values(), ids=VARIANTS)
 def test_the_ratio_of_the_first_update_is_1(small_ldm, words):
     found = stage(small_ldm, *words)
+    # a sum over all entries of a crystal has their number of times the rounding
+    summed = "per_crystal" in str(words)
     for minibatch in range(2):  # no step is taken between them here
         terms, _ = gradients(found, minibatch=minibatch)
-        assert terms["ratio"] == pytest.approx(1, abs=1e-5)
+        assert terms["ratio"] == pytest.approx(1, abs=1e-4 if summed else 1e-5)
         assert terms["kl"] == pytest.approx(0, abs=1e-6)
         assert terms.get("reference_kl", 0.0) == pytest.approx(0, abs=1e-6)
     assert isinstance(found.objective, PolicyGradient)
-    # a sum over all entries of a crystal has their number of times the rounding
-    assert found.objective.ratio_peak() < (1e-3 if "per_crystal" in str(words) else 1e-5)
+    assert found.objective.ratio_peak() < (1e-3 if summed else 1e-5)
 
 
 @pytest.mark.parametrize("guidance", ["null", "2.0", "0.0"])
@@ -122,7 +123,7 @@ def test_micro_batches_only_divide_the_work(small_ldm, size):
     cut = stage(small_ldm, *words, f"rl.micro_batch={size}")
     divided, found = gradients(cut)
     assert divided == pytest.approx(plain, abs=1e-5)
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=5e-6)
     pieces = next(cut.batches(0, 0))
     assert max(len(piece.values["weight"]) for piece in pieces) <= size
     assert len(pieces) >= math.ceil(4 * 4 / size)  # 4 crystals of a minibatch x 4 noisy steps

@@ -6,7 +6,7 @@ atoms in a set. Lattices are ``(., 3, 3)`` in angstrom, rows a, b, c. Atomic num
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -226,6 +226,21 @@ class FlatCrystals:
             targets={},
             ids=[name for part in parts for name in part.ids],
         )
+
+    def cut(self, size: int) -> Iterator[FlatCrystals]:
+        """Yield the crystals in parts of ``size``, as views; targets are left out."""
+        counts = self.num_atoms.split(size)
+        atoms = [int(part.sum()) for part in counts]
+        tensors = zip(
+            self.atomic_numbers.split(atoms),
+            self.frac_coords.split(atoms),
+            self.lattice.split(size),
+            counts,
+            strict=True,
+        )
+        for i, (numbers, coords, lattice, count) in enumerate(tensors):
+            names = self.ids[i * size : (i + 1) * size]
+            yield FlatCrystals(numbers, coords, lattice, count, {}, names)
 
     def subset(self, indices: Tensor) -> FlatCrystals:
         """Return the crystals at ``indices`` ``(K,)``, in that order."""

@@ -16,6 +16,7 @@ from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, FlatCrystals
 from chemeleon.crystals.symbols import formula_amounts, symbol
 from chemeleon.errors import ConfigError
 
+CHUNK = 1 << 16  # crystals at a time: their table of elements is larger than they are
 PSEUDO_CRYSTALS = 5.0  # weight of what is true of all formulas, see `likely_units`
 
 
@@ -38,6 +39,10 @@ def parse_formula(text: str) -> list[int]:
 
 def formula_units(crystals: FlatCrystals) -> Tensor:
     """Return how many units of its reduced formula each crystal has, ``(M,)`` int64."""
+    return torch.cat([_units(part) for part in crystals.cut(CHUNK)])
+
+
+def _units(crystals: FlatCrystals) -> Tensor:
     owner = torch.repeat_interleave(crystals.num_atoms)
     place = owner * (MAX_ATOMIC_NUMBER + 1) + crystals.atomic_numbers
     shape = (len(crystals), MAX_ATOMIC_NUMBER + 1)

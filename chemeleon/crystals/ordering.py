@@ -52,74 +52,67 @@ def arrange(crystals: FlatCrystals, order: Order) -> FlatCrystals:
     coordinates in like places, whatever the elements, origins and files (docs/csp.md has how many).
     No Python per crystal.
     """
-    if order == "file":
+    if order == "file" or len(crystals) == 0:
         return crystals
-    if order == "number":
-        ranks = crystals.atomic_numbers
-        return _permuted(crystals, _sorted(crystals, ranks), crystals.frac_coords)
-    chunks = torch.arange(len(crystals)).split(CHUNK)
-    if len(chunks) == 1:
-        return _canonical(crystals)
-    parts = [_canonical(crystals.subset(chunk)) for chunk in chunks]
-    return replace(FlatCrystals.join(parts), targets=crystals.targets)
+    put = _by_number if order == "number" else _canonical
+    parts = [put(part) for part in crystals.cut(CHUNK)]
+    numbers, coordinates = zip(*parts, strict=True)
+    return replace(crystals, atomic_numbers=torch.cat(numbers), frac_coords=torch.cat(coordinates))
 
 
 def _sorted(crystals: FlatCrystals, ranks: Tensor) -> Tensor:
     """Return ``(A,)`` atoms by crystal, then rank, then place."""
     owner = torch.repeat_interleave(crystals.num_atoms)
-    first = torch.argsort(ranks, stable=True)
-    return first[torch.argsort(owner[first], stable=True)]
+    return torch.argsort(owner * (int(ranks.max()) + 1) + ranks, stable=True)
 
 
-def _permuted(crystals: FlatCrystals, order: Tensor, frac_coords: Tensor) -> FlatCrystals:
-    return replace(
-        crystals,
-        atomic_numbers=crystals.atomic_numbers[order],
-        frac_coords=frac_coords[order],
-    )
+def _by_number(crystals: FlatCrystals) -> tuple[Tensor, Tensor]:
+    order = _sorted(crystals, crystals.atomic_numbers)
+    return crystals.atomic_numbers[order], crystals.frac_coords[order]
 
 
-def _canonical(crystals: FlatCrystals) -> FlatCrystals:
+def _canonical(crystals: FlatCrystals) -> tuple[Tensor, Tensor]:
+    """Return elements and coordinates in canonical order."""
     size, classes = len(crystals), MAX_ATOMIC_NUMBER + 1
     owner = torch.repeat_interleave(crystals.num_atoms)
     kind = owner * classes + crystals.atomic_numbers
     counts = torch.bincount(kind, minlength=size * classes)
     ranks = counts[kind] * 1000 + mendeleev_numbers()[crystals.atomic_numbers]
-    crystals = _permuted(crystals, _sorted(crystals, ranks), crystals.frac_coords)
-
-    batch = crystals.batch(torch.arange(size))
-    types, mask = batch.atomic_numbers, batch.mask
-    changes = torch.zeros_like(types)
+    order = _sorted(crystals, ranks)
+    atoms, places = crystals.atomic_numbers[order], crystals.frac_coords[order]
+    ordered = replace(crystals, atomic_numbers=atoms, frac_coords=places)
+    batch = ordered.batch(torch.arange(size))
+    types, mask, coords = batch.atomic_numbers, batch.mask, batch.frac_coords
+    changes = torch.zeros_like(types, dtype=torch.int32)
     changes[:, 1:] = types[:, 1:] != types[:, :-1]
-    element = changes.cumsum(1)  # 0 for the first one
+    element = changes.cumsum(1, dtype=torch.int32)  # 0 for the first one
     origin = torch.zeros_like(batch.num_atoms)
     candidates = ((element == 0) & mask).sum(1)
-    best, _ = _keys(batch.frac_coords - batch.frac_coords[:, :1], element, mask).sort(1)
+    best, _ = _keys(coords - coords[:, :1], element, mask).sort(1)
     for atom in range(1, int(candidates.max())):
-        moved = batch.frac_coords - batch.frac_coords[:, atom : atom + 1]
-        keys, _ = _keys(moved, element, mask).sort(1)
-        differs = keys != best
-        at = differs.int().argmax(1, keepdim=True)
-        smaller = (keys.gather(1, at) < best.gather(1, at)).squeeze(1) & (atom < candidates)
-        best = torch.where(smaller.unsqueeze(1), keys, best)
-        origin = torch.where(smaller, atom, origin)
-    start = batch.frac_coords.gather(1, origin.view(-1, 1, 1).expand(-1, 1, 3))
-    moved = batch.frac_coords - start
+        rows = torch.nonzero(candidates > atom).squeeze(1)
+        here, before = coords[rows], best[rows]
+        keys, _ = _keys(here - here[:, atom : atom + 1], element[rows], mask[rows]).sort(1)
+        at = (keys != before).int().argmax(1, keepdim=True)
+        smaller = (keys.gather(1, at) < before.gather(1, at)).squeeze(1)
+        best[rows[smaller]] = keys[smaller]
+        origin[rows[smaller]] = atom
+    moved = coords - coords.gather(1, origin.view(-1, 1, 1).expand(-1, 1, 3))
     order = _keys(moved, element, mask).argsort(dim=1, stable=True)
     moved = moved - torch.floor(moved)
     moved = torch.where(moved >= 1, 0.0, moved)
-    return replace(
-        crystals,
-        atomic_numbers=types.gather(1, order)[mask],
-        frac_coords=moved.gather(1, order.unsqueeze(-1).expand(-1, -1, 3))[mask],
+    return (
+        types.gather(1, order)[mask],
+        moved.gather(1, order.unsqueeze(-1).expand(-1, -1, 3))[mask],
     )
 
 
 def _keys(frac_coords: Tensor, element: Tensor, mask: Tensor) -> Tensor:
-    """Return what atoms are sorted by, ``(M, N)`` int64: element, then binned coordinates."""
-    x, y, z = torch.round(frac_coords * BINS).long().remainder(BINS).unbind(-1)
+    """Return what atoms are sorted by, ``(M, N)`` int32: element, then binned coordinates."""
+    bins = torch.round(frac_coords * BINS)
+    x, y, z = (bins - BINS * torch.floor(bins / BINS)).int().unbind(-1)
     keys = ((element * BINS + x) * BINS + y) * BINS + z
-    return keys.masked_fill(~mask, torch.iinfo(torch.int64).max)
+    return keys.masked_fill(~mask, torch.iinfo(keys.dtype).max)
 
 
 @cache

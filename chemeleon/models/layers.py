@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from chemeleon.models.attention import ragged_attention, usable
 from chemeleon.models.modulation import add_gated, add_gated_and_modulate, fused, modulate
 from chemeleon.models.packing import Layout
+from chemeleon.models.products import Linear
 
 
 def index_embedding(index: Tensor, width: int, max_length: int = 2048) -> Tensor:
@@ -35,9 +36,9 @@ def timestep_embedding(t: Tensor, width: int = 256, period: float = 10_000.0) ->
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
 
 
-def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+def zero_linear(inputs: int, outputs: int) -> Linear:
     """Return a linear layer that answers 0 until it is trained."""
-    layer = nn.Linear(inputs, outputs)
+    layer = Linear(inputs, outputs)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
@@ -49,8 +50,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
         nn.init.xavier_uniform_(self.qkv.weight)
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.out.bias)
@@ -75,9 +76,9 @@ class MLP(nn.Module):
 
     def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.up = nn.Linear(width, hidden)
+        self.up = Linear(width, hidden)
         self.dropout = nn.Dropout(dropout)
-        self.down = nn.Linear(hidden, width)
+        self.down = Linear(hidden, width)
         for layer in (self.up, self.down):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)

@@ -59,40 +59,48 @@ class Counters:
 
 
 class Average:
-    """Exponential moving average of the trained weights (diffusers' EMAModel); off at decay 0."""
+    """Exponential moving average of the trained weights; off at decay 0.
+
+    That of diffusers' EMAModel, whose import alone takes as long as reading 600,000 crystals.
+
+    Attributes:
+        parameters: the weights.
+        shadows: their averages; None at decay 0.
+        steps: updates taken in.
+    """
 
     def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
-        from diffusers.training_utils import EMAModel
-
-        self.parameters = parameters
-        # foreach: one kernel for all weights instead of one for each
-        self.model = EMAModel(parameters, decay=decay, foreach=True) if decay else None
+        self.parameters, self.decay = parameters, decay
+        self.shadows = [p.detach().clone() for p in parameters] if decay else None
+        self.steps = 0
 
     def update(self) -> None:
         """Take in the present weights."""
-        if self.model is None:
+        if self.shadows is None:
             return
-        # EMAModel.step in one pass over the weights instead of three
-        self.model.optimization_step += 1
-        decay = self.model.get_decay(self.model.optimization_step)
-        self.model.cur_decay_value = decay
+        # early on, when weights are still far from good, the average is over a tenth of all steps
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps)) if self.steps else 0.0
+        self.steps += 1
         with torch.no_grad():
-            torch._foreach_lerp_(self.model.shadow_params, self.parameters, 1 - decay)  # pyright: ignore
+            torch._foreach_lerp_(self.shadows, self.parameters, 1 - decay)  # pyright: ignore
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Put the averaged weights in place for a while."""
-        if self.model is None:
+        if self.shadows is None:
             yield
             return
         kept = [p.detach().clone() for p in self.parameters]
-        self.model.copy_to(self.parameters)
+        self._put(self.shadows)
         try:
             yield
         finally:
-            with torch.no_grad():
-                for parameter, value in zip(self.parameters, kept, strict=True):
-                    parameter.copy_(value)
+            self._put(kept)
+
+    def _put(self, values: list[Tensor]) -> None:
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, values, strict=True):
+                parameter.copy_(value)
 
 
 def save(
@@ -111,10 +119,10 @@ def save(
             tensors |= {f"optimizer.{i}.{name}": v for i, v in enumerate(weights.pieces(values))}
     if optimizer.state:
         tensors["optimizer_steps"] = torch.as_tensor(optimizer.state[weights.updated[0]]["step"])
-    if average.model is not None:
-        shadows = weights.pieces(average.model.shadow_params)
+    if average.shadows is not None:
+        shadows = weights.pieces(average.shadows)
         tensors |= {f"average.{i}": shadow for i, shadow in enumerate(shadows)}
-        tensors["average_steps"] = torch.tensor(average.model.optimization_step)
+        tensors["average_steps"] = torch.tensor(average.steps)
     counters.learning_rate = schedule.state()
     write_state(run, tensors, asdict(counters))
 
@@ -158,9 +166,9 @@ def load(
             for name in OPTIMIZER_TENSORS:
                 values = [optimizer.state[p][name] for p in weights.updated]
                 restore(values, f"optimizer.{{}}.{name}")
-        if average.model is not None:
-            restore(average.model.shadow_params, "average.{}")
-            average.model.optimization_step = int(tensors["average_steps"])
+        if average.shadows is not None:
+            restore(average.shadows, "average.{}")
+            average.steps = int(tensors["average_steps"])
     counters = Counters(**content)
     schedule.load(counters.learning_rate)
     return counters
