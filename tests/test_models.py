@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from rich.console import Console
 
 from chemeleon.config.presets import load
-from chemeleon.config.schema import ConditionConfig, DiffusionConfig, LDMConfig, VAEConfig
+from chemeleon.config.schema import (
+    AugmentConfig,
+    ConditionConfig,
+    DiffusionConfig,
+    LDMConfig,
+    VAEConfig,
+)
+from chemeleon.crystals.augment import augment
 from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
 from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.crystals.random import make_keys, normal
@@ -39,10 +47,13 @@ def crystals() -> FlatCrystals:
     return everything.subset(order[torch.linspace(0, len(order) - 1, 7).long()])
 
 
-def denoiser(vae: CrystalVAE, layout: str = "per_atom", conditions=None) -> LatentDiffusion:
+def denoiser(
+    vae: CrystalVAE, layout: str = "per_atom", conditions=None, modulation: str = "block"
+) -> LatentDiffusion:
+    sizes = {"width": 32, "layers": 2, "heads": 4}
     config = LDMConfig.model_validate(
         {
-            "denoiser": {"width": 32, "layers": 2, "heads": 4, "token_layout": layout},
+            "denoiser": {**sizes, "token_layout": layout, "modulation": modulation},
             "conditions": conditions or {},
         }
     )
@@ -135,9 +146,10 @@ def test_wrapped_coordinate_error_takes_the_short_way():
     assert terms["types"].item() == pytest.approx(math.log(100), abs=1e-5)
 
 
-def test_denoising_and_its_loss_are_alike_alone_and_padded(crystals):
+@pytest.mark.parametrize("modulation", ["block", "shared"])
+def test_denoising_and_its_loss_are_alike_alone_and_padded(crystals, modulation):
     torch.manual_seed(0)
-    model = denoiser(CrystalVAE(VAES[0]))
+    model = denoiser(CrystalVAE(VAES[0]), modulation=modulation)
     process = NoiseProcess(DiffusionConfig())
     keys = make_keys(0, torch.arange(len(crystals)))
     batch = crystals.batch(torch.arange(len(crystals)), 20)
@@ -158,6 +170,48 @@ def test_denoising_and_its_loss_are_alike_alone_and_padded(crystals):
             torch.testing.assert_close(ours, theirs[i : i + 1, :atoms], rtol=1e-5, atol=1e-5)
         for name, value in losses.items():
             torch.testing.assert_close(own[name], value[i : i + 1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_shared_modulation_is_a_block_s_own_where_it_says_the_same(crystals):
+    torch.manual_seed(0)
+    shared = denoiser(CrystalVAE(VAES[0]), modulation="shared")
+    own = denoiser(CrystalVAE(VAES[0]))
+    common = shared.denoiser.shared
+    weights = {k: v for k, v in shared.denoiser.state_dict().items() if "shared" not in k}
+    for i, block in enumerate(shared.denoiser.blocks):
+        name = f"blocks.{i}.modulation"
+        weights[f"{name}.bias"] = common.bias + block.modulation.weight
+        weights[f"{name}.weight"] = common.weight
+    own.denoiser.load_state_dict(weights)
+    batch = crystals.batch(torch.arange(len(crystals)))
+    z, t = torch.randn(len(batch), batch.width, 8), torch.arange(len(batch)) * 100
+    expected, found = (model(z, t, batch.num_atoms).prediction for model in (own, shared))
+    torch.testing.assert_close(found, expected)
+    assert sum(p.numel() for p in shared.denoiser.parameters()) < sum(
+        p.numel() for p in own.denoiser.parameters()
+    )
+
+
+def test_a_canonical_order_of_atoms_makes_latents_those_of_the_crystal(crystals):
+    torch.manual_seed(0)
+    config = VAES[0].model_copy(update={"atom_order": "canonical"})
+    vae = CrystalVAE(config).eval()
+    batch = crystals.batch(torch.arange(len(crystals)))
+    keys = make_keys(1, torch.arange(len(crystals)))
+    changes = AugmentConfig(translate=True, rotate=False, permute=True)
+    other = replace(augment(batch, keys, changes).flatten(), targets=crystals.targets)
+    one, two = (
+        vae.encode(c.batch(torch.arange(len(c)))).mean
+        for c in (vae.arranged(crystals), vae.arranged(other))
+    )
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+    plain = CrystalVAE(VAES[0])
+    assert plain.arranged(other) is other  # as published: the order of the file
+
+
+def test_a_decoder_that_sees_the_elements_needs_their_order():
+    with pytest.raises(ValueError, match="canonical"):
+        VAEConfig(kind="csp", decoder_types=True)
 
 
 def test_interleaved_layout_does_depend_on_padding(crystals):

@@ -57,7 +57,8 @@ def test_files_and_manifest(tiny_ldm, tmp_path):
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["requested"] == 6
     assert manifest["seed"] == 3
-    assert manifest["sampler"] == {"scheduler": "ddim", "steps": 5, "eta": 0.0}
+    expected = {"scheduler": "ddim", "steps": 5, "eta": 0.0, "temperature": 1.0}
+    assert manifest["sampler"] == expected
     assert len(manifest["weights"]) == 16
     written = [s for s in result.structures if s is not None]
     assert manifest["written"] == len(written) == len(list((out / "cif").glob("*.cif")))

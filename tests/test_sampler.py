@@ -66,6 +66,25 @@ def test_exact_score_gives_the_gaussian_back(name, steps, eta, prediction):
     assert out.std().item() == pytest.approx(STD, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("name", "eta", "prediction"),
+    [("ddim", 1.0, "v"), ("ddim", 0.0, "epsilon"), ("dpm++", 1.0, "v"), ("euler", 0.0, "flow")],
+)
+def test_temperature_scales_the_spread_and_leaves_the_mean(name, eta, prediction):
+    # with the exact score of a Gaussian all noise of the walk ends in the sample in proportion
+    flow = prediction == "flow"
+    diffusion = DiffusionConfig(
+        process="flow" if flow else "ddpm", prediction=prediction, learned_variance=False
+    )
+    config = SamplerConfig(scheduler=name, steps=200, eta=eta, temperature=0.6)
+    keys = make_keys(0, torch.arange(1000))
+    mask = torch.ones(1000, 4, dtype=torch.bool)
+    start = normal(fold(keys, "start"), (4, 4))
+    out = Sampler(diffusion, config).sample(exact_denoiser(diffusion), start, mask, keys)
+    assert out.mean().item() == pytest.approx(MEAN, abs=0.02)
+    assert out.std().item() == pytest.approx(0.6 * STD, abs=0.02)
+
+
 def test_padding_stays_zero_and_batch_does_not_matter():
     diffusion = DiffusionConfig()
     sampler = Sampler(diffusion, SamplerConfig(steps=20))
