@@ -13,7 +13,7 @@ from conftest import TINY_LDM, TINY_VAE
 from test_training import metrics
 
 from chemeleon import api
-from chemeleon.checkpoints.store import read_state, read_tensors
+from chemeleon.checkpoints.store import find_model, read_state, read_tensors
 
 
 def free_port() -> int:
@@ -60,7 +60,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path, tiny_vae, stag
                 # turns into full steps
                 two[name][32:64] = value[32:64]
             torch.testing.assert_close(two[name], value, rtol=1e-5, atol=1e-5)
-    read_tensors(tmp_path / "two" / "best" / "model.safetensors")
+    read_tensors(find_model(tmp_path / "two") / "model.safetensors")
 
 
 def test_both_ranks_end_with_the_same_weights(tmp_path):

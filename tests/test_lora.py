@@ -97,9 +97,8 @@ def test_adapters_act_and_merging_changes_nothing(tiny_ldm, tmp_path):
     folder = ModelFolder(tmp_path, "ldm", config, {**own, **adapters, **histogram})
     merged = LatentDiffusion.from_folder(combine(folder, tmp_path / "base"))
     for density in (4.0, 9.0, None):
-        torch.testing.assert_close(
-            predict(merged, density), predict(model, density), rtol=1e-5, atol=1e-5
-        )
+        expected = predict(model, density)  # sums of hundreds of terms, so of the largest number
+        assert (predict(merged, density) - expected).abs().max() < 1e-5 * expected.abs().max()
     assert (predict(merged) - plain).abs().max() > 0.1
 
 
@@ -112,7 +111,7 @@ def test_what_is_refitted_to_other_crystals_is_not_the_base():
 
 
 def test_only_adapters_and_conditions_are_trained(run, tiny_ldm):
-    before, _ = read_tensors(tiny_ldm / "best" / "model.safetensors")
+    before, _ = read_tensors(tiny_ldm / "last" / "model.safetensors")
     saved, _ = read_tensors(run / "last" / "model.safetensors")
     trained = {name for name in saved if ".lora_" in name or ".conditions." in name}
     assert set(saved) - trained == {"size_histogram"}
@@ -129,7 +128,7 @@ def test_only_adapters_and_conditions_are_trained(run, tiny_ldm):
         same = torch.equal(whole[name], value)
         assert torch.equal(start[name], value) or name == "size_histogram"
         assert same != (name in adapted) or name == "size_histogram", name
-    small, large = ((run / part / "model.safetensors").stat().st_size for part in ("best", "init"))
+    small, large = ((run / part / "model.safetensors").stat().st_size for part in ("last", "init"))
     assert small < large / 5
 
 
@@ -154,7 +153,7 @@ def test_a_run_with_adapters_is_used_like_any_other(run, tiny_ldm, tmp_path):
 
 
 def test_adapters_alone_find_their_base_or_say_which(run, tiny_ldm, tiny_vae, tmp_path):
-    alone = shutil.copytree(run / "best", tmp_path / "adapters")
+    alone = shutil.copytree(run / "last", tmp_path / "adapters")
     inside = LatentDiffusion.from_pretrained(run).state_dict()
     outside = LatentDiffusion.from_pretrained(alone).state_dict()  # by the path in its config
     assert all(torch.equal(inside[name], outside[name]) for name in inside)

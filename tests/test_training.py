@@ -16,7 +16,7 @@ import torch
 from conftest import TINY_LDM, TINY_VAE
 
 from chemeleon import api
-from chemeleon.checkpoints.store import read_state, read_tensors
+from chemeleon.checkpoints.store import find_model, read_state, read_tensors
 from chemeleon.config.schema import OptimConfig, TrainerConfig
 from chemeleon.errors import CheckpointError, ConfigError, TrainingError
 from chemeleon.training.schedule import LearningRate, total_steps
@@ -36,10 +36,13 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         assert torch.equal(value, theirs[name]), name
-    for part in ("best", "last"):
-        best, _ = read_tensors(one / part / "model.safetensors")
-        other_best, _ = read_tensors(other / part / "model.safetensors")
-        assert all(torch.equal(best[k], other_best[k]) for k in best)
+    parts = [part for part in ("best", "last") if (one / part).exists()]
+    assert "last" in parts
+    assert [part for part in ("best", "last") if (other / part).exists()] == parts
+    for part in parts:
+        mine, _ = read_tensors(one / part / "model.safetensors")
+        yours, _ = read_tensors(other / part / "model.safetensors")
+        assert all(torch.equal(mine[k], yours[k]) for k in mine)
     assert metrics(one) == metrics(other)
 
 
@@ -278,6 +281,14 @@ def test_patience_ends_a_run(tmp_path):
     words += ["trainer.val_every_steps=2", "trainer.patience=2", "trainer.max_steps=500"]
     result = api.vae_train("demo/dng", words, output=tmp_path / "r")
     assert result.fitted.step < 40
+
+
+def test_a_run_stands_for_the_model_that_is_kept(tmp_path):
+    words = [*TINY_VAE, "trainer.max_steps=6", "trainer.val_every_steps=2"]
+    for keep in ("best", "last"):
+        api.vae_train("demo/dng", [*words, f"trainer.keep={keep}"], output=tmp_path / keep)
+        assert find_model(tmp_path / keep) == tmp_path / keep / keep
+    assert not (tmp_path / "last" / "best").exists()
 
 
 def test_learning_rates():

@@ -159,6 +159,11 @@ class TrainerConfig(Section):
     patience: Positive | None = Field(
         default=None, description="Stop after this many validations without progress."
     )
+    keep: Literal["best", "last"] = Field(
+        default="best",
+        description="The model that a run stands for: `best` by validation, or `last`, which suits"
+        " diffusion: its loss grows while samples still get better.",
+    )
     val_match_samples: int = Field(
         default=256,
         ge=0,

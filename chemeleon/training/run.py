@@ -305,7 +305,8 @@ class Run:
             improved = at.best is None or value < at.best
             if improved:
                 at.best = value
-                self._write("best")
+            if improved or self.config.trainer.keep == "last":
+                self._write(self.config.trainer.keep)
         self.model.train()
         at.stale = 0 if improved else at.stale + 1
         self.schedule.validated(improved)
