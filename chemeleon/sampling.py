@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,6 +23,11 @@ from chemeleon.version import __version__
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+    from torch import Tensor
+
+    from chemeleon.crystals.batch import FlatCrystals
+    from chemeleon.ranking import Scorer
+    from chemeleon.relaxation import Note, Relaxer
 
 Format = Literal["cif", "extxyz", "json"]
 
@@ -77,6 +82,8 @@ def sample(
     steps: int | None = None,
     eta: float | None = None,
     temperature: float | None = None,
+    relax: int = 0,
+    potential: str = "chgnet",
     device: str | None = None,
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     contact_sheet: bool = False,
@@ -115,6 +122,8 @@ def sample(
         steps: evaluations of the denoiser.
         eta: share of fresh noise, 0 to 1.
         temperature: scale of all noise; below 1 for likelier, less varied crystals.
+        relax: most steps of relaxation, positions and cell, before ranking and writing; 0 is none.
+        potential: by which to relax, see `energy.potentials.load_potential`.
         device: torch's name; a GPU is used if there is one.
         precision: of the networks; auto is bf16 where a GPU has it, else fp32.
         contact_sheet: draw all crystals into one PNG.
@@ -145,6 +154,7 @@ def sample(
     from chemeleon.formulas import of_data, of_formulas
     from chemeleon.pipeline import Pipeline
     from chemeleon.ranking import best_first, make_scorer
+    from chemeleon.relaxation import Relaxer
     from chemeleon.steering import GUIDANCE, plain
 
     mine = share(device)
@@ -152,6 +162,7 @@ def sample(
     chosen = {"scheduler": scheduler, "steps": steps, "eta": eta, "temperature": temperature}
     settings = _sampler(pipeline.model.config.sampler, chosen)
     pipeline.check_kind(bool(formulas or formulas_from))
+    relaxer = Relaxer.named(potential, relax, pipeline.device)
     asked, scorer = None, None
     if formulas:
         asked = of_formulas(formulas, num_samples, formula_units, pipeline.model)
@@ -165,6 +176,7 @@ def sample(
         folder.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be made
     structures: list[Structure | None] = [None] * num_samples
     problems: list[str | None] = [None] * num_samples
+    relaxed: dict[int, Note] = {}
     options: dict[str, Any] = {"rank": mine.rank, "world": mine.world, "precision": precision}
     options |= {"seed": seed, "num_atoms": num_atoms, "sampler": settings, "batch_size": batch_size}
     wishes: dict[str, Any] = {
@@ -177,8 +189,8 @@ def sample(
     options |= wishes
     options["atoms"] = None if asked is None else asked.atoms
     stream = pipeline.stream(num_samples, **options)
-    scored = ((at, made, scorer.score(made) if scorer else None) for at, made in stream)
-    batches = mine.gather(list(scored)) if mine.world > 1 else scored
+    finished = _finish(stream, relaxer, scorer)
+    batches = mine.gather(list(finished)) if mine.world > 1 else finished
     scores = torch.full((num_samples,), float("nan"), dtype=torch.float64)
     if mine.rank > 0:
         folder = None  # the first process writes
@@ -187,7 +199,8 @@ def sample(
     cifs = CifFiles(staging, num_samples) if staging is not None and "cif" in formats else None
     try:
         with cifs or nullcontext(), closing(stream):
-            for numbers, crystals, values in batches:
+            for numbers, crystals, moves, values in batches:
+                relaxed |= zip(numbers.tolist(), moves, strict=relaxer is not None)
                 possible = torch.as_tensor(writable(crystals))
                 kept = crystals.subset(torch.nonzero(possible).squeeze(-1))
                 made = to_structures(kept)
@@ -250,12 +263,44 @@ def sample(
                 if problem is not None
             ],
             **({} if asked is None else asked.told(order, scores.tolist(), ranked_by)),
+            **(
+                {}
+                if relaxer is None
+                else {"relaxation": relaxer.told([relaxed[i] for i in order], names)}
+            ),
             "formats": list(formats),
             "versions": _versions(),
         }
         write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     notes += () if asked is None else asked.notes
     return SampleResult(structures, problems, names, folder, mine.rank, notes)
+
+
+class Finished(NamedTuple):
+    """A batch as it will be written.
+
+    Attributes:
+        numbers: ``(M,)`` of the crystals.
+        crystals: as made, or relaxed.
+        moves: what relaxation did to each; empty without.
+        scores: ``(M,)`` by which they are ranked, or None.
+    """
+
+    numbers: Tensor
+    crystals: FlatCrystals
+    moves: list[Note]
+    scores: Tensor | None
+
+
+def _finish(
+    stream: Iterable[tuple[Tensor, FlatCrystals]], relaxer: Relaxer | None, scorer: Scorer | None
+) -> Iterator[Finished]:
+    for numbers, crystals in stream:
+        moves: list[Note] = []
+        if relaxer is not None:
+            crystals, moves = relaxer(crystals)
+        scores = None if scorer is None else scorer.score(crystals)
+        yield Finished(numbers, crystals, moves, scores)
 
 
 class Share(NamedTuple):

@@ -184,6 +184,12 @@ def sample(
         float | None,
         typer.Option("--temperature", help="Scale of noise: below 1 likelier, less varied."),
     ] = None,
+    relax: Annotated[
+        int, typer.Option("--relax", min=0, help="Relax crystals by so many steps; 0 is none.")
+    ] = 0,
+    potential: Annotated[
+        str, typer.Option("--potential", help="With --relax: chgnet, mace, pkg:thing.")
+    ] = "chgnet",
     device: Annotated[
         str | None, typer.Option("--device", help="cpu, cuda, cuda:1; default: a GPU if any.")
     ] = None,
@@ -217,6 +223,7 @@ def sample(
     chemeleon sample --model runs/my_ldm --num-samples 1000 --output out/ --format cif,extxyz,json
     chemeleon sample --model hub:alex_mp_20_ldm -n 100
     chemeleon sample --model runs/my_ldm -n 1000 --evaluate --reference mp_20_open
+    chemeleon sample -n 100 --relax 50
     chemeleon sample --model runs/my_ldm -n 100 --num-atoms 5,10 --scheduler dpm++ --steps 25
     chemeleon sample --model runs/csp --formula LiFePO4 --formula BaTiO3 -n 20
     chemeleon sample --model runs/csp --formula SiO2 --formula-units 3 -n 20 --rank-by model
@@ -265,6 +272,8 @@ def sample(
             steps=steps,
             eta=eta,
             temperature=temperature,
+            relax=relax,
+            potential=potential,
             device=device,
             precision=_precision(precision),
             contact_sheet=contact_sheet,

@@ -1,0 +1,102 @@
+"""Crystals that are relaxed as soon as they are made."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pymatgen.core import Structure
+from typer.testing import CliRunner
+
+import chemeleon
+from chemeleon.checkpoints.shipped import list_shipped
+from chemeleon.cli.app import app
+from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.energy.cells import Cells
+from chemeleon.energy.potentials import Evaluation, Potential
+from chemeleon.errors import ConfigError
+from chemeleon.relaxation import Relaxer
+
+REST = 3.0  # angstrom
+
+
+class Springs(Potential):
+    """A cubic cell of two atoms has least energy at a volume of REST^3; one with one atom fails."""
+
+    name, version, device = "springs", "1", torch.device("cpu")
+
+    def evaluate(self, cells: Cells, *, forces: bool = False, stresses: bool = False) -> Evaluation:
+        volume = torch.linalg.det(cells.lattice)
+        strain = (volume / REST**3).log() / 3
+        energies = 60.0 * strain.square()
+        stress = torch.eye(3).to(volume) * (40.0 * strain / volume).view(-1, 1, 1)
+        reasons = ["one atom alone" if n == 1 else None for n in cells.num_atoms.tolist()]
+        return Evaluation(
+            energies.masked_fill(cells.num_atoms == 1, torch.nan),
+            torch.zeros_like(cells.frac_coords) if forces else None,
+            stress if stresses else None,
+            reasons,
+        )
+
+
+def cube(edge: float, atoms: int) -> FlatCrystals:
+    return FlatCrystals(
+        atomic_numbers=torch.tensor([55, 17][:atoms]),
+        frac_coords=torch.tensor([[0.0, 0, 0], [0.5, 0.5, 0.5]][:atoms]),
+        lattice=edge * torch.eye(3)[None],
+        num_atoms=torch.tensor([atoms]),
+        targets={},
+        ids=[str(edge)],
+    )
+
+
+def test_cells_go_to_their_least_energy_and_failures_stay_as_they_were():
+    crystals = FlatCrystals.join([cube(3.4, 2), cube(3.3, 1), cube(REST, 2)])
+    relaxed, notes = Relaxer(Springs(), 200)(crystals)
+    edges = relaxed.lattice.diagonal(dim1=1, dim2=2)
+    np.testing.assert_allclose(edges[0], REST, rtol=1e-2)
+    assert torch.equal(relaxed.lattice[1], crystals.lattice[1])
+    np.testing.assert_allclose(edges[2], REST, rtol=1e-4)
+    assert torch.equal(relaxed.atomic_numbers, crystals.atomic_numbers)
+    assert torch.equal(crystals.lattice[0], 3.4 * torch.eye(3))  # what was given is not touched
+    assert [note.converged for note in notes] == [True, False, True]
+    assert notes[0].steps > 0 == notes[2].steps
+    told = Relaxer(Springs(), 200).told(notes, ["a", "b", "c"])
+    assert told["converged"] == 2
+    assert told["failed"] == [{"id": "b", "reason": "one atom alone"}]
+    json.dumps(told, allow_nan=False)
+
+
+def test_unfit_requests_are_refused_before_the_work():
+    assert Relaxer.named("chgnet", 0) is None
+    with pytest.raises(ConfigError, match="negative"):
+        Relaxer.named("chgnet", -1)
+    with pytest.raises(ConfigError, match="needs a potential"):
+        Relaxer.named("none", 5)
+    with pytest.raises(ConfigError, match="did you mean 'chgnet'"):
+        Relaxer.named("chgnett", 5)
+
+
+def test_sampled_crystals_are_written_relaxed(tmp_path, monkeypatch):
+    if not list_shipped():
+        pytest.skip("needs a model whose cells have a volume, and this package ships none")
+    monkeypatch.setattr("chemeleon.relaxation.load_potential", lambda name, device: Springs())
+    words = ["sample", "-n", "3", "--steps", "10", "--num-atoms", "2"]
+    raw, relaxed = tmp_path / "raw", tmp_path / "relaxed"
+    assert CliRunner().invoke(app, [*words, "-o", str(raw)]).exit_code == 0
+    answer = CliRunner().invoke(app, [*words, "-o", str(relaxed), "--relax", "300"])
+    assert answer.exit_code == 0, answer.output
+    manifest = json.loads((relaxed / "manifest.json").read_text())
+    assert manifest["relaxation"]["potential"] == "springs 1"
+    assert "relaxation" not in json.loads((raw / "manifest.json").read_text())
+    made = chemeleon.sample(n=3, steps=10, num_atoms=[2], relax=300)
+    before = chemeleon.sample(n=3, steps=10, num_atoms=[2])
+    assert len(made) == len(before) == 3
+    for raw_one, one in zip(before, made, strict=True):
+        assert one.composition == raw_one.composition
+        assert one.volume == pytest.approx(REST**3, rel=0.02)
+    assert max(abs(one.volume / REST**3 - 1) for one in before) > 0.3
+    written = Structure.from_file(relaxed / "cif" / "sample-000001.cif")
+    assert written.volume == pytest.approx(REST**3, rel=0.02)
