@@ -68,7 +68,14 @@ def test_exact_score_gives_the_gaussian_back(name, steps, eta, prediction):
 
 @pytest.mark.parametrize(
     ("name", "eta", "prediction"),
-    [("ddim", 1.0, "v"), ("ddim", 0.0, "epsilon"), ("dpm++", 1.0, "v"), ("euler", 0.0, "flow")],
+    [
+        ("ddim", 1.0, "v"),
+        ("ddim", 0.0, "epsilon"),
+        ("ddpm", 1.0, "v"),
+        ("dpm++", 1.0, "v"),
+        ("unipc", 0.0, "v"),
+        ("euler", 0.0, "flow"),
+    ],
 )
 def test_temperature_scales_the_spread_and_leaves_the_mean(name, eta, prediction):
     # with the exact score of a Gaussian all noise of the walk ends in the sample in proportion
@@ -99,9 +106,11 @@ def test_padding_stays_zero_and_batch_does_not_matter():
 
 
 @pytest.mark.parametrize(("name", "eta"), [("ddim", 1.0), ("ddim", 0.3), ("ddpm", 1.0)])
-def test_steps_are_drawn_from_the_gaussian_they_report(name, eta):
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_steps_are_drawn_from_the_gaussian_they_report(name, eta, temperature):
     diffusion = DiffusionConfig()
-    sampler = Sampler(diffusion, SamplerConfig(scheduler=name, steps=10, eta=eta))
+    config = SamplerConfig(scheduler=name, steps=10, eta=eta, temperature=temperature)
+    sampler = Sampler(diffusion, config)
     keys = make_keys(0, torch.arange(2000))
     mask = torch.ones(2000, 2, dtype=torch.bool)
     steps = list(sampler.walk(exact_denoiser(diffusion), normal(keys, (2, 3)), mask, keys))

@@ -81,6 +81,21 @@ def full(box, tiny_ldm) -> Path:
 # --- names and the default
 
 
+def test_the_models_of_the_package_work_and_are_those_of_their_cards():
+    """Of what is really there: a change that breaks it breaks the first thing that users try."""
+    models = shipped.list_shipped()
+    if not models:
+        pytest.skip("this package ships no model")
+    for model in models:
+        pipeline = Pipeline.from_pretrained(model.reference)
+        card = (model.path / "README.md").read_text(encoding="utf-8")
+        assert pipeline.fingerprint() in card
+        assert model.size < 20e6
+        if not pipeline.model.config.denoiser.types:
+            made = chemeleon.sample(model.reference, 8, steps=20)
+            assert sum(problem is None for problem in made.problems) >= 6
+
+
 def test_the_model_of_the_package_is_used_if_none_is_named(full, tmp_path):
     made = chemeleon.sample(n=3, steps=2, output=tmp_path / "out")
     assert made.notes == [

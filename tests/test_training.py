@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -14,11 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY_LDM, TINY_VAE
+from rich.console import Console
 
 from chemeleon import api
 from chemeleon.checkpoints.store import find_model, read_state, read_tensors
 from chemeleon.config.schema import OptimConfig, TrainerConfig
 from chemeleon.errors import CheckpointError, ConfigError, TrainingError
+from chemeleon.pipeline import Pipeline
 from chemeleon.training.schedule import LearningRate, total_steps
 
 TIMES = {"crystals_per_s"}
@@ -289,6 +292,40 @@ def test_a_run_stands_for_the_model_that_is_kept(tmp_path):
         api.vae_train("demo/dng", [*words, f"trainer.keep={keep}"], output=tmp_path / keep)
         assert find_model(tmp_path / keep) == tmp_path / keep / keep
     assert not (tmp_path / "last" / "best").exists()
+    # a run that has a best model already
+    more = ["trainer.max_steps=8", "trainer.keep=last"]
+    api.vae_train(overrides=more, resume=tmp_path / "best")
+    assert find_model(tmp_path / "best") == tmp_path / "best" / "last"
+
+
+def test_a_run_by_the_clock_ends_with_its_rate(tmp_path):
+    words = [*TINY_VAE, "optim.schedule=clock", "trainer.max_minutes=0.02"]
+    result = api.vae_train("demo/dng", words, output=tmp_path / "r")
+    assert result.fitted.complete
+    console = Console(record=True, file=io.StringIO())
+    again = api.vae_train(resume=tmp_path / "r", console=console)
+    assert again.fitted.step == result.fitted.step
+    assert "come down by the clock" in console.export_text().replace("\n", " ")
+    with pytest.raises(ConfigError, match=r"needs trainer\.max_minutes"):
+        api.vae_train("demo/dng", [*words, "trainer.max_minutes=null"], output=tmp_path / "s")
+
+
+def test_augmentation_does_not_spoil_a_canonical_form(tmp_path, tiny_vae, tiny_ldm):
+    turned = "data.augment.rotate=true"
+    with pytest.raises(ConfigError, match=r"data\.augment\.rotate=false"):
+        api.vae_train("demo/dng", [*TINY_VAE, turned], output=tmp_path / "v")
+    for words in ([f"ldm.vae_ckpt_path={tiny_vae}"], [f"ldm.init_ckpt_path={tiny_ldm}"]):
+        for change in (turned, "data.augment.permute=true"):
+            with pytest.raises(ConfigError, match=f"{change[:-4]}false"):
+                api.ldm_train("demo/null", [*TINY_LDM, *words, change], output=tmp_path / "l")
+
+
+def test_a_fine_tuned_model_samples_as_its_own_config_says(tmp_path, tiny_ldm):
+    words = [*TINY_LDM, f"ldm.init_ckpt_path={tiny_ldm}", "trainer.max_steps=1"]
+    words += ["ldm.sampler.temperature=0.7", "ldm.sampler.steps=7"]
+    api.ldm_train("demo/null", words, output=tmp_path / "r")
+    sampler = Pipeline.from_pretrained(tmp_path / "r").model.config.sampler
+    assert (sampler.temperature, sampler.steps) == (0.7, 7)
 
 
 def test_learning_rates():
@@ -301,6 +338,16 @@ def test_learning_rates():
     clock = LearningRate(OptimConfig(lr=1.0, schedule="clock", min_lr_ratio=0.1), None)
     clock.passed(0.5)
     assert clock.at(7) == clock.at(7000) == pytest.approx(0.55)
+    slow = LearningRate(OptimConfig(lr=1.0, schedule="clock", warmup_steps=1000), None)
+    assert slow.at(9) == 0.01
+    slow.passed(0.025)  # halfway through the longest warm-up
+    assert slow.at(9) == pytest.approx(0.5, abs=1e-3)
+    slow.passed(0.5)
+    assert slow.at(9) == slow.at(999) == slow.at(1000) == pytest.approx(0.5)
+    assert not slow.over()
+    slow.passed(1.1)
+    assert slow.at(9) == pytest.approx(0, abs=1e-9)
+    assert slow.over()
     resumed = LearningRate(clock.config, None)
     resumed.load(clock.state())
     assert resumed.at(0) == clock.at(0)

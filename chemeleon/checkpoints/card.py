@@ -140,8 +140,11 @@ def _loading(config: Mapping[str, Any], reference: str) -> str:
     kind = str(config["kind"])
     told = ((config.get("ldm") or {}).get("denoiser") or {}).get("types")
     wish = "--formula LiFePO4 -n 20" if told else "-n 100"
+    vae, data = config.get("vae") or {}, (config.get("data") or {}).get("name")
+    preset = "mp_20" if vae.get("atom_order", "file") == "file" or data is None else data
+    preset += "/csp" if vae.get("kind") == "csp" else "/null"
     commands = {
-        "vae": f"chemeleon ldm train --preset mp_20/null ldm.vae_ckpt_path={reference}",
+        "vae": f"chemeleon ldm train --preset {preset} ldm.vae_ckpt_path={reference}",
         "ldm": f"chemeleon sample --model {reference} {wish} -o out",
         "predictor": f"chemeleon predict run {reference} FILES -o out.csv",
     }

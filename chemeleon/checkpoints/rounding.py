@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 Dtype = Literal["fp32", "bf16"]
-DTYPES: tuple[Dtype, ...] = ("fp32", "bf16")
 # What is rounded. Anything else (means, spreads, histograms, null embeddings) is small, and of some
 # of it more than three digits are needed: counts, and scales that multiply every latent.
 _ROUNDED = (".weight", ".bias", ".filters")

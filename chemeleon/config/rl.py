@@ -133,7 +133,9 @@ class RLConfig(Section):
                 f"sampler.scheduler={name} has no likelihood: use ddim, ddpm or euler (flow)"
             )
         if self.sampler.temperature != 1:
-            problems.append("sampler.temperature must be 1: what is learned from is the walk's own")
+            problems.append(
+                "sampler.temperature must be 1: likelihoods are those of the model itself"
+            )
         if name != "ddpm" and self.sampler.eta == 0:
             problems.append("sampler.eta=0 walks without noise, so there is nothing to learn from")
         if self.window is not None and name == "ddpm":

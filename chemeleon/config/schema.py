@@ -52,6 +52,7 @@ __all__ = [
     "VAEConfig",
     "VAELossConfig",
     "VAETrainConfig",
+    "spoiled_form",
 ]
 
 
@@ -72,6 +73,21 @@ class AugmentConfig(Section):
         default=0.0,
         description="Noise on the VAE's input positions in training, angstrom (std per axis).",
     )
+
+
+def spoiled_form(vae: VAEConfig, augment: AugmentConfig) -> str | None:
+    """Return why a VAE's crystals would not be in the form that it sees them in, or None."""
+    if vae.atom_order == "canonical" and augment.rotate:
+        return (
+            "a VAE with atom_order=canonical sees cells in one orientation: set"
+            " data.augment.rotate=false"
+        )
+    if vae.atom_order != "file" and augment.permute:
+        return (
+            f"a VAE with atom_order={vae.atom_order} sees atoms in that order: set"
+            " data.augment.permute=false"
+        )
+    return None
 
 
 class DataConfig(Section):
@@ -118,7 +134,8 @@ class OptimConfig(Section):
     schedule: Literal["constant", "cosine", "clock", "plateau"] = Field(
         default="constant",
         description="Learning rate after warm-up; `cosine` ends at min_lr_ratio with the last step,"
-        " `clock` when trainer.max_minutes are over, on any machine (so no two runs are the same).",
+        " `clock` when trainer.max_minutes are over, on any machine (so no two runs are the same;"
+        " warm-up takes a twentieth of the time at most).",
     )
     warmup_steps: int = Field(default=0, ge=0, description="Steps of linear warm-up.")
     min_lr_ratio: Fraction = Field(default=0.0, description="Last over peak learning rate.")
@@ -161,8 +178,8 @@ class TrainerConfig(Section):
     )
     keep: Literal["best", "last"] = Field(
         default="best",
-        description="The model that a run stands for: `best` by validation, or `last`, which suits"
-        " diffusion: its loss grows while samples still get better.",
+        description="The model that a run stands for, and the only one it leaves but `last`: `best`"
+        " by validation, or `last`, for diffusion whose loss says little of its samples.",
     )
     val_match_samples: int = Field(
         default=256,
@@ -208,6 +225,13 @@ class VAETrainConfig(StageConfig):
     """`chemeleon vae train`."""
 
     vae: VAEConfig = Field(default_factory=VAEConfig)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> VAETrainConfig:
+        problem = spoiled_form(self.vae, self.data.augment)
+        if problem:
+            raise ValueError(problem)
+        return self
 
 
 class LDMTrainConfig(StageConfig):

@@ -79,10 +79,11 @@ class Sampler:
                 if noise is None
                 else noise(index)
             )
-            draw = draw * temperature
-            mean, std, sample = self.step(scheduler, index, z, prediction, variance, draw)
+            mean, std, sample = self.step(
+                scheduler, index, z, prediction, variance, draw * temperature
+            )
             sample = sample * real
-            yield ReverseStep(int(t), z, sample, mean * real, std)
+            yield ReverseStep(int(t), z, sample, mean * real, std * temperature)
             z = sample
 
     def step(

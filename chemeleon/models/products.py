@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 
 class Linear(nn.Linear):
@@ -24,7 +25,7 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply to ``(B, N, D)`` or ``(T, D)``."""
-        if by_onednn(input):
+        if input.dim() > 1 and input.dtype == self.weight.dtype and by_onednn(input):
             return _Product.apply(input, self.weight, self.bias)  # pyright: ignore
         return F.linear(input, self.weight, self.bias)
 
@@ -65,6 +66,7 @@ class _Product(Function):
         return multiply(x, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad

@@ -22,6 +22,7 @@ from chemeleon.config.schema import (
     Section,
     StageConfig,
     VAETrainConfig,
+    spoiled_form,
 )
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.dataset import load_split
@@ -195,8 +196,10 @@ def _start_ldm(
         if resume or start.config.conditions:  # an unconditional model can be given some
             names.append("conditions")
         _check_same("ldm", names, start.config, ldm, source)
+        _check_form(start.vae, config, str(source))
+        start.config = start.config.model_copy(update={"sampler": ldm.sampler})
         return None, start
-    vae = _vae("ldm", ldm.vae_ckpt_path)
+    vae = _check_form(_vae("ldm", ldm.vae_ckpt_path), config, ldm.vae_ckpt_path)
     if ldm.denoiser.types != (vae.config.kind == "csp"):
         kind = "csp" if ldm.denoiser.types else "dng"
         raise ConfigError(
@@ -265,7 +268,16 @@ def _start_predictor(
         return None, start
     if predict.encoder == "scratch":
         return None, None
-    return _vae("predict", predict.vae_ckpt_path), None
+    vae = _vae("predict", predict.vae_ckpt_path)
+    return _check_form(vae, config, predict.vae_ckpt_path), None
+
+
+def _check_form(vae: CrystalVAE, config: StageConfig, named: str | None) -> CrystalVAE:
+    """Refuse augmentation that would show a frozen encoder what it has never seen."""
+    problem = spoiled_form(vae.config, config.data.augment)
+    if problem is not None:
+        raise ConfigError(f"{named}: {problem}")
+    return vae
 
 
 def _vae(section: str, path: str | None) -> CrystalVAE:

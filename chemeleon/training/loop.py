@@ -90,10 +90,10 @@ def fit(run: Run) -> Fitted:
     stage, at, interrupted = run.stage, run.at, False
     over = run.reached_end() or run.stale()
     if over:
-        run.console.print(
-            f"{run.folder} is trained to its end (step {at.step}); raise trainer.max_steps,"
-            " trainer.max_epochs or trainer.patience to go on"
-        )
+        remedy = "raise trainer.max_steps, trainer.max_epochs or trainer.patience to go on"
+        if run.schedule.over():
+            remedy = "its learning rate has come down by the clock: for more, train anew for longer"
+        run.console.print(f"{run.folder} is trained to its end (step {at.step}); {remedy}")
         return Fitted(at.step, at.metrics, at.best, interrupted=False, complete=True)
     run.begin()
     run.model.train()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -94,7 +95,7 @@ class Run:
         if flat and accelerator.num_processes > 1:
             for tensor in stage.model.state_dict().values():
                 torch.distributed.broadcast(tensor, src=0)
-        # the networks' own gradients have no more digits than bf16
+        # half the message; batches of other crystals differ by far more than bf16 rounds
         message = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
         self.weights = FlatWeights(trained, message) if flat else Weights(trained)
         self.optimizer = torch.optim.AdamW(
@@ -183,8 +184,8 @@ class Run:
             self.at.epoch, self.at.step_in_epoch = self.at.epoch + 1, 0
 
     def reached_end(self) -> bool:
-        """Return whether the last step is done."""
-        return self.end is not None and self.at.step >= self.end
+        """Return whether the last step is done, or the learning rate has come down by the clock."""
+        return self.schedule.over() or (self.end is not None and self.at.step >= self.end)
 
     def time_spent(self) -> float:
         """Return the share of ``max_minutes`` that has passed, 0 if there is no such limit."""
@@ -305,14 +306,17 @@ class Run:
             improved = at.best is None or value < at.best
             if improved:
                 at.best = value
-            if improved or self.config.trainer.keep == "last":
-                self._write(self.config.trainer.keep)
+            keep = self.config.trainer.keep
+            if improved or keep == "last":
+                self._write(keep)
+            if keep == "last" and accelerator.is_main_process:
+                shutil.rmtree(self.folder / "best", ignore_errors=True)  # of a run resumed
         self.model.train()
         at.stale = 0 if improved else at.stale + 1
         self.schedule.validated(improved)
         self.tracker.log(at.step, at.epoch, at.metrics)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in at.metrics.items())
-        mark = "  (best)" if improved else ""
+        mark = "  (best)" if improved and keep == "best" else ""
         self.tracker.say(f"step {at.step}  epoch {at.epoch}  {shown}{mark}")
 
     def export(self, name: str) -> None:

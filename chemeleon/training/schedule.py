@@ -7,6 +7,8 @@ import math
 from chemeleon.config.schema import OptimConfig, TrainerConfig
 from chemeleon.errors import ConfigError
 
+WARMUP_TIME = 0.05  # of the time there is, at most, when the rate follows the clock
+
 
 def total_steps(trainer: TrainerConfig, steps_per_epoch: int, *, whole: bool = False) -> int | None:
     """Return the step at which training ends, or None if only the clock ends it.
@@ -44,17 +46,26 @@ class LearningRate:
     def at(self, step: int) -> float:
         """Return the learning rate of the update that follows ``step`` finished ones."""
         config = self.config
+        rise = min((step + 1) / config.warmup_steps, 1.0) if config.warmup_steps else 1.0
+        if config.schedule == "clock":  # a slow machine must not spend all its time on warm-up
+            rise = max(rise, min(self.spent / WARMUP_TIME, 1.0))
+            return config.lr * rise * self._down(self.spent)
         if step < config.warmup_steps:
-            return config.lr * (step + 1) / config.warmup_steps
-        if config.schedule in ("cosine", "clock"):
-            done = self.spent
-            if config.schedule == "cosine":
-                assert self.steps is not None
-                done = (step - config.warmup_steps) / max(self.steps - config.warmup_steps, 1)
-            done = min(done, 1.0)
-            low = config.min_lr_ratio
-            return config.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done)))
+            return config.lr * rise
+        if config.schedule == "cosine":
+            assert self.steps is not None
+            length = max(self.steps - config.warmup_steps, 1)
+            return config.lr * self._down(min((step - config.warmup_steps) / length, 1.0))
         return config.lr * self.factor
+
+    def _down(self, done: float) -> float:
+        """Return the cosine between 1 and ``min_lr_ratio``."""
+        low = self.config.min_lr_ratio
+        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done))
+
+    def over(self) -> bool:
+        """Return whether the rate has come down by the clock, so that there is nothing to go on."""
+        return self.config.schedule == "clock" and self.spent >= 1
 
     def passed(self, share: float) -> None:
         """Note which share of this run's time is over; a resumed run goes down from where it is."""

@@ -80,7 +80,7 @@ class FlatWeights(Weights):
 
     def average_gradients(self) -> None:
         """See ``Weights``."""
-        if torch.distributed.is_initialized():
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             assert self.flat.grad is not None
             message = self.flat.grad.to(self.message)  # itself, if the type is the same
             torch.distributed.all_reduce(message, op=torch.distributed.ReduceOp.AVG)
