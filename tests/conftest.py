@@ -31,6 +31,11 @@ TINY_LDM = [
     "data.batch_size=32",
     "trainer.grad_accumulation=1",
 ]
+# as the published models: noise is predicted, and the variance of the steps
+EPSILON = ["ldm.diffusion={prediction: epsilon, learned_variance: true}"]
+# crystals in the order and orientation of chance
+ANY_FORM = ["data.augment={rotate: true, translate: true}"]
+ANY_FORM_VAE = [*ANY_FORM, "vae.atom_order=file", "vae.loss={coords: 30, kl: 1e-4}"]
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 import torch
-from conftest import TINY_LDM
+from conftest import EPSILON, TINY_LDM
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -31,7 +31,8 @@ CONDITIONS = (
 @pytest.fixture(scope="module")
 def folder(tiny_vae, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "conditional"
-    words = [*TINY_LDM, "trainer.max_steps=3", f"ldm.vae_ckpt_path={tiny_vae}", CONDITIONS]
+    words = [*TINY_LDM, *EPSILON, "trainer.max_steps=3", CONDITIONS]
+    words += [f"ldm.vae_ckpt_path={tiny_vae}"]
     api.ldm_train("demo/null", words, output=folder)
     return folder
 
