@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-scatter demo demo-rl check fix test test-all parity bench wheel
+.PHONY: help setup setup-scatter demo demo-rl check fix test tutorial test-all parity bench wheel
 
 help:  ## print the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' \
@@ -41,6 +41,9 @@ fix: $(INSTALLED_DEV)  ## mend what ruff can mend
 
 test: $(INSTALLED_DEV)  ## fast tests: CPU, no network
 	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+tutorial: $(INSTALLED_DEV)  ## run docs/tutorial.ipynb from top to bottom, as CI does
+	$(BIN)/python -m pytest tests/test_tutorial.py
 
 test-all: $(INSTALLED_DEV)  ## all tests that this machine can run
 	$(BIN)/python -m pytest

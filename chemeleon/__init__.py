@@ -1,9 +1,8 @@
 """Train, steer and judge generative models of crystals.
 
 ``chemeleon.vae``, ``chemeleon.ldm``, ``chemeleon.rl``, ``chemeleon.predict``, ``chemeleon.hub``,
-``chemeleon.sample`` and ``chemeleon.evaluate`` are the verbs of the command line; they are imported
-on first use, so that
-``import chemeleon`` stays cheap.
+``chemeleon.prepare``, ``chemeleon.sample`` and ``chemeleon.evaluate`` are the verbs of the command
+line; they are imported on first use, so that ``import chemeleon`` stays cheap.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from chemeleon.version import __version__
 
 if TYPE_CHECKING:
-    from chemeleon.api import evaluate, hub, ldm, predict, rl, sample, vae
+    from chemeleon.api import evaluate, hub, ldm, predict, prepare, rl, sample, vae
 
-__all__ = ["__version__", "evaluate", "hub", "ldm", "predict", "rl", "sample", "vae"]
+__all__ = ["__version__", "evaluate", "hub", "ldm", "predict", "prepare", "rl", "sample", "vae"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"vae", "ldm", "rl", "predict", "hub", "sample", "evaluate"}:
+    if name in {"vae", "ldm", "rl", "predict", "hub", "prepare", "sample", "evaluate"}:
         from chemeleon import api
 
         return getattr(api, name)

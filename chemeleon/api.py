@@ -24,6 +24,7 @@ from chemeleon.sampling import sample
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+    from chemeleon.data.prepare import PrepareReport
     from chemeleon.evaluation.report_data import Report
     from chemeleon.prediction import Prediction
     from chemeleon.training.launch import TrainResult
@@ -241,6 +242,31 @@ def vae_reconstruct(
     return reconstruct(model, dataset, split, batch_size=batch_size, device=device, jobs=jobs)
 
 
+def prepare(
+    source: str | Path | Sequence[Structure],
+    output: str | Path,
+    split: Sequence[float] = (0.9, 0.05, 0.05),
+    seed: int = 0,
+    **options: Any,
+) -> PrepareReport:
+    """Make a data set of crystals; the arguments are those of `chemeleon data prepare`.
+
+    Args:
+        source: file or folder of crystals, or pymatgen structures.
+        output: new folder, to be named with ``data.root=PARENT data.name=NAME`` (the ``words`` of
+            what is returned).
+        split: shares of train, val and test.
+        seed: decides which crystal goes where.
+        options: further ones of `chemeleon.data.prepare.prepare`, such as ``overwrite=True``.
+
+    Raises:
+        ChemeleonError: one of its subclasses, saying what to do.
+    """
+    from chemeleon.data.prepare import prepare as write
+
+    return write(source, output, split, seed, **options)
+
+
 vae = SimpleNamespace(
     train=vae_train, reconstruct=vae_reconstruct, presets=lambda: presets.list_presets("vae")
 )
@@ -252,4 +278,15 @@ predict = SimpleNamespace(
 hub = SimpleNamespace(
     list=hub_list, shipped=hub_shipped, pull=hub_pull, convert=hub_convert, push=hub_push
 )
-__all__ = ["ChemeleonError", "evaluate", "hub", "ldm", "predict", "resolve", "rl", "sample", "vae"]
+__all__ = [
+    "ChemeleonError",
+    "evaluate",
+    "hub",
+    "ldm",
+    "predict",
+    "prepare",
+    "resolve",
+    "rl",
+    "sample",
+    "vae",
+]

@@ -13,6 +13,7 @@ from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from chemeleon.checkpoints.folders import SAMPLE_PARTS, refuse_existing, remove_parts
@@ -22,6 +23,8 @@ from chemeleon.errors import ConfigError
 from chemeleon.version import __version__
 
 if TYPE_CHECKING:
+    import pandas
+    from PIL.Image import Image
     from pymatgen.core import Structure
     from torch import Tensor
 
@@ -57,6 +60,42 @@ class SampleResult(list["Structure"]):
         super().__init__(structure for structure in structures if structure is not None)
         self.structures, self.problems, self.names = structures, problems, names
         self.folder, self.rank, self.notes = folder, rank, list(notes)
+
+    def table(self) -> pandas.DataFrame:
+        """Return a row for each crystal that was asked for, as `--table` prints them."""
+        import pandas
+
+        from chemeleon.evaluation.draw import structure_table
+
+        rows = structure_table(self.structures, self.problems)
+        return pandas.DataFrame(
+            {
+                "formula": [row.formula for row in rows],
+                "space group": [row.space_group for row in rows],
+                "density g/cm³": pandas.to_numeric([r.density for r in rows], errors="coerce"),
+                "Å³/atom": pandas.to_numeric([r.volume_per_atom for r in rows], errors="coerce"),
+                "valid": [row.verdict for row in rows],
+            },
+            index=pandas.Index(self.names, name="name"),
+        )
+
+    def picture(self, columns: int = 6) -> Image:
+        """Draw the crystals side by side; a notebook shows what is returned, ``.save`` writes it.
+
+        Args:
+            columns: crystals in a row.
+
+        Raises:
+            DataError: if there is no crystal to draw.
+        """
+        from PIL import Image
+
+        from chemeleon.evaluation.draw import contact_sheet
+
+        with TemporaryDirectory() as folder:
+            image = Image.open(contact_sheet(self, Path(folder) / "sheet.png", columns=columns))
+            image.load()
+        return image
 
 
 def sample(

@@ -316,3 +316,16 @@ def test_describe_counts(make: Callable[..., DataConfig]) -> None:
     assert by_name["density (g/cm3)"].maximum == pytest.approx(58.443 / 64 * 1.66054, rel=1e-4)
     for histogram in by_name.values():
         assert sum(histogram.counts) + histogram.missing == 2
+
+
+def test_demo_set_is_also_a_file(cache_folder: Path) -> None:
+    config = DataConfig.model_validate({"name": "demo", "source": "demo"})
+    path = dataset.split_path(config, "val")
+    before = path.stat().st_mtime_ns
+    assert path == dataset.split_path(config, "val")
+    assert path.stat().st_mtime_ns == before  # written once
+    found = load_source(DataConfig(), path).crystals
+    expected = load_split(config, "val")
+    assert found.ids == expected.ids
+    assert torch.equal(found.atomic_numbers, expected.atomic_numbers)
+    torch.testing.assert_close(found.lattice, expected.lattice, atol=1e-5, rtol=0)

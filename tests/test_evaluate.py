@@ -19,6 +19,8 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 import chemeleon
+from chemeleon.crystals.convert import to_structures
+from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import ConfigError, DataError
 from chemeleon.evaluation.collection import read_collection
 from chemeleon.evaluation.csp import assign, match_targets
@@ -309,3 +311,15 @@ def test_reconstruction_counts_every_crystal(tiny_vae: Path) -> None:
     assert rate["low"] <= rate["value"] <= rate["high"]
     with pytest.raises(ConfigError, match="batch_size"):
         chemeleon.vae.reconstruct(tiny_vae, "demo", batch_size=0)
+
+
+def test_demo_set_is_a_reference_and_its_test_split_the_control() -> None:
+    known = to_structures(demo_crystals("train"))[:6]
+    report = chemeleon.evaluate([*known, CSCL], references=["demo"])
+    assert report.crystals["novel_demo"].tolist()[:6] == [False] * 6
+    assert report.summary["manifest"]["control"]["name"] == "demo/test"
+    headline = report.headline
+    assert headline.index[0] == "parsed"
+    assert headline.loc["parsed", ["value", "control"]].tolist() == [1.0, 1.0]
+    assert headline.loc["valid_structure", "label"] == "Valid structure"
+    assert math.isnan(headline.loc["wasserstein_density", "low"])

@@ -143,3 +143,17 @@ def test_a_composition_model_trains_and_samples_unconditionally(tiny_vae, tmp_pa
     words += ["ldm.conditions={what: {kind: composition}, d: {kind: number, column: density}}"]
     api.ldm_train("demo/null", words, output=tmp_path / "conditional")
     assert len(chemeleon.sample(tmp_path / "conditional", 3, steps=4).problems) == 3
+
+
+def test_result_as_table_and_picture(tiny_ldm):
+    made = chemeleon.sample(tiny_ldm, 9, seed=3, steps=5)
+    table = made.table()
+    assert table.index.tolist() == made.names
+    assert (table["valid"] == "valid").tolist() == [problem is None for problem in made.problems]
+    first = next(i for i, structure in enumerate(made.structures) if structure is not None)
+    density = table["density g/cm³"].iloc[first]
+    assert density == pytest.approx(made.structures[first].density, abs=0.01)
+    picture = made.picture(columns=2)
+    assert picture.format == "PNG"
+    rows = -(-len(made) // 2)  # what cannot be written is not drawn
+    assert picture.height / picture.width == pytest.approx(rows * 1.36 / (2 * 1.12), rel=0.02)

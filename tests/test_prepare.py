@@ -14,7 +14,9 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 from typer.testing import CliRunner
 
+import chemeleon
 from chemeleon.cli.data import app
+from chemeleon.config import presets
 from chemeleon.config.schema import DataConfig
 from chemeleon.data.dataset import load_split
 from chemeleon.data.prepare import prepare, split_indices
@@ -168,3 +170,22 @@ def test_command_line(table: Path, tmp_path: Path) -> None:
     for command in ("describe", "prepare", "download"):
         text = run(app, [command, "--help"]).output
         assert f"chemeleon data {command}" in text
+
+
+def test_structures_in_memory_become_a_data_set(tmp_path: Path) -> None:
+    structures = [rocksalt(i) for i in range(10)]
+    structures[3].properties["material_id"] = "mine"
+    report = chemeleon.prepare(structures, tmp_path / "some" / "salts", split=(0.7, 0.3, 0))
+    assert report.source == "structures in memory"
+    assert report.written == {"train": 7, "val": 3, "test": 0}
+    found = {*ids(tmp_path / "some" / "salts", "train"), *ids(tmp_path / "some" / "salts", "val")}
+    assert found == {"mine", *(f"crystal-{i:06d}" for i in range(10) if i != 3)}
+    # the words are what a training needs, whatever its preset reads
+    config = presets.load("ldm", "mp_20_open/mini", None, report.words).config
+    assert len(load_split(config.data, "train")) == 7
+
+
+def test_words_of_a_data_set_keep_odd_names(tmp_path: Path) -> None:
+    report = chemeleon.prepare([rocksalt(i) for i in range(4)], tmp_path / "a b" / "0225: x")
+    data = presets.load("ldm", "own/finetune", None, report.words).config.data
+    assert (data.name, data.root) == ("0225: x", str(tmp_path / "a b"))

@@ -23,9 +23,10 @@ EXPECTED = {
         mp_20_open/dng demo/dng mp_20_open/csp perov_5/csp demo/csp""",
     "ldm": """mp_20/null mp_20/composition alex_mp_20/null alex_mp_20/composition
         alex_mp_20_bandgap/bandgap alex_mp_20_bandgap/bandgap_lora perov_5/null mp_20_open/null
-        demo/null mp_20/csp mp_20_open/csp perov_5/csp alex_mp_20/csp demo/csp""",
+        demo/null mp_20/csp mp_20_open/csp perov_5/csp alex_mp_20/csp demo/csp
+        demo/density own/finetune""",
     "rl": """mp_20/dng mp_20/custom_reward alex_mp_20/dng alex_mp_20_bandgap/bandgap mp_20_open/dng
-        mp_20_open/bandgap perov_5/dng demo/dng""",
+        mp_20_open/bandgap perov_5/dng demo/dng demo/custom_reward""",
     "predict": """alex_mp_20_bandgap/dft_band_gap mp_20_open/band_gap mp_20_open/formation_energy
         demo/density""",
 }

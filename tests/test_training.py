@@ -67,7 +67,10 @@ def test_a_resumed_ldm_needs_no_vae_folder_and_is_bitwise_the_same(tmp_path, tin
     shutil.copytree(tiny_vae, tmp_path / "vae")
     words = [*TINY_LDM, f"ldm.vae_ckpt_path={tmp_path / 'vae'}", "trainer.max_steps=30"]
     words += ["trainer.val_every_steps=10", "optim.schedule=plateau", "optim.plateau_patience=1"]
-    api.ldm_train("demo/null", words, output=tmp_path / "whole")
+    whole = api.ldm_train("demo/null", words, output=tmp_path / "whole")
+    losses = whole.history()["val/loss"].dropna()
+    assert losses.index.tolist() == [10, 20, 30]
+    assert losses.iloc[-1] == pytest.approx(whole.fitted.metrics["val/loss"], abs=1e-7)
     interrupt_at(17, tmp_path / "parts", "ldm", "demo/null", words)
     shutil.rmtree(tmp_path / "vae")
     api.ldm_train(resume=tmp_path / "parts")

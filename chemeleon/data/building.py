@@ -62,7 +62,11 @@ def _bar(name: str, shown: bool) -> Iterator[Report | None]:
         TextColumn("{task.percentage:>3.0f} %"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    # where it cannot be redrawn, as in a notebook, it would leave an empty line
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task(f"parsing {name}", total=1.0)
         yield lambda share: bar.update(task, completed=share)
 

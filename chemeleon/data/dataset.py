@@ -5,8 +5,10 @@ Shapes: ``M`` crystals of a split.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -17,7 +19,7 @@ from torch import Tensor
 from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.building import parse_source
-from chemeleon.data.cache import ParsedSet, cached
+from chemeleon.data.cache import ParsedSet, cache_dir, cached
 from chemeleon.data.problems import Problem, problems_error
 from chemeleon.data.sources import OTHER_SUFFIXES, TABLE_SUFFIXES, fingerprint
 from chemeleon.errors import DataError, nearest
@@ -138,11 +140,13 @@ def dataset_dir(config: DataConfig) -> Path:
 
 
 def split_path(config: DataConfig, split: str) -> Path:
-    """Return the file or folder of a split.
+    """Return the file or folder of a split; the demo set is written to the cache for it.
 
     Raises:
         DataError: if there is none; the message says where it was looked for and how to get it.
     """
+    if config.source == "demo":
+        return _demo_file(split)
     folder = dataset_dir(config)
     for suffix in (*TABLE_SUFFIXES, *OTHER_SUFFIXES):
         if (folder / f"{split}{suffix}").is_file():
@@ -159,6 +163,31 @@ def split_path(config: DataConfig, split: str) -> Path:
         f"no {what}: looked for {folder / split}.csv, .csv.gz, other formats or a folder of"
         f" structures; {remedy}, or say where it is with data.root=FOLDER or CHEMELEON_DATA"
     )
+
+
+def _demo_file(split: str) -> Path:
+    """Write a split of the demo set as extxyz, for what reads files; once, as it never changes."""
+    from chemeleon.crystals.convert import to_structures, write_structures
+    from chemeleon.crystals.prototypes import demo_crystals
+
+    crystals = demo_crystals(cast(Any, split))
+    content = hashlib.sha256(crystals.frac_coords.numpy().tobytes())
+    content.update(crystals.lattice.numpy().tobytes())
+    content.update(crystals.atomic_numbers.numpy().tobytes())
+    path = cache_dir() / "demo" / f"{split}-{content.hexdigest()[:16]}.extxyz"
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent) as beside:
+                structures = to_structures(crystals)
+                (written,) = write_structures(structures, beside, ["extxyz"], crystals.ids)
+                written.replace(path)
+        except OSError as error:
+            raise DataError(
+                f"the demo set cannot be written: {error}; set CHEMELEON_CACHE to a folder where"
+                " it can"
+            ) from error
+    return path
 
 
 def atom_histogram(crystals: FlatCrystals) -> Tensor:

@@ -53,9 +53,20 @@ class PrepareReport:
     duplicates: dict[str, str]
     columns: list[str]
 
+    @property
+    def words(self) -> list[str]:
+        """The overrides with which a training takes these crystals, without their properties."""
+        folder = Path(self.output)
+        return [
+            f"data.name={json.dumps(folder.name)}",
+            f"data.root={json.dumps(str(folder.parent))}",
+            "data.source=table",
+            "data.targets=[]",
+        ]
+
 
 def prepare(
-    source: str | Path,
+    source: str | Path | Sequence[Structure],
     output: str | Path,
     split: Sequence[float] = (0.9, 0.05, 0.05),
     seed: int = 0,
@@ -74,7 +85,8 @@ def prepare(
     Cells are written as found, not reduced: reduction belongs to loading.
 
     Args:
-        source: CSV (plain or gz), folder or zip of CIF, POSCAR and extxyz, or pymatgen JSON.
+        source: CSV (plain or gz), folder or zip of CIF, POSCAR and extxyz, or pymatgen JSON; or
+            pymatgen structures, whose ``properties`` may hold a ``material_id`` and numbers.
         output: new folder; it appears complete or not at all.
         split: shares of train, val and test; they sum to 1. A share of 0 writes no file.
         seed: decides which crystal goes where.
@@ -90,7 +102,7 @@ def prepare(
     Raises:
         DataError: if the output exists, the source is unusable, or ``split`` makes no sense.
     """
-    source, output = Path(source), Path(output)
+    output = Path(output)
     if len(split) != 3 or min(split) < 0 or not math.isclose(sum(split), 1, abs_tol=1e-6):
         raise DataError(f"split {tuple(split)} must be three shares of train, val, test, sum 1")
     _check_output(output, overwrite)
@@ -103,8 +115,15 @@ def prepare(
             **({"id_column": id_column} if id_column else {}),
         }
     )
-    number_rows = id_column is None and not has_column(source, config.id_column)
-    found = load_source(config, source, progress=progress, number_rows=number_rows)
+    if isinstance(source, str | Path):
+        told, path = str(source), Path(source)
+        number_rows = id_column is None and not has_column(path, config.id_column)
+        found = load_source(config, path, progress=progress, number_rows=number_rows)
+    else:
+        told = "structures in memory"
+        with tempfile.TemporaryDirectory() as folder:
+            path = _write_json(source, Path(folder))
+            found = load_source(config, path, progress=progress)
     structures = to_structures(found.crystals)
     formulas = [s.composition.reduced_formula for s in structures]
     kept, duplicates = list(range(len(structures))), {}
@@ -114,7 +133,7 @@ def prepare(
     parts = split_indices(len(kept), split, seed, groups)
     members = {name: [kept[i] for i in part] for name, part in zip(SPLITS, parts, strict=True)}
     report = PrepareReport(
-        source=str(source),
+        source=told,
         output=str(output),
         total=found.total,
         written={name: len(part) for name, part in members.items()},
@@ -227,6 +246,18 @@ def _write(
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def _write_json(structures: Sequence[Structure], folder: Path) -> Path:
+    """Write structures for `load_source`; their names are their own, else numbers."""
+    from chemeleon.crystals.convert import write_structures
+
+    names = [
+        str(structure.properties.get("material_id", f"crystal-{i:06d}"))
+        for i, structure in enumerate(structures)
+    ]
+    (path,) = write_structures(structures, folder, ["json"], names)
+    return path
 
 
 def _umask() -> int:

@@ -73,6 +73,25 @@ class Report:
     structures: Sequence[Structure | None] = field(repr=False)
     relaxed: Sequence[Structure | None] = field(repr=False)
 
+    @property
+    def headline(self) -> pandas.DataFrame:
+        """The first figures of the report: value, 95 % interval, and the control row's value.
+
+        Shares are from 0 to 1. The names of the rows are those of ``summary["headline"]``.
+        """
+        import pandas
+
+        entries = self.summary["headline"]
+        names = ["label", "value", "low", "high", "control"]
+        frame = pandas.DataFrame(
+            [[entry[name] for name in names] for entry in entries],
+            index=pandas.Index([entry["name"] for entry in entries], name="name"),
+            columns=names,
+        )
+        numbers = names[1:]
+        frame[numbers] = frame[numbers].astype(float)
+        return frame
+
     def save(self, folder: str | Path, *, cif: bool | None = None, overwrite: bool = False) -> Path:
         """Write ``summary.json``, ``crystals.csv``, ``cif/`` and ``report.html``.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import torch
 from accelerate import Accelerator
@@ -39,7 +40,11 @@ from chemeleon.training.rl import RLStage, Scorer
 from chemeleon.training.rl_report import write_report
 from chemeleon.training.run import Run, keep_freed_memory, make_accelerator
 from chemeleon.training.scoring import score
+from chemeleon.training.tracking import METRICS
 from chemeleon.training.vae import VAEStage
+
+if TYPE_CHECKING:
+    import pandas
 
 INIT = BASE_IN_RUN  # the model before training with the VAE in it: resuming needs no other folder
 
@@ -57,6 +62,13 @@ class TrainResult(NamedTuple):
 
     folder: Path
     fitted: Fitted
+
+    def history(self) -> pandas.DataFrame:
+        """Return what was logged (``metrics.jsonl``), a row for each step with anything to say."""
+        import pandas
+
+        lines = (self.folder / METRICS).read_text(encoding="utf-8").splitlines()
+        return pandas.DataFrame([json.loads(line) for line in lines]).groupby("step").first()
 
 
 def train(
