@@ -2,7 +2,8 @@
 
     python scripts/results_page.py \
         --de-novo "in the package=out/shipped/evaluation" --relaxed "in the package=out/relaxed" \
-        --csp csp.jsonl --speed "in the package=two CPU cores=29" -o docs/results.md
+        --csp csp.jsonl --vae "in the package=vae.json" \
+        --speed "in the package=two CPU cores=29" --picture images/twelve.png
 
 LABEL=FOLDER is an evaluation (its summary.json). Of csp.jsonl the lines of test splits are taken,
 the last of each. Published figures stand beside, with what differs in the protocol and their
@@ -111,9 +112,10 @@ def cells(summary: dict[str, Any], columns: Any, key: str = "value") -> list[str
 
 
 def median(summary: dict[str, Any], name: str, side: str = "sample") -> str:
-    """Return the median of a distribution."""
+    """Return the median of a distribution; crystals of the sample without a value are the worst."""
     values = sorted((summary["distributions"].get(name) or {}).get(side) or [])
-    return f"{values[len(values) // 2]:.3f}" if values else ""
+    total = summary["headline"][0]["of"] if side == "sample" else len(values)
+    return f"{values[total // 2]:.3f}" if total // 2 < len(values) else ""
 
 
 def de_novo(words: list[str], relaxed: list[str]) -> list[str]:
@@ -162,6 +164,20 @@ def de_novo(words: list[str], relaxed: list[str]) -> list[str]:
     return parts
 
 
+def autoencoders(words: list[str]) -> list[str]:
+    """Return the part about reconstruction, from what `chemeleon vae reconstruct` printed."""
+    rows = []
+    for word in words:
+        label, _, path = word.partition("=")
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        rate = found["match_rate"]
+        share = f"{100 * rate['value']:.1f} ({100 * rate['low']:.1f} to {100 * rate['high']:.1f})"
+        place = f"{found['dataset']}/{found['split']}"
+        rows.append([f"**{label}**", place, str(found["crystals"]), share, f"{found['rmse']:.4f}"])
+    header = ["VAE", "crystals", "number", "match %, `cdvae`", "RMSE"]
+    return ["## Reconstruction", table(header, rows)] if rows else []
+
+
 def csp(path: Path | None) -> list[str]:
     """Return the part about structures of given formulas."""
     if path is None:
@@ -193,6 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--de-novo", action="append", default=[], metavar="LABEL=FOLDER")
     parser.add_argument("--relaxed", action="append", default=[], metavar="LABEL=FOLDER")
+    parser.add_argument("--vae", action="append", default=[], metavar="LABEL=FILE")
     parser.add_argument("--csp", type=Path)
     parser.add_argument("--speed", action="append", default=[], metavar="LABEL=MACHINE=PER_SECOND")
     parser.add_argument("--picture", help="of the first crystals, relative to the page")
@@ -203,6 +220,7 @@ def main() -> None:
         prose(INTRO),
         *de_novo(words.de_novo, words.relaxed),
         *csp(words.csp),
+        *autoencoders(words.vae),
     ]
     if words.speed:
         rows = [word.split("=") for word in words.speed]
