@@ -75,8 +75,9 @@ The first of them after at most 50 steps of relaxation by the same potential (`-
 """
 PROTOCOL = f"""
 Published ({CRYSTALITE}). The protocol differs: models saw twice the crystals (MP-20's whole train
-split), crystals were relaxed to the end, stable means E ≤ 0.1 against the hull of the Materials
-Project, novelty is against MP-20; times are of their GPUs.
+split), crystals were relaxed to the end, stable and SUN mean E ≤ 0.1 against the hull of the
+Materials Project, so their SUN stands beside our MSUN after relaxation; novelty is against MP-20;
+times are of their GPUs.
 """
 CSP_PROTOCOL = {
     "mp_20_open": "Published models trained on twice the crystals; test is half of MP-20's own.",
@@ -190,12 +191,12 @@ def csp(path: Path | None) -> list[str]:
         one, k = line["at_1"], line["at_k"]
         ours = [
             "**ours**",
-            f"{100 * one['value']:.1f} ({100 * one['low']:.1f} to {100 * one['high']:.1f})",
-            f"{one['rmse']:.3f}",
-            f"{100 * k['value']:.1f} / {k['rmse']:.3f} at {line['k']}" if line["k"] > 1 else "",
+            f"{100 * one['value']:.2f} ({100 * one['low']:.1f} to {100 * one['high']:.1f})",
+            f"{one['rmse']:.4f}",
+            f"{100 * k['value']:.2f} / {k['rmse']:.4f} at {line['k']}" if line["k"] > 1 else "",
         ]
         rows = [
-            [who, f"{match:.1f}", f"{rmse:.3f}", ""] for who, match, rmse in PUBLISHED_CSP[name]
+            [who, f"{match:.2f}", f"{rmse:.4f}", ""] for who, match, rmse in PUBLISHED_CSP[name]
         ]
         parts += [
             f"{split}, {one['of']} formulas, matcher `cdvae`. {CSP_PROTOCOL[name]}",
