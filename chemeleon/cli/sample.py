@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -235,6 +236,7 @@ def sample(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from chemeleon import api
+    from chemeleon.checkpoints.shipped import default_model
     from chemeleon.config.hubname import hub_name
     from chemeleon.errors import ConfigError
 
@@ -244,7 +246,12 @@ def sample(
     sizes = _whole_numbers(num_atoms, "--num-atoms")
     size = _batch_size(batch_size)
     conditions, interval = _conditions(condition), _interval(guidance_interval)
-    if model is not None and hub_name(model):
+    if model is None:
+        shipped = default_model(bool(formula or formulas_from))
+        model = shipped.reference
+        if os.environ.get("RANK", "0") == "0":  # before the work, which may take long
+            typer.echo(f"no model was named: this is {model}, {shipped.what}", err=True)
+    if hub_name(model):
         api.hub_pull(model)  # first, as two progress bars at once would disturb each other
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
