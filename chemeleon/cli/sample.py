@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 if TYPE_CHECKING:
-    from chemeleon.sampling import Format, SampleResult
+    from chemeleon.sample_result import SampleResult
+    from chemeleon.sampling import Format
 
 FORMATS = ("cif", "extxyz", "json")
 
