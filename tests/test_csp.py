@@ -7,29 +7,26 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
 import typer
 from conftest import TINY_LDM, TINY_VAE
+from test_ordering import split
 
 import chemeleon
 from chemeleon import api
 from chemeleon.checkpoints.store import read_state
-from chemeleon.config.schema import AugmentConfig, DataConfig, LDMTrainConfig, SamplerConfig
-from chemeleon.crystals.augment import augment, random_rotations
-from chemeleon.crystals.batch import FlatCrystals
-from chemeleon.crystals.convert import from_structures, to_structures
-from chemeleon.crystals.formula import formula_histogram, formula_units, likely_units, parse_formula
-from chemeleon.crystals.ordering import Order, arrange, arrange_atoms
+from chemeleon.config.schema import DataConfig, LDMTrainConfig, SamplerConfig
+from chemeleon.crystals.augment import random_rotations
+from chemeleon.crystals.convert import from_structures
+from chemeleon.crystals.formula import likely_units
+from chemeleon.crystals.ordering import arrange_atoms
 from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.crystals.random import make_keys
 from chemeleon.data.dataset import load_source, load_split
 from chemeleon.errors import CheckpointError, ChemeleonError, ConfigError, GenerationError
 from chemeleon.evaluation.csp import assign
-from chemeleon.evaluation.matching import crystal_arrays, match_pairs
-from chemeleon.formulas import share_out
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.elements import element_embedding
 from chemeleon.models.vae import CrystalVAE
@@ -109,11 +106,6 @@ def random_atoms(count: int, seed: int = 0) -> list[list[int]]:
     return [[draw.randint(1, 99) for _ in range(draw.randint(1, 14))] for _ in range(count)]
 
 
-def split(crystals: FlatCrystals) -> list[list[int]]:
-    parts = crystals.atomic_numbers.split(crystals.num_atoms.tolist())
-    return [part.tolist() for part in parts]
-
-
 FAST = SamplerConfig(steps=3)
 
 
@@ -140,61 +132,6 @@ def test_elements_change_the_geometry(pipeline):
     again = pipeline.generate(2, atoms=[[3, 9], [3, 9]], sampler=FAST)
     assert torch.equal(made.lattice[0], again.lattice[0])
     assert not torch.allclose(made.lattice[1], again.lattice[1], rtol=1e-2)
-
-
-def test_atoms_are_brought_into_order_of_element_and_keep_theirs_within():
-    crystals = demo_crystals("val")
-    ordered = arrange(crystals, "number")
-    assert torch.equal(ordered.num_atoms, crystals.num_atoms)
-    moved = 0
-    for i, (before, after) in enumerate(zip(split(crystals), split(ordered), strict=True)):
-        places = sorted(range(len(before)), key=lambda k, z=before: z[k])
-        start = int(crystals.starts[i])
-        assert after == [before[k] for k in places]
-        expected = crystals.frac_coords[start : start + len(before)][places]
-        assert torch.equal(ordered.frac_coords[start : start + len(before)], expected)
-        moved += places != list(range(len(before)))
-    assert moved > 10
-
-
-def test_canonical_crystals_are_the_same_crystals_in_one_form():
-    crystals = demo_crystals("val").subset(torch.arange(0, 404, 5))
-    once = arrange(crystals, "canonical")
-    assert split(once) == [arrange_atoms(row, "canonical") for row in split(crystals)]
-    arrays = [crystal_arrays(c.batch(torch.arange(len(c)))) for c in (once, crystals)]
-    found = match_pairs(list(zip(*arrays, strict=True)))
-    assert found.matched.all()
-    assert found.rmse.max() < 1e-4
-    assert (once.frac_coords[once.starts] == 0).all()
-    # another origin and another order of atoms in the file change nothing
-    batch = crystals.batch(torch.arange(len(crystals)))
-    settings = AugmentConfig(translate=True, rotate=False, permute=True)
-    other = augment(batch, make_keys(3, torch.arange(len(crystals))), settings).flatten()
-    again = arrange(replace(other, ids=crystals.ids), "canonical")
-    assert torch.equal(again.atomic_numbers, once.atomic_numbers)
-    apart = ((again.frac_coords - once.frac_coords + 0.5) % 1 - 0.5).abs().amax(1)
-    worst = torch.stack([part.max() for part in apart.split(crystals.num_atoms.tolist())])
-    assert (worst < 1e-4).float().mean() > 0.95  # but for coordinates on the border of two bins
-
-
-def test_large_sets_are_ordered_and_counted_in_parts(monkeypatch):
-    crystals = demo_crystals("val")
-    whole = [arrange(crystals, order) for order in get_args(Order)]
-    counted = formula_units(crystals)
-    monkeypatch.setattr("chemeleon.crystals.ordering.CHUNK", 100)
-    monkeypatch.setattr("chemeleon.crystals.formula.CHUNK", 100)
-    parts = [arrange(crystals, order) for order in get_args(Order)]
-    for one, other in zip(whole, parts, strict=True):
-        assert torch.equal(one.atomic_numbers, other.atomic_numbers)
-        assert torch.equal(one.frac_coords, other.frac_coords)
-        assert other.targets is crystals.targets
-        assert other.ids == crystals.ids
-    assert torch.equal(formula_units(crystals), counted)
-    parts = list(crystals.cut(100))
-    assert [len(part) for part in parts] == [100] * (len(crystals) // 100) + [len(crystals) % 100]
-    joined = FlatCrystals.join(parts)
-    assert torch.equal(joined.lattice, crystals.lattice)
-    assert joined.ids == crystals.ids
 
 
 def test_neighbours_in_the_periodic_table_start_alike():
@@ -285,62 +222,6 @@ def test_a_model_from_before_formulas_were_counted_still_loads(csp_ldm, tmp_path
     write_model(tmp_path / "old", "ldm", old.config, tensors)
     model = LatentDiffusion.from_pretrained(tmp_path / "old")
     assert sum(likely_units([11, 17], model.formula_histogram).values()) == pytest.approx(1)
-
-
-# --- which cells
-
-
-@pytest.mark.parametrize(
-    ("text", "atoms"),
-    [
-        ("LiFePO4", [3, 8, 8, 8, 8, 15, 26]),
-        ("Ca(OH)2", [1, 1, 8, 8, 20]),
-        ("Si8", [14] * 8),
-        ("NO", [7, 8]),
-        ("D2O", [1, 1, 8]),
-        ("No", None),  # nobelium, beyond the elements that models know
-        ("Fe2Xx", None),
-        ("", None),
-        ("Li0.5O", None),
-        ("LiFe-PO4", None),
-        ("Rf", None),
-    ],
-)
-def test_formulas_are_read_or_refused_in_words(text, atoms):
-    if atoms is not None:
-        assert parse_formula(text) == atoms
-        return
-    with pytest.raises(ConfigError, match=r"formula .*(LiFePO4|whole cell)"):
-        parse_formula(text)
-
-
-def test_formula_units_and_their_histogram():
-    from pymatgen.core import Structure
-
-    crystals = demo_crystals("val")
-    structures: list[Structure] = to_structures(crystals)
-    expected = [s.composition.get_reduced_composition_and_factor()[1] for s in structures]
-    assert formula_units(crystals).tolist() == [round(x) for x in expected]
-    table = formula_histogram(crystals)
-    assert torch.equal(table.sum(0), torch.bincount(crystals.num_atoms))
-    first = structures[0].composition
-    assert table[round(first.reduced_composition.num_atoms), len(structures[0])] > 0
-
-
-def test_cells_are_those_that_training_makes_likely():
-    table = torch.zeros(21, 21)
-    table[5, 5], table[5, 10], table[5, 20] = 600, 300, 100  # ABX3
-    table[7, 14] = 50
-    shares = likely_units(parse_formula("BaTiO3"), table)
-    assert share_out(20, shares) == {1: 12, 2: 6, 4: 2}
-    assert share_out(1, shares) == {1: 1}
-    assert max(shares, key=shares.__getitem__) == 1
-    written = likely_units(parse_formula("Ba2Ti2O6"), table)  # never divided
-    assert set(written) == {1, 2}
-    assert set(likely_units(parse_formula("LiFePO4"), table)) == {2}
-    assert likely_units([14] * 21, table) == {}
-    # formulas like none in training: sizes of all the others
-    assert set(likely_units([1, 1, 1, 2, 2, 3, 4, 5, 6, 7], table)) == {1, 2}
 
 
 # --- asking
