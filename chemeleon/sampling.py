@@ -120,7 +120,7 @@ def sample(
     if model is None:
         shipped = default_model(bool(formulas or formulas_from))
         model = shipped.reference
-        notes.append(f"no model was named: this is {model}, {shipped.what}")
+        notes.append(shipped.remark)
 
     from chemeleon.crystals.convert import to_structures, write_structures
     from chemeleon.data.writing import CifFiles

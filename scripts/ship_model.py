@@ -172,8 +172,7 @@ def ship(words: argparse.Namespace) -> Path:
     making = target.with_name(f".{words.name}.making")
     shutil.rmtree(making, ignore_errors=True)
     try:
-        config = without_local_paths(folder.config)
-        config = {k: v for k, v in config.items() if k not in ("chemeleon", "kind")}
+        config = without_local_paths(folder.content)
         write_model(making, folder.kind, config, folder.tensors, "bf16")
         hashed = weights_hash(read_model(making, KINDS).tensors)
         numbers = sum(value.numel() for value in folder.tensors.values())

@@ -122,6 +122,5 @@ def merge(
     path = Path(output)
     refuse_existing(path, (MODEL_CONFIG, MODEL_WEIGHTS), overwrite, "name another -o")
     whole = combine(folder, base)
-    config = {k: v for k, v in whole.config.items() if k not in ("chemeleon", "kind")}
-    write_model(path, whole.kind, config, whole.tensors)
+    write_model(path, whole.kind, whole.content, whole.tensors)
     return path

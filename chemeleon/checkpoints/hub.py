@@ -112,8 +112,7 @@ def convert(
     if weights != "raw" or vae is not None:
         raise CheckpointError(f"{file} is no Lightning checkpoint: leave out --weights and --vae")
     folder = read_model(file, ("vae", "ldm", "predictor"))
-    config = {k: v for k, v in folder.config.items() if k not in ("chemeleon", "kind")}
-    write_model(Path(output), folder.kind, config, folder.tensors, dtype)
+    write_model(Path(output), folder.kind, folder.content, folder.tensors, dtype)
     return Path(output)
 
 

@@ -36,6 +36,11 @@ class Shipped(NamedTuple):
     path: Path
 
     @property
+    def remark(self) -> str:
+        """What is said when it is used because none was named."""
+        return f"no model was named: this is {self.reference}, {self.what}"
+
+    @property
     def reference(self) -> str:
         """What it is called where a model is asked for."""
         return f"shipped:{self.name}"

@@ -125,6 +125,11 @@ class ModelFolder:
             raise CheckpointError(f"{self.path / MODEL_WEIGHTS} has no tensor '{name}'")
         return self.tensors[name]
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """The config as `write_model` takes it, without kind and version."""
+        return {k: v for k, v in self.config.items() if k not in ("chemeleon", "kind")}
+
     def section(self, name: str, schema: type[AnySection]) -> AnySection:
         """Return a section of the config.
 

@@ -251,7 +251,7 @@ def sample(
         shipped = default_model(bool(formula or formulas_from))
         model = shipped.reference
         if os.environ.get("RANK", "0") == "0":  # before the work, which may take long
-            typer.echo(f"no model was named: this is {model}, {shipped.what}", err=True)
+            typer.echo(shipped.remark, err=True)
     if hub_name(model):
         api.hub_pull(model)  # first, as two progress bars at once would disturb each other
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
@@ -40,7 +39,7 @@ from chemeleon.training.rl import RLStage, Scorer
 from chemeleon.training.rl_report import write_report
 from chemeleon.training.run import Run, keep_freed_memory, make_accelerator
 from chemeleon.training.scoring import score
-from chemeleon.training.tracking import METRICS
+from chemeleon.training.tracking import read_metrics
 from chemeleon.training.vae import VAEStage
 
 if TYPE_CHECKING:
@@ -67,8 +66,7 @@ class TrainResult(NamedTuple):
         """Return what was logged (``metrics.jsonl``), a row for each step with anything to say."""
         import pandas
 
-        lines = (self.folder / METRICS).read_text(encoding="utf-8").splitlines()
-        return pandas.DataFrame([json.loads(line) for line in lines]).groupby("step").first()
+        return pandas.DataFrame(read_metrics(self.folder)).groupby("step").first()
 
 
 def train(
@@ -250,6 +248,8 @@ def _start_rl(config: RLTrainConfig, folder: Path, resume: bool) -> LatentDiffus
     ]
     if missing:
         raise ConfigError(f"{'; '.join(missing)}: add it to data.targets")
+    # what is tuned is what this walk makes, so that is how it should be sampled
+    model.config = model.config.model_copy(update={"sampler": config.rl.sampler})
     return model
 
 

@@ -83,8 +83,6 @@ class RLStage:
         rl = config.rl
         self.ema_decay = rl.ema_decay
         self.model = start.to(device)
-        # what is tuned is what this walk makes, so that is how it should be sampled
-        start.config = start.config.model_copy(update={"sampler": rl.sampler})
         for module in self.model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # with it the model would not be the policy that made the rollout

@@ -6,7 +6,6 @@ Shapes: ``B`` crystals of this process's rollout.
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from torch import Tensor
 from chemeleon.config.rewards import RewardConfig
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.symbols import symbol
-from chemeleon.training.tracking import METRICS
+from chemeleon.training.tracking import read_metrics
 
 PICTURES = "pictures"
 BEST_SHOWN = 12
@@ -158,17 +157,7 @@ def drift(first: Mapping[str, int], now: Mapping[str, int]) -> float:
 
 def first_elements(folder: Path) -> dict[str, int] | None:
     """Return the elements of a run's first rollout, if its metrics have them."""
-    path = folder / METRICS
-    if not path.is_file():
-        return None
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            content = json.loads(line)
-        except ValueError:
-            continue
-        if "elements" in content:
-            return content["elements"]
-    return None
+    return next((row["elements"] for row in read_metrics(folder) if "elements" in row), None)
 
 
 def composition_counts(crystals: FlatCrystals) -> list[tuple[int, ...]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from chemeleon.config.schema import RLTrainConfig
 from chemeleon.evaluation.charts import Frame, number, svg, ticks
 from chemeleon.evaluation.page import Section, definition_list, escape, page, table
 from chemeleon.training.rl_notes import PICTURES
-from chemeleon.training.tracking import METRICS
+from chemeleon.training.tracking import read_metrics
 
 REPORT = "report.html"
 MOST_PICTURES = 8
@@ -43,7 +42,7 @@ Point = tuple[float, float]
 
 def write_report(config: RLTrainConfig, folder: Path) -> Path:
     """Write the report of a run folder and return its path."""
-    rows = _rows(folder)
+    rows = read_metrics(folder)
     updates = [row for row in rows if "formulas" in row]
     sections = [
         Section("rewards", "Rewards", _rewards(config, rows), "Means over each update's crystals;"
@@ -61,13 +60,6 @@ def write_report(config: RLTrainConfig, folder: Path) -> Path:
     target = folder / REPORT
     write_text(target, page(title, header, [part for part in sections if part.body]))
     return target
-
-
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    path = folder / METRICS
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _facts(config: RLTrainConfig, updates: Sequence[Mapping[str, Any]]) -> str:

@@ -124,6 +124,7 @@ class Run:
             self._fit_criterion(console)
         self.at.criterion = stage.criterion
         self.console, self.resumed = console, resume
+        self.written: dict[str, int] = {}  # subfolder to the step of the model in it
         self.rows: list[Tensor] = []  # terms and gradient norm of the steps not read yet
         self.started = self.saved_at = self.logged_at = time.monotonic()
         self.seen = 0
@@ -309,8 +310,6 @@ class Run:
             keep = self.config.trainer.keep
             if improved or keep == "last":
                 self._write(keep)
-            if keep == "last" and accelerator.is_main_process:
-                shutil.rmtree(self.folder / "best", ignore_errors=True)  # of a run resumed
         self.model.train()
         at.stale = 0 if improved else at.stale + 1
         self.schedule.validated(improved)
@@ -320,15 +319,19 @@ class Run:
         self.tracker.say(f"step {at.step}  epoch {at.epoch}  {shown}{mark}")
 
     def export(self, name: str) -> None:
-        """Write the model with averaged weights into a subfolder."""
-        with self.average.applied():
-            self._write(name)
+        """Write the model with averaged weights into a subfolder, unless it is there already."""
+        if self.written.get(name) != self.at.step:
+            with self.average.applied():
+                self._write(name)
 
     def _write(self, name: str) -> None:
+        self.written[name] = self.at.step
         if self.accelerator.is_main_process:
             kind, content, tensors = self.stage.export()
             trained = {"steps": self.at.step, "epochs": self.at.epoch, "metrics": self.at.metrics}
             write_model(self.folder / name, kind, {**content, "trained": trained}, tensors)
+            if name == "last" == self.config.trainer.keep:  # of a run that kept the best before
+                shutil.rmtree(self.folder / "best", ignore_errors=True)
 
     def save(self) -> None:
         """Write the state that resuming needs."""
