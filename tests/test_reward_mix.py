@@ -1,0 +1,234 @@
+"""Rewards together: the mix, own functions, what is refused, the recorded numbers."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from parity import REFERENCE
+from reward_helpers import DOCS, mix, score
+from typer.testing import CliRunner
+
+from chemeleon.cli.app import app
+from chemeleon.errors import ConfigError, TrainingError
+from chemeleon.rewards._loading import built_in
+from chemeleon.rewards._normalise import normalise
+from chemeleon.rewards.mix import Mix
+
+pytest_plugins = ["reward_fixtures"]
+
+
+# --- the mix
+
+
+def test_the_mix_scales_weighs_and_adds(crystals, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def size(structure):\n    return len(structure)\n\n\n"
+        "def heavy(structure):\n    return max(site.specie.Z for site in structure)\n"
+    )
+    group = torch.tensor([5, 5, 5, 5, 2, 2, 2, 2])
+    made = mix(
+        None,
+        size={"reward": f"{file}:size", "weight": 0.5, "normalise": "minmax"},
+        heavy={"reward": f"{file}:heavy", "weight": -2, "normalise": "std", "within": "batch"},
+    )
+    scores = made.score(crystals, group)
+    size = crystals.num_atoms.double()
+    heavy = torch.stack([part.max() for part in crystals.atomic_numbers.split(size.int().tolist())])
+    assert torch.equal(scores.raw["size"], size.float())
+    expected = torch.zeros(8, dtype=torch.float64)
+    for rows in (slice(0, 4), slice(4, 8)):
+        part = size[rows]
+        expected[rows] = 0.5 * (part - part.min()) / (part.max() - part.min() + 1e-4)
+    heavy = heavy.double()
+    expected -= 2 * (heavy - heavy.mean()) / (heavy.std() + 1e-4)
+    assert torch.allclose(scores.total.double(), expected, atol=1e-6)
+    assert set(scores.seconds) == {"size", "heavy"}
+
+
+def test_the_order_of_crystals_does_not_matter_to_scaling():
+    values, group = torch.randn(12), torch.arange(12) % 3
+    order = torch.randperm(12)
+    for how in ("minmax", "std", "mean"):
+        scaled = normalise(values, group, how)
+        assert torch.allclose(normalise(values[order], group[order], how), scaled[order])
+        for g in range(3):
+            assert torch.allclose(
+                scaled[group == g], normalise(values[group == g], torch.zeros(4), how)
+            )
+
+
+def test_all_mistakes_are_told_at_once(train, tmp_path):
+    with pytest.raises(ConfigError) as told:
+        mix(
+            None,
+            a="creativty",
+            b="creativity",
+            c={"reward": "energy", "options": {"hul": "x", "relax_steps": -1}},
+            d={"reward": "energy", "options": {"hull": str(tmp_path / "no.json")}},
+            e="./nowhere.py:density",
+            f="no_such_package.thing:name",
+            g={"reward": "elements", "options": {"forbid": ["Xx"]}},
+            h="structure_diversity",
+            i={"reward": "predictor", "options": {"model": str(tmp_path / "none")}},
+            j={"reward": "energy", "options": {"potential": "chgnt", "hull": "x"}},
+        )
+    text = str(told.value)
+    assert "did you mean 'creativity'" in text
+    assert "b: needs a training set" in text
+    assert "c.options.hul: unknown option; did you mean 'hull'" in text
+    assert "c.options.relax_steps" in text
+    assert re.search(r"d: there is no hull .*no.json", text)
+    assert "no file" in text
+    assert "nowhere.py" in text
+    assert "No module named 'no_such_package'" in text
+    assert "'Xx' is not the symbol of an element" in text
+    assert "h: needs a training set" in text
+    assert "h: needs a VAE" in text
+    assert re.search(r"i: .*none", text)
+    assert re.match(r"1\d problems in the rewards", text)
+
+
+# --- the user's own
+
+
+def documented(number: int) -> str:
+    """The Python examples of the page, in order."""
+    return re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)[number]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_documented_examples_run(number, crystals, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(documented(number))
+    monkeypatch.chdir(tmp_path)
+    options = {"power": 0.5} if number == 0 else {}
+    made = mix(None, density={"reward": "./mine.py:density", "options": options})
+    scores = score(made, crystals)
+    volume = torch.linalg.det(crystals.lattice.double()).abs()
+    wanted = (crystals.num_atoms / volume).pow(options.get("power", 1.0))
+    assert torch.allclose(scores.raw["density"], wanted.float())
+    assert len(documented(0).splitlines()) <= 15
+
+
+def own(tmp_path: Path, body: str, **more: Any) -> Mix:
+    file = tmp_path / "own.py"
+    file.write_text(f"import torch\nfrom chemeleon.rewards.base import batched\n\n{body}\n")
+    return mix(None, own={"reward": f"{file}:own", **more})
+
+
+FAILING = {
+    "raises": "def own(s):\n    assert len(s) != {n}, 'too odd'\n    return 2 + len(s)",
+    "nan": "def own(s):\n    return float('nan') if len(s) == {n} else 2 + len(s)",
+    "batched": (
+        "@batched\ndef own(c):\n    if (c.num_atoms == {n}).any(): raise ValueError('too odd')\n"
+        "    return 2 + c.num_atoms"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FAILING)
+@pytest.mark.parametrize("floor", [None, -7.0])
+def test_a_failing_crystal_gets_the_floor_is_counted_and_named(
+    kind, floor, crystals, tmp_path, caplog
+):
+    sizes = crystals.num_atoms.tolist()
+    odd = sizes[1]
+    body = FAILING[kind].format(n=odd) + (f"\nown.floor = {floor}" if floor is not None else "")
+    with caplog.at_level(logging.WARNING):
+        scores = score(own(tmp_path, body), crystals)
+    lost = [i for i, n in enumerate(sizes) if n == odd]
+    lowest = min(2 + n for n in sizes if n != odd)
+    for i, n in enumerate(sizes):
+        assert scores.raw["own"][i] == (2 + n if i not in lost else floor or lowest)
+    assert scores.failed == {"own": len(lost)}
+    said = caplog.text
+    assert "reward 'own'" in said
+    assert f"crystal {crystals.ids[lost[0]]}" in said
+    assert ("too odd" if kind != "nan" else "nan") in said
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("def own(s): return [1.0, 2.0]", r"one number, but returned a list for crystal .* \("),
+        ("def own(s): return torch.zeros(3)", r"Tensor of shape \(3,\) for crystal"),
+        ("def own(s): raise KeyError('always')", r"fails for every crystal.*always"),
+        ("@batched\ndef own(c): return torch.zeros(3)", r"shape \(8,\).*returned \(3,\)"),
+        ("@batched\ndef own(c): return [1.0]", r"shape \(8,\).*returned list"),
+        ("@batched\ndef own(c): raise KeyError('always')", r"fails for 8 crystals.*always"),
+    ],
+)
+def test_a_reward_that_cannot_work_stops_with_words(body, said, crystals, tmp_path):
+    with pytest.raises(TrainingError, match=said):
+        score(own(tmp_path, body), crystals)
+
+
+@pytest.mark.parametrize(
+    ("body", "options", "said"),
+    [
+        ("def own(s, power): return 1", {}, "after a `*`"),
+        ("def own(s, *, power: float): return 1", {}, "power: Field required"),
+        ("def own(s, *, power: float = 1): return 1", {"power": "x"}, "power: Input should be"),
+        ("def own(s, *, power: float = 1): return 1", {"powr": 1}, "did you mean 'power'"),
+        ("other = 1", {}, "has no 'own'"),
+        ("own = 1", {}, "is a int"),
+        ("raise RuntimeError('at once')", {}, "cannot be run: RuntimeError: at once"),
+    ],
+)
+def test_own_rewards_are_checked_before_training(body, options, said, tmp_path):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        own(tmp_path, body, options=options)
+
+
+def test_a_reward_can_come_from_a_module(crystals, tmp_path, monkeypatch):
+    (tmp_path / "my_rewards_module.py").write_text("def size(structure): return len(structure)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    scores = score(mix(None, it="my_rewards_module:size"), crystals)
+    assert torch.equal(scores.total, crystals.num_atoms.float())
+    sys.modules.pop("my_rewards_module")
+
+
+def test_the_command_lists_rewards_and_options(tmp_path):
+    found = CliRunner().invoke(app, ["rl", "rewards"])
+    assert found.exit_code == 0
+    listed = [line.split()[0] for line in found.output.splitlines() if not line.startswith(" ")]
+    assert listed == built_in()
+    one = CliRunner().invoke(app, ["rl", "rewards", "energy"])
+    assert "relax_steps (0)" in one.output
+    (tmp_path / "mine.py").write_text(documented(0))
+    mine = CliRunner().invoke(app, ["rl", "rewards", f"{tmp_path}/mine.py:density"])
+    assert "Number of atoms per volume, to a power." in mine.output
+    assert "power (1.0)" in mine.output
+
+
+# --- the recorded numbers
+
+
+@pytest.mark.skipif(
+    not (REFERENCE / "golden").is_dir(),
+    reason=f"{REFERENCE} is missing: the recorded numbers are not part of the repository",
+)
+def test_recorded_rewards_are_reproduced(tmp_path):
+    from parity import BOUND, Golden, difference
+    from parity_rewards import reward_arrays
+
+    golden = Golden(tmp_path)
+    compared = {}
+    for file, arrays in reward_arrays(golden).items():
+        for found in arrays:
+            error = difference(found.value, golden.get(file, found.array))
+            compared[found.array] = error
+    assert {name: error for name, error in compared.items() if not error <= BOUND} == {}
+    expected = {
+        *("normalize_out", "standardize_out", "normalize_const_out", "standardize_const_out"),
+        *("mmd_r", "mmd_r_indiv", "grp_adv", "reward_norm", "reward_subtract_mean", "reward_clip"),
+        *("reward_std", "reward_raw", "amd_100", "amd_cdist", "gen_unique", "gen_novel"),
+        *("gen_creativity", "frechet"),
+    }
+    assert set(compared) == expected
