@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Lattice, PeriodicSite, Structure
 
 from chemeleon.crystals.convert import (
     from_ase,
@@ -53,6 +54,24 @@ def test_structures_round_trip(structures: list[Structure]) -> None:
     padded = to_structures(flat.batch(torch.tensor([2, 0])))
     same(padded[0], structures[2])
     same(padded[1], structures[0])
+
+
+def test_sites_are_as_pymatgen_makes_them(structures: list[Structure]) -> None:
+    """Sites are copied, not constructed; nothing may be missing, or shared by two of them."""
+    assert gc.isenabled()
+    for found, expected in zip(to_structures(from_structures(structures)), structures, strict=True):
+        for site, other in zip(found, expected, strict=True):
+            plain = PeriodicSite(other.species, other.frac_coords, other.lattice)
+            assert vars(site).keys() == vars(plain).keys()
+            assert site.label == plain.label
+        np.testing.assert_allclose(found.cart_coords, expected.cart_coords, atol=1e-5)
+        assert Structure.from_dict(found.as_dict()) == found.copy() == found
+        found[0].properties["spin"] = 1
+        assert all("spin" not in site.properties for site in found[1:])
+    again = to_structures(from_structures(structures[:1] * 2))
+    again[0].translate_sites([0], [0.5, 0, 0])
+    same(again[1], structures[0])
+    assert gc.isenabled()
 
 
 def test_ase_round_trip(structures: list[Structure]) -> None:

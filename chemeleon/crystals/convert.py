@@ -6,11 +6,13 @@ pymatgen and ase are imported by the functions that need them.
 
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,20 +75,38 @@ def to_structures(crystals: FlatCrystals | CrystalBatch) -> list[Structure]:
     """
     from pymatgen.core import Composition, Element, Lattice, PeriodicSite, Structure
 
-    made: dict[int, Composition] = {}  # most of the time would go into making these again
+    # Structure's own ways check every site, from_sites makes each one twice, and a site's
+    # constructor takes most of its time to set attributes: sites are copies of one per element
+    models: dict[int, dict[str, Any]] = {}
     structures = []
-    for numbers, frac, cell, properties in _rows(crystals):
-        for number in set(numbers) - made.keys():
-            made[number] = Composition({Element.from_Z(number): 1})
-        lattice = Lattice(cell)
-        structure = Structure(lattice, [], [], properties=properties)
-        # Structure's own ways check every site, and from_sites makes each one twice
-        structure.sites = [
-            PeriodicSite(made[z], at, lattice, skip_checks=True)
-            for z, at in zip(numbers, frac, strict=True)
-        ]
-        structures.append(structure)
+    with _no_collection():
+        for numbers, frac, cell, properties in _rows(crystals):
+            lattice = Lattice(cell)
+            for z in set(numbers) - models.keys():
+                element = Composition({Element.from_Z(z): 1})
+                models[z] = vars(PeriodicSite(element, frac[0], lattice, skip_checks=True))
+            sites = []
+            for z, at in zip(numbers, frac, strict=True):
+                site = PeriodicSite.__new__(PeriodicSite)
+                own = {"_lattice": lattice, "_frac_coords": at, "properties": {}}
+                vars(site).update(models[z], **own)
+                sites.append(site)
+            structure = Structure(lattice, [], [], properties=properties)
+            structure.sites = sites
+            structures.append(structure)
     return structures
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pause the search for garbage, which would look at all new objects again and again."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def from_ase(
