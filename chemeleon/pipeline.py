@@ -23,6 +23,7 @@ from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, FlatCrysta
 from chemeleon.crystals.lattice import wrap
 from chemeleon.crystals.ordering import Order, arrange_atoms
 from chemeleon.crystals.random import fold, make_keys, normal, uniform
+from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.diffusion.sampler import Predict, Sampler
 from chemeleon.errors import GenerationError
 from chemeleon.models.condition_encoder import Request
@@ -69,6 +70,8 @@ class Pipeline:
     def __init__(self, model: LatentDiffusion, device: torch.device | str | None = None) -> None:
         self.model = place(model, device)
         self.device = self.model.latent_mean.device
+        self.process = NoiseProcess(self.model.config.diffusion, self.device)
+        self.remembers = self.model.config.denoiser.self_conditioning
 
     @classmethod
     def from_pretrained(
@@ -296,18 +299,27 @@ class Pipeline:
         def denoiser(request: Request | None) -> Predict:
             features, hidden = request or (None, None)
 
-            def evaluate(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-                # all are at the same time
-                out = self.model(z, t[:1], sizes, features, hidden, layout, shapes.atomic_numbers)
+            def evaluate(
+                z: Tensor, t: Tensor, *estimate: Tensor
+            ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+                t = t[:1]  # all are at the same time
+                types = shapes.atomic_numbers
+                out = self.model(z, t, sizes, features, hidden, layout, types, *estimate)
                 variance = None if out.variance is None else out.variance.float()
-                return out.prediction.float(), variance
+                prediction = out.prediction.float()
+                found = self.process.clean(prediction, z, t) if estimate else None
+                return prediction, variance, found
 
             replayed = Replayed(evaluate)
+            told: list[Tensor] = []
 
             def predict(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
                 if stop.is_set():
                     raise CancelledError
-                return replayed(z, t)
+                before = told or ([torch.zeros_like(z)] if self.remembers else [])
+                prediction, variance, found = replayed(z, t, *before)
+                told[:] = [] if found is None else [found]
+                return prediction, variance
 
             return predict
 

@@ -21,7 +21,6 @@ from chemeleon.crystals.lattice import (
     lattice_lengths,
 )
 from chemeleon.crystals.random import make_keys
-from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError, nearest
 from chemeleon.models.packing import Layout
 from chemeleon.pipeline import Pipeline, Precision
@@ -101,7 +100,7 @@ def denoising_error(
         lattice_lengths(crystals.lattice), lattice_angles(crystals.lattice)
     )
     crystals = replace(crystals, lattice=cells)
-    process = NoiseProcess(model.config.diffusion, pipeline.device)
+    process = pipeline.process
     errors = torch.full((len(crystals),), math.nan, dtype=torch.float64)
     order = torch.argsort(crystals.num_atoms, stable=True)
     for chunk in order.split(BATCH):

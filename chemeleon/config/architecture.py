@@ -112,6 +112,11 @@ class DenoiserConfig(Section):
         default=False,
         description="The denoiser sees each atom's element; goes with a VAE of kind csp.",
     )
+    self_conditioning: bool = Field(
+        default=False,
+        description="The denoiser sees its own last estimate of the clean latents (Chen et al."
+        " 2023, arXiv:2208.04202); for prediction v or flow, and not for rl.",
+    )
     token_layout: Literal["per_atom", "interleaved"] = Field(
         default="per_atom",
         description="`per_atom`: an atom's outputs come from its own token; `interleaved`: the"
@@ -249,6 +254,15 @@ class LDMConfig(Section):
         default=0.9999, ge=0, lt=1, description="Decay of averaged weights; 0 is off."
     )
     lora: LoRAConfig | None = Field(default=None, description="Train low-rank adapters only.")
+
+    @model_validator(mode="after")
+    def _estimates(self) -> LDMConfig:
+        if self.denoiser.self_conditioning and self.diffusion.prediction == "epsilon":
+            raise ValueError(
+                "denoiser.self_conditioning=true needs diffusion.prediction=v or flow: at high"
+                " noise a prediction of the noise says nothing of the clean latents"
+            )
+        return self
 
 
 class PredictorConfig(Section):

@@ -76,6 +76,16 @@ class NoiseProcess:
         alpha = self.alphas_cumprod[noised.t].view(-1, 1, 1)
         return alpha.sqrt() * noised.noise - (1 - alpha).sqrt() * x0
 
+    def clean(self, prediction: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        """Return the clean latents ``(B, N, L)`` that a prediction at times ``t`` implies.
+
+        ``t`` is ``(B,)``, or ``(1,)`` where all share it.
+        """
+        if self.config.prediction == "flow":
+            return z - (t / self.config.steps).view(-1, 1, 1) * prediction
+        alpha = self.alphas_cumprod[t].view(-1, 1, 1)
+        return predicted_x0(prediction, z, alpha, self.config.prediction)
+
     def losses(
         self, prediction: Tensor, variance: Tensor | None, x0: Tensor, noised: Noised, mask: Tensor
     ) -> dict[str, Tensor]:

@@ -55,6 +55,8 @@ class Denoiser(nn.Module):
         outputs = latent_dim * (2 if self.learned_variance else 1)
         self.embed = nn.Linear(latent_dim, width)
         self.types = element_embedding(width) if self.config.types else None
+        again = self.config.self_conditioning
+        self.estimate = nn.Linear(latent_dim, width, bias=False) if again else None
         self.time = nn.Sequential(
             nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width)
         )
@@ -85,6 +87,7 @@ class Denoiser(nn.Module):
         drop: Mapping[str, Tensor] | None = None,
         layout: Layout | None = None,
         types: Tensor | None = None,
+        estimate: Tensor | None = None,
     ) -> Denoised:
         """Predict the noise (or velocity, or flow) in ``z``.
 
@@ -98,6 +101,8 @@ class Denoiser(nn.Module):
             drop: condition name to ``(B,)`` or ``(1,)`` bool, True where the condition is hidden.
             layout: how the batch is packed, if it is.
             types: ``(B, N)`` atomic numbers, for a model that is told them; 0 on padded slots.
+            estimate: ``(B, N, L)`` the clean latents that were predicted at the time before, for a
+                model with self-conditioning; without them it is told nothing.
         """
         slots = torch.arange(z.shape[1], device=z.device)
         last = num_atoms.unsqueeze(-1) - 1
@@ -110,6 +115,8 @@ class Denoiser(nn.Module):
         if self.types is not None:
             assert types is not None
             x = x + self.types(types)
+        if self.estimate is not None and estimate is not None:
+            x = x + self.estimate(estimate)
         x = layout.pack(x)
         condition = self.time(timestep_embedding(t, TIME_FEATURES))
         if self.conditions is not None:
@@ -218,6 +225,7 @@ class LatentDiffusion(Pretrained):
         drop: Mapping[str, Tensor] | None = None,
         layout: Layout | None = None,
         types: Tensor | None = None,
+        estimate: Tensor | None = None,
     ) -> Denoised:
         """Denoise standardised latents; see ``Denoiser.forward``."""
-        return self.denoiser(z, t, num_atoms, features, drop, layout, types)
+        return self.denoiser(z, t, num_atoms, features, drop, layout, types, estimate)

@@ -141,15 +141,16 @@ class LDMStage(DataStage):
                 name: flags | (uniform(fold(batch.keys, f"drop {name}")) < drop)
                 for name, flags in hidden.items()
             }
-        prediction, variance = model(
-            noised.z,
-            noised.t,
-            crystals.num_atoms,
-            features,
-            hidden,
-            Layout.of(crystals),
-            crystals.atomic_numbers,
-        )
+        asked = (noised.z, noised.t, crystals.num_atoms, features, hidden, Layout.of(crystals))
+        asked = (*asked, crystals.atomic_numbers)
+        estimate = None
+        if self.config.ldm.denoiser.self_conditioning:
+            with torch.no_grad():
+                first = model(*asked).prediction.float()
+                # a walk begins without an estimate, so half of the crystals do, too
+                told = (uniform(fold(batch.keys, "estimate")) < 0.5).view(-1, 1, 1)
+                estimate = self.process.clean(first, noised.z, noised.t) * told
+        prediction, variance = model(*asked, estimate)
         per_crystal = self.process.losses(prediction, variance, x0, noised, mask)
         terms = {name: value.sum() / batch.size for name, value in per_crystal.items()}
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}

@@ -1,0 +1,94 @@
+"""A denoiser that sees its own last estimate of the clean latents."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import TINY_LDM
+
+from chemeleon import api
+from chemeleon.config.schema import DiffusionConfig, SamplerConfig
+from chemeleon.crystals.random import make_keys, normal
+from chemeleon.diffusion.losses import NoiseProcess
+from chemeleon.errors import ConfigError
+from chemeleon.pipeline import Pipeline
+
+WORDS = [
+    *TINY_LDM,
+    "ldm.diffusion.prediction=v",
+    "ldm.diffusion.learned_variance=false",
+    "ldm.denoiser.self_conditioning=true",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_vae, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("estimates") / "run"
+    words = [*WORDS, f"ldm.vae_ckpt_path={tiny_vae}", "trainer.max_steps=40"]
+    api.ldm_train("demo/null", words, output=folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"prediction": "epsilon"},
+        {"prediction": "v", "beta_schedule": "squaredcos_cap_v2"},
+        {"process": "flow", "prediction": "flow", "learned_variance": False},
+    ],
+)
+def test_the_right_prediction_gives_back_the_clean_latents(config):
+    process = NoiseProcess(DiffusionConfig(**config))
+    keys = make_keys(3, torch.arange(6))
+    x0 = normal(keys, (4, 8))
+    noised = process.at(x0, torch.ones(6, 4, dtype=torch.bool), keys, torch.full((6,), 400))
+    for t in (noised.t, noised.t[:1]):
+        found = process.clean(process.target(x0, noised), noised.z, t)
+        torch.testing.assert_close(found, x0, rtol=1e-4, atol=1e-4)
+
+
+def test_a_walk_hands_each_estimate_to_the_next_evaluation(run, monkeypatch):
+    pipeline = Pipeline.from_pretrained(run, "cpu")
+    assert pipeline.model.denoiser.estimate.weight.abs().max() > 0
+    told, said = [], []
+    inner = pipeline.model.denoiser.forward
+
+    def spy(z, t, *rest):
+        out = inner(z, t, *rest)
+        told.append(rest[-1].clone())
+        said.append(pipeline.process.clean(out.prediction, z, t))
+        return out
+
+    monkeypatch.setattr(pipeline.model.denoiser, "forward", spy)
+    settings = SamplerConfig(steps=6)
+    crystals = pipeline.generate(5, seed=1, sampler=settings)
+    assert len(told) == 6
+    assert told[0].abs().max() == 0
+    for before, now in zip(said, told[1:], strict=False):
+        assert torch.equal(before, now)
+    parts = pipeline.generate(5, seed=1, sampler=settings, batch_size=2)  # no walk remembers others
+    assert torch.equal(parts.atomic_numbers, crystals.atomic_numbers)
+    torch.testing.assert_close(parts.lattice, crystals.lattice, rtol=1e-3, atol=1e-3)
+
+
+def test_an_estimate_changes_the_prediction(run):
+    model = Pipeline.from_pretrained(run, "cpu").model
+    sizes = torch.tensor([3, 4])
+    z = normal(make_keys(0, torch.arange(2)), (4, model.vae.config.latent_dim))
+    z[0, 3] = 0
+    t = torch.tensor([500])
+    with torch.no_grad():
+        nothing = model(z, t, sizes).prediction
+        none = model(z, t, sizes, estimate=torch.zeros_like(z)).prediction
+        some = model(z, t, sizes, estimate=torch.ones_like(z)).prediction
+    assert torch.equal(nothing, none)
+    assert (some - nothing).abs().max() > 1e-4
+
+
+def test_where_it_does_not_go(run, tiny_vae, tmp_path):
+    words = [f"ldm.vae_ckpt_path={tiny_vae}", "trainer.max_steps=1"]
+    epsilon = ["ldm.diffusion.prediction=epsilon", *words]
+    with pytest.raises(ConfigError, match="needs diffusion.prediction=v or flow"):
+        api.ldm_train("demo/null", [*WORDS, *epsilon], output=tmp_path / "ldm")
+    with pytest.raises(ConfigError, match="tune a model without it"):
+        api.rl_train("demo/dng", [f"rl.ldm_ckpt_path={run}"], output=tmp_path / "rl")
