@@ -88,7 +88,7 @@ def test_an_estimate_changes_the_prediction(run):
 def test_where_it_does_not_go(run, tiny_vae, tmp_path):
     words = [f"ldm.vae_ckpt_path={tiny_vae}", "trainer.max_steps=1"]
     epsilon = ["ldm.diffusion.prediction=epsilon", *words]
-    with pytest.raises(ConfigError, match="needs diffusion.prediction=v or flow"):
+    with pytest.raises(ConfigError, match=r"needs diffusion\.prediction=v or flow"):
         api.ldm_train("demo/null", [*WORDS, *epsilon], output=tmp_path / "ldm")
     with pytest.raises(ConfigError, match="tune a model without it"):
         api.rl_train("demo/dng", [f"rl.ldm_ckpt_path={run}"], output=tmp_path / "rl")
