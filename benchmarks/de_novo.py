@@ -72,6 +72,9 @@ def judge(
             values = report.crystals[name].to_numpy(dtype=float)
             # what has no value is worse than what has
             row[name] = float(np.median(np.nan_to_num(values, nan=np.inf)))
+    systems = [s.chemical_system_set for s in structures if s is not None]
+    row["distinct_systems"] = len(set(map(frozenset, systems)))
+    row["distinct_elements"] = len(set().union(*systems))
     groups = report.crystals["space_group"].to_numpy(dtype=float, na_value=np.nan)
     row["p1"] = float(np.mean(groups == 1))
     row |= {"sampling_s": sampled - start, "judging_s": time.perf_counter() - sampled}
@@ -90,6 +93,7 @@ def show(row: dict[str, Any]) -> None:
         ("relax_rmsd_a", "RMSD"),
     ):
         words += [f"{label} {row[name]:.3f}"] if name in row else []
+    words += [f"{row['distinct_elements']} elements, {row['distinct_systems']} systems"]
     words += [f"P1 {100 * row['p1']:.0f}"]
     words += [f"({row['sampling_s']:.1f} + {row['judging_s']:.1f} s)"]
     print(", ".join(words), flush=True)

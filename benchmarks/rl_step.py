@@ -1,6 +1,7 @@
 """Time one policy update of the published sizes, with random weights and a trivial reward.
 
     python benchmarks/rl_step.py [--updates 12] [--mix] [KEY=VALUE ...]
+    accelerate launch --multi_gpu --num_processes 2 benchmarks/rl_step.py ...   # twice the groups
 
 Runs `chemeleon rl train` itself: 5 groups of 64 crystals, DDIM 50, DiT-B, two optimizer steps; the
 crystals have the sizes of mp_20_open. On a CPU it is demo/dng with a small model.
@@ -20,6 +21,8 @@ import tempfile
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
 from chemeleon import api
@@ -43,7 +46,7 @@ density.batched = True
 PARTS = ("rollout", "rewards", "learning")
 
 
-def random_model(folder: Path, data: str) -> Path:
+def random_model(folder: Path, data: str) -> None:
     """Write a model of the published size (tiny on a CPU) whose outputs are no zeros."""
     torch.manual_seed(0)
     sizes = {} if CUDA else {"denoiser": {"width": 96, "layers": 3, "heads": 3}}
@@ -57,7 +60,7 @@ def random_model(folder: Path, data: str) -> Path:
     with torch.no_grad():  # the last layers begin at zero, which would make every ratio 1
         for layer in (model.denoiser.head, model.denoiser.modulation):
             layer.weight.normal_(std=0.02)
-    return model.save_pretrained(folder)
+    model.save_pretrained(folder)
 
 
 def main() -> None:
@@ -74,10 +77,14 @@ def main() -> None:
     except DataError as error:
         raise SystemExit(f"{error}") from None
     preset = "demo/dng" if arguments.data == "demo" else f"{arguments.data}/dng"
+    state = PartialState()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = Path(broadcast_object_list([name])[0])  # that of the first process
         (folder / "trivial.py").write_text(TRIVIAL)
-        words = [f"rl.ldm_ckpt_path={random_model(folder / 'model', arguments.data)}"]
+        if state.is_main_process:
+            random_model(folder / "model", arguments.data)
+        state.wait_for_everyone()
+        words = [f"rl.ldm_ckpt_path={folder / 'model'}"]
         words += [f"trainer.max_epochs={arguments.updates}", "trainer.max_minutes=null"]
         words += ["trainer.tracker=none", "rl.pictures_every=0", "trainer.val_every_epochs=100000"]
         config = api.resolve("rl", preset, overrides=extra).config
@@ -88,11 +95,14 @@ def main() -> None:
         run = folder / "run"
         quiet = Console(quiet=True)
         result = api.rl_train(preset, [*words, *extra], output=run, console=quiet)
+        if not state.is_main_process:
+            return
         lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if "seconds/rollout" in row][skip:]
     device = torch.cuda.get_device_name() if CUDA else f"{torch.get_num_threads()} CPU threads"
     print(f"torch {torch.__version__}, {device}; {preset} {' '.join(extra)}")
-    print(f"{config.data.batch_size} groups x {config.rl.num_group_samples} crystals")
+    groups = config.data.batch_size * state.num_processes
+    print(f"{groups} groups x {config.rl.num_group_samples} crystals")
     totals = [sum(row[f"seconds/{part}"] for part in PARTS) for row in rows]
     names = [key for key in rows[0] if key.startswith("seconds/")]
     for key in names:

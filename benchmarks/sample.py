@@ -1,7 +1,7 @@
 """Time sampling: noise to Structure objects, and the command from start to files.
 
     CHEMELEON_DATA=../shared/data python benchmarks/sample.py [--num 10000] [--model DIR]
-        [--precision bf16]
+        [--precision bf16] [--sampler dpm++:15:1:0.8]
 
 Without --model, a VAE and an LDM of the published sizes are trained on mp_20_open for a few hundred
 steps first, so that their crystals can be written down. Prints crystals per second, the floor (the
@@ -13,13 +13,16 @@ CPU cores, at MP-20 sizes.
 from __future__ import annotations
 
 import argparse
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from csp import sampler
 from rich.console import Console
 from train_step import CUDA, linear_weights, matrix_rate, wait
 
@@ -47,22 +50,29 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--train-steps", type=int, default=400 if CUDA else 2)
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
+    parser.add_argument("--sampler", type=sampler, help="SCHEDULER:STEPS:ETA:TEMPERATURE")
     parser.add_argument("--no-command", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         model = arguments.model or train(Path(name), arguments.train_steps)
         pipeline = Pipeline.from_pretrained(model)
         precision = arguments.precision
+        settings = arguments.sampler or pipeline.model.config.sampler
         few = min(256 if CUDA else 4, arguments.num)
-        pipeline.generate(few, precision=precision)  # warm-up
-        times = []
+        how: Any = {"precision": precision, "sampler": settings}
+        pipeline.generate(few, **how)  # warm-up
+        times, streamed = [], []
         for seed in range(3 if CUDA else 1):
             wait()
             start = time.perf_counter()
-            crystals = pipeline.generate(arguments.num, seed=seed, precision=precision)
+            crystals = pipeline.generate(arguments.num, seed=seed, **how)
             made = time.perf_counter()
             to_structures(crystals)
             times.append((time.perf_counter() - start, made - start))
+            start = time.perf_counter()
+            for _, part in pipeline.stream(arguments.num, seed=seed, **how):
+                to_structures(part)
+            streamed.append(time.perf_counter() - start)
         total, generated = sorted(times)[len(times) // 2]
         blocks = pipeline.model.denoiser.blocks
         weights = linear_weights(blocks) - sum(linear_weights(b.modulation) for b in blocks)
@@ -70,14 +80,14 @@ def main() -> None:
         told = pipeline.precision(precision)
         dtype = torch.bfloat16 if told == "bf16" else torch.float32
         speed = matrix_rate(int(2048 * atoms) if CUDA else 640, dtype)
-        floor = 50 * 2 * atoms * weights / speed
-        rate = arguments.num / total
+        floor = settings.steps * 2 * atoms * weights / speed
+        rate, beside = arguments.num / total, arguments.num / statistics.median(streamed)
         device = torch.cuda.get_device_name() if CUDA else f"{torch.get_num_threads()} threads"
-        print(f"torch {torch.__version__}, {device}, {told}, {atoms:.1f} atoms")
+        print(f"torch {torch.__version__}, {device}, {told}, {atoms:.1f} atoms, {settings}")
         print(
             f"{arguments.num} crystals in {total:.2f} s ({generated:.2f} s without Structure"
             f" objects): {rate:,.1f}/s; floor {1e3 * floor:.2f} ms per crystal, {floor * rate:.0%}"
-            " of it reached"
+            f" of it reached; Structures made beside sampling: {beside:,.1f}/s"
         )
         if not arguments.no_command:
             command = [sys.executable, "-m", "chemeleon", "sample", "--model", str(model)]

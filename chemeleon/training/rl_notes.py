@@ -105,7 +105,11 @@ class Notes:
                 known = torch.isfinite(values)
                 # what has no energy is not stable
                 found["fact/stable"] = _Sums.of(((values <= STABLE_EV) & known).float())
-                found["fact/metastable"] = _Sums.of(((values <= METASTABLE_EV) & known).float())
+                metastable = (values <= METASTABLE_EV) & known
+                found["fact/metastable"] = _Sums.of(metastable.float())
+                if {"unique", "novel"} <= scores.facts.keys():
+                    new = (scores.facts["unique"] & scores.facts["novel"]).cpu()
+                    found["fact/msun"] = _Sums.of((metastable & new).float())
             found[f"fact/{name}"] = _Sums.of(values)
         return found
 

@@ -20,7 +20,7 @@ from chemeleon.training.tracking import read_metrics
 
 REPORT = "report.html"
 MOST_PICTURES = 8
-SHARES = ("valid", "unique", "novel", "stable", "metastable")
+SHARES = ("valid", "unique", "novel", "stable", "metastable", "msun")
 POLICY = {
     "train/ratio": "mean probability ratio",
     "train/ratio_off_by_most": "largest |ratio - 1|",
