@@ -1,13 +1,14 @@
-"""Write docs/results.md from what `chemeleon evaluate` and benchmarks/csp.py wrote down.
+"""Write docs/results.md from what `chemeleon evaluate` and the benchmarks wrote down.
 
     python scripts/results_page.py \
-        --de-novo "in the package=out/shipped/evaluation" --relaxed "in the package=out/relaxed" \
-        --csp csp.jsonl --vae "in the package=vae.json" \
-        --speed "in the package=two CPU cores=29" --picture images/twelve.png
+        --de-novo "the model in the package=out/evaluation" --relaxed "...=out/relaxed" \
+        --csp "the small model=csp.jsonl" --vae "the model in the package=vae.json" \
+        --speed "the model in the package=DDIM 50=two CPU cores=29"
 
-LABEL=FOLDER is an evaluation (its summary.json). Of csp.jsonl the lines of test splits are taken,
-the last of each. Published figures stand beside, with what differs in the protocol and their
-source. No figure is typed in here but those.
+LABEL=FOLDER is an evaluation (summary.json and crystals.csv); of a file of benchmarks/csp.py the
+lines of test splits are taken, the last of each. Their figures are kept in docs/results.json, so that a
+page needs only what is new; a row of the same label is replaced. No figure is typed in here but
+the published ones, which stand beside ours with what differs in the protocol and their source.
 """
 
 from __future__ import annotations
@@ -36,16 +37,22 @@ RELAXED = (
     ("relaxed_sun", "SUN %", 100, 1),
     ("relaxed_msun", "MSUN %", 100, 1),
 )
-KNOWN = ("system in hull %", "MSUN of these %")
+MEDIAN, KNOWN = "median E", ("system in hull %", "MSUN of these %")
 CRYSTALITE = "Crystalite, arXiv:2604.02270"
-# structure, composition, unique and novel, stable (<= 0.1), SUN, density, N-ary, s per 1,000
-PUBLISHED = (
-    ("FlowMM", 93.0, 83.2, 84.0, 46.1, 31.6, 1.389, 0.075, "1560"),
-    ("DiffCSP", 99.9, 82.1, 87.9, 50.3, 38.6, 0.192, 0.344, "237"),
-    ("MatterGen", 99.8, 83.7, 90.3, 51.7, 42.3, 0.088, 0.184, "2639"),
-    ("ADiT", 99.5, 90.2, 56.9, 76.9, 36.8, 0.231, 0.089, "84.8"),
-    ("Crystalite", 99.6, 81.9, 77.1, 71.0, 48.6, 0.046, 0.125, "22.4"),
-)
+PAPER = ["structure %", "SMACT %", "unique and new %", "E ≤ 0.1 %", "SUN %", "density", "elements"]
+PUBLISHED = {
+    "mp_20_open": (
+        ("FlowMM", 93.0, 83.2, 84.0, 46.1, 31.6, 1.389, 0.075, "1560"),
+        ("DiffCSP", 99.9, 82.1, 87.9, 50.3, 38.6, 0.192, 0.344, "237"),
+        ("MatterGen", 99.8, 83.7, 90.3, 51.7, 42.3, 0.088, 0.184, "2639"),
+        ("ADiT", 99.5, 90.2, 56.9, 76.9, 36.8, 0.231, 0.089, "84.8"),
+        ("Crystalite", 99.6, 81.9, 77.1, 71.0, 48.6, 0.046, 0.125, "22.4"),
+    ),
+    "perov_5": (
+        ("CDVAE", 100.0, 98.59, "", "", "", 0.126, 0.063, ""),
+        ("DiffCSP", 100.0, 98.85, "", "", "", 0.111, 0.013, ""),
+    ),
+}
 # model, at 1: match %, RMSE
 PUBLISHED_CSP = {
     "mp_20_open": (
@@ -64,8 +71,8 @@ PUBLISHED_CSP = {
 
 
 INTRO = """
-Made by `scripts/results_page.py` from the files of `chemeleon evaluate` and `benchmarks/csp.py`.
-Test splits were looked at once, for this page; choices were made on validation
+Made by `scripts/results_page.py` from the files of `chemeleon evaluate` and the benchmarks. Test
+splits were looked at once for each model here; choices were made on validation
 ([recipe.md](recipe.md)).
 """
 RAW = """
@@ -75,19 +82,31 @@ test split, in the control row those between its two halves. Where the hull has 
 crystal's elements, its E is likely too low; the last columns tell how many are of known systems,
 and MSUN among these alone.
 """
+SIMPLE = """
+As they come. Density (g/cm³) and elements are Wasserstein distances to the test split, in the
+control row those between its two halves.
+"""
 AFTER = """
 The first of them after at most 50 steps of relaxation by the same potential (`--relax 50`):
 """
-PROTOCOL = f"""
+PROTOCOL = {
+    "mp_20_open": f"""
 Published ({CRYSTALITE}). The protocol differs: models saw twice the crystals (MP-20's whole train
 split), crystals were relaxed to the end, stable and SUN mean E ≤ 0.1 against the hull of the
 Materials Project, so their SUN stands beside our MSUN after relaxation; novelty is against MP-20;
 times are of their GPUs.
-"""
+""",
+    "perov_5": """
+Published (Jiao et al. 2023, arXiv:2309.04475); distances there are to the official test split, of
+which ours is half.
+""",
+}
 CSP_PROTOCOL = {
     "mp_20_open": "Published models trained on twice the crystals; test is half of MP-20's own.",
     "perov_5": "Train and validation splits are the official ones, test is half of the official.",
 }
+
+Row = dict[str, Any]
 
 
 def prose(text: str) -> str:
@@ -101,153 +120,194 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def named(word: str) -> tuple[str, dict[str, Any], pd.DataFrame]:
-    """Read LABEL=FOLDER: the summary and the table of crystals."""
-    label, _, folder = word.partition("=")
-    summary = json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
-    return label, summary, pd.read_csv(Path(folder) / "crystals.csv")
-
-
-def fully_judged(crystals: pd.DataFrame, prefix: str = "") -> list[str]:
+def fully_judged(crystals: pd.DataFrame, prefix: str) -> dict[str, str]:
     """Return the share whose whole system the hull knows, and MSUN among these, per cent."""
-    novel = next(name for name in crystals.columns if name.startswith(f"{prefix}novel_"))
     known = crystals[crystals[f"{prefix}hull_state"] == "ok"]
+    if known.empty:  # judged without energies
+        return {}
+    novel = next(name for name in crystals.columns if name.startswith(f"{prefix}novel_"))
     msun = (known[f"{prefix}e_above_hull_ev"] <= 0.1) & known[f"{prefix}unique"].astype(bool)
     msun &= known[novel].astype(bool)
-    return [f"{100 * len(known) / len(crystals):.1f}", f"{100 * msun.mean():.1f}"]
+    values = (100 * len(known) / len(crystals), 100 * msun.mean())
+    return {name: f"{value:.1f}" for name, value in zip(KNOWN, values, strict=True)}
 
 
-def cells(summary: dict[str, Any], columns: Any, key: str = "value") -> list[str]:
-    """Return one row's figures."""
+def cells(summary: dict[str, Any], columns: Any, key: str = "value") -> dict[str, str]:
+    """Return one row's figures by title."""
     entries = {entry["name"]: entry for entry in summary["headline"]}
-    found = []
-    for name, _, factor, digits in columns:
+    found = {}
+    for name, title, factor, digits in columns:
         value = entries.get(name, {}).get(key)
-        found.append("" if value is None else f"{factor * value:.{digits}f}")
+        found[title] = "" if value is None else f"{factor * value:.{digits}f}"
     return found
 
 
-def median(summary: dict[str, Any], name: str, side: str = "sample") -> str:
+def median(summary: dict[str, Any], name: str, side: str = "sample") -> dict[str, str]:
     """Return the median of a distribution; crystals of the sample without a value are the worst."""
     values = sorted((summary["distributions"].get(name) or {}).get(side) or [])
     total = summary["headline"][0]["of"] if side == "sample" else len(values)
-    return f"{values[total // 2]:.3f}" if total // 2 < len(values) else ""
+    return {MEDIAN: f"{values[total // 2]:.3f}"} if total // 2 < len(values) else {}
 
 
-def de_novo(words: list[str], relaxed: list[str]) -> list[str]:
-    """Return the part about crystals of the model's own choice."""
-    found = [named(word) for word in words]
-    if not found:
-        return []
-    first = found[0][1]
-    titles = [title for _, title, _, _ in SHARES]
-    control = ["real crystals (control)", "", *cells(first, SHARES, "control")]
-    control.append(median(first, "e_above_hull_ev", "reference"))
-    rows = [control]
-    control += ["", ""]
-    for label, summary, crystals in found:
-        count = str(summary["headline"][0]["of"])
-        last = [median(summary, "e_above_hull_ev"), *fully_judged(crystals)]
-        rows.append([f"**{label}**", count, *cells(summary, SHARES), *last])
-    parts = [
-        "## De novo, mp_20_open",
-        prose(RAW),
-        table(["crystals of", "number", *titles, "median E", *KNOWN], rows),
+def evaluation(word: str, relaxed: bool) -> list[Row]:
+    """Return the rows of LABEL=FOLDER: its crystals and, unless relaxed, the control."""
+    label, _, folder = word.partition("=")
+    summary = json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
+    crystals = pd.read_csv(Path(folder) / "crystals.csv")
+    prefix, columns = ("relaxed_", RELAXED) if relaxed else ("", SHARES)
+    novel = next(c for c in crystals.columns if c.startswith("novel_"))
+    row: Row = {"label": label, "data": novel.removeprefix("novel_")}
+    row["number"] = str(summary["headline"][0]["of"])
+    row |= cells(summary, columns) | median(summary, f"{prefix}e_above_hull_ev")
+    row |= fully_judged(crystals, prefix)
+    if relaxed:
+        return [row]
+    control = {"label": "real crystals (control)", "data": row["data"], "number": ""}
+    control |= cells(summary, SHARES, "control") | median(summary, "e_above_hull_ev", "reference")
+    return [control, row]
+
+
+def autoencoder(word: str) -> list[Row]:
+    """Return the row of LABEL=FILE of `chemeleon vae reconstruct`."""
+    label, _, path = word.partition("=")
+    found = json.loads(Path(path).read_text(encoding="utf-8"))
+    rate = found["match_rate"]
+    share = f"{100 * rate['value']:.1f} ({100 * rate['low']:.1f} to {100 * rate['high']:.1f})"
+    place = f"{found['dataset']}/{found['split']}"
+    return [
+        {
+            "label": label,
+            "data": place,
+            "number": str(found["crystals"]),
+            "match": share,
+            "rmse": f"{found['rmse']:.4f}",
+        }
     ]
-    after = [named(word) for word in relaxed]
-    if after:
-        rows = [
-            [
-                f"**{label}**",
-                str(summary["headline"][0]["of"]),
-                *cells(summary, RELAXED),
-                median(summary, "relaxed_e_above_hull_ev"),
-                *fully_judged(crystals, "relaxed_"),
-            ]
-            for label, summary, crystals in after
-        ]
-        parts += [
-            prose(AFTER),
-            table(
-                ["crystals of", "number", *(t for _, t, _, _ in RELAXED), "median E", *KNOWN],
-                rows,
-            ),
-        ]
-    header = ["model", "structure %", "SMACT %", "unique and new %", "E ≤ 0.1 %", "SUN %"]
-    header += ["density", "elements", "s per 1,000"]
-    rows = [[name, *map(str, values)] for name, *values in PUBLISHED]
-    parts += [
-        prose(PROTOCOL),
-        table(header, rows),
-    ]
-    return parts
 
 
-def autoencoders(words: list[str]) -> list[str]:
-    """Return the part about reconstruction, from what `chemeleon vae reconstruct` printed."""
-    rows = []
-    for word in words:
-        label, _, path = word.partition("=")
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-        rate = found["match_rate"]
-        share = f"{100 * rate['value']:.1f} ({100 * rate['low']:.1f} to {100 * rate['high']:.1f})"
-        place = f"{found['dataset']}/{found['split']}"
-        rows.append([f"**{label}**", place, str(found["crystals"]), share, f"{found['rmse']:.4f}"])
-    header = ["VAE", "crystals", "number", "match %, `cdvae`", "RMSE"]
-    return ["## Reconstruction", table(header, rows)] if rows else []
-
-
-def csp(path: Path | None) -> list[str]:
-    """Return the part about structures of given formulas."""
-    if path is None:
-        return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+def predictions(word: str) -> list[Row]:
+    """Return the rows of LABEL=FILE of benchmarks/csp.py, one per test split."""
+    label, _, path = word.partition("=")
+    text = Path(path).read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines() if line]
     last = {line["split"]: line for line in lines if line["split"].endswith("/test")}
-    parts = ["## Formula to structure"]
+    rows = []
     for split, line in last.items():
-        name = split.partition("/")[0]
         one, k = line["at_1"], line["at_k"]
-        ours = [
-            "**ours**",
-            f"{100 * one['value']:.2f} ({100 * one['low']:.1f} to {100 * one['high']:.1f})",
-            f"{one['rmse']:.4f}",
-            f"{100 * k['value']:.2f} / {k['rmse']:.4f} at {line['k']}" if line["k"] > 1 else "",
+        share = f"{100 * one['value']:.2f} ({100 * one['low']:.1f} to {100 * one['high']:.1f})"
+        more = f"{100 * k['value']:.2f} / {k['rmse']:.4f} at {line['k']}" if line["k"] > 1 else ""
+        row = {"label": label, "data": split, "number": str(one["of"]), "match": share}
+        rows.append({**row, "rmse": f"{one['rmse']:.4f}", "at k": more})
+    return rows
+
+
+def speed(word: str) -> list[Row]:
+    """Return the row of LABEL=SAMPLER=MACHINE=PER_SECOND."""
+    label, sampler, machine, rate = word.split("=")
+    return [{"label": label, "data": f"{sampler}, {machine}", "rate": rate}]
+
+
+def keep(rows: list[Row], new: list[Row]) -> list[Row]:
+    """Return the rows with new ones in the place of those of the same label and data."""
+    found = {(row["label"], row["data"]): row for row in rows}
+    found |= {(row["label"], row["data"]): row for row in new}
+    return list(found.values())
+
+
+def bold(row: Row) -> str:
+    """Return a label as it is shown."""
+    return row["label"] if "control" in row["label"] else f"**{row['label']}**"
+
+
+def shown(rows: list[Row], titles: list[str], head: str = "crystals of") -> str:
+    """Return the rows as a table, without columns that are empty everywhere."""
+    titles = [title for title in titles if any(row.get(title) for row in rows)]
+    lines = [[bold(row), *(row.get(title, "") for title in titles)] for row in rows]
+    return table([head, *titles], lines)
+
+
+def de_novo(rows: list[Row], relaxed: list[Row]) -> list[str]:
+    """Return the parts about crystals of a model's own choice, one per data set."""
+    parts = []
+    titles = ["number", *(title for _, title, _, _ in SHARES), MEDIAN, *KNOWN]
+    after = ["number", *(title for _, title, _, _ in RELAXED), MEDIAN, *KNOWN]
+    for data, published in PUBLISHED.items():
+        raw = [row for row in rows if row["data"] == data]
+        judged = any(row.get(MEDIAN) for row in raw)
+        parts += [f"## De novo, {data}", prose(RAW if judged else SIMPLE), shown(raw, titles)]
+        own = [row for row in relaxed if row["data"] == data]
+        parts += [prose(AFTER), shown(own, after)] if own else []
+        header = [*PAPER, "s per 1,000"]
+        theirs = [
+            {"label": name, "data": data, **dict(zip(header, map(str, values), strict=True))}
+            for name, *values in published
         ]
-        rows = [
-            [who, f"{match:.2f}", f"{rmse:.4f}", ""] for who, match, rmse in PUBLISHED_CSP[name]
-        ]
+        parts += [prose(PROTOCOL[data]), shown(theirs, header, "model").replace("**", "")]
+    return parts
+
+
+def csp(rows: list[Row]) -> list[str]:
+    """Return the part about structures of given formulas."""
+    parts = ["## Formula to structure"]
+    for name, published in PUBLISHED_CSP.items():
+        split = f"{name}/test"
+        own = [row for row in rows if row["data"] == split]
+        lines = [[who, f"{match:.2f}", f"{rmse:.4f}", ""] for who, match, rmse in published]
+        lines += [[bold(row), row["match"], row["rmse"], row["at k"]] for row in own]
+        count = own[0]["number"] if own else "no"
         parts += [
-            f"{split}, {one['of']} formulas, matcher `cdvae`. {CSP_PROTOCOL[name]}",
-            table(["model", "match % at 1", "RMSE", "at k, match % / RMSE"], [*rows, ours]),
+            f"{split}, {count} formulas, matcher `cdvae`. {CSP_PROTOCOL[name]}",
+            table(["model", "match % at 1", "RMSE", "at k, match % / RMSE"], lines),
         ]
     return parts
+
+
+def page(kept: dict[str, list[Row]]) -> str:
+    """Return the page."""
+    vaes = [[bold(r), r["data"], r["number"], r["match"], r["rmse"]] for r in kept["vae"]]
+    rates = [[bold(row), row["data"], row["rate"]] for row in kept["speed"]]
+    parts = [
+        "# Results",
+        prose(INTRO),
+        *de_novo(kept["de_novo"], kept["relaxed"]),
+        *csp(kept["csp"]),
+        "## Reconstruction",
+        table(["VAE", "crystals", "number", "match %, `cdvae`", "RMSE"], vaes),
+        "## Speed",
+        "From noise to pymatgen structures.",
+        table(["crystals of", "sampler and machine", "crystals per second"], rates),
+        "## The first twelve",
+        "Of the model in the package, seed 0, none left out.",
+        "![Crystals](images/twelve.png)",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
-    """Write the page."""
+    """Add what is new, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--de-novo", action="append", default=[], metavar="LABEL=FOLDER")
     parser.add_argument("--relaxed", action="append", default=[], metavar="LABEL=FOLDER")
     parser.add_argument("--vae", action="append", default=[], metavar="LABEL=FILE")
-    parser.add_argument("--csp", type=Path)
-    parser.add_argument("--speed", action="append", default=[], metavar="LABEL=MACHINE=PER_SECOND")
-    parser.add_argument("--picture", help="of the first crystals, relative to the page")
+    parser.add_argument("--csp", action="append", default=[], metavar="LABEL=FILE")
+    parser.add_argument(
+        "--speed", action="append", default=[], metavar="LABEL=SAMPLER=MACHINE=PER_SECOND"
+    )
+    parser.add_argument("--kept", type=Path, default=Path("docs/results.json"))
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/results.md"))
     words = parser.parse_args()
-    parts = [
-        "# Results",
-        prose(INTRO),
-        *de_novo(words.de_novo, words.relaxed),
-        *csp(words.csp),
-        *autoencoders(words.vae),
-    ]
-    if words.speed:
-        rows = [word.split("=") for word in words.speed]
-        header = ["crystals of", "machine", "crystals per second"]
-        parts += ["## Speed", "DDIM, 50 steps, noise to crystals.", table(header, rows)]
-    if words.picture:
-        parts += ["## The first twelve", "Seed 0, none left out.", f"![Crystals]({words.picture})"]
-    words.output.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    kept: dict[str, list[Row]] = json.loads(words.kept.read_text(encoding="utf-8"))
+    new = {
+        "de_novo": [row for word in words.de_novo for row in evaluation(word, relaxed=False)],
+        "relaxed": [row for word in words.relaxed for row in evaluation(word, relaxed=True)],
+        "csp": [row for word in words.csp for row in predictions(word)],
+        "vae": [row for word in words.vae for row in autoencoder(word)],
+        "speed": [row for word in words.speed for row in speed(word)],
+    }
+    kept = {part: keep(kept[part], rows) for part, rows in new.items()}
+    text = json.dumps(kept, indent=1, ensure_ascii=False)
+    words.kept.write_text(text + "\n", encoding="utf-8")
+    words.output.write_text(page(kept), encoding="utf-8")
     print(words.output)
 
 
