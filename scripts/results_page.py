@@ -6,9 +6,9 @@
         --speed "the model in the package=DDIM 50=two CPU cores=29"
 
 LABEL=FOLDER is an evaluation (summary.json and crystals.csv); of a file of benchmarks/csp.py the
-lines of test splits are taken, the last of each. Their figures are kept in docs/results.json, so that a
-page needs only what is new; a row of the same label is replaced. No figure is typed in here but
-the published ones, which stand beside ours with what differs in the protocol and their source.
+lines of test splits are taken, the last of each. Their figures are kept in docs/results.json, so
+that a page needs only what is new; a row of the same label is replaced. No figure is typed in here
+but the published ones, which stand beside ours with what differs in the protocol and their source.
 """
 
 from __future__ import annotations
