@@ -4,7 +4,8 @@
         [-n 1000] [--sampler ddim:50:1:1 --sampler dpm++:20:0:1] [--relax 50] [--split val]
 
 A sampler is SCHEDULER:STEPS:ETA:TEMPERATURE. Shares are of the crystals asked for; distances are to
-the split; novelty is against the train split. Choose on val; test is for the last run. With --out
+the split; novelty is against the train split; elements and chemical systems are counted over all
+crystals. Choose on val; test is for the last run. With --out
 each line is also appended to a file of JSON lines.
 """
 

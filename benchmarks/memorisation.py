@@ -5,8 +5,9 @@
 
 Each MODEL is the same model after another number of steps (copies of `last/` during one training).
 New: no training crystal matches (`pymatgen` tolerances); unknown formula: no training crystal has
-the reduced formula; distance: to the nearest training crystal whatever its elements, the largest
-difference of average minimum distances (Widdowson et al. 2022), median, angstrom. The row of the
+the reduced formula; unique: among those made; distance: to the nearest training crystal whatever
+its elements, the largest difference of average minimum distances (Widdowson et al. 2022), angstrom,
+median, in which crystals that cannot be written down count as infinitely far. The row of the
 validation split says what crystals look like that were not learned by heart. --from FILE draws
 what --out wrote, without sampling.
 """
@@ -59,7 +60,8 @@ class Judge:
         new = find_known(prepared, known, tolerances, **self.limits).match < 0
         unique = find_groups(prepared, tolerances, **self.limits).unique
         vectors = average_minimum_distances(crystals)
-        nearest = [
+        nearest = [torch.full((count - len(crystals),), torch.inf, dtype=vectors.dtype)]
+        nearest += [
             chebyshev(part, self.vectors).nan_to_num(torch.inf).amin(1)
             for part in vectors.split(CHUNK)
         ]

@@ -76,7 +76,9 @@ def main() -> None:
         load_split(load_data(arguments.data), "val")
     except DataError as error:
         raise SystemExit(f"{error}") from None
-    preset = "demo/dng" if arguments.data == "demo" else f"{arguments.data}/dng"
+    preset = f"{arguments.data}/dng"
+    if arguments.data == "mp_20_open":
+        preset += "_published"
     state = PartialState()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(broadcast_object_list([name])[0])  # that of the first process

@@ -228,9 +228,9 @@ class Pipeline:
         told = self.model.config.denoiser.types
         if formula and not told:
             raise GenerationError(
-                "this model chooses the elements itself and cannot be asked for a formula: use one"
-                " trained with csp presets (chemeleon vae train --preset mp_20/csp, then"
-                " chemeleon ldm train --preset mp_20/csp)"
+                "this model chooses the elements itself and cannot be asked for a formula: use"
+                " shipped:mp_20_open_csp, or one trained with csp presets (chemeleon vae train"
+                " --preset mp_20/csp, then chemeleon ldm train --preset mp_20/csp)"
             )
         if told and not formula:
             raise GenerationError(

@@ -116,6 +116,7 @@ def denoising_error(
                 t = torch.full((len(batch),), time, device=pipeline.device)
                 t = t if model.config.diffusion.process == "flow" else t.long()
                 noised = process.at(x0, mask, keys, t)
+                # a model with self-conditioning is shown no estimate, alike for all candidates
                 said = model(
                     noised.z,
                     t,

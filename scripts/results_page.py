@@ -37,6 +37,7 @@ RELAXED = (
     ("relaxed_sun", "SUN %", 100, 1),
     ("relaxed_msun", "MSUN %", 100, 1),
 )
+CONTROL = "real crystals (control)"
 MEDIAN, KNOWN = "median E", ("system in hull %", "MSUN of these %")
 CRYSTALITE = "Crystalite, arXiv:2604.02270"
 PAPER = ["structure %", "SMACT %", "unique and new %", "E ≤ 0.1 %", "SUN %", "density", "elements"]
@@ -162,7 +163,7 @@ def evaluation(word: str, relaxed: bool) -> list[Row]:
     row |= fully_judged(crystals, prefix)
     if relaxed:
         return [row]
-    control = {"label": "real crystals (control)", "data": row["data"], "number": ""}
+    control = {"label": CONTROL, "data": row["data"], "number": ""}
     control |= cells(summary, SHARES, "control") | median(summary, "e_above_hull_ev", "reference")
     return [control, row]
 
@@ -203,20 +204,25 @@ def predictions(word: str) -> list[Row]:
 
 def speed(word: str) -> list[Row]:
     """Return the row of LABEL=SAMPLER=MACHINE=PER_SECOND."""
-    label, sampler, machine, rate = word.split("=")
+    label, sampler, machine, rate = word.split("=", 3)
     return [{"label": label, "data": f"{sampler}, {machine}", "rate": rate}]
 
 
 def keep(rows: list[Row], new: list[Row]) -> list[Row]:
     """Return the rows with new ones in the place of those of the same label and data."""
     found = {(row["label"], row["data"]): row for row in rows}
-    found |= {(row["label"], row["data"]): row for row in new}
+    for row in new:
+        key = row["label"], row["data"]
+        before = found.get(key, {}) if row["label"] == CONTROL else {}
+        # the control of an evaluation without energies says nothing of those known before
+        found[key] = {**before, **{k: v for k, v in row.items() if v or k not in before}}
     return list(found.values())
 
 
 def bold(row: Row) -> str:
     """Return a label as it is shown."""
-    return row["label"] if "control" in row["label"] else f"**{row['label']}**"
+    plain = row["label"] == CONTROL or row.get("published")
+    return row["label"] if plain else f"**{row['label']}**"
 
 
 def shown(rows: list[Row], titles: list[str], head: str = "crystals of") -> str:
@@ -239,10 +245,10 @@ def de_novo(rows: list[Row], relaxed: list[Row]) -> list[str]:
         parts += [prose(AFTER), shown(own, after)] if own else []
         header = [*PAPER, "s per 1,000"]
         theirs = [
-            {"label": name, "data": data, **dict(zip(header, map(str, values), strict=True))}
+            {"label": name, "published": True, **dict(zip(header, map(str, values), strict=True))}
             for name, *values in published
         ]
-        parts += [prose(PROTOCOL[data]), shown(theirs, header, "model").replace("**", "")]
+        parts += [prose(PROTOCOL[data]), shown(theirs, header, "model")]
     return parts
 
 
@@ -297,6 +303,10 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/results.md"))
     words = parser.parse_args()
     kept: dict[str, list[Row]] = json.loads(words.kept.read_text(encoding="utf-8"))
+    for part, sets in (("de_novo", PUBLISHED), ("csp", PUBLISHED_CSP)):
+        strange = {row["data"].partition("/")[0] for row in kept[part]} - sets.keys()
+        if strange:
+            raise SystemExit(f"{words.kept}: nothing published to stand beside {sorted(strange)}")
     new = {
         "de_novo": [row for word in words.de_novo for row in evaluation(word, relaxed=False)],
         "relaxed": [row for word in words.relaxed for row in evaluation(word, relaxed=True)],

@@ -20,13 +20,14 @@ SHARED = Path(os.environ.get("CHEMELEON_SHARED", ROOT.parent / "shared"))
 ALL = [(stage, name) for stage in STAGES for name in presets.list_presets(stage)]
 EXPECTED = {
     "vae": """mp_20/dng mp_20/csp alex_mp_20/dng alex_mp_20/csp perov_5/dng carbon_24/dng
-        mp_20_open/dng demo/dng mp_20_open/csp perov_5/csp demo/csp""",
+        mp_20_open/dng demo/dng mp_20_open/csp perov_5/csp demo/csp mp_20_open/mini
+        mp_20_open/csp_mini""",
     "ldm": """mp_20/null mp_20/composition alex_mp_20/null alex_mp_20/composition
         alex_mp_20_bandgap/bandgap alex_mp_20_bandgap/bandgap_lora perov_5/null mp_20_open/null
         demo/null mp_20/csp mp_20_open/csp perov_5/csp alex_mp_20/csp demo/csp
-        demo/density own/finetune""",
+        demo/density own/finetune mp_20_open/mini mp_20_open/csp_mini""",
     "rl": """mp_20/dng mp_20/custom_reward alex_mp_20/dng alex_mp_20_bandgap/bandgap mp_20_open/dng
-        mp_20_open/bandgap perov_5/dng demo/dng demo/custom_reward""",
+        mp_20_open/bandgap perov_5/dng demo/dng demo/custom_reward mp_20_open/dng_published""",
     "predict": """alex_mp_20_bandgap/dft_band_gap mp_20_open/band_gap mp_20_open/formation_energy
         demo/density""",
 }

@@ -301,6 +301,21 @@ def test_a_fact_does_not_hide_the_reward_of_its_name(tmp_path):
     assert found["rollout/gap_std"] == pytest.approx(2**0.5)
 
 
+def test_msun_are_the_new_and_nearly_stable_ones(tmp_path):
+    crystals = demo_crystals("val").subset(torch.arange(5))
+    score = {"energy": torch.zeros(5)}
+    facts = {
+        "unique": torch.tensor([True, True, True, True, False]),
+        "novel": torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0]),  # an own reward may give numbers
+        "e_hull": torch.tensor([0.1, 0.0, 0.2, float("nan"), 0.0]),
+    }
+    notes = Notes({"energy": RewardConfig(reward="energy")}, tmp_path, resume=False)
+    notes.take(crystals, Scores(score["energy"], score, {"energy": 0}, facts, {"energy": 0.0}))
+    found = notes.summary()
+    assert found["fact/msun"] == pytest.approx(0.2)
+    assert found["fact/metastable"] == pytest.approx(0.6)
+
+
 def test_drift_is_the_part_of_atoms_that_became_others():
     assert drift({"O": 6, "S": 2}, {"O": 3, "S": 1}) == 0
     assert drift({"O": 6, "S": 2}, {"O": 1, "S": 1}) == pytest.approx(0.25)
@@ -316,6 +331,10 @@ def test_the_guides_names_work_and_faithful_settings_are_published():
     assert (found.rl.num_group_samples, found.data.batch_size) == (128, 8)
     found = presets.load("rl", "mp_20/dng").config
     rl = found.rl
+    ours = presets.load("rl", "mp_20_open/dng_published").config
+    start = {"ldm_ckpt_path": rl.ldm_ckpt_path}
+    assert ours.rl.model_copy(update=start) == rl
+    assert (ours.optim, ours.data.batch_size) == (found.optim, found.data.batch_size)
     assert (found.data.batch_size, rl.num_group_samples, rl.minibatches) == (5, 64, 2)
     assert (found.optim.lr, found.trainer.clip_norm) == (1e-5, 1.0)
     assert (rl.clip_ratio, rl.kl_weight, rl.entropy_weight) == (1e-3, 1.0, 1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Event
+
 import pytest
 import torch
 from conftest import TINY_LDM
@@ -11,6 +13,7 @@ from chemeleon.config.schema import DiffusionConfig, SamplerConfig
 from chemeleon.crystals.random import make_keys, normal
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError
+from chemeleon.models.denoiser import Denoiser
 from chemeleon.pipeline import Pipeline
 
 WORDS = [
@@ -47,9 +50,49 @@ def test_the_right_prediction_gives_back_the_clean_latents(config):
         torch.testing.assert_close(found, x0, rtol=1e-4, atol=1e-4)
 
 
+def test_training_shows_half_of_the_crystals_an_estimate(tiny_vae, tmp_path, monkeypatch):
+    calls = []
+    inner = Denoiser.forward
+
+    def spy(self, z, t, *rest):
+        out = inner(self, z, t, *rest)
+        told = rest[5] if len(rest) > 5 else None
+        calls.append((z, t, told, out.prediction, torch.is_grad_enabled()))
+        return out
+
+    monkeypatch.setattr(Denoiser, "forward", spy)
+    words = [*WORDS, f"ldm.vae_ckpt_path={tiny_vae}", "trainer.max_steps=3"]
+    api.ldm_train("demo/null", [*words, "trainer.val_every_steps=1000"], output=tmp_path / "run")
+    process = NoiseProcess(DiffusionConfig(prediction="v", learned_variance=False))
+    trained = [i for i, call in enumerate(calls) if call[4]]
+    assert len(trained) == 3
+    for i in trained:
+        z, t, told, _, _ = calls[i]
+        first = calls[i - 1]
+        assert first[2] is None
+        assert not first[4]
+        assert torch.equal(first[0], z)
+        shown = told.abs().amax((1, 2)) > 0
+        assert 0 < shown.sum() < len(shown)
+        estimate = process.clean(first[3], z, t)
+        torch.testing.assert_close(told[shown], estimate[shown], rtol=1e-5, atol=1e-5)
+
+
+def test_guidance_has_an_estimate_for_each_of_its_denoisers(run):
+    pipeline = Pipeline.from_pretrained(run, "cpu")
+    shapes = pipeline._shapes(torch.tensor([4, 4]), 4)
+    make = pipeline._denoiser(shapes, Event())
+    z = normal(make_keys(0, torch.arange(2)), (4, pipeline.model.vae.config.latent_dim))
+    t = torch.tensor([500, 500])
+    with torch.no_grad():
+        one, other = make(None), make(None)
+        first, second = one(z, t)[0], one(z, t)[0]
+        assert torch.equal(other(z, t)[0], first)  # it has seen nothing of the first one's walk
+    assert (second - first).abs().max() > 0
+
+
 def test_a_walk_hands_each_estimate_to_the_next_evaluation(run, monkeypatch):
     pipeline = Pipeline.from_pretrained(run, "cpu")
-    assert pipeline.model.denoiser.estimate.weight.abs().max() > 0
     told, said = [], []
     inner = pipeline.model.denoiser.forward
 

@@ -108,7 +108,7 @@ class Notes:
                 metastable = (values <= METASTABLE_EV) & known
                 found["fact/metastable"] = _Sums.of(metastable.float())
                 if {"unique", "novel"} <= scores.facts.keys():
-                    new = (scores.facts["unique"] & scores.facts["novel"]).cpu()
+                    new = (scores.facts["unique"].bool() & scores.facts["novel"].bool()).cpu()
                     found["fact/msun"] = _Sums.of((metastable & new).float())
             found[f"fact/{name}"] = _Sums.of(values)
         return found
