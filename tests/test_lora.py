@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY_LDM
+from rl_helpers import second_element, train
 from test_training import assert_same_run, interrupt_at
 
 pytest.importorskip("peft", reason="needs peft: pip install 'chemeleon[lora]'")
@@ -23,6 +25,7 @@ from chemeleon.models.denoiser import Denoiser, LatentDiffusion
 from chemeleon.training.update import FlatWeights
 
 GAP = "ldm.conditions={density: {kind: number, column: density}}"
+TARGETS = ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
 LORA = [GAP, "ldm.lora={rank: 4, alpha: 8}"]
 
 
@@ -244,6 +247,38 @@ def test_all_weights_can_be_fine_tuned_towards_a_new_condition(tiny_ldm, tmp_pat
     more = [*TINY_LDM, f"ldm.init_ckpt_path={tmp_path / 'run'}", "ldm.conditions={}"]
     with pytest.raises(ConfigError, match=r"ldm\.conditions differs"):
         api.ldm_train("demo/null", more, output=tmp_path / "less")
+
+
+def test_rewards_tune_adapters_alone(tiny_ldm, tmp_path):
+    shutil.copytree(tiny_ldm, tmp_path / "base")
+    words = ["rl.lora={rank: 4, alpha: 8, dropout: 0.5}", "optim.lr=1e-2", "rl.reference_kl=0.1"]
+    words += ["trainer.max_epochs=4", "trainer.val_every_epochs=2", "rl.ema_decay=0.5"]
+    element = second_element(tiny_ldm)
+    train(tmp_path / "whole", tmp_path / "base", *words, element=element)
+    last = read_model(tmp_path / "whole" / "last", whole=False)
+    assert "adapter" in last.config
+    adapters = {name: value for name, value in last.tensors.items() if ".lora_" in name}
+    assert adapters
+    assert any(v.abs().max() > 0 for k, v in adapters.items() if k.endswith("lora_B.weight"))
+    assert {name for name in last.tensors if name not in adapters} == {"size_histogram"}
+
+    # what is sampled is the base with adapters: only adapted layers differ
+    before = LatentDiffusion.from_pretrained(tmp_path / "base").state_dict()
+    after = LatentDiffusion.from_pretrained(tmp_path / "whole" / "last").state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.removesuffix(".weight").endswith(TARGETS) for name in changed)
+
+    # a run that was stopped goes on, bit for bit, without its base
+    def start(preset: str, settings: list[str], output: Path):
+        return train(output, tmp_path / "base", *settings, element=element)
+
+    interrupt_at(3, tmp_path / "parts", start, "demo/dng", words)
+    shutil.rmtree(tmp_path / "base")
+    train(tmp_path / "parts", None, resume=True, element=element)
+    one, other = (read_model(tmp_path / n / "last", whole=False) for n in ("whole", "parts"))
+    assert one.tensors.keys() == other.tensors.keys()
+    assert all(torch.equal(value, other.tensors[name]) for name, value in one.tensors.items())
 
 
 @pytest.mark.parametrize(

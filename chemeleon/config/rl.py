@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from chemeleon.config.architecture import (
+    LoRAConfig,
     NonNegative,
     Positive,
     SamplerConfig,
@@ -106,6 +107,10 @@ class RLConfig(Section):
     micro_batch: Positive | None = Field(
         default=None,
         description="Crystals x steps per backward pass; by default from the memory there is.",
+    )
+    lora: LoRAConfig | None = Field(
+        default=None,
+        description="Tune low-rank adapters (Hu et al. 2021, arXiv:2106.09685), not all weights.",
     )
     ema_decay: float = Field(
         default=0.0, ge=0, lt=1, description="Decay of averaged weights; 0 (published) is off."

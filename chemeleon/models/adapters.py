@@ -35,17 +35,17 @@ def add_adapters(denoiser: Denoiser, config: LoRAConfig) -> None:
         from peft import LoraConfig, inject_adapter_in_model
         from peft.tuners.lora import LoraLayer
     except ImportError:
-        raise ConfigError("ldm.lora needs peft: pip install 'chemeleon[lora]'") from None
+        raise ConfigError("adapters (lora) need peft: pip install 'chemeleon[lora]'") from None
     layers = denoiser.blocks[0].named_modules()
     known = [name for name, layer in layers if isinstance(layer, nn.Linear)]
     for target in config.targets:
         if target not in known:
             raise ConfigError(
-                f"ldm.lora.targets: the denoiser's blocks have no layer '{target}'"
+                f"lora.targets: the denoiser's blocks have no layer '{target}'"
                 f"{nearest(target, known)} Known: {', '.join(known)}"
             )
     if not config.targets:
-        raise ConfigError(f"ldm.lora.targets is empty; layers of a block: {', '.join(known)}")
+        raise ConfigError(f"lora.targets is empty; layers of a block: {', '.join(known)}")
     chosen = "|".join(map(re.escape, config.targets))
     settings = LoraConfig(
         r=config.rank,

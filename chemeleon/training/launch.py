@@ -98,7 +98,7 @@ def train(
         if not resume:
             remove_parts(folder, RUN_PARTS)
             if isinstance(stage, LDMStage | PredictStage | RLStage):
-                first = stage.initial() if isinstance(stage, LDMStage) else stage.export()
+                first = stage.export() if isinstance(stage, PredictStage) else stage.initial()
                 kind, content, tensors = first
                 write_model(folder / INIT, kind, content, tensors)
         write_text(folder / "config.yaml", to_yaml(config))
@@ -129,10 +129,11 @@ def _build(
         vae, start = _start_predictor(config, folder, resume)
         train, val = _load_data(config, accelerator, console)
         return PredictStage(config, train, val, vae=vae, start=start, **place)
+    stage: LDMStage | RLStage
     if isinstance(config, RLTrainConfig):
         tuned = _start_rl(config, folder, resume).to(accelerator.device)  # rewards use its VAE
         train, val = _load_data(config, accelerator, console)
-        return RLStage(
+        stage = RLStage(
             config,
             train,
             val,
@@ -144,21 +145,22 @@ def _build(
             precision=accelerator.mixed_precision,
             **place,
         )
-    assert isinstance(config, LDMTrainConfig)
-    vae, start = _start_ldm(config, folder, resume)
-    train, val = _load_data(config, accelerator, console)
-    stage = LDMStage(
-        config,
-        train,
-        val,
-        vae=vae,
-        start=start,
-        refit_sizes=not resume,
-        autocast=lambda: accelerator.autocast(),
-        precision=accelerator.mixed_precision,
-        **place,
-    )
-    if config.ldm.lora is not None:
+    else:
+        assert isinstance(config, LDMTrainConfig)
+        vae, start = _start_ldm(config, folder, resume)
+        train, val = _load_data(config, accelerator, console)
+        stage = LDMStage(
+            config,
+            train,
+            val,
+            vae=vae,
+            start=start,
+            refit_sizes=not resume,
+            autocast=lambda: accelerator.autocast(),
+            precision=accelerator.mixed_precision,
+            **place,
+        )
+    if stage.adapted is not None:
         trained, total = count(stage.model.denoiser)
         console.print(
             f"adapters and conditions: {trained:,} of {total:,} weights, {trained / total:.2%}"

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from chemeleon.checkpoints.adapters import base_hash, own
-from chemeleon.config.hubname import is_name
 from chemeleon.config.schema import LDMTrainConfig
 from chemeleon.crystals.augment import augment
 from chemeleon.crystals.batch import FlatCrystals
@@ -21,11 +18,11 @@ from chemeleon.data.dataset import atom_histogram
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.evaluation.matching import crystal_arrays
-from chemeleon.models.adapters import add_adapters, split
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.pipeline import Pipeline, Precision
+from chemeleon.training.adapted import Adapted, whole
 from chemeleon.training.run import Export
 from chemeleon.training.stage import DataStage
 from chemeleon.training.vae import add_shares, match_shares
@@ -81,10 +78,9 @@ class LDMStage(DataStage):
         if self.model.denoiser.conditions is not None:
             for part in (train, val):  # also of a model whose conditions are fitted already
                 self.model.denoiser.conditions.check(part.targets)
-        self.base_weights = ""
+        self.adapted = None
         if config.ldm.lora is not None:
-            self.base_weights = base_hash(self.model.state_dict())
-            add_adapters(self.model.denoiser, config.ldm.lora)
+            self.adapted = Adapted(self.model, config.ldm.lora, config.ldm.init_ckpt_path)
         self.facts = self._facts(train.targets)
 
     @staticmethod
@@ -190,25 +186,14 @@ class LDMStage(DataStage):
         return facts
 
     def initial(self) -> Export:
-        """Return the model before training, whole, for resuming; adapters have not acted yet."""
-        _, tensors = split(self.model.state_dict())
-        return Export("ldm", self._content(), tensors)
+        """Return the model before training, whole, for resuming."""
+        return whole(self.model, self._content())
 
     def export(self) -> Export:
         """See ``Stage``; of a model with adapters only what it does not share with its base."""
-        content, tensors = self._content(), self.model.state_dict()
-        lora = self.config.ldm.lora
-        if lora is None:
-            return Export("ldm", content, tensors)
-        content["ldm"]["lora"] = lora.model_dump(mode="json")
-        content["adapter"] = {
-            "base": _lasting(self.config.ldm.init_ckpt_path),
-            "base_weights": self.base_weights,
-            "rank": lora.rank,
-            "alpha": lora.alpha,
-        }
-        adapters, plain = split(tensors)
-        return Export("ldm", content, {**own(plain), **adapters})
+        if self.adapted is not None:
+            return self.adapted.export(self._content())
+        return Export("ldm", self._content(), self.model.state_dict())
 
     def _content(self) -> dict[str, Any]:
         data = {"name": self.config.data.name, "niggli": self.config.data.niggli}
@@ -217,10 +202,3 @@ class LDMStage(DataStage):
             "ldm": self.model.config.model_dump(mode="json"),
             "data": {**data, "conditions": self.facts} if self.facts else data,
         }
-
-
-def _lasting(reference: str | None) -> str | None:
-    """Return a model's name that is good in every folder."""
-    if reference is None or is_name(reference):
-        return reference
-    return str(Path(reference).expanduser().absolute())

@@ -22,6 +22,7 @@ from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.diffusion.transitions import Transitions
 from chemeleon.errors import TrainingError
 from chemeleon.models.denoiser import LatentDiffusion
+from chemeleon.training.adapted import Adapted, whole
 from chemeleon.training.objectives import Objective, Piece, PolicyGradient, Rejection
 from chemeleon.training.rl_notes import PICTURES, Notes, Scored, draw_best, weighted
 from chemeleon.training.rollout import Policy, draw_prompts
@@ -83,6 +84,10 @@ class RLStage:
         rl = config.rl
         self.ema_decay = rl.ema_decay
         self.model = start.to(device)
+        self.adapted = None
+        if rl.lora is not None:
+            torch.manual_seed(config.seed)  # adapters begin with random numbers
+            self.adapted = Adapted(self.model, rl.lora, rl.ldm_ckpt_path)
         for module in self.model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # with it the model would not be the policy that made the rollout
@@ -213,11 +218,19 @@ class RLStage:
             found[f"val/{name}"] = float(values.float().sum()), number
         return found
 
+    def initial(self) -> Export:
+        """Return the model before tuning, whole, for resuming."""
+        return whole(self.model, self._content())
+
     def export(self) -> Export:
-        """See ``Stage``."""
+        """See ``Stage``; of a model with adapters only what it does not share with its base."""
+        if self.adapted is not None:
+            return self.adapted.export(self._content())
+        return Export("ldm", self._content(), self.model.state_dict())
+
+    def _content(self) -> dict[str, Any]:
         data: dict[str, Any] = {"name": self.config.data.name, "niggli": self.config.data.niggli}
         facts = (self.model.origin.get("data") or {}).get("conditions")
         if facts:  # units, ranges and classes stay those that the model was trained with
             data["conditions"] = facts
-        content = {**self.model.architecture(), "data": data}
-        return Export("ldm", content, self.model.state_dict())
+        return {**self.model.architecture(), "data": data}
