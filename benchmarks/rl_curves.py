@@ -2,18 +2,18 @@
 
     python benchmarks/rl_curves.py "published=runs/f" "larger=runs/a" --plot docs/images/x.png
 
-TITLE=RUN is a run folder or a metrics.jsonl. Curves are means over the crystals of an update,
+RUN is a run folder. Curves are means over the crystals of an update,
 smoothed over ten updates. Prints the means of the first and the last ten.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+
+from chemeleon.training.tracking import read_metrics
 
 PANELS = {
     "fact/msun": "MSUN",
@@ -28,9 +28,7 @@ SMOOTH = 10
 
 def read(path: Path) -> pd.DataFrame:
     """Return the panels' columns of a run by update."""
-    file = path / "metrics.jsonl" if path.is_dir() else path
-    rows: list[dict[str, Any]] = [json.loads(x) for x in file.read_text("utf-8").splitlines()]
-    rows = [row for row in rows if "rollout/reward" in row]
+    rows = [row for row in read_metrics(path) if "rollout/reward" in row]
     return pd.DataFrame([{name: row.get(name) for name in PANELS} for row in rows]).astype(float)
 
 

@@ -15,7 +15,6 @@ The original Chemeleon2 code took 6.8 s per update on an H200 with a trivial rew
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 from pathlib import Path
@@ -32,6 +31,7 @@ from chemeleon.data.dataset import atom_histogram, load_split
 from chemeleon.errors import DataError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.vae import CrystalVAE
+from chemeleon.training.tracking import read_metrics
 
 CUDA = torch.cuda.is_available()
 TRIVIAL = """
@@ -99,8 +99,8 @@ def main() -> None:
         result = api.rl_train(preset, [*words, *extra], output=run, console=quiet)
         if not state.is_main_process:
             return
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [row for row in map(json.loads, lines) if "seconds/rollout" in row][skip:]
+        lines = read_metrics(run)
+    rows = [row for row in lines if "seconds/rollout" in row][skip:]
     device = torch.cuda.get_device_name() if CUDA else f"{torch.get_num_threads()} CPU threads"
     print(f"torch {torch.__version__}, {device}; {preset} {' '.join(extra)}")
     groups = config.data.batch_size * state.num_processes

@@ -14,7 +14,6 @@ step; at batch 256 of MP-20 on an H200 it did 3,850 and 2,540 crystals/s.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -29,6 +28,7 @@ from chemeleon.config.schema import VAEConfig
 from chemeleon.models import products
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.vae import CrystalVAE
+from chemeleon.training.tracking import read_metrics
 
 CUDA = torch.cuda.is_available()
 
@@ -82,7 +82,7 @@ def linear_weights(module: torch.nn.Module) -> int:
 
 def logged(folder: Path, skip: float = 0.3) -> list[float]:
     """Return the rates that a run logged, in crystals per second, without the first ones."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(folder)
     rates = [line["crystals_per_s"] for line in lines if "crystals_per_s" in line]
     return rates[int(skip * len(rates)) :]
 

@@ -6,6 +6,7 @@ on the model, the seed and its number alone, not on the batch that it is made in
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import replace
@@ -70,8 +71,11 @@ class Pipeline:
     def __init__(self, model: LatentDiffusion, device: torch.device | str | None = None) -> None:
         self.model = place(model, device)
         self.device = self.model.latent_mean.device
-        self.process = NoiseProcess(self.model.config.diffusion, self.device)
-        self.remembers = self.model.config.denoiser.self_conditioning
+
+    @functools.cached_property
+    def process(self) -> NoiseProcess:
+        """The forward process that the model was trained on."""
+        return NoiseProcess(self.model.config.diffusion, self.device)
 
     @classmethod
     def from_pretrained(
@@ -295,6 +299,7 @@ class Pipeline:
     def _denoiser(self, shapes: CrystalBatch, stop: Event) -> Callable[[Request | None], Predict]:
         """Return what makes, for a request, the denoiser as a function of latents and time."""
         sizes, layout = shapes.num_atoms, Layout.of(shapes)
+        remembers = self.model.config.denoiser.self_conditioning
 
         def denoiser(request: Request | None) -> Predict:
             features, hidden = request or (None, None)
@@ -316,7 +321,7 @@ class Pipeline:
             def predict(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
                 if stop.is_set():
                     raise CancelledError
-                before = told or ([torch.zeros_like(z)] if self.remembers else [])
+                before = told or ([torch.zeros_like(z)] if remembers else [])
                 prediction, variance, found = replayed(z, t, *before)
                 told[:] = [] if found is None else [found]
                 return prediction, variance

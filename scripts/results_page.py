@@ -168,12 +168,17 @@ def evaluation(word: str, relaxed: bool) -> list[Row]:
     return [control, row]
 
 
+def interval(share: dict[str, float], digits: int) -> str:
+    """Return a share in per cent with its interval."""
+    low, high = 100 * share["low"], 100 * share["high"]
+    return f"{100 * share['value']:.{digits}f} ({low:.1f} to {high:.1f})"
+
+
 def autoencoder(word: str) -> list[Row]:
     """Return the row of LABEL=FILE of `chemeleon vae reconstruct`."""
     label, _, path = word.partition("=")
     found = json.loads(Path(path).read_text(encoding="utf-8"))
-    rate = found["match_rate"]
-    share = f"{100 * rate['value']:.1f} ({100 * rate['low']:.1f} to {100 * rate['high']:.1f})"
+    share = interval(found["match_rate"], 1)
     place = f"{found['dataset']}/{found['split']}"
     return [
         {
@@ -195,7 +200,7 @@ def predictions(word: str) -> list[Row]:
     rows = []
     for split, line in last.items():
         one, k = line["at_1"], line["at_k"]
-        share = f"{100 * one['value']:.2f} ({100 * one['low']:.1f} to {100 * one['high']:.1f})"
+        share = interval(one, 2)
         more = f"{100 * k['value']:.2f} / {k['rmse']:.4f} at {line['k']}" if line["k"] > 1 else ""
         row = {"label": label, "data": split, "number": str(one["of"]), "match": share}
         rows.append({**row, "rmse": f"{one['rmse']:.4f}", "at k": more})

@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import ANY_FORM, ANY_FORM_VAE, EPSILON, TINY_LDM, TINY_VAE
-from rl_helpers import WORDS, Scores, Share, config, second_element, stage, train
+from rl_helpers import WORDS, Share, config, second_element, stage, train
 from test_training import assert_same_run, interrupt_at, metrics
 from typer.testing import CliRunner
 
@@ -18,15 +18,12 @@ from chemeleon import api
 from chemeleon.checkpoints.store import read_state
 from chemeleon.cli.app import app
 from chemeleon.config import presets
-from chemeleon.config.rewards import RewardConfig
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import ConfigError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.pipeline import Pipeline
 from chemeleon.training import launch, objectives
 from chemeleon.training.objectives import PolicyGradient
 from chemeleon.training.rl import RLStage
-from chemeleon.training.rl_notes import Notes, drift
 from chemeleon.training.rollout import draw_prompts
 
 
@@ -289,37 +286,6 @@ def test_a_run_leaves_numbers_pictures_a_report_and_a_model(small_ldm, tmp_path)
     assert not torch.equal(tuned.denoiser.head.weight, start.denoiser.head.weight)
     for name, value in tuned.vae.state_dict().items():
         assert torch.equal(value, start.vae.state_dict()[name])
-
-
-def test_a_fact_does_not_hide_the_reward_of_its_name(tmp_path):
-    crystals = demo_crystals("val").subset(torch.arange(2))
-    raw, fact = {"gap": torch.tensor([-4.0, -2.0])}, {"gap": torch.tensor([1.0, 3.0])}
-    notes = Notes({"gap": RewardConfig(reward="predictor")}, tmp_path, resume=False)
-    notes.take(crystals, Scores(raw["gap"], raw, {"gap": 0}, fact, {"gap": 0.0}))
-    found = notes.summary()
-    assert (found["rollout/gap"], found["fact/gap"]) == (-3, 2)
-    assert found["rollout/gap_std"] == pytest.approx(2**0.5)
-
-
-def test_msun_are_the_new_and_nearly_stable_ones(tmp_path):
-    crystals = demo_crystals("val").subset(torch.arange(5))
-    score = {"energy": torch.zeros(5)}
-    facts = {
-        "unique": torch.tensor([True, True, True, True, False]),
-        "novel": torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0]),  # an own reward may give numbers
-        "e_hull": torch.tensor([0.1, 0.0, 0.2, float("nan"), 0.0]),
-    }
-    notes = Notes({"energy": RewardConfig(reward="energy")}, tmp_path, resume=False)
-    notes.take(crystals, Scores(score["energy"], score, {"energy": 0}, facts, {"energy": 0.0}))
-    found = notes.summary()
-    assert found["fact/msun"] == pytest.approx(0.2)
-    assert found["fact/metastable"] == pytest.approx(0.6)
-
-
-def test_drift_is_the_part_of_atoms_that_became_others():
-    assert drift({"O": 6, "S": 2}, {"O": 3, "S": 1}) == 0
-    assert drift({"O": 6, "S": 2}, {"O": 1, "S": 1}) == pytest.approx(0.25)
-    assert drift({"O": 1}, {"S": 1}) == 1
 
 
 # --- settings

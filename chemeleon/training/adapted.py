@@ -54,6 +54,13 @@ def whole(model: LatentDiffusion, content: dict[str, Any]) -> Export:
     return Export("ldm", content, tensors)
 
 
+def trained(model: LatentDiffusion, content: dict[str, Any], adapted: Adapted | None) -> Export:
+    """Return a model as it goes to disk: of one with adapters only what its base does not have."""
+    if adapted is not None:
+        return adapted.export(content)
+    return Export("ldm", content, model.state_dict())
+
+
 def _lasting(reference: str | None) -> str | None:
     """Return a model's name that is good in every folder."""
     if reference is None or is_name(reference):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import torch
 from accelerate import Accelerator
@@ -54,6 +55,13 @@ class _Place(TypedDict):
     device: torch.device
     rank: int
     world: int
+
+
+class _Networks(_Place):
+    """The same, and how networks run."""
+
+    autocast: Callable[[], AbstractContextManager[Any]]
+    precision: str
 
 
 class TrainResult(NamedTuple):
@@ -129,6 +137,11 @@ def _build(
         vae, start = _start_predictor(config, folder, resume)
         train, val = _load_data(config, accelerator, console)
         return PredictStage(config, train, val, vae=vae, start=start, **place)
+    networks: _Networks = {
+        **place,
+        "autocast": lambda: accelerator.autocast(),
+        "precision": accelerator.mixed_precision,
+    }
     stage: LDMStage | RLStage
     if isinstance(config, RLTrainConfig):
         tuned = _start_rl(config, folder, resume).to(accelerator.device)  # rewards use its VAE
@@ -141,25 +154,14 @@ def _build(
             scorer=_scorer(config, train, tuned.vae, accelerator),
             folder=folder,
             resume=resume,
-            autocast=lambda: accelerator.autocast(),
-            precision=accelerator.mixed_precision,
-            **place,
+            **networks,
         )
     else:
         assert isinstance(config, LDMTrainConfig)
         vae, start = _start_ldm(config, folder, resume)
         train, val = _load_data(config, accelerator, console)
-        stage = LDMStage(
-            config,
-            train,
-            val,
-            vae=vae,
-            start=start,
-            refit_sizes=not resume,
-            autocast=lambda: accelerator.autocast(),
-            precision=accelerator.mixed_precision,
-            **place,
-        )
+        refit = not resume
+        stage = LDMStage(config, train, val, vae=vae, start=start, refit_sizes=refit, **networks)
     if stage.adapted is not None:
         trained, total = count(stage.model.denoiser)
         console.print(

@@ -22,7 +22,7 @@ from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.pipeline import Pipeline, Precision
-from chemeleon.training.adapted import Adapted, whole
+from chemeleon.training.adapted import Adapted, trained, whole
 from chemeleon.training.run import Export
 from chemeleon.training.stage import DataStage
 from chemeleon.training.vae import add_shares, match_shares
@@ -190,10 +190,8 @@ class LDMStage(DataStage):
         return whole(self.model, self._content())
 
     def export(self) -> Export:
-        """See ``Stage``; of a model with adapters only what it does not share with its base."""
-        if self.adapted is not None:
-            return self.adapted.export(self._content())
-        return Export("ldm", self._content(), self.model.state_dict())
+        """See ``Stage``."""
+        return trained(self.model, self._content(), self.adapted)
 
     def _content(self) -> dict[str, Any]:
         data = {"name": self.config.data.name, "niggli": self.config.data.niggli}

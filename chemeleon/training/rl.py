@@ -22,7 +22,7 @@ from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.diffusion.transitions import Transitions
 from chemeleon.errors import TrainingError
 from chemeleon.models.denoiser import LatentDiffusion
-from chemeleon.training.adapted import Adapted, whole
+from chemeleon.training.adapted import Adapted, trained, whole
 from chemeleon.training.objectives import Objective, Piece, PolicyGradient, Rejection
 from chemeleon.training.rl_notes import PICTURES, Notes, Scored, draw_best, weighted
 from chemeleon.training.rollout import Policy, draw_prompts
@@ -223,10 +223,8 @@ class RLStage:
         return whole(self.model, self._content())
 
     def export(self) -> Export:
-        """See ``Stage``; of a model with adapters only what it does not share with its base."""
-        if self.adapted is not None:
-            return self.adapted.export(self._content())
-        return Export("ldm", self._content(), self.model.state_dict())
+        """See ``Stage``."""
+        return trained(self.model, self._content(), self.adapted)
 
     def _content(self) -> dict[str, Any]:
         data: dict[str, Any] = {"name": self.config.data.name, "niggli": self.config.data.niggli}
