@@ -192,14 +192,19 @@ class SamplerConfig(Section):
 class ConditionConfig(Section):
     """One property that generation can be steered by."""
 
-    kind: Literal["composition", "chemical_system", "number", "category", "space_group"] = Field(
-        description="How the value is turned into numbers."
-    )
+    kind: Literal[
+        "composition", "chemical_system", "num_elements", "number", "category", "space_group"
+    ] = Field(description="How the value is turned into numbers.")
     column: str | None = Field(
         default=None, description="Data column of a number, category or space group."
     )
     categories: Positive | None = Field(
         default=None, description="Number of classes of a category."
+    )
+    drawn: bool = Field(
+        default=False,
+        description="Where nothing is asked, draw a value as often as it occurs in training with"
+        " the number of atoms. For num_elements, category and space_group.",
     )
 
     @model_validator(mode="after")
@@ -208,6 +213,11 @@ class ConditionConfig(Section):
             raise ValueError(f"a condition of kind {self.kind} needs `column`")
         if self.kind == "category" and self.categories is None:
             raise ValueError("a condition of kind category needs `categories`")
+        if self.drawn and self.kind not in {"num_elements", "category", "space_group"}:
+            raise ValueError(
+                f"a condition of kind {self.kind} cannot be drawn: only num_elements, category and"
+                " space_group can"
+            )
         return self
 
 

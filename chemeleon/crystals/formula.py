@@ -53,6 +53,11 @@ def _units(crystals: FlatCrystals) -> Tensor:
     return units
 
 
+def atom_histogram(crystals: FlatCrystals) -> Tensor:
+    """Return how many crystals have 0, 1, 2, ... atoms, ``(largest + 1,)`` int64."""
+    return torch.bincount(crystals.num_atoms)
+
+
 def formula_histogram(crystals: FlatCrystals) -> Tensor:
     """Count crystals by atoms of the reduced formula and of the cell, ``(largest + 1,) * 2``."""
     largest = int(crystals.num_atoms.max())

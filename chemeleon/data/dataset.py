@@ -190,11 +190,6 @@ def _demo_file(split: str) -> Path:
     return path
 
 
-def atom_histogram(crystals: FlatCrystals) -> Tensor:
-    """Return how many crystals have 0, 1, 2, ... atoms, ``(largest + 1,)`` int64."""
-    return torch.bincount(crystals.num_atoms)
-
-
 def _select(config: DataConfig, parsed: ParsedSet, path: Path, partial: Partial) -> LoadReport:
     _check_targets(config.targets, parsed.columns, parsed.text_columns, str(path))
     problems = list(parsed.problems)

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from chemeleon.config.schema import LDMTrainConfig
 from chemeleon.crystals.augment import augment
 from chemeleon.crystals.batch import FlatCrystals
-from chemeleon.crystals.formula import formula_histogram
+from chemeleon.crystals.formula import atom_histogram
 from chemeleon.crystals.random import fold, normal, uniform
-from chemeleon.data.dataset import atom_histogram
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.evaluation.matching import crystal_arrays
@@ -63,17 +62,17 @@ class LDMStage(DataStage):
         self.criterion = "-val/match_rate" if self.match else "val/loss"
         self.process = NoiseProcess(config.ldm.diffusion, device)
         if start is not None:
-            if refit_sizes:  # fine-tuned on other crystals: sample sizes like theirs
-                start.size_histogram = atom_histogram(train).to(torch.float32)
-                self._count_formulas(start, train)
-            if config.ldm.conditions and start.denoiser.conditions is None:
+            added = bool(config.ldm.conditions) and start.denoiser.conditions is None
+            if added:
                 start.add_conditions(config.ldm.conditions).fit(train.targets)
+            if refit_sizes or added:  # fine-tuned on other crystals: sample sizes like theirs
+                start.count(train)
             self.model = start.to(device)
         else:
             assert vae is not None
             self.model = LatentDiffusion(config.ldm, vae, atom_histogram(train))
-            self._count_formulas(self.model, train)
             self.model = self.model.to(device)
+            self.model.count(train)
             self._fit_statistics(train, device)
         if self.model.denoiser.conditions is not None:
             for part in (train, val):  # also of a model whose conditions are fitted already
@@ -82,12 +81,6 @@ class LDMStage(DataStage):
         if config.ldm.lora is not None:
             self.adapted = Adapted(self.model, config.ldm.lora, config.ldm.init_ckpt_path)
         self.facts = self._facts(train.targets)
-
-    @staticmethod
-    def _count_formulas(model: LatentDiffusion, train: FlatCrystals) -> None:
-        """Remember which cells formulas have, for those who ask for a formula alone."""
-        if model.config.denoiser.types:
-            model.formula_histogram = formula_histogram(train).to(torch.float32)
 
     @torch.no_grad()
     def _fit_statistics(self, train: FlatCrystals, device: torch.device) -> None:

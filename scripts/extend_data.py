@@ -1,0 +1,75 @@
+"""Put crystals that a model made beside a data set, to train the next model on both.
+
+    chemeleon sample -n 30000 --relax 30 --potential chgnet:0.2.0 -o made
+    chemeleon evaluate made -r mp_20_open --potential chgnet:0.2.0 --hull hull020.json.gz -o judged
+    python scripts/extend_data.py mp_20_open made judged -o data/mp_20_more
+
+Kept are valid crystals that are unique, not in the training set and at most 0.1 eV/atom above the
+hull (MSUN), as often of each number of elements as in the data set. The new set has the rows of the
+old train split first; crystals that were made have a name and a CIF, and nothing in other columns,
+so train with data.targets=[]. val and test are copied. Relax and select with another potential than
+the one that will judge, as above.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+
+from chemeleon.config.schema import DataConfig
+from chemeleon.data.dataset import load_split, split_path
+
+NEAR_HULL = 0.1  # eV/atom
+
+
+def select(judged: pd.DataFrame, data: str, shares: Counter[int]) -> pd.DataFrame:
+    """Return the rows to keep, in their order.
+
+    Args:
+        judged: crystals.csv of an evaluation against ``data`` that had energies.
+        data: name of the set.
+        shares: how many of its crystals have each number of elements.
+    """
+    flags = judged[["valid_structure", "valid_composition", "unique", f"novel_{data}"]]
+    # flags are empty where there is no verdict
+    good = judged[(flags == True).all(axis=1) & (judged["e_above_hull_ev"] <= NEAR_HULL)]  # noqa: E712
+    total = sum(shares.values())
+    most = {n: round(len(good) * count / total) for n, count in shares.items()}
+    place = good.groupby("num_elements").cumcount()
+    kept = good[place < good["num_elements"].map(most).fillna(0)]
+    print(f"{len(judged)} made, {len(good)} of them valid MSUN, {len(kept)} kept")
+    return kept
+
+
+def main() -> None:
+    """Write the folder."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", help="data set, looked for as `chemeleon` does")
+    parser.add_argument("made", type=Path, help="folder of `chemeleon sample`")
+    parser.add_argument("judged", type=Path, help="folder of `chemeleon evaluate`")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    words = parser.parse_args()
+    config = DataConfig(name=words.data)
+    known = load_split(config, "train")
+    parts = known.atomic_numbers.split(known.num_atoms.tolist())
+    shares = Counter(len(set(part.tolist())) for part in parts)
+    judged = pd.read_csv(words.judged / "crystals.csv", keep_default_na=False, na_values=[""])
+    kept = select(judged, words.data, shares)
+    texts = [(words.made / "cif" / f"{name}.cif").read_text("utf-8") for name in kept["id"]]
+    made = pd.DataFrame({"material_id": kept["id"].to_numpy(), "cif": texts})
+    words.output.mkdir(parents=True)
+    before = pd.read_csv(split_path(config, "train"), dtype=str, keep_default_na=False)
+    together = pd.concat([before, made], ignore_index=True)
+    together.to_csv(words.output / "train.csv.gz", index=False)
+    for split in ("val", "test"):
+        path = split_path(config, split)
+        shutil.copy(path, words.output / path.name)
+    print(f"{words.output}: {len(before)} crystals of {words.data} and {len(made)} that were made")
+
+
+if __name__ == "__main__":
+    main()
