@@ -18,8 +18,8 @@ from pymatgen.io.cif import CifWriter
 
 from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.convert import write_structures
-from chemeleon.data import cache, dataset
 from chemeleon.crystals.formula import atom_histogram
+from chemeleon.data import cache, dataset
 from chemeleon.data.dataset import load_report, load_source, load_split
 from chemeleon.data.describe import describe
 from chemeleon.data.pool import run_parallel
