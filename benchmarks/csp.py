@@ -29,11 +29,11 @@ PAIRS = 20_000  # held at a time
 
 
 def sampler(text: str) -> SamplerConfig:
-    """Read SCHEDULER:STEPS:ETA, and :TEMPERATURE if it is not 1."""
+    """Read SCHEDULER:STEPS:ETA[:TEMPERATURE[:END[:PRICE]]]; END may be empty."""
     scheduler, steps, eta, *more = text.split(":")
     values: dict[str, object] = {"scheduler": scheduler, "steps": int(steps), "eta": float(eta)}
-    if more:
-        values["temperature"] = float(more[0])
+    names = ("temperature", "temperature_end", "element_price")
+    values |= {name: float(word) for name, word in zip(names, more, strict=False) if word}
     return SamplerConfig.model_validate(values)
 
 

@@ -268,7 +268,8 @@ class Pipeline:
             z = walker.sample(predict, start, mask, keys)
             z = self.model.unstandardise(z) * mask.unsqueeze(-1)
             decoded = asked.restrict(self.model.vae.decode(z, shapes))
-        return self.model.vae.to_crystals(decoded, shapes).to("cpu")
+        price = walker.config.element_price
+        return self.model.vae.to_crystals(decoded, shapes, price).to("cpu")
 
     def precision(self, wanted: Precision) -> Literal["fp32", "bf16"]:
         """Return what ``auto`` means on this device; the other choices as they are."""

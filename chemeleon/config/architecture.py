@@ -187,6 +187,18 @@ class SamplerConfig(Section):
         le=2,
         description="Scale of all noise of the walk; below 1 for likelier, less varied crystals.",
     )
+    temperature_end: float | None = Field(
+        default=None,
+        gt=0,
+        le=2,
+        description="Temperature of the last step, if it is not that of the first; linear between.",
+    )
+    element_price: float = Field(
+        default=0.0,
+        ge=0,
+        description="How much likelier (log-probability over its atoms) a crystal must be for"
+        " another element to be worth it; 0 lets every atom choose by itself.",
+    )
 
 
 class ConditionConfig(Section):

@@ -1,11 +1,14 @@
-"""Element embeddings that begin where chemistry does: neighbours in the table are alike."""
+"""Element embeddings that begin where chemistry does, and the choice of a crystal's elements.
+
+Shapes: ``B`` crystals, ``N`` padded atoms, ``E`` classes, slot = atomic number.
+"""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER
 
@@ -41,3 +44,40 @@ def element_embedding(width: int) -> nn.Embedding:
         table.weight.add_(torch.randn(19, width)[groups] * math.sqrt(SHARES["group"]))
         table.weight.add_(torch.randn(8, width)[periods] * math.sqrt(SHARES["period"]))
     return table
+
+
+def choose_elements(logits: Tensor, mask: Tensor, price: float) -> Tensor:
+    """Return the likeliest atomic numbers of crystals whose every element has a price, ``(B, N)``.
+
+    Atoms that choose by themselves now and then take an element that is like their neighbours'
+    (four Sn and one Ge), which real crystals seldom have. This is the most likely assignment under
+    a prior that falls by ``exp(price)`` with each element, found by leaving out the cheapest
+    element, whose atoms take the next best of the others, as long as that costs less than the
+    price.
+
+    Args:
+        logits: ``(B, N, E)``; minus infinity for elements that are not allowed.
+        mask: ``(B, N)`` real atoms.
+        price: in nats; 0 changes nothing.
+    """
+    score = logits.float().log_softmax(-1)
+    score[..., 0] = -torch.inf
+    types = score.argmax(-1)
+    if price == 0:
+        return types
+    size, _, classes = score.shape
+    kept = torch.zeros(size, classes, dtype=torch.bool, device=score.device)
+    kept.scatter_(1, types.masked_fill(~mask, 0), True)
+    kept[:, 0] = False
+    rows = torch.arange(size, device=score.device)
+    while True:
+        best, found = score.masked_fill(~kept.unsqueeze(1), -torch.inf).topk(2, -1)
+        types = found[..., 0]
+        # of one element alone the second best is minus infinity, so that it is never left out
+        loss = (best[..., 0] - best[..., 1]).masked_fill(~mask, 0.0)
+        costs = torch.zeros_like(kept, dtype=loss.dtype).scatter_add_(1, types, loss)
+        cost, cheapest = costs.masked_fill(~kept, torch.inf).min(1)
+        leave = cost < price
+        if not leave.any():
+            return types
+        kept[rows[leave], cheapest[leave]] = False

@@ -19,7 +19,7 @@ from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
 from chemeleon.crystals.lattice import lattice_from_parameters
 from chemeleon.crystals.ordering import arrange
 from chemeleon.errors import CheckpointError
-from chemeleon.models.elements import CLASSES, element_embedding
+from chemeleon.models.elements import CLASSES, choose_elements, element_embedding
 from chemeleon.models.layers import Transformer, index_embedding
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import Pretrained
@@ -172,14 +172,22 @@ class CrystalVAE(Pretrained):
         posterior = self.encode(batch)
         return VAEOutput(posterior, self.decode(posterior.sample(noise), batch))
 
-    def to_crystals(self, decoded: Decoded, batch: CrystalBatch) -> CrystalBatch:
-        """Turn the decoder's answer into crystals of the sizes (and types, csp) of ``batch``."""
+    def to_crystals(
+        self, decoded: Decoded, batch: CrystalBatch, element_price: float = 0.0
+    ) -> CrystalBatch:
+        """Turn the decoder's answer into crystals of the sizes (and types, csp) of ``batch``.
+
+        Args:
+            decoded: of ``decode``.
+            batch: what was decoded.
+            element_price: see ``choose_elements``.
+        """
         num_atoms = batch.num_atoms.to(torch.float32).unsqueeze(-1)
         lengths = decoded.lengths.float() * num_atoms.pow(1 / 3)
         if decoded.type_logits is None:
             types = batch.atomic_numbers
         else:
-            types = decoded.type_logits.argmax(-1).clamp_min(1)
+            types = choose_elements(decoded.type_logits, batch.mask, element_price)
         if self.config.coordinate_head == "angle":
             sine, cosine = decoded.coords.float().chunk(2, dim=-1)
             frac_coords = torch.atan2(sine, cosine) / (2 * math.pi)

@@ -214,6 +214,7 @@ class Policy:
             z = self.model.unstandardise(trajectory.zs[-1]) * shapes.mask.unsqueeze(-1)
             decoded = self.model.vae.decode(z, shapes)
         network.train(training)
-        flat = self.model.vae.to_crystals(decoded, shapes).to("cpu").flatten()
+        price = transitions.sampler.element_price
+        flat = self.model.vae.to_crystals(decoded, shapes, price).to("cpu").flatten()
         crystals = replace(flat, frac_coords=wrap(flat.frac_coords))
         return Rollout(prompts, trajectory, width, crystals)
