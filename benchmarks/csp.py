@@ -29,11 +29,11 @@ PAIRS = 20_000  # held at a time
 
 
 def sampler(text: str) -> SamplerConfig:
-    """Read SCHEDULER:STEPS:ETA[:TEMPERATURE[:END[:PRICE]]]; END may be empty."""
+    """Read SCHEDULER:STEPS:ETA[:TEMPERATURE[:ELEMENT_PRICE]]."""
     scheduler, steps, eta, *more = text.split(":")
     values: dict[str, object] = {"scheduler": scheduler, "steps": int(steps), "eta": float(eta)}
-    names = ("temperature", "temperature_end", "element_price")
-    values |= {name: float(word) for name, word in zip(names, more, strict=False) if word}
+    names = ("temperature", "element_price")
+    values |= {name: float(word) for name, word in zip(names, more, strict=False)}
     return SamplerConfig.model_validate(values)
 
 

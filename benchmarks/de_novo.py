@@ -3,9 +3,9 @@
     CHEMELEON_DATA=../shared/data python benchmarks/de_novo.py runs/a runs/b --hull hull.json.gz
         [-n 1000] [--sampler ddim:50:1:1 --sampler dpm++:20:0:1] [--relax 50] [--split val]
 
-A sampler is SCHEDULER:STEPS:ETA:TEMPERATURE:END:ELEMENT_PRICE. Shares are of the crystals asked
-for; distances are to the split; novelty is against the train split; elements and chemical systems are counted over all
-crystals. Choose on val; test is for the last run. With --out
+A sampler is SCHEDULER:STEPS:ETA:TEMPERATURE:ELEMENT_PRICE. Shares are of the crystals asked
+for; distances are to the split; novelty is against the train split; elements and chemical systems
+are counted over all crystals. Choose on val; test is for the last run. With --out
 each line is also appended to a file of JSON lines.
 """
 
@@ -85,9 +85,8 @@ def judge(
 def show(row: dict[str, Any]) -> None:
     """Print a line."""
     s = row["sampler"]
-    end = "" if s["temperature_end"] is None else f"{s['temperature_end']:g}"
     words = [f"{row['model']} {s['scheduler']}:{s['steps']}:{s['eta']:g}:{s['temperature']:g}"]
-    words[0] += f":{end}:{s['element_price']:g}"
+    words[0] += f":{s['element_price']:g}"
     words += [f"{label} {100 * row[n]:.1f}" for n, label in SHARES.items() if row[n] is not None]
     words += [f"density {row['density']:.3f}", f"elements {row['elements']:.3f}"]
     for name, label in (

@@ -176,7 +176,6 @@ class Pipeline:
             None if atoms is None else _table(atoms, self.model.vae.config.atom_order, num_samples)
         )
         sizes = self._sizes(steering, keys, given.get("num_atoms"), types)
-        steering.draw_values(sizes, keys)
         order = torch.argsort(sizes, stable=True)  # like sizes together: little padding
         mine = order[given.get("rank", 0) :: given.get("world", 1)]
         wanted = given.get("batch_size")

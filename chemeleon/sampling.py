@@ -56,6 +56,7 @@ def sample(
     steps: int | None = None,
     eta: float | None = None,
     temperature: float | None = None,
+    element_price: float | None = None,
     relax: int = 0,
     potential: str = "chgnet",
     device: str | None = None,
@@ -96,6 +97,7 @@ def sample(
         steps: evaluations of the denoiser.
         eta: share of fresh noise, 0 to 1.
         temperature: scale of all noise; below 1 for likelier, less varied crystals.
+        element_price: how much likelier a crystal must be for another element to be worth it.
         relax: most steps of relaxation, positions and cell, before ranking and writing; 0 is none.
         potential: by which to relax, see `energy.potentials.load_potential`.
         device: torch's name; a GPU is used if there is one.
@@ -134,6 +136,7 @@ def sample(
     mine = share(device)
     pipeline = Pipeline.from_pretrained(model, mine.device)
     chosen = {"scheduler": scheduler, "steps": steps, "eta": eta, "temperature": temperature}
+    chosen |= {"element_price": element_price}
     settings = _sampler(pipeline.model.config.sampler, chosen)
     pipeline.check_kind(bool(formulas or formulas_from))
     relaxer = Relaxer.named(potential, relax, pipeline.device)

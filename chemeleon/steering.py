@@ -10,10 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from chemeleon.crystals.random import fold, uniform
 from chemeleon.crystals.symbols import atoms_per_unit, element_numbers, formula_amounts
 from chemeleon.diffusion.sampler import Predict, guided
 from chemeleon.errors import ConfigError, nearest
@@ -108,10 +106,8 @@ class Steering:
         self._check_names(given, crystals)
         self.given = given
         self.request = None if encoder is None else encoder.request(given)
-        # with a wish, what usually goes with sizes alone is no longer what goes with crystals
-        self.drawn = {} if given else model.occurrences()
-        self.guidance = _guidance(wishes.get("guidance"), given, bool(self.drawn))
-        self.interval = _interval(wishes.get("guidance_interval"), given or self.drawn)
+        self.guidance = _guidance(wishes.get("guidance"), given)
+        self.interval = _interval(wishes.get("guidance_interval"), given)
         self.elements = _elements(
             model, wishes.get("allow_elements"), wishes.get("forbid_elements")
         )
@@ -140,30 +136,6 @@ class Steering:
             allowed = None if unit is None else range(unit, max(unit, self.largest) + 1, unit)
             sizes[mine] = draw(keys[mine], allowed)
         return sizes
-
-    def draw_values(self, sizes: Tensor, keys: Tensor) -> None:
-        """Draw the conditions that are not asked for, as often as they occur with these sizes.
-
-        Args:
-            sizes: ``(M,)`` numbers of atoms; nothing is asked of sizes that training did not have.
-            keys: ``(M,)`` random keys.
-        """
-        if self.request is None or not self.drawn:
-            return
-        features, hidden = (
-            {n: x.expand(len(sizes), *x.shape[1:]) for n, x in p.items()} for p in self.request
-        )
-        for name, table in self.drawn.items():
-            counts = table.double().cpu()
-            counts = counts[sizes.clamp_max(len(counts) - 1)]
-            unknown = (counts.sum(-1) == 0) | (sizes >= len(table))
-            bounds = counts.cumsum(-1)
-            draws = uniform(fold(keys, f"drawn {name}")).double().cpu() * bounds[:, -1]
-            value = torch.searchsorted(bounds, draws.unsqueeze(-1), right=True)
-            value = value.squeeze(-1).clamp_max(counts.shape[1] - 1)
-            features[name] = F.one_hot(value, counts.shape[1]).to(torch.float32)
-            hidden[name] = unknown
-        self.request = Request(features, hidden)
 
     def _unit_sizes(self) -> list[int | None]:
         """Return the atoms of the formula unit asked of each crystal, or one for all."""
@@ -225,20 +197,14 @@ def _plain(value: object) -> object:
     return value if own is None else own()
 
 
-def _guidance(scale: float | None, given: Mapping[str, object], drawn: bool) -> float:
+def _guidance(scale: float | None, given: Mapping[str, object]) -> float:
     if not given:
-        if drawn:
-            return 1.0 if scale is None else _scale(scale)
         if scale is not None:
             raise ConfigError(f"guidance {NEEDS_CONDITIONS}")
         return 0.0
-    return GUIDANCE if scale is None else _scale(scale)
-
-
-def _scale(scale: float) -> float:
-    if not 0 <= scale < float("inf"):
+    if scale is not None and not 0 <= scale < float("inf"):
         raise ConfigError(f"guidance must be 0 or more, got {scale}")
-    return float(scale)
+    return GUIDANCE if scale is None else float(scale)
 
 
 def _interval(

@@ -60,7 +60,8 @@ def main() -> None:
     judged = pd.read_csv(words.judged / "crystals.csv", keep_default_na=False, na_values=[""])
     kept = select(judged, words.data, shares)
     texts = [(words.made / "cif" / f"{name}.cif").read_text("utf-8") for name in kept["id"]]
-    made = pd.DataFrame({"material_id": kept["id"].to_numpy(), "cif": texts})
+    names = [f"{words.output.name}-{name}" for name in kept["id"]]  # each round has its own
+    made = pd.DataFrame({"material_id": names, "cif": texts})
     words.output.mkdir(parents=True)
     before = pd.read_csv(split_path(config, "train"), dtype=str, keep_default_na=False)
     together = pd.concat([before, made], ignore_index=True)

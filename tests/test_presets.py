@@ -25,7 +25,7 @@ EXPECTED = {
     "ldm": """mp_20/null mp_20/composition alex_mp_20/null alex_mp_20/composition
         alex_mp_20_bandgap/bandgap alex_mp_20_bandgap/bandgap_lora perov_5/null mp_20_open/null
         demo/null mp_20/csp mp_20_open/csp perov_5/csp alex_mp_20/csp demo/csp
-        demo/density own/finetune mp_20_open/mini mp_20_open/csp_mini""",
+        demo/density own/finetune mp_20_open/mini mp_20_open/mid mp_20_open/csp_mini""",
     "rl": """mp_20/dng mp_20/custom_reward alex_mp_20/dng alex_mp_20_bandgap/bandgap mp_20_open/dng
         mp_20_open/bandgap perov_5/dng demo/dng demo/custom_reward mp_20_open/dng_published""",
     "predict": """alex_mp_20_bandgap/dft_band_gap mp_20_open/band_gap mp_20_open/formation_energy

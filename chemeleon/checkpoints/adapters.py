@@ -27,7 +27,7 @@ from chemeleon.errors import CheckpointError
 
 BASE_IN_RUN = "init"  # of a run's folder: the model before training
 # not the base's, even where it has them
-_OWN = ("denoiser.conditions.", "size_histogram", "formula_histogram", "drawn_")
+_OWN = ("denoiser.conditions.", "size_histogram", "formula_histogram")
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 

@@ -186,6 +186,10 @@ def sample(
         float | None,
         typer.Option("--temperature", help="Scale of noise: below 1 likelier, less varied."),
     ] = None,
+    element_price: Annotated[
+        float | None,
+        typer.Option("--element-price", help="Fewer stray elements; 0 none, 1 to 6 are usual."),
+    ] = None,
     relax: Annotated[
         int, typer.Option("--relax", min=0, help="Relax crystals by so many steps; 0 is none.")
     ] = 0,
@@ -280,6 +284,7 @@ def sample(
             steps=steps,
             eta=eta,
             temperature=temperature,
+            element_price=element_price,
             relax=relax,
             potential=potential,
             device=device,

@@ -187,12 +187,6 @@ class SamplerConfig(Section):
         le=2,
         description="Scale of all noise of the walk; below 1 for likelier, less varied crystals.",
     )
-    temperature_end: float | None = Field(
-        default=None,
-        gt=0,
-        le=2,
-        description="Temperature of the last step, if it is not that of the first; linear between.",
-    )
     element_price: float = Field(
         default=0.0,
         ge=0,
@@ -213,11 +207,6 @@ class ConditionConfig(Section):
     categories: Positive | None = Field(
         default=None, description="Number of classes of a category."
     )
-    drawn: bool = Field(
-        default=False,
-        description="Where nothing is asked, draw a value as often as it occurs in training with"
-        " the number of atoms. For num_elements, category and space_group.",
-    )
 
     @model_validator(mode="after")
     def _complete(self) -> ConditionConfig:
@@ -225,11 +214,6 @@ class ConditionConfig(Section):
             raise ValueError(f"a condition of kind {self.kind} needs `column`")
         if self.kind == "category" and self.categories is None:
             raise ValueError("a condition of kind category needs `categories`")
-        if self.drawn and self.kind not in {"num_elements", "category", "space_group"}:
-            raise ValueError(
-                f"a condition of kind {self.kind} cannot be drawn: only num_elements, category and"
-                " space_group can"
-            )
         return self
 
 

@@ -137,7 +137,7 @@ class RLConfig(Section):
             problems.append(
                 f"sampler.scheduler={name} has no likelihood: use ddim, ddpm or euler (flow)"
             )
-        if self.sampler.temperature != 1 or self.sampler.temperature_end not in {None, 1}:
+        if self.sampler.temperature != 1:
             problems.append(
                 "sampler.temperature must be 1: likelihoods are those of the model itself"
             )

@@ -69,8 +69,8 @@ class Sampler:
         scheduler = make_scheduler(self.diffusion, self.config)
         times = scheduler.timesteps
         real = mask.unsqueeze(-1)
-        temperatures = self.temperatures(len(times))
-        z = z * (real * temperatures[0])
+        temperature = self.config.temperature
+        z = z * (real * temperature)
         there = times.to(z.device)  # at once: a copy for each step would wait for the device
         for index, t in enumerate(times):
             prediction, variance = predict(z, there[index].expand(len(z)))
@@ -79,20 +79,12 @@ class Sampler:
                 if noise is None
                 else noise(index)
             )
-            temperature = temperatures[index]
             mean, std, sample = self.step(
                 scheduler, index, z, prediction, variance, draw * temperature
             )
             sample = sample * real
             yield ReverseStep(int(t), z, sample, mean * real, std * temperature)
             z = sample
-
-    def temperatures(self, steps: int) -> list[float]:
-        """Return the temperature of each step, linear from the first to the last."""
-        first, last = self.config.temperature, self.config.temperature_end
-        if last is None:
-            return [first] * steps
-        return [first + (last - first) * i / max(1, steps - 1) for i in range(steps)]
 
     def step(
         self,

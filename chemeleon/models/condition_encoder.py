@@ -12,11 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from chemeleon.config.schema import ConditionConfig
-from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
+from chemeleon.crystals.batch import CrystalBatch
 from chemeleon.errors import ConfigError
 from chemeleon.models.conditions import KINDS, Condition
-
-CHUNK = 1 << 15  # crystals at a time
 
 
 class Request(NamedTuple):
@@ -68,30 +66,6 @@ class ConditionEncoder(nn.Module):
             encoder = self[name]
             if encoder.config.column is not None:
                 encoder.fit(targets[encoder.config.column])
-
-    def drawn(self) -> dict[str, int]:
-        """Return the conditions that are drawn where nothing is asked, with their features."""
-        return {n: self[n].features for n in self.encoders if self[n].config.drawn}
-
-    def occurrence(self, crystals: FlatCrystals, name: str, sizes: int) -> Tensor:
-        """Count the crystals ``M`` by number of atoms and by value of a one-hot condition.
-
-        Args:
-            crystals: with the condition's column, if it has one; gaps are not counted.
-            name: of the condition.
-            sizes: how many numbers of atoms to count by, ``S``: 0, 1, ...
-
-        Returns:
-            ``(S, F)``, on the CPU.
-        """
-        encoder, device = self[name], self[name].null.device
-        counts = torch.zeros(sizes, encoder.features)
-        for part in crystals.cut(CHUNK):
-            batch = part.batch(torch.arange(len(part))).to(device)
-            known = ~encoder.missing(batch)
-            features = encoder.featurise(batch)[known].cpu()
-            counts.index_add_(0, batch.num_atoms[known].cpu(), features)
-        return counts
 
     def check(self, targets: Mapping[str, Tensor]) -> None:
         """Refuse columns ``(M,)`` that conditions cannot read; see ``Condition.check``."""

@@ -148,16 +148,12 @@ class Denoiser(nn.Module):
         return Denoised(prediction, variance)
 
 
-DRAWN = "drawn_"  # begins the name of a buffer, see ``LatentDiffusion``
-
-
 class LatentDiffusion(Pretrained):
     """A frozen VAE, a denoiser of its standardised latents, and what sampling needs to know.
 
     Buffers: ``latent_mean`` and ``latent_std`` ``(L,)``; ``size_histogram`` counts training
     crystals by number of atoms; ``formula_histogram`` (of models that are told the elements) by
-    atoms of the reduced formula and of the cell; ``drawn_NAME`` (of each condition that is drawn)
-    by number of atoms and value, ``(S, F)``.
+    atoms of the reduced formula and of the cell.
     """
 
     kinds = ("ldm",)
@@ -178,35 +174,16 @@ class LatentDiffusion(Pretrained):
         if config.denoiser.types:
             sizes = len(size_histogram)
             self.register_buffer("formula_histogram", torch.zeros(sizes, sizes))
-        self._make_room()
-
-    def _make_room(self) -> None:
-        """Give every condition that is drawn a table of how often its values occur."""
-        encoder = self.denoiser.conditions
-        for name, features in ({} if encoder is None else encoder.drawn()).items():
-            table = self.size_histogram.new_zeros(len(self.size_histogram), features)
-            self.register_buffer(DRAWN + name, table)
-
-    def occurrences(self) -> dict[str, Tensor]:
-        """Return the conditions that are drawn, with their tables ``(S, F)``."""
-        encoder = self.denoiser.conditions
-        names = [] if encoder is None else encoder.drawn()
-        return {name: self.get_buffer(DRAWN + name) for name in names}
 
     def count(self, train: FlatCrystals) -> None:
-        """Remember how often sizes, and what goes with them, occur among training crystals.
+        """Remember how often sizes, and formulas of a csp model, occur in ``train``.
 
-        ``train`` needs the columns of the conditions that are drawn.
+        Crystals are made in these sizes.
         """
         sizes = atom_histogram(train).to(self.size_histogram)
         self.size_histogram = sizes
         if self.config.denoiser.types:
             self.formula_histogram = formula_histogram(train).to(sizes)
-        encoder = self.denoiser.conditions
-        for name in self.occurrences():
-            assert encoder is not None
-            table = encoder.occurrence(train, name, len(sizes)).to(sizes)
-            self.register_buffer(DRAWN + name, table)
 
     @classmethod
     def from_folder(cls, folder: ModelFolder) -> LatentDiffusion:
@@ -231,7 +208,6 @@ class LatentDiffusion(Pretrained):
             nn.init.zeros_(parameter)
         self.denoiser.conditions = encoder.to(self.latent_mean.device)
         self.config = self.config.model_copy(update={"conditions": dict(configs)})
-        self._make_room()
         return encoder
 
     def architecture(self) -> dict[str, Any]:

@@ -62,10 +62,9 @@ class LDMStage(DataStage):
         self.criterion = "-val/match_rate" if self.match else "val/loss"
         self.process = NoiseProcess(config.ldm.diffusion, device)
         if start is not None:
-            added = bool(config.ldm.conditions) and start.denoiser.conditions is None
-            if added:
+            if config.ldm.conditions and start.denoiser.conditions is None:
                 start.add_conditions(config.ldm.conditions).fit(train.targets)
-            if refit_sizes or added:  # fine-tuned on other crystals: sample sizes like theirs
+            if refit_sizes:  # fine-tuned on other crystals: sample sizes like theirs
                 start.count(train)
             self.model = start.to(device)
         else:

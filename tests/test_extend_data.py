@@ -1,0 +1,82 @@
+"""scripts/extend_data.py: which made crystals go beside a data set."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from chemeleon.config.schema import DataConfig
+from chemeleon.crystals.convert import to_structures, write_structures
+from chemeleon.crystals.prototypes import demo_crystals
+from chemeleon.data.dataset import load_split
+from chemeleon.data.prepare import prepare
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "extend_data.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("extend_data", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def judged(names: list[str], **changes) -> pd.DataFrame:
+    flags = {"valid_structure": True, "valid_composition": True, "unique": True, "novel_mine": True}
+    table = pd.DataFrame({"id": names, "num_elements": 2, "e_above_hull_ev": 0.05, **flags})
+    for name, values in changes.items():
+        table[name] = values
+    return table
+
+
+def test_what_is_not_msun_is_left_out(script):
+    table = judged(
+        list("abcdef"),
+        valid_structure=[True, False, True, True, True, True],
+        unique=[True, True, False, True, True, True],
+        novel_mine=[True, True, True, None, True, True],
+        e_above_hull_ev=[0.1, 0, 0, 0, 0.11, float("nan")],
+    )
+    assert script.select(table, "mine", Counter({2: 10}))["id"].tolist() == ["a"]
+
+
+def test_no_number_of_elements_is_more_frequent_than_in_the_data(script):
+    table = judged(list("abcdefgh"), num_elements=[2, 3, 3, 3, 3, 3, 5, 2])
+    kept = script.select(table, "mine", Counter({2: 50, 3: 50}))
+    assert kept["id"].tolist() == list("abcdeh")
+
+
+def test_the_new_set_can_be_trained_on(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("CHEMELEON_DATA", str(tmp_path))
+    crystals = demo_crystals("train")
+    structures = to_structures(crystals)
+    prepare(structures[:20], tmp_path / "mine", (0.6, 0.2, 0.2))
+    names = [f"sample-{i:06d}" for i in range(3)]
+    write_structures(structures[20:23], tmp_path / "made", ["cif"], names)
+    folder = tmp_path / "judged"
+    folder.mkdir()
+    judged(names, num_elements=elements(structures[20:23])).to_csv(folder / "crystals.csv")
+    monkeypatch.setattr(script, "select", lambda table, *rest: table)
+    for number, before in ((1, "mine"), (2, "more1")):  # names stay apart in a second round
+        words = [before, str(tmp_path / "made"), str(folder), "-o", str(tmp_path / f"more{number}")]
+        monkeypatch.setattr(sys, "argv", ["extend_data.py", *words])
+        script.main()
+    mine = load_split(DataConfig(name="mine"), "train")
+    more = load_split(DataConfig(name="more2"), "train")
+    assert len(more) == len(mine) + 6
+    assert len(set(more.ids)) == len(more)
+    assert len(load_split(DataConfig(name="more2"), "val")) == len(
+        load_split(DataConfig(name="mine"), "val")
+    )
+
+
+def elements(structures) -> list[int]:
+    return [len(s.composition) for s in structures]
