@@ -32,8 +32,8 @@ def sampler(text: str) -> SamplerConfig:
     """Read SCHEDULER:STEPS:ETA[:TEMPERATURE[:ELEMENT_PRICE]]."""
     scheduler, steps, eta, *more = text.split(":")
     values: dict[str, object] = {"scheduler": scheduler, "steps": int(steps), "eta": float(eta)}
-    names = ("temperature", "element_price")
-    values |= {name: float(word) for name, word in zip(names, more, strict=False)}
+    names = ("temperature", "element_price")[: len(more)]
+    values |= {name: float(word) for name, word in zip(names, more, strict=True)}
     return SamplerConfig.model_validate(values)
 
 

@@ -168,6 +168,10 @@ class Pipeline:
         walker = Sampler(
             self.model.config.diffusion, given.get("sampler") or self.model.config.sampler
         )
+        if walker.config.element_price > 0 and atoms is not None:
+            raise GenerationError(
+                "the atoms are given, so none of them can be left out: leave out element_price"
+            )
         steering = Steering(self.model, num_samples, given)
         if given.get("rank", 0) == 0:
             steering.warn()

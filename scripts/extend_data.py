@@ -5,10 +5,10 @@
     python scripts/extend_data.py mp_20_open made judged -o data/mp_20_more
 
 Kept are valid crystals that are unique, not in the training set and at most 0.1 eV/atom above the
-hull (MSUN), as often of each number of elements as in the data set. The new set has the rows of the
-old train split first; crystals that were made have a name and a CIF, and nothing in other columns,
-so train with data.targets=[]. val and test are copied. Relax and select with another potential than
-the one that will judge, as above.
+hull (MSUN); of those with a number of elements, no more than its share of the data set times all
+such candidates. The new set has the rows of the old train split (a CSV) first; crystals that were
+made have a name and a CIF, and nothing in other columns, so train with data.targets=[]. val and
+test are copied. Relax and select with another potential than the one that will judge, as above.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import pandas as pd
 
 from chemeleon.config.schema import DataConfig
 from chemeleon.data.dataset import load_split, split_path
+from chemeleon.data.sources import TABLE_SUFFIXES
+from chemeleon.evaluation.table import novel_column
 
 NEAR_HULL = 0.1  # eV/atom
 
@@ -34,7 +36,14 @@ def select(judged: pd.DataFrame, data: str, shares: Counter[int]) -> pd.DataFram
         data: name of the set.
         shares: how many of its crystals have each number of elements.
     """
-    flags = judged[["valid_structure", "valid_composition", "unique", f"novel_{data}"]]
+    wanted = ["valid_structure", "valid_composition", "unique", novel_column(data)]
+    missing = [name for name in [*wanted, "e_above_hull_ev"] if name not in judged]
+    if missing:
+        raise SystemExit(
+            f"crystals.csv has no {', '.join(missing)}: evaluate with -r {data}, --potential and"
+            " --hull"
+        )
+    flags = judged[wanted]
     # flags are empty where there is no verdict
     good = judged[(flags == True).all(axis=1) & (judged["e_above_hull_ev"] <= NEAR_HULL)]  # noqa: E712
     total = sum(shares.values())
@@ -59,11 +68,16 @@ def main() -> None:
     shares = Counter(len(set(part.tolist())) for part in parts)
     judged = pd.read_csv(words.judged / "crystals.csv", keep_default_na=False, na_values=[""])
     kept = select(judged, words.data, shares)
+    if not (words.made / "cif").is_dir():
+        raise SystemExit(f"{words.made} has no cif/: sample with --format cif")
+    old = split_path(config, "train")
+    if not old.name.endswith(TABLE_SUFFIXES):
+        raise SystemExit(f"{old} is no CSV: `chemeleon data prepare` makes one")
     texts = [(words.made / "cif" / f"{name}.cif").read_text("utf-8") for name in kept["id"]]
     names = [f"{words.output.name}-{name}" for name in kept["id"]]  # each round has its own
     made = pd.DataFrame({"material_id": names, "cif": texts})
     words.output.mkdir(parents=True)
-    before = pd.read_csv(split_path(config, "train"), dtype=str, keep_default_na=False)
+    before = pd.read_csv(old, dtype=str, keep_default_na=False)
     together = pd.concat([before, made], ignore_index=True)
     together.to_csv(words.output / "train.csv.gz", index=False)
     for split in ("val", "test"):

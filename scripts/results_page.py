@@ -81,8 +81,8 @@ As they come, no relaxation. Shares are of all crystals asked for; E is the ener
 `mp_20_hull` by CHGNet 0.3.0, eV/atom; density (g/cm³) and elements are Wasserstein distances to the
 test split, in the control row those between its two halves. Where the hull has no phase of all of a
 crystal's elements, its E is likely too low; the last columns tell how many are of known systems,
-and MSUN among these alone. Our best model learned from relaxed crystals of an earlier one, too, and
-its temperature was chosen for uniqueness ([recipe.md](recipe.md#the-best-model)).
+and MSUN among these alone. Ours of 22 M learned from relaxed crystals of an earlier one, too, and
+its temperature was chosen for uniqueness ([recipe.md](recipe.md#the-model-of-22-m-parameters)).
 """
 SIMPLE = """
 As they come. Density (g/cm³) and elements are Wasserstein distances to the test split, in the

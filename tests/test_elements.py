@@ -8,10 +8,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import chemeleon
 from chemeleon.cli.app import app
 from chemeleon.config.schema import ConditionConfig
 from chemeleon.crystals.prototypes import demo_crystals
-from chemeleon.errors import ConfigError
+from chemeleon.errors import ConfigError, GenerationError
 from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.elements import choose_elements
 
@@ -55,7 +56,7 @@ def test_elements_that_are_not_allowed_are_not_chosen():
     assert chosen(logits, mask, 6) == [OX, OX]
 
 
-def test_it_is_the_best_assignment_for_the_price_and_never_padding():
+def test_it_is_mostly_the_best_assignment_for_the_price_and_never_padding():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(40, 4, 100, generator=generator)
     logits[..., 0] += 9  # what means no atom
@@ -85,6 +86,21 @@ def test_crystals_do_not_depend_on_each_other():
         assert torch.equal(choose_elements(logits[one], mask[one], 1.5), together[one])
 
 
+def test_padding_does_not_matter():
+    generator = torch.Generator().manual_seed(2)
+    logits, mask = torch.randn(6, 5, 100, generator=generator), torch.ones(6, 5, dtype=torch.bool)
+    wider = torch.cat([logits, torch.randn(6, 3, 100, generator=generator)], 1)
+    wide_mask = torch.cat([mask, torch.zeros(6, 3, dtype=torch.bool)], 1)
+    narrow = choose_elements(logits, mask, 1.5)
+    assert torch.equal(choose_elements(wider, wide_mask, 1.5)[:, :5], narrow)
+    assert not torch.equal(narrow, choose_elements(logits, mask, 0))
+
+
+def test_a_model_for_formulas_refuses_a_price():
+    with pytest.raises(GenerationError, match="element_price"):
+        chemeleon.sample("shipped:mp_20_open_csp", 1, formula="NaCl", element_price=2)
+
+
 def elements(crystals) -> list[int]:
     parts = crystals.atomic_numbers.split(crystals.num_atoms.tolist())
     return [len(set(part.tolist())) for part in parts]
@@ -96,8 +112,6 @@ def test_the_command_takes_a_price(tiny_ldm, tmp_path):
         app, [*words, "--element-price", "1000", "-o", str(tmp_path / "one"), "--format", "json"]
     )
     assert result.exit_code == 0, result.output
-    import chemeleon
-
     one = chemeleon.sample(tiny_ldm, 6, steps=2, element_price=1000)
     many = chemeleon.sample(tiny_ldm, 6, steps=2)
     assert all(len(s.composition) == 1 for s in one if s is not None)
@@ -113,6 +127,6 @@ def test_the_number_of_elements_is_read_off_crystals_and_off_what_is_asked():
     asked = encoder.request({"n": elements(crystals)})
     torch.testing.assert_close(asked.features["n"], found)
     assert len(set(elements(crystals))) > 1
-    for wrong in (0, 11, "two", 2.5):
+    for wrong in (0, 11, "two", 2.5, "²"):
         with pytest.raises(ConfigError, match=f"'{wrong}' is not a number of elements from 1 to"):
             encoder.request({"n": wrong})

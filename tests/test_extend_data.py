@@ -48,7 +48,7 @@ def test_what_is_not_msun_is_left_out(script):
     assert script.select(table, "mine", Counter({2: 10}))["id"].tolist() == ["a"]
 
 
-def test_no_number_of_elements_is_more_frequent_than_in_the_data(script):
+def test_a_number_of_elements_gets_no_more_than_its_share_of_the_candidates(script):
     table = judged(list("abcdefgh"), num_elements=[2, 3, 3, 3, 3, 3, 5, 2])
     kept = script.select(table, "mine", Counter({2: 50, 3: 50}))
     assert kept["id"].tolist() == list("abcdeh")
@@ -63,8 +63,8 @@ def test_the_new_set_can_be_trained_on(script, tmp_path, monkeypatch):
     write_structures(structures[20:23], tmp_path / "made", ["cif"], names)
     folder = tmp_path / "judged"
     folder.mkdir()
-    judged(names, num_elements=elements(structures[20:23])).to_csv(folder / "crystals.csv")
-    monkeypatch.setattr(script, "select", lambda table, *rest: table)
+    table = judged(names, num_elements=elements(structures[20:23]), novel_more1=True)
+    table.to_csv(folder / "crystals.csv")
     for number, before in ((1, "mine"), (2, "more1")):  # names stay apart in a second round
         words = [before, str(tmp_path / "made"), str(folder), "-o", str(tmp_path / f"more{number}")]
         monkeypatch.setattr(sys, "argv", ["extend_data.py", *words])
@@ -76,6 +76,11 @@ def test_the_new_set_can_be_trained_on(script, tmp_path, monkeypatch):
     assert len(load_split(DataConfig(name="more2"), "val")) == len(
         load_split(DataConfig(name="mine"), "val")
     )
+
+
+def test_what_cannot_be_used_is_said(script):
+    with pytest.raises(SystemExit, match="no e_above_hull_ev: evaluate with -r mine"):
+        script.select(judged(["a"]).drop(columns="e_above_hull_ev"), "mine", Counter({2: 1}))
 
 
 def elements(structures) -> list[int]:

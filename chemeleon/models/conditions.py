@@ -129,7 +129,7 @@ class ChemicalSystem(Condition):
 class NumElements(Condition):
     """How many different elements there are, as one-hot; the last slot is for that many or more."""
 
-    meaning = "how many different elements, such as 2"
+    meaning = "how many different elements, 1 to 10"
     most: ClassVar[int] = 10
 
     def __init__(self, config: ConditionConfig, width: int) -> None:
@@ -143,7 +143,7 @@ class NumElements(Condition):
     def parse(self, value: object) -> Tensor:
         """Read a number of elements; see ``Condition.parse``."""
         text = str(value).strip()
-        if not text.isdigit() or not 1 <= int(text) <= self.most:
+        if not text.isdecimal() or not 1 <= int(text) <= self.most:
             raise ConfigError(f"'{value}' is not a number of elements from 1 to {self.most}")
         features = torch.zeros(self.features)
         features[int(text) - 1] = 1
@@ -227,7 +227,7 @@ class Category(Condition):
             ConfigError: if there is no such class.
         """
         text = str(value).strip()
-        if not text.isdigit() or int(text) >= self.features:
+        if not text.isdecimal() or int(text) >= self.features:
             raise ConfigError(f"'{value}' is not a class: they go from 0 to {self.features - 1}")
         return int(text)
 

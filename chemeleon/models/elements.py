@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER
@@ -47,37 +48,34 @@ def element_embedding(width: int) -> nn.Embedding:
 
 
 def choose_elements(logits: Tensor, mask: Tensor, price: float) -> Tensor:
-    """Return the likeliest atomic numbers of crystals whose every element has a price, ``(B, N)``.
+    """Return likely atomic numbers of crystals whose every element has a price, ``(B, N)``.
 
     Atoms that choose by themselves now and then take an element that is like their neighbours'
-    (four Sn and one Ge), which real crystals seldom have. This is the most likely assignment under
-    a prior that falls by ``exp(price)`` with each element, found by leaving out the cheapest
-    element, whose atoms take the next best of the others, as long as that costs less than the
-    price.
+    (four Sn and one Ge), which real crystals seldom have. Sought is the most likely assignment
+    under a prior that falls by ``exp(price)`` with each element. Beginning with every atom's own
+    choice, the element whose loss costs least is left out, and its atoms take the next best of the
+    others, as long as that costs less than the price: greedy, so now and then the second best.
 
     Args:
         logits: ``(B, N, E)``; minus infinity for elements that are not allowed.
         mask: ``(B, N)`` real atoms.
-        price: in nats; 0 changes nothing.
+        price: in nats; with 0 every atom chooses by itself.
     """
+    if price == 0:
+        return logits[..., 1:].argmax(-1) + 1
     score = logits.float().log_softmax(-1)
     score[..., 0] = -torch.inf
-    types = score.argmax(-1)
-    if price == 0:
-        return types
-    size, _, classes = score.shape
-    kept = torch.zeros(size, classes, dtype=torch.bool, device=score.device)
-    kept.scatter_(1, types.masked_fill(~mask, 0), True)
-    kept[:, 0] = False
-    rows = torch.arange(size, device=score.device)
+    classes = score.shape[-1]
+    kept = (F.one_hot(score.argmax(-1), classes) * mask.unsqueeze(-1)).sum(1) > 0
     while True:
         best, found = score.masked_fill(~kept.unsqueeze(1), -torch.inf).topk(2, -1)
         types = found[..., 0]
         # of one element alone the second best is minus infinity, so that it is never left out
-        loss = (best[..., 0] - best[..., 1]).masked_fill(~mask, 0.0)
-        costs = torch.zeros_like(kept, dtype=loss.dtype).scatter_add_(1, types, loss)
+        loss = (best[..., 0] - best[..., 1]).masked_fill(~mask, 0.0).unsqueeze(-1)
+        # a sum in fixed order, unlike that of scatter_add on a GPU
+        costs = torch.where(F.one_hot(types, classes) > 0, loss, 0.0).sum(1)
         cost, cheapest = costs.masked_fill(~kept, torch.inf).min(1)
         leave = cost < price
         if not leave.any():
             return types
-        kept[rows[leave], cheapest[leave]] = False
+        kept &= ~(F.one_hot(cheapest, classes) * leave.unsqueeze(-1)).bool()

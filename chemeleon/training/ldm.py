@@ -62,10 +62,10 @@ class LDMStage(DataStage):
         self.criterion = "-val/match_rate" if self.match else "val/loss"
         self.process = NoiseProcess(config.ldm.diffusion, device)
         if start is not None:
-            if config.ldm.conditions and start.denoiser.conditions is None:
-                start.add_conditions(config.ldm.conditions).fit(train.targets)
             if refit_sizes:  # fine-tuned on other crystals: sample sizes like theirs
                 start.count(train)
+            if config.ldm.conditions and start.denoiser.conditions is None:
+                start.add_conditions(config.ldm.conditions).fit(train.targets)
             self.model = start.to(device)
         else:
             assert vae is not None
