@@ -58,6 +58,7 @@ def test_files_and_manifest(tiny_ldm, tmp_path):
     assert manifest["requested"] == 6
     assert manifest["seed"] == 3
     expected = {"scheduler": "ddim", "steps": 5, "eta": 0.0, "temperature": 1.0}
+    expected["element_price"] = 0.0
     assert manifest["sampler"] == expected
     assert len(manifest["weights"]) == 16
     written = [s for s in result.structures if s is not None]

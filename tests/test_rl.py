@@ -304,7 +304,7 @@ def test_the_guides_names_work_and_faithful_settings_are_published():
     assert (found.data.batch_size, rl.num_group_samples, rl.minibatches) == (5, 64, 2)
     assert (found.optim.lr, found.trainer.clip_norm) == (1e-5, 1.0)
     assert (rl.clip_ratio, rl.kl_weight, rl.entropy_weight) == (1e-3, 1.0, 1e-5)
-    assert list(rl.sampler.model_dump().values()) == ["ddim", 50, 1.0, 1.0]
+    assert list(rl.sampler.model_dump().values()) == ["ddim", 50, 1.0, 1.0, 0.0]
     assert rl.ldm_ckpt_path == "${hub:mp_20_ldm_base}"
     weights = {name: (r.weight, r.normalise) for name, r in rl.rewards.items()}
     assert weights == {
