@@ -27,7 +27,8 @@ from rich.console import Console
 from chemeleon import api
 from chemeleon.config.presets import load_data
 from chemeleon.config.schema import LDMConfig, RLTrainConfig, VAEConfig
-from chemeleon.data.dataset import atom_histogram, load_split
+from chemeleon.crystals.formula import atom_histogram
+from chemeleon.data.dataset import load_split
 from chemeleon.errors import DataError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.vae import CrystalVAE

@@ -135,8 +135,8 @@ def sample(
 
     mine = share(device)
     pipeline = Pipeline.from_pretrained(model, mine.device)
-    chosen = {"scheduler": scheduler, "steps": steps, "eta": eta, "temperature": temperature}
-    chosen |= {"element_price": element_price}
+    chosen: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "eta": eta}
+    chosen |= {"temperature": temperature, "element_price": element_price}
     settings = _sampler(pipeline.model.config.sampler, chosen)
     pipeline.check_kind(bool(formulas or formulas_from))
     relaxer = Relaxer.named(potential, relax, pipeline.device)

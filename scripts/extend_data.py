@@ -23,9 +23,8 @@ import pandas as pd
 from chemeleon.config.schema import DataConfig
 from chemeleon.data.dataset import load_split, split_path
 from chemeleon.data.sources import TABLE_SUFFIXES
+from chemeleon.evaluation.stability import METASTABLE_EV
 from chemeleon.evaluation.table import novel_column
-
-NEAR_HULL = 0.1  # eV/atom
 
 
 def select(judged: pd.DataFrame, data: str, shares: Counter[int]) -> pd.DataFrame:
@@ -45,7 +44,7 @@ def select(judged: pd.DataFrame, data: str, shares: Counter[int]) -> pd.DataFram
         )
     flags = judged[wanted]
     # flags are empty where there is no verdict
-    good = judged[(flags == True).all(axis=1) & (judged["e_above_hull_ev"] <= NEAR_HULL)]  # noqa: E712
+    good = judged[(flags == True).all(axis=1) & (judged["e_above_hull_ev"] <= METASTABLE_EV)]  # noqa: E712
     total = sum(shares.values())
     most = {n: round(len(good) * count / total) for n, count in shares.items()}
     place = good.groupby("num_elements").cumcount()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 
 os.environ.setdefault("WANDB_MODE", "offline")
 # small models: threads that wait for each other would take the cores from worker processes
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -36,6 +39,18 @@ EPSILON = ["ldm.diffusion={prediction: epsilon, learned_variance: true}"]
 # crystals in the order and orientation of chance
 ANY_FORM = ["data.augment={rotate: true, translate: true}"]
 ANY_FORM_VAE = [*ANY_FORM, "vae.atom_order=file", "vae.loss={coords: 30, kl: 1e-4}"]
+
+
+def load_script(name: str) -> ModuleType:
+    """Return a file of scripts/ as a module."""
+    path = Path(__file__).resolve().parents[1] / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

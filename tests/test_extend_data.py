@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections import Counter
-from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import pytest
+from conftest import load_script
 
 from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.convert import to_structures, write_structures
@@ -16,17 +16,10 @@ from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.data.dataset import load_split
 from chemeleon.data.prepare import prepare
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "extend_data.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("extend_data", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script() -> ModuleType:
+    return load_script("extend_data")
 
 
 def judged(names: list[str], **changes) -> pd.DataFrame:

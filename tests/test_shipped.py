@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-from conftest import TINY_LDM
+from conftest import TINY_LDM, load_script
 from typer.testing import CliRunner
 
 import chemeleon
@@ -250,14 +248,7 @@ def test_convert_writes_a_folder_anew(tiny_ldm, tmp_path):
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    path = ROOT / "scripts" / "ship_model.py"
-    spec = importlib.util.spec_from_file_location("ship_model", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["ship_model"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("ship_model")
 
 
 def test_a_run_is_shipped_with_its_card(script, box, tiny_ldm, tiny_vae, tmp_path, capsys):

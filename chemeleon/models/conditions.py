@@ -126,30 +126,6 @@ class ChemicalSystem(Condition):
         return features
 
 
-class NumElements(Condition):
-    """How many different elements there are, as one-hot; the last slot is for that many or more."""
-
-    meaning = "how many different elements, 1 to 10"
-    most: ClassVar[int] = 10
-
-    def __init__(self, config: ConditionConfig, width: int) -> None:
-        super().__init__(config, width, self.most)
-
-    def featurise(self, batch: CrystalBatch) -> Tensor:
-        """Return one-hot numbers of elements, ``(B, 10)``; slot 0 is for one."""
-        distinct = (element_counts(batch) > 0).sum(-1).clamp_max(self.most)
-        return nn.functional.one_hot(distinct - 1, self.features).to(torch.float32)
-
-    def parse(self, value: object) -> Tensor:
-        """Read a number of elements; see ``Condition.parse``."""
-        text = str(value).strip()
-        if not text.isdecimal() or not 1 <= int(text) <= self.most:
-            raise ConfigError(f"'{value}' is not a number of elements from 1 to {self.most}")
-        features = torch.zeros(self.features)
-        features[int(text) - 1] = 1
-        return features
-
-
 class Number(Condition):
     """A numeric column, standardised with the training set's statistics."""
 
@@ -258,6 +234,31 @@ class SpaceGroup(Category):
     def number(self, value: object) -> int:
         """Return the space group that a user asks for; see ``Category.number``."""
         return space_group_number(str(value).strip())
+
+
+class NumElements(Category):
+    """How many different elements there are, as one-hot; slot 0 is not used.
+
+    The last slot is for that many or more.
+    """
+
+    meaning = "how many different elements, 1 to 10"
+    most: ClassVar[int] = 10
+
+    def __init__(self, config: ConditionConfig, width: int) -> None:
+        super().__init__(config, width, self.most + 1)
+
+    def featurise(self, batch: CrystalBatch) -> Tensor:
+        """Return one-hot numbers of elements, ``(B, 11)``."""
+        distinct = (element_counts(batch) > 0).sum(-1).clamp_max(self.most)
+        return nn.functional.one_hot(distinct, self.features).to(torch.float32)
+
+    def number(self, value: object) -> int:
+        """Return the number that a user asks for; see ``Category.number``."""
+        text = str(value).strip()
+        if not text.isdecimal() or not 1 <= int(text) <= self.most:
+            raise ConfigError(f"'{value}' is not a number of elements from 1 to {self.most}")
+        return int(text)
 
 
 Kind = Composition | ChemicalSystem | NumElements | Number | Category | SpaceGroup
