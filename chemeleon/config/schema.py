@@ -115,9 +115,16 @@ class DataConfig(Section):
         default=None, description="Leave out crystals with more atoms."
     )
     niggli: bool = Field(default=True, description="Reduce every cell to its Niggli form.")
-    on_error: Literal["skip", "fail"] = Field(
-        default="skip",
-        description="`skip` counts and lists bad rows; `fail` stops with all of them.",
+    where: str | None = Field(
+        default=None,
+        description="Keep the rows of which this is true, in every split: an expression over"
+        " columns, num_atoms, num_elements and elements, such as"
+        " `e_above_hull <= 0.1 and known(band_gap)` (docs/data.md).",
+    )
+    on_error: Literal["few", "skip", "fail"] = Field(
+        default="few",
+        description="Bad rows: `few` leaves out up to 1 % of the rows and stops at more; `skip`"
+        " leaves out any number; `fail` stops with the list.",
     )
     batch_size: Positive = Field(default=256, description="Crystals per step and process.")
     bucket: Positive = Field(default=4, description="Pad a batch to a multiple of this many atoms.")
