@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from chemeleon.config.architecture import (
     ConditionConfig,
@@ -27,6 +27,8 @@ from chemeleon.config.architecture import (
 )
 from chemeleon.config.rewards import RewardConfig
 from chemeleon.config.rl import RLConfig
+from chemeleon.config.where import read_where
+from chemeleon.errors import ConfigError
 
 __all__ = [
     "STAGES",
@@ -130,6 +132,16 @@ class DataConfig(Section):
     bucket: Positive = Field(default=4, description="Pad a batch to a multiple of this many atoms.")
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     download: DownloadConfig | None = None
+
+    @field_validator("where")
+    @classmethod
+    def _grammar(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                read_where(value)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return value
 
 
 class OptimConfig(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 
 from chemeleon.data.cache import ParsedSet
 from chemeleon.data.chunks import parse_chunk
+from chemeleon.data.labels import Labels
 from chemeleon.data.pool import run_parallel, worker_count
 from chemeleon.data.problems import Problem
 from chemeleon.data.sources import Record, Report, read_records
@@ -99,7 +100,7 @@ def collect(records: Iterator[Record], niggli: bool = True) -> ParsedSet:
         crystals = np.array(wanted, dtype=bool)
         atoms = np.repeat(crystals, counts)
         keep.append((arrays[0][atoms], arrays[1][atoms], arrays[2][crystals], counts[crystals]))
-    columns, text_columns = _columns(kept)
+    columns, labels = columns_of([record.values for record in kept])
     names = list(dict.fromkeys(record.file for record in kept))
     index = {name: i for i, name in enumerate(names)}
     parts = [list(part) for part in zip(*keep, strict=True)]
@@ -113,9 +114,10 @@ def collect(records: Iterator[Record], niggli: bool = True) -> ParsedSet:
         columns=columns,
         ids=[r.id.replace("\n", " ") for r in kept],
         file_names=names,
-        text_columns=text_columns,
+        text_columns=list(labels),
         problems=problems,
         total=total,
+        labels={name: found for name, found in labels.items() if found.small},
     )
 
 
@@ -140,18 +142,20 @@ def _parsed(records: Iterator[Record], niggli: bool) -> Iterator[tuple[list[Reco
         yield waiting.pop(0), result
 
 
-def _columns(records: list[Record]) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Return the columns with numbers, and the names of those that hold only text."""
-    names = list(dict.fromkeys(name for record in records for name in record.values))
+def columns_of(
+    rows: Sequence[Mapping[str, Any]],
+) -> tuple[dict[str, torch.Tensor], dict[str, Labels]]:
+    """Return the columns with numbers, ``(M,)`` float32, and those that hold only text."""
+    names = list(dict.fromkeys(name for values in rows for name in values))
     columns: dict[str, torch.Tensor] = {}
-    text = []
+    text: dict[str, Labels] = {}
     for name in names:
-        given = [record.values.get(name) for record in records]
+        given = [values.get(name) for values in rows]
         numbers = [_number(value) for value in given]
-        if all(math.isnan(n) for n in numbers) and any(v not in (None, "") for v in given):
-            words = {str(v).strip().lower() for v in given if v not in (None, "")}
-            if not words <= {"nan", "none", "null", "inf", "-inf"}:
-                text.append(name)
+        if all(math.isnan(n) for n in numbers):
+            words = Labels.of(given)
+            if any(word.lower() not in {"inf", "-inf"} for word in words.words):
+                text[name] = words
                 continue
         columns[name] = torch.tensor(numbers, dtype=torch.float32)
     return columns, text

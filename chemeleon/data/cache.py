@@ -14,18 +14,19 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.data.labels import Labels
 from chemeleon.data.parse import PARSER_VERSION
 from chemeleon.data.problems import Problem
 
 logger = logging.getLogger(__name__)
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class ParsedSet:
         text_columns: columns without a single number.
         problems: rows that are no usable crystals.
         total: rows read.
+        labels: the values of those text columns that take little space.
     """
 
     atomic_numbers: Tensor
@@ -59,6 +61,7 @@ class ParsedSet:
     text_columns: list[str]
     problems: list[Problem]
     total: int
+    labels: dict[str, Labels] = field(default_factory=dict)
 
     def crystals(self) -> FlatCrystals:
         """Return the crystals with every column as a target."""
@@ -141,6 +144,7 @@ def _write(path: Path, parsed: ParsedSet) -> None:
         "columns": list(parsed.columns),
         "text_columns": parsed.text_columns,
         "total": parsed.total,
+        "words": {name: labels.words for name, labels in parsed.labels.items()},
         "file_count": len(parsed.file_names),
     }
     tensors = {
@@ -154,6 +158,7 @@ def _write(path: Path, parsed: ParsedSet) -> None:
         "file_names": _text(parsed.file_names),
         "details": _text([json.dumps(details)]),
         **{f"column:{name}": value for name, value in parsed.columns.items()},
+        **{f"codes:{name}": torch.from_numpy(v.codes) for name, v in parsed.labels.items()},
     }
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
     try:
@@ -193,6 +198,10 @@ def _read(path: Path) -> ParsedSet | None:
             text_columns=details["text_columns"],
             problems=[Problem(*p) for p in details["problems"]],
             total=details["total"],
+            labels={
+                name: Labels(tensors[f"codes:{name}"].numpy(), words)
+                for name, words in details["words"].items()
+            },
         )
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         logger.warning("the cached data set %s is damaged (%s); parsing again", path, error)

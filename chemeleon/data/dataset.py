@@ -9,24 +9,25 @@ import hashlib
 import logging
 import os
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.building import parse_source
 from chemeleon.data.cache import ParsedSet, cache_dir, cached
-from chemeleon.data.problems import Problem, problems_error
+from chemeleon.data.labels import Labels
+from chemeleon.data.problems import Problem, check_few, problems_error
+from chemeleon.data.selection import UNFIT, Partial, Selection, select, told
 from chemeleon.data.sources import OTHER_SUFFIXES, TABLE_SUFFIXES, fingerprint
 from chemeleon.errors import DataError, nearest
 
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
-Partial = bool | Literal["any"]
+_said: set[str] = set()  # lines of `load_split`, each once per process
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,12 @@ class LoadReport:
 
     Attributes:
         crystals: usable crystals with the targets of the config.
-        problems: rows left out, with the reason.
+        problems: rows that cannot be used, with the reason.
         total: rows read.
         source: file or folder, or ``demo``.
         columns: every numeric column, ``(M,)`` float32 with NaN where missing.
+        labels: every column of short texts.
+        left_out: why usable crystals are not among these, and how many: see `selection`.
     """
 
     crystals: FlatCrystals
@@ -46,6 +49,21 @@ class LoadReport:
     total: int
     source: str
     columns: dict[str, Tensor] = field(repr=False)
+    labels: dict[str, Labels] = field(default_factory=dict, repr=False)
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def told(self, name: str, where: str | None = None) -> str | None:
+        """Return one line of what is not among the crystals; None if nothing is left out."""
+        parts = [f"{count:,} {reason}" for reason, count in self.left_out.items()]
+        if self.problems:
+            parts.append(
+                f"{len(self.problems):,} cannot be used, the first is {self.problems[0]}"
+                " (`chemeleon data describe` lists them)"
+            )
+        if not parts:
+            return None
+        head = f"{name}: {len(self.crystals):,} of {self.total:,} crystals{told(where)}"
+        return head if len(parts) == 1 and UNFIT in self.left_out else "; ".join([head, *parts])
 
 
 def load_split(
@@ -53,9 +71,9 @@ def load_split(
 ) -> FlatCrystals:
     """Return the usable crystals of one split, from the cache if its content was seen before.
 
-    A row is bad if its crystal cannot be used, if it has more atoms than ``max_atoms``, or if one
-    of the requested targets is missing (but see ``partial``). Columns that were not requested
-    may have any gaps.
+    Left out are rows whose crystal cannot be used (as many as ``on_error`` allows), and those that
+    are not wanted: by ``where``, ``max_atoms``, or for want of a requested target (but see
+    ``partial``). One line says how many. Other columns may have any gaps.
 
     Args:
         config: names the set, its columns, targets and limits.
@@ -65,18 +83,14 @@ def load_split(
             missing is NaN.
 
     Raises:
-        DataError: if the set or a column is missing, nothing is usable, or ``on_error=fail`` and
-            a row is bad.
+        DataError: if the set or a column is missing, nothing is left, or more rows are bad than
+            ``on_error`` allows.
     """
     report = load_report(config, split, progress=progress, partial=partial)
-    if report.problems:
-        logger.warning(
-            "%s: %d of %d rows left out, the first is %s (`chemeleon data describe` lists them)",
-            report.source,
-            len(report.problems),
-            report.total,
-            report.problems[0],
-        )
+    line = report.told(f"{config.name} {split}", config.where)
+    if line is not None and line not in _said:
+        _said.add(line)
+        logger.warning("%s", line)
     return report.crystals
 
 
@@ -191,65 +205,39 @@ def _demo_file(split: str) -> Path:
 
 
 def _select(config: DataConfig, parsed: ParsedSet, path: Path, partial: Partial) -> LoadReport:
-    _check_targets(config.targets, parsed.columns, parsed.text_columns, str(path))
-    problems = list(parsed.problems)
-    good = torch.ones(len(parsed.num_atoms), dtype=torch.bool)
-    checks: list[tuple[Tensor, str]] = []
-    if config.max_atoms is not None:
-        limit = f"atoms are more than max_atoms={config.max_atoms}"
-        checks.append((parsed.num_atoms > config.max_atoms, limit))
-    wanted = [] if partial == "any" else config.targets
-    missing = {name: parsed.columns[name].isnan() for name in wanted}
-    if partial and missing:
-        none = torch.stack(list(missing.values())).all(0)
-        checks.append((none, f"no number in any of the columns {', '.join(missing)}"))
-    else:
-        checks += [(gaps, f"no number in column '{name}'") for name, gaps in missing.items()]
-    for bad, reason in checks:
-        for i in torch.nonzero(bad & good).flatten().tolist():
-            file = parsed.file_names[int(parsed.files[i])]
-            count = f"{int(parsed.num_atoms[i])} " if reason.startswith("atoms") else ""
-            problems.append(Problem(file, int(parsed.rows[i]), parsed.ids[i], count + reason))
-        good &= ~bad
-    problems.sort(key=lambda p: (p.file, p.row))
-    if problems and config.on_error == "fail":
-        remedy = "data.on_error=skip leaves them out"
-        raise problems_error(problems, parsed.total, remedy)
-    if not good.any():
-        remedy = f"{path} has no usable crystal"
-        if problems:
-            raise problems_error(problems, parsed.total, remedy)
-        raise DataError(remedy)
+    source, problems = str(path), parsed.problems
+    _check_targets(config.targets, parsed.columns, parsed.text_columns, source)
+    remedy = "on_error=skip leaves them out (data.on_error=skip, or --on-error skip)"
+    if problems and (config.on_error == "fail" or len(problems) == parsed.total):
+        usable = len(problems) < parsed.total
+        raise problems_error(problems, parsed.total, remedy if usable else _unusable(path))
+    if config.on_error == "few":
+        check_few([problem.reason for problem in problems], parsed.total, source, remedy)
+    if not len(parsed.num_atoms):
+        raise DataError(_unusable(path))
+    unkept = [name for name in parsed.text_columns if name not in parsed.labels]
     crystals = parsed.crystals()
-    if not good.all():
-        crystals = crystals.subset(torch.nonzero(good).flatten())
-    return _report(config, crystals, problems, parsed.total, str(path))
+    selected = select(config, crystals, parsed.labels, unkept, source, partial)
+    return _report(config, selected, problems, parsed.total, source)
+
+
+def _unusable(path: Path) -> str:
+    return f"{path} has no usable crystal"
 
 
 def _select_demo(config: DataConfig, crystals: FlatCrystals) -> LoadReport:
     _check_targets(config.targets, crystals.targets, [], "the demo set")
-    total = len(crystals)
-    if config.max_atoms is not None:
-        fits = torch.nonzero(crystals.num_atoms <= config.max_atoms).flatten()
-        if len(fits) == 0:
-            raise DataError(f"no demo crystal has at most max_atoms={config.max_atoms} atoms")
-        crystals = crystals.subset(fits)
-    return _report(config, crystals, [], total, "demo")
+    selected = select(config, crystals, {}, [], "the demo set")
+    return _report(config, selected, [], len(crystals), "demo")
 
 
 def _report(
-    config: DataConfig, crystals: FlatCrystals, problems: list[Problem], total: int, source: str
+    config: DataConfig, selected: Selection, problems: list[Problem], total: int, source: str
 ) -> LoadReport:
-    columns = crystals.targets
-    asked = FlatCrystals(
-        crystals.atomic_numbers,
-        crystals.frac_coords,
-        crystals.lattice,
-        crystals.num_atoms,
-        {name: columns[name] for name in config.targets},
-        crystals.ids,
-    )
-    return LoadReport(asked, problems, total, source, columns)
+    columns = selected.crystals.targets
+    targets = {name: columns[name] for name in config.targets}
+    asked = replace(selected.crystals, targets=targets)
+    return LoadReport(asked, problems, total, source, columns, selected.labels, selected.left_out)
 
 
 def _check_targets(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from chemeleon.errors import DataError
 
 _SHOWN = 20
+_FEW = 0.01  # of the rows
+_KINDS = 3  # of reasons that are named
+_OWN = re.compile(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\d.]*(?:[eE][-+]?\d+)?")  # of one row
 
 
 class Problem(NamedTuple):
@@ -42,3 +46,30 @@ def problems_error(problems: Sequence[Problem], total: int, remedy: str) -> Data
     if len(problems) > _SHOWN:
         lines.append(f"  ... and {len(problems) - _SHOWN} more")
     return DataError("\n".join([*lines, remedy]))
+
+
+def check_few(reasons: Sequence[str], total: int, source: str, remedy: str) -> None:
+    """Refuse a source of which more than 1 % cannot be used.
+
+    Args:
+        reasons: what is wrong, of each bad row.
+        total: rows read.
+        source: named in the error.
+        remedy: what the user can do.
+
+    Raises:
+        DataError: with the count and the commonest reasons.
+    """
+    if len(reasons) <= _FEW * total:
+        return
+    kinds: dict[str, list[str]] = {}
+    for reason in reasons:
+        kinds.setdefault(_OWN.sub("#", reason), []).append(reason)
+    common = sorted(kinds.values(), key=len, reverse=True)
+    told = [f"{len(kind):,} x {kind[0]}" for kind in common[:_KINDS]]
+    rest = len(reasons) - sum(map(len, common[:_KINDS]))
+    more = f"; {rest:,} for other reasons" if rest else ""
+    raise DataError(
+        f"{source}: {len(reasons):,} of {total:,} rows cannot be used, more than {_FEW:.0%}:"
+        f" {'; '.join(told)}{more}. {remedy}"
+    )
