@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from chemeleon.data.named import find_set
 from chemeleon.data.pool import run_parallel, worker_count
 from chemeleon.evaluation.collection import read_collection
 from chemeleon.evaluation.grouping import composition_keys, find_groups, find_known, prepare, shared
 from chemeleon.evaluation.matching import TOLERANCES
 from chemeleon.evaluation.packed import Packed, join, pack
-from chemeleon.evaluation.reference import find_source, load_reference
+from chemeleon.evaluation.reference import load_reference
 
 
 def plain_chunk(job: tuple[Packed, Packed, list[tuple[int, int]], Any, bool]) -> np.ndarray:
@@ -179,7 +180,7 @@ def main() -> None:
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
     if args.what == "mp":
-        test = read_collection(find_source("mp_20_open/test")).crystals
+        test = read_collection(find_set("mp_20_open/test").path).crystals
         half = test.take(rng.permutation(len(test.counts))[: args.crystals // 2])
         crystals = join([half, disturbed(half, rng)])
         result = compare(
@@ -191,7 +192,7 @@ def main() -> None:
             args.reduced,
         )
     else:
-        val = read_collection(find_source("carbon_24/val")).crystals
+        val = read_collection(find_set("carbon_24/val").path).crystals
         crystals = val.take(rng.permutation(len(val.counts))[: args.crystals])
         result = compare(crystals, "carbon_24", args.matcher, args.plain or 5, rng, args.reduced)
     print(json.dumps(result, indent=1))

@@ -22,10 +22,11 @@ from pathlib import Path
 import numpy as np
 from evaluate import disturbed
 
+from chemeleon.data.named import find_set
 from chemeleon.evaluation.collection import read_collection
 from chemeleon.evaluation.evaluate import Settings, evaluate
 from chemeleon.evaluation.packed import join
-from chemeleon.evaluation.reference import find_source, load_reference
+from chemeleon.evaluation.reference import load_reference
 
 REFERENCE = "mp_20_open"
 _PART = 2000
@@ -38,7 +39,7 @@ def write(count: int, file: Path) -> None:
 
     rng = np.random.default_rng(0)
     splits = [f"{REFERENCE}/{split}" for split in ("train", "val", "test")]
-    source = join([read_collection(find_source(split)).crystals for split in splits])
+    source = join([read_collection(find_set(split).path).crystals for split in splits])
     with file.open("w", encoding="utf-8") as out:
         for begin in range(0, count, _PART):
             rows = rng.integers(len(source.counts), size=min(_PART, count - begin))

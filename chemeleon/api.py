@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from chemeleon.data.prepare import PrepareReport
+    from chemeleon.data.problems import OnError
     from chemeleon.evaluation.report_data import Report
     from chemeleon.prediction import Prediction
     from chemeleon.training.launch import TrainResult
@@ -154,6 +155,7 @@ def evaluate(
     seconds_per_pair: float = 10.0,
     coverage: bool = False,
     control_energies: int = 1000,
+    on_error: OnError = "few",
     output: str | Path | None = None,
     overwrite: bool = False,
     ids: Sequence[str] | None = None,
@@ -164,8 +166,8 @@ def evaluate(
 
     Args:
         source: file or folder of crystals, or pymatgen structures (None: asked for, not made).
-        references: data sets, ``NAME/SPLIT`` or paths to be novel against; the first one is the
-            training set.
+        references: data sets, ``NAME/SPLIT`` or paths to be novel against, each with ``where
+            EXPRESSION`` or without; the first one is the training set.
         control: set that passes through the same code: a data set or path, ``auto`` (the test
             split of the first reference that is a data set) or ``none``.
         matcher: pymatgen, cdvae or lemat.
@@ -179,6 +181,8 @@ def evaluate(
         seconds_per_pair: limit of one comparison.
         coverage: also COV-R and COV-P (needs matminer, and time).
         control_energies: crystals of the control set, evenly spread, that get energies too.
+        on_error: bad rows of references, control and targets: ``few`` (up to 1 %), ``skip`` or
+            ``fail``; those that are judged keep their rows.
         output: folder to write to; nothing is written if None.
         overwrite: replace an earlier evaluation there.
         ids: names of structures.
@@ -208,6 +212,7 @@ def evaluate(
         seconds_per_pair=seconds_per_pair,
         coverage=coverage,
         control_energies=control_energies,
+        on_error=on_error,
     )
     report = judge(source, settings, ids=ids, manifest=manifest, progress=progress)
     if output is not None:
@@ -223,23 +228,26 @@ def vae_reconstruct(
     batch_size: int = 256,
     device: str | None = None,
     jobs: int | None = None,
+    on_error: OnError = "few",
 ) -> dict[str, Any]:
     """Return how well a VAE gives back a data set: match rate and RMSE at the `cdvae` preset.
 
     Args:
         model: run or model folder, or hub name.
-        dataset: name of the data set.
-        split: train, val or test.
+        dataset: data set, ``NAME/SPLIT`` or a path, with ``where EXPRESSION`` or without.
+        split: train, val or test, where the name has none.
         batch_size: crystals at a time.
         device: torch's name; a GPU is used if there is one.
         jobs: matching processes; all cores if None.
+        on_error: bad rows: ``few`` (up to 1 % are left out), ``skip`` or ``fail``.
 
     Raises:
         ChemeleonError: one of its subclasses, saying what to do.
     """
     from chemeleon.training.reconstruct import reconstruct
 
-    return reconstruct(model, dataset, split, batch_size=batch_size, device=device, jobs=jobs)
+    limits: dict[str, Any] = {"batch_size": batch_size, "jobs": jobs, "on_error": on_error}
+    return reconstruct(model, dataset, split, device=device, **limits)
 
 
 def prepare(

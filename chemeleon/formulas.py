@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from chemeleon.errors import ConfigError
 
 if TYPE_CHECKING:
+    from chemeleon.data.problems import OnError
     from chemeleon.models.denoiser import LatentDiffusion
 
 
@@ -154,31 +155,23 @@ def share_out(count: int, shares: dict[int, float]) -> dict[int, int]:
     return {key: number for key, number in whole.items() if number}
 
 
-def of_data(source: str, count: int) -> Candidates:
+def of_data(source: str, count: int, on_error: OnError = "few") -> Candidates:
     """Plan ``count`` candidates with the atoms of each crystal of a data set, under its id.
 
     Args:
         source: data set and split, ``perov_5/val`` (test if there is none), or a file or folder of
-            structures.
+            structures, and ``where EXPRESSION`` behind it to take some of its rows.
         count: candidates per crystal.
+        on_error: how many rows may be bad.
 
     Raises:
         DataError: if there is no such set.
         ConfigError: if two crystals have one id.
     """
-    from pathlib import Path
 
-    from chemeleon.config.presets import list_data, load_data
-    from chemeleon.config.schema import DataConfig
-    from chemeleon.data.dataset import load_source, load_split
-    from chemeleon.evaluation.reference import find_source
+    from chemeleon.data.named import find_set
 
-    name, _, split = source.partition("/")
-    if name in list_data() and not Path(source).exists():
-        config = load_data(name).model_copy(update={"targets": []})
-        crystals = load_split(config, split or "test")
-    else:
-        crystals = load_source(DataConfig(), find_source(source, "test")).crystals
+    crystals = find_set(source, "test", on_error=on_error).load().crystals
     if len(set(crystals.ids)) < len(crystals):
         twice = Counter(crystals.ids).most_common(1)[0][0]
         raise ConfigError(f"{source}: two crystals are called '{twice}', so samples cannot be told")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from chemeleon.crystals.batch import FlatCrystals
+    from chemeleon.data.problems import OnError
     from chemeleon.ranking import Scorer
     from chemeleon.relaxation import Note, Relaxer
 
@@ -41,6 +42,7 @@ def sample(
     formula: str | Sequence[str] | None = None,
     formula_units: Sequence[int] | None = None,
     formulas_from: str | None = None,
+    on_error: OnError = "few",
     rank_by: Literal["auto", "energy", "model", "none"] = "auto",
     output: str | Path | None = None,
     formats: Sequence[Format] = ("cif",),
@@ -79,7 +81,9 @@ def sample(
             formula, the most promising first.
         formula_units: formula units per cell to try; None tries what training makes likely.
         formulas_from: data set and split (``perov_5/test``) or file of structures whose atoms are
-            asked for; samples are called ``ID-1``, ``ID-2``, ... and not ranked.
+            asked for; samples are called ``ID-1``, ``ID-2``, ... and not ranked. ``where
+            EXPRESSION`` behind it takes some of the rows.
+        on_error: its bad rows: ``few`` (up to 1 % are left out), ``skip`` or ``fail``.
         rank_by: order of a formula's candidates: energy (CHGNet), model (how well it recognises
             what it made), auto (energy where CHGNet is installed, else model) or none.
         output: folder to write to; nothing is written if None.
@@ -145,7 +149,7 @@ def sample(
         asked = of_formulas(formulas, num_samples, formula_units, pipeline.model)
         scorer = make_scorer(rank_by, pipeline, precision)
     elif formulas_from is not None:
-        asked = of_data(formulas_from, num_samples)
+        asked = of_data(formulas_from, num_samples, on_error)
     if asked is not None:
         num_samples = len(asked.atoms)
     names = [f"sample-{i:06d}" for i in range(num_samples)] if asked is None else asked.names()

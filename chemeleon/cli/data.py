@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chemeleon.cli import options
 from chemeleon.cli.hull import EXAMPLES, hull
 from chemeleon.cli.sets import holds_splits, looks_like_path, named_set, path_config
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from chemeleon.config.schema import DataConfig
+    from chemeleon.data.dataset import LoadReport
     from chemeleon.data.describe import Description, Histogram
     from chemeleon.data.problems import Problem
 
@@ -31,6 +33,7 @@ app.command(epilog=EXAMPLES)(hull)
     chemeleon data describe mp_20_open\n
     chemeleon data describe demo --split val\n
     chemeleon data describe my_cifs/ --max-atoms 20\n
+    chemeleon data describe mp_20 --where 'band_gap > 1 and "O" in elements'\n
     chemeleon data describe candidates.csv.gz --problems 50"""
 )
 def describe(
@@ -41,8 +44,9 @@ def describe(
     root: Annotated[
         Path | None, typer.Option(help="Folder of data sets [$CHEMELEON_DATA, else ./data].")
     ] = None,
-    max_atoms: Annotated[
-        int | None, typer.Option(min=1, help="Count larger crystals as bad.")
+    max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave out larger crystals.")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Only rows of which this is true, e.g. 'band_gap > 1'.")
     ] = None,
     space_groups: Annotated[
         int, typer.Option(min=0, help="Crystals whose space group is found; it is slow.")
@@ -54,12 +58,15 @@ def describe(
 
     from chemeleon.data import dataset
     from chemeleon.data.describe import describe as measure
+    from chemeleon.data.named import both
     from chemeleon.data.sources import has_column
 
     path = Path(name)
     whole = looks_like_path(name) and not holds_splits(path)  # one file, or a folder of CIFs
     config = path_config(path) if looks_like_path(name) else named_set(name, root)
-    config = config.model_copy(update={"on_error": "skip", "targets": []})
+    config = config.model_copy(
+        update={"on_error": "skip", "targets": [], "where": both(config.where, where)}
+    )
     if max_atoms is not None:
         config = config.model_copy(update={"max_atoms": max_atoms})
     if whole:
@@ -80,7 +87,7 @@ def describe(
             found.total,
             space_group_sample=space_groups,
         )
-        _show(console, title, description, found.source, problems)
+        _show(console, title, description, found, problems)
 
 
 @app.command(
@@ -99,9 +106,10 @@ def prepare(
     split: Annotated[str, typer.Option(help="Shares of train, val, test.")] = "0.9,0.05,0.05",
     seed: Annotated[int, typer.Option(min=0, help="Decides which crystal goes where.")] = 0,
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave out larger crystals.")] = None,
-    on_error: Annotated[
-        str, typer.Option(help="skip: report bad rows; fail: stop with all of them.")
-    ] = "skip",
+    where: Annotated[
+        str | None, typer.Option(help="Only rows of which this is true, e.g. 'num_elements > 1'.")
+    ] = None,
+    on_error: options.OnErrorWord = "few",
     deduplicate: Annotated[
         bool, typer.Option("--deduplicate", help="Keep one of equal crystals (StructureMatcher).")
     ] = False,
@@ -126,9 +134,10 @@ def prepare(
         _shares(split),
         seed,
         max_atoms=max_atoms,
-        on_error=_choice("--on-error", on_error, "skip", "fail"),
+        where=where,
+        on_error=options.on_error(on_error),
         deduplicate=deduplicate,
-        split_by=_choice("--by", by, "random", "formula"),
+        split_by=options.choice("--by", by, "random", "formula"),
         id_column=id_column,
         cif_column=cif_column,
         overwrite=overwrite,
@@ -168,15 +177,6 @@ def download(
     Console().print(f"[bold]{folder}[/bold] is complete: chemeleon data describe {name}")
 
 
-def _choice(option: str, given: str, *allowed: str) -> Any:
-    from chemeleon.errors import ConfigError, nearest
-
-    if given not in allowed:
-        known = " or ".join(allowed)
-        raise ConfigError(f"{option} {given}: must be {known}{nearest(given, allowed)}")
-    return given
-
-
 def _shares(text: str) -> list[float]:
     from chemeleon.errors import ConfigError
 
@@ -203,14 +203,17 @@ def _splits(config: DataConfig) -> list[str]:
     return there or list(SPLITS)
 
 
-def _show(console: Console, title: str, found: Description, source: str, limit: int) -> None:
+def _show(console: Console, title: str, found: Description, report: LoadReport, limit: int) -> None:
     from rich.columns import Columns
 
     bad = len(found.problems)
     console.print(
-        f"\n[bold]{title}[/bold] ({source}): {found.crystals:,} crystals, {found.atoms:,} atoms,"
-        f" {len(found.elements)} elements, {bad:,} of {found.total:,} rows with problems"
+        f"\n[bold]{title}[/bold] ({report.source}): {found.crystals:,} crystals,"
+        f" {found.atoms:,} atoms, {len(found.elements)} elements, {bad:,} of {found.total:,} rows"
+        " with problems"
     )
+    for reason, count in report.left_out.items():
+        console.print(f"left out: {count:,} {reason}")
     tables = [_histogram(h) for h in [*found.histograms, *found.targets]]
     tables.append(_counts("elements (crystals with)", found.elements, found.crystals))
     if found.sampled:

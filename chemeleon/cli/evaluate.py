@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from chemeleon.cli import options
+
 if TYPE_CHECKING:
     from chemeleon.evaluation.report_data import Report
 
@@ -28,8 +30,8 @@ def evaluate(
         typer.Option(
             "--reference",
             "-r",
-            help="Set to be novel against: data set, NAME/SPLIT or path; repeatable. The first one"
-            " is the training set.",
+            help="Set to be novel against: data set, NAME/SPLIT or path, or 'NAME where"
+            " EXPRESSION'; repeatable. The first one is the training set.",
         ),
     ] = None,
     control: Annotated[
@@ -71,6 +73,7 @@ def evaluate(
     control_energies: Annotated[
         int, typer.Option("--control-energies", help="Control crystals that get energies too.")
     ] = 1000,
+    on_error: options.OnErrorWord = "few",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier evaluation in the folder.")
     ] = False,
@@ -103,6 +106,7 @@ def evaluate(
             seconds_per_pair=seconds,
             coverage=coverage,
             control_energies=control_energies,
+            on_error=options.on_error(on_error),
             output=output,
             overwrite=overwrite,
             progress=progress,

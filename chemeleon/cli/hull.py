@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chemeleon.cli import options
+
 if TYPE_CHECKING:
     from chemeleon.config.schema import DataConfig
+    from chemeleon.data.problems import OnError
     from chemeleon.energy.hull import Hull
 
 EXAMPLES = """[bold]Examples[/bold]\n
@@ -50,11 +53,13 @@ def hull(
         Path | None, typer.Option(help="Folder of data sets [$CHEMELEON_DATA, else ./data].")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA if there is any.")] = None,
+    on_error: options.OnErrorWord = "few",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
     """Make the convex hull that energies above hull are measured against."""
     from chemeleon.errors import ConfigError
 
+    bad = options.on_error(on_error)
     if output.exists() and not overwrite:
         raise ConfigError(f"{output} is there already; --overwrite replaces it")
     if potential is not None:
@@ -63,26 +68,30 @@ def hull(
                 "--references and --potential exclude each other: a potential's hull takes its"
                 " elements' energies from the potential"
             )
-        made = _from_data_set(source, split, root, potential, relax, device)
+        made = _from_data_set(source, split, root, potential, relax, device, bad)
     elif relax:
         raise ConfigError("--relax needs --potential, such as --potential chgnet")
     else:
-        made = _from_file(source, references, formula_column, energy_column)
+        made = _from_file(source, references, formula_column, energy_column, bad)
     made.save(output)
     _report(made, output)
 
 
 def _from_file(
-    source: str, references: Path | None, formula_column: str | None, energy_column: str | None
+    source: str,
+    references: Path | None,
+    formula_column: str | None,
+    energy_column: str | None,
+    on_error: OnError,
 ) -> Hull:
     from chemeleon.energy.hull_sources import from_entries, from_table
     from chemeleon.errors import DataError
 
     path = Path(source)
     if path.is_dir() or source.endswith((".csv", ".csv.gz")):
-        return from_table(path, references, formula_column, energy_column)
+        return from_table(path, references, formula_column, energy_column, on_error)
     if source.endswith((".json", ".json.gz")):
-        return from_entries(path)
+        return from_entries(path, on_error)
     raise DataError(
         f"{source} is no CSV, JSON of entries or folder; energies of a data set's crystals come"
         f" from a potential: chemeleon data hull {source} --potential chgnet -o hull.json.gz"
@@ -90,18 +99,27 @@ def _from_file(
 
 
 def _from_data_set(
-    source: str, split: str, root: Path | None, potential: str, relax: int, device: str | None
+    source: str,
+    split: str,
+    root: Path | None,
+    potential: str,
+    relax: int,
+    device: str | None,
+    on_error: OnError,
 ) -> Hull:
     from chemeleon.cli.sets import holds_splits, looks_like_path, named_set, path_config
     from chemeleon.crystals.batch import FlatCrystals
     from chemeleon.data.dataset import SPLITS, load_source, load_split
+    from chemeleon.data.named import both, split_name
     from chemeleon.energy.hull_sources import from_crystals
     from chemeleon.energy.potentials import load_potential
 
     judge = load_potential(potential, device)
-    path, is_path = Path(source), looks_like_path(source)
-    config = path_config(path) if is_path else named_set(source, root)
-    config = config.model_copy(update={"targets": [], "on_error": "skip"})
+    base, where = split_name(source)
+    path, is_path = Path(base), looks_like_path(base)
+    config = path_config(path) if is_path else named_set(base, root)
+    where = both(config.where, where)
+    config = config.model_copy(update={"targets": [], "on_error": on_error, "where": where})
     if is_path and not holds_splits(path):
         crystals, name = load_source(config, path, progress=True).crystals, source
     else:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from chemeleon.api import Stages
     from chemeleon.config.presets import Loaded
+    from chemeleon.data.problems import OnError
     from chemeleon.training.launch import TrainResult
 
 Preset = Annotated[
@@ -35,10 +36,32 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an ea
 ShowConfig = Annotated[
     bool, typer.Option("--show-config", help="Print every setting and who set it, then stop.")
 ]
+OnErrorWord = Annotated[
+    str,
+    typer.Option(
+        "--on-error",
+        help="Bad rows of a set: few (up to 1 % may be left out), skip (any number) or fail.",
+    ),
+]
 TrackerName = Annotated[
     str | None,
     typer.Option("--tracker", help="wandb, tensorboard or none; short for trainer.tracker=..."),
 ]
+
+
+def on_error(given: str) -> OnError:
+    """Return a word for what bad rows may do."""
+    return choice("--on-error", given, "few", "skip", "fail")
+
+
+def choice(option: str, given: str, *allowed: str) -> Any:
+    """Return the word given for an option, if it is one of those allowed."""
+    from chemeleon.errors import ConfigError, nearest
+
+    if given not in allowed:
+        known = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+        raise ConfigError(f"{option} {given}: must be {known}{nearest(given, allowed)}")
+    return given
 
 
 def add_training(app: typer.Typer, stage: Stages, help: str, next_step: str) -> None:

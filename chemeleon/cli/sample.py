@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
+from chemeleon.cli import options
+
 if TYPE_CHECKING:
     from chemeleon.sample_result import SampleResult
     from chemeleon.sampling import Format
@@ -127,6 +129,7 @@ def sample(
             "--formulas-from", help="Ask for the atoms of a data set's crystals: NAME/SPLIT."
         ),
     ] = None,
+    on_error: options.OnErrorWord = "few",
     rank_by: Annotated[
         str,
         typer.Option("--rank-by", help="Order of a formula's crystals: energy, model, auto, none."),
@@ -269,6 +272,7 @@ def sample(
             formula=formula,
             formula_units=_whole_numbers(formula_units, "--formula-units"),
             formulas_from=formulas_from,
+            on_error=options.on_error(on_error),
             rank_by=_rank_by(rank_by),
             output=output,
             formats=formats,

@@ -30,13 +30,14 @@ options.add_training(
 @app.command()
 def reconstruct(
     model: Annotated[str, typer.Argument(help="Run or model folder, or hub:NAME.")],
-    dataset: Annotated[str, typer.Argument(help="Data set, such as mp_20_open.")],
+    dataset: Annotated[str, typer.Argument(help="Data set, such as demo, NAME/SPLIT, or a path.")],
     split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "test",
     batch_size: Annotated[int, typer.Option("--batch-size", help="Crystals at a time.")] = 256,
     device: Annotated[
         str | None, typer.Option("--device", help="cpu, cuda, cuda:1; default: a GPU if any.")
     ] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", help="Matching processes.")] = None,
+    on_error: options.OnErrorWord = "few",
 ) -> None:
     """Say how well a VAE gives back crystals: match rate and RMSE at the cdvae preset.
 
@@ -51,6 +52,12 @@ def reconstruct(
     from chemeleon import api
 
     found = api.vae_reconstruct(
-        model, dataset, split=split, batch_size=batch_size, device=device, jobs=jobs
+        model,
+        dataset,
+        split=split,
+        batch_size=batch_size,
+        device=device,
+        jobs=jobs,
+        on_error=options.on_error(on_error),
     )
     typer.echo(json.dumps(found, indent=2))

@@ -17,6 +17,7 @@ from chemeleon.errors import ConfigError, nearest
 
 SECTIONS = ("vae", "ldm", "rl", "predict")
 DEFAULT_ORIGIN = "default"
+_WHERE = "data.where"  # has a grammar of its own
 
 
 class Loaded(NamedTuple):
@@ -119,10 +120,20 @@ def parse_override(word: str) -> dict[str, Any]:
             " (options such as --preset start with two dashes)"
         )
     # a lone ${hub:NAME} is not valid flow YAML, and needs no parsing
-    value: Any = text if text.startswith("${") else parse_yaml(text, f"the value of {key}")
+    plain = text.startswith("${") or (key == _WHERE and not _is_whole(text))
+    value: Any = text if plain else parse_yaml(text, f"the value of {key}")
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
+
+
+def _is_whole(text: str) -> bool:
+    """Tell ``null``, and an expression within quotes, from a bare one such as "Li" in elements."""
+    try:
+        value = parse_yaml(text, "")
+    except ConfigError:
+        return False
+    return value is None or (isinstance(value, str) and text.lstrip()[:1] in ("'", '"'))
 
 
 def _layers(stage: str, preset: str | None) -> list[tuple[str, dict[str, Any]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,8 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _typed(value: Any) -> str:
     """Return what is typed behind ``KEY=``."""
-    if isinstance(value, str) and parse_yaml(value, "a value") == value:
-        return value
+    if isinstance(value, str):
+        with suppress(ConfigError):  # what is no YAML
+            if parse_yaml(value, "a value") == value:
+                return value
     return json.dumps(value)

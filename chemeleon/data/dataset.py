@@ -20,7 +20,7 @@ from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.building import parse_source
 from chemeleon.data.cache import ParsedSet, cache_dir, cached
 from chemeleon.data.labels import Labels
-from chemeleon.data.problems import Problem, check_few, problems_error
+from chemeleon.data.problems import Problem, check_reasons, problems_error
 from chemeleon.data.selection import UNFIT, Partial, Selection, select, told
 from chemeleon.data.sources import OTHER_SUFFIXES, TABLE_SUFFIXES, fingerprint
 from chemeleon.errors import DataError, nearest
@@ -211,8 +211,8 @@ def _select(config: DataConfig, parsed: ParsedSet, path: Path, partial: Partial)
     if problems and (config.on_error == "fail" or len(problems) == parsed.total):
         usable = len(problems) < parsed.total
         raise problems_error(problems, parsed.total, remedy if usable else _unusable(path))
-    if config.on_error == "few":
-        check_few([problem.reason for problem in problems], parsed.total, source, remedy)
+    reasons = [problem.reason for problem in problems]
+    check_reasons(reasons, parsed.total, config.on_error, source, remedy)
     if not len(parsed.num_atoms):
         raise DataError(_unusable(path))
     unkept = [name for name in parsed.text_columns if name not in parsed.labels]

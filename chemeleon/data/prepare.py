@@ -23,7 +23,7 @@ from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.convert import to_structures
 from chemeleon.data.dataset import SPLITS, LoadReport, load_source
-from chemeleon.data.problems import Problem
+from chemeleon.data.problems import OnError, Problem
 from chemeleon.data.sources import has_column
 from chemeleon.errors import DataError
 
@@ -43,6 +43,7 @@ class PrepareReport:
         problems: rows that cannot be used.
         duplicates: name of a left-out crystal to the name of its equal that was kept.
         columns: properties written.
+        left_out: why other crystals are not among those, and how many.
     """
 
     source: str
@@ -52,6 +53,7 @@ class PrepareReport:
     problems: list[Problem]
     duplicates: dict[str, str]
     columns: list[str]
+    left_out: dict[str, int]
 
     @property
     def words(self) -> list[str]:
@@ -72,7 +74,8 @@ def prepare(
     seed: int = 0,
     *,
     max_atoms: int | None = None,
-    on_error: Literal["skip", "fail"] = "skip",
+    where: str | None = None,
+    on_error: OnError = "few",
     deduplicate: bool = False,
     split_by: Literal["random", "formula"] = "random",
     id_column: str | None = None,
@@ -91,7 +94,8 @@ def prepare(
         split: shares of train, val and test; they sum to 1. A share of 0 writes no file.
         seed: decides which crystal goes where.
         max_atoms: leave out larger crystals.
-        on_error: ``skip`` reports bad rows, ``fail`` stops with all of them.
+        where: leave out rows of which this is not true, see `data.where`.
+        on_error: ``few`` stops if over 1 % of the rows are bad, ``fail`` with any, ``skip`` never.
         deduplicate: keep one of crystals that pymatgen's StructureMatcher finds equal.
         split_by: ``formula`` keeps all crystals of one reduced formula in one split.
         id_column: CSV column of names; by default ``material_id`` if there is one, else numbers.
@@ -110,6 +114,7 @@ def prepare(
         {
             "cif_column": cif_column,
             "max_atoms": max_atoms,
+            "where": where,
             "on_error": on_error,
             "niggli": False,
             **({"id_column": id_column} if id_column else {}),
@@ -139,7 +144,8 @@ def prepare(
         written={name: len(part) for name, part in members.items()},
         problems=found.problems,
         duplicates=duplicates,
-        columns=list(found.columns),
+        columns=[*found.columns, *found.labels],
+        left_out=found.left_out,
     )
     _write(output, members, structures, found, report)
     return report
@@ -272,11 +278,19 @@ def _write_csv(
     from pymatgen.io.cif import CifWriter
 
     crystals: FlatCrystals = found.crystals
-    columns = {n: v.tolist() for n, v in found.columns.items() if n not in {"material_id", "cif"}}
+    columns = {
+        **{name: _written(values.tolist()) for name, values in found.columns.items()},
+        **{name: labels.values() for name, labels in found.labels.items()},
+    }
+    for name in ("material_id", "cif"):
+        columns.pop(name, None)
     with gzip.open(path, "wt", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["material_id", "cif", *columns])
         for i in indices:
-            numbers = [values[i] for values in columns.values()]
-            cells = ["" if math.isnan(n) else f"{n:.9g}" for n in numbers]
+            cells = [values[i] for values in columns.values()]
             writer.writerow([crystals.ids[i], str(CifWriter(structures[i])), *cells])
+
+
+def _written(numbers: list[float]) -> list[str]:
+    return ["" if math.isnan(number) else f"{number:.9g}" for number in numbers]

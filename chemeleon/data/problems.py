@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from chemeleon.errors import DataError
 
+OnError = Literal["few", "skip", "fail"]
 _SHOWN = 20
 _FEW = 0.01  # of the rows
 _KINDS = 3  # of reasons that are named
@@ -48,28 +49,33 @@ def problems_error(problems: Sequence[Problem], total: int, remedy: str) -> Data
     return DataError("\n".join([*lines, remedy]))
 
 
-def check_few(reasons: Sequence[str], total: int, source: str, remedy: str) -> None:
-    """Refuse a source of which more than 1 % cannot be used.
+def check_reasons(
+    reasons: Sequence[str], total: int, on_error: OnError, source: str, remedy: str
+) -> None:
+    """Refuse a source of which more rows are bad than ``on_error`` allows: none, 1 %, or all.
 
     Args:
         reasons: what is wrong, of each bad row.
         total: rows read.
+        on_error: ``fail``, ``few`` or ``skip``.
         source: named in the error.
         remedy: what the user can do.
 
     Raises:
         DataError: with the count and the commonest reasons.
     """
-    if len(reasons) <= _FEW * total:
+    allowed = {"fail": 0.0, "few": _FEW * total, "skip": float("inf")}[on_error]
+    if len(reasons) <= allowed:
         return
     kinds: dict[str, list[str]] = {}
     for reason in reasons:
         kinds.setdefault(_OWN.sub("#", reason), []).append(reason)
     common = sorted(kinds.values(), key=len, reverse=True)
-    told = [f"{len(kind):,} x {kind[0]}" for kind in common[:_KINDS]]
+    said = [f"{len(kind):,} x {kind[0]}" for kind in common[:_KINDS]]
     rest = len(reasons) - sum(map(len, common[:_KINDS]))
     more = f"; {rest:,} for other reasons" if rest else ""
+    limit = f", more than {_FEW:.0%}" if on_error == "few" else ""
     raise DataError(
-        f"{source}: {len(reasons):,} of {total:,} rows cannot be used, more than {_FEW:.0%}:"
-        f" {'; '.join(told)}{more}. {remedy}"
+        f"{source}: {len(reasons):,} of {total:,} rows cannot be used{limit}:"
+        f" {'; '.join(said)}{more}. {remedy}"
     )

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chemeleon.data.problems import OnError, check_reasons
 from chemeleon.energy.compositions import Fractions, fractions
 from chemeleon.energy.hull import Hull, read_json
 from chemeleon.errors import DataError, nearest
@@ -29,6 +30,7 @@ TABLE_NAMES = ("formation_energies.csv.gz", "formation_energies.csv")
 REFERENCE_NAMES = ("elemental_references.json.gz", "elemental_references.json")
 DFT_FORMATION = "DFT formation energy"
 _EXAMPLES = 5
+_REMEDY = "--on-error skip leaves them out"
 
 
 def from_table(
@@ -36,6 +38,7 @@ def from_table(
     references: str | Path | None = None,
     formula_column: str | None = None,
     energy_column: str | None = None,
+    on_error: OnError = "few",
 ) -> Hull:
     """Make a hull from a CSV of formulas and formation energies, eV/atom; elements lie at 0.
 
@@ -46,9 +49,10 @@ def from_table(
             elemental_references.json.gz beside the CSV, if it is there.
         formula_column: found by its usual names if not given.
         energy_column: likewise.
+        on_error: how many rows may be bad.
 
     Raises:
-        DataError: if the file or a column is missing, or no row is usable.
+        DataError: if the file or a column is missing, no row is usable, or too many are bad.
     """
     path = Path(path)
     if path.is_dir():
@@ -78,6 +82,7 @@ def from_table(
     if not phases:
         said = f"; the first: {skipped[0]}" if skipped else ""
         raise DataError(f"{path} has no usable row{said}")
+    check_reasons(skipped, count, on_error, str(path), _REMEDY)
     given = read_references(references) if references else {}
     elements = sorted({symbol for parts in phases for symbol, _ in parts})
     totals: dict[str, float | None] = {symbol: given.get(symbol) for symbol in elements}
@@ -94,7 +99,7 @@ def from_table(
     )
 
 
-def from_entries(path: str | Path) -> Hull:
+def from_entries(path: str | Path, on_error: OnError = "few") -> Hull:
     """Make a hull from pymatgen entries (corrected total energies), a JSON list or mapping.
 
     The lowest entry of each element is its reference; entries with another element are skipped.
@@ -117,6 +122,7 @@ def from_entries(path: str | Path) -> Hull:
         totals.append(total)
     if not phases:
         raise DataError(f"{path} holds no usable pymatgen entry; the first: {skipped[0]}")
+    check_reasons(skipped, len(items), on_error, str(path), _REMEDY)
     return _from_totals(
         phases,
         totals,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from chemeleon.data.parse import BadCrystalError, from_structure
 from chemeleon.data.pool import Rescue, Worker, run_parallel, worker_count
+from chemeleon.data.problems import OnError, check_reasons
 from chemeleon.data.sources import Record, has_column, read_records
 from chemeleon.evaluation.describe import NUMBERS, RESCUE, TEXTS, describe_chunk, is_tame
 from chemeleon.evaluation.origin import crystals_of, sample_manifest
 from chemeleon.evaluation.packed import Packed, join
+from chemeleon.evaluation.wanted import Wanted
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -41,6 +43,7 @@ class Collection:
         crystals: as given, in float64; of no atoms where there is a reason.
         numbers: ``(C, K)`` float64, columns of `describe.NUMBERS`; NaN where unknown.
         texts: ``C`` rows of `describe.TEXTS`.
+        left_out: rows of the source that were not wanted.
     """
 
     ids: list[str]
@@ -49,6 +52,7 @@ class Collection:
     crystals: Packed
     numbers: NDArray[np.float64]
     texts: list[tuple[str, ...]]
+    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -61,6 +65,21 @@ class Collection:
         """Return one of `describe.TEXTS`, ``C`` words; empty where unknown."""
         at = TEXTS.index(name)
         return [row[at] for row in self.texts]
+
+    def take(self, rows: NDArray[np.int64], left_out: int) -> Collection:
+        """Return the crystals of these rows."""
+        ids, sources, reasons, texts = (
+            [values[i] for i in rows.tolist()]
+            for values in (self.ids, self.sources, self.reasons, self.texts)
+        )
+        crystals = self.crystals.take(rows)
+        return Collection(ids, sources, reasons, crystals, self.numbers[rows], texts, left_out)
+
+    def check(self, on_error: OnError, name: str) -> None:
+        """Raise DataError if too many rows are bad."""
+        reasons = [reason for reason in self.reasons if reason is not None]
+        total = len(self) + self.left_out
+        check_reasons(reasons, total, on_error, name, "--on-error skip leaves them out")
 
 
 def parallel(
@@ -119,6 +138,7 @@ def read_collection(
     source: Path | Sequence[Structure | None],
     *,
     ids: Sequence[str] | None = None,
+    where: str | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Collection:
@@ -127,15 +147,23 @@ def read_collection(
     Args:
         source: file or folder, see `data.sources`, or pymatgen structures (None: not made).
         ids: names of the structures.
+        where: which rows of a file or folder, see `data.where`; a crystal that cannot be read
+            stays if it may be one of them.
         workers: processes; all cores if None.
         progress: called with a word and the share done.
 
     Raises:
-        DataError: if the source as a whole cannot be read.
+        DataError: if the source as a whole cannot be read, or no row is wanted.
     """
     told = progress or (lambda word, share: None)
-    read_file = isinstance(source, Path)
-    records = _records(source, told) if read_file else _from_structures(source, ids)
+    wanted = None
+    if isinstance(source, Path):
+        records = _records(source, told)
+        if where is not None:
+            wanted = Wanted.of(_records(source), where, source, _id_column(source))
+            records = compress(records, wanted.possible)
+    else:
+        records = _from_structures(source, ids)
     kept: list[Record] = []
     parts, numbers, texts, reasons = [], [], [], []
 
@@ -151,7 +179,7 @@ def read_collection(
         numbers.append(described.numbers)
         texts += described.texts
     width = len(NUMBERS)
-    return Collection(
+    found = Collection(
         ids=[r.id or f"row-{i}" for i, r in enumerate(kept, start=1)],
         sources=[f"{r.file}:{r.row}" if r.row > 1 or r.kind != "cif" else r.file for r in kept],
         reasons=reasons,
@@ -159,16 +187,23 @@ def read_collection(
         numbers=np.concatenate([np.zeros((0, width)), *numbers]),
         texts=texts,
     )
+    if wanted is None:
+        return found
+    rows = wanted.rows(found.crystals, found.reasons)
+    return found.take(rows, wanted.total - len(rows))
 
 
-def _records(path: Path, progress: Progress) -> Iterator[Record]:
+def _records(path: Path, progress: Progress | None = None) -> Iterator[Record]:
     unwritten: list[Record] = []
     manifest = sample_manifest(path)
     if manifest is not None:
         path, unwritten = crystals_of(path, manifest)
-    id_column = next((c for c in _ID_COLUMNS if has_column(path, c)), None)
-    records = read_records(path, id_column, "cif", lambda share: progress("reading", share))
-    return chain(records, unwritten)
+    report = None if progress is None else lambda share: progress("reading", share)
+    return chain(read_records(path, _id_column(path), "cif", report), unwritten)
+
+
+def _id_column(path: Path) -> str | None:
+    return next((c for c in _ID_COLUMNS if has_column(path, c)), None)
 
 
 def _from_structures(

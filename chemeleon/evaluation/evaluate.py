@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.data.named import NamedSet, find_set, split_name
+from chemeleon.data.problems import OnError
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.evaluation import coverage, stability
 from chemeleon.evaluation import summary as figures
@@ -27,7 +29,7 @@ from chemeleon.evaluation.grouping import (
 from chemeleon.evaluation.manifest import manifest as describe_run
 from chemeleon.evaluation.matching import TOLERANCES
 from chemeleon.evaluation.origin import sample_manifest, told
-from chemeleon.evaluation.reference import Reference, find_source, load_reference
+from chemeleon.evaluation.reference import Reference, load_reference
 from chemeleon.evaluation.relaxed import add_relaxed
 from chemeleon.evaluation.report_data import PackedStructures, Report
 from chemeleon.evaluation.table import build_table, check_structures, novel_column
@@ -43,7 +45,8 @@ class Settings:
 
     Attributes:
         references: sets to be novel against: data sets (their train split), ``NAME/SPLIT`` or
-            paths. The first is the training set for "unique and novel".
+            paths, each with ``where EXPRESSION`` or without. The first is the training set for
+            "unique and novel".
         control: set that passes through the same code, and whose distributions are those to
             compare with; ``auto`` is the test split of the first reference that is a data set.
         matcher: named tolerances, see `matching.TOLERANCES`.
@@ -57,6 +60,7 @@ class Settings:
         seconds_per_pair: limit of one comparison; what has no verdict then is counted.
         coverage: also COV-R and COV-P, which take matminer and time.
         control_energies: crystals of the control set, evenly spread, that get energies.
+        on_error: how many rows of references, control and targets may be bad: ``few`` is 1 %.
     """
 
     references: Sequence[str] = ()
@@ -72,6 +76,7 @@ class Settings:
     seconds_per_pair: float = 10.0
     coverage: bool = False
     control_energies: int = 1000
+    on_error: OnError = "few"
 
     def check(self) -> None:
         """Raise ConfigError for what cannot be done."""
@@ -122,7 +127,7 @@ def evaluate(
     settings.check()
     names = dict.fromkeys([*settings.references, *filter(None, [_control_name(settings)])])
     for name in filter(None, [*names, settings.targets, settings.base]):
-        find_source(name)  # before the work, in case one is missing
+        find_set(name)  # before the work, in case one is missing
     if settings.coverage:
         coverage.check_installed()
     by = None
@@ -133,9 +138,11 @@ def evaluate(
     collection = read_collection(given, ids=ids, **common)
     wanted = None
     if settings.targets is not None:
-        wanted = read_collection(find_source(settings.targets), **common)
+        wanted = _read(find_set(settings.targets), common)
+        wanted.check(settings.on_error, settings.targets)
         assign(collection.ids, wanted.ids)  # says now what it would say after the work
-    sets = {n: load_reference(n, seconds=settings.seconds_per_pair, **common) for n in names}
+    limits: dict[str, Any] = {"seconds": settings.seconds_per_pair, "on_error": settings.on_error}
+    sets = {n: load_reference(n, **limits, **common) for n in names}
     references = [sets[name] for name in settings.references]
     control = sets.get(_control_name(settings) or "")
     ours = _judge(collection, None, references, settings, by, None, progress)
@@ -174,7 +181,7 @@ def evaluate(
     result["headline"] = figures.headline(ours.table, shares, means | distances, ceiling)
     base = None
     if settings.base is not None:
-        base = read_collection(find_source(settings.base), **common)
+        base = _read(find_set(settings.base), common)
     novel = novel_column(settings.references[0]) if settings.references else None
     result["repetition"] = figures.repetition(ours.table, ours.side, base, novel)
     if wanted is not None:
@@ -182,6 +189,10 @@ def evaluate(
             collection, wanted, jobs=settings.jobs, seconds=settings.seconds_per_pair
         )
     return Report(ours.table, result, ours.structures, ours.relaxed)
+
+
+def _read(named: NamedSet, common: dict[str, Any]) -> Collection:
+    return read_collection(named.path, where=named.where, **common)
 
 
 class _Judged(NamedTuple):
@@ -235,10 +246,11 @@ def _control_name(settings: Settings) -> str | None:
     if settings.control != "auto":
         return None if settings.control in (None, "none") else settings.control
     for name in settings.references:
-        if not Path(name).exists():
-            test = f"{name.partition('/')[0]}/test"
+        base, _ = split_name(name)
+        if not Path(base).exists():
+            test = f"{base.partition('/')[0]}/test"
             try:
-                find_source(test)
+                find_set(test)
             except ChemeleonError:
                 return None
             return test

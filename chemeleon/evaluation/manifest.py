@@ -65,6 +65,7 @@ def _told(reference: Reference) -> dict[str, Any]:
     return {
         "name": reference.name,
         "source": reference.source,
+        "where": reference.where,
         "sha256": reference.fingerprint,
         "crystals": reference.size,
     }

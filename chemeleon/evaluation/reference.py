@@ -19,13 +19,11 @@ from typing import Any
 import numpy as np
 
 from chemeleon.checkpoints.store import write_atomically
-from chemeleon.config import presets
-from chemeleon.config.schema import DataConfig
 from chemeleon.data.cache import cache_dir
-from chemeleon.data.dataset import SPLITS, dataset_dir, split_path
+from chemeleon.data.named import find_set
 from chemeleon.data.parse import PARSER_VERSION
+from chemeleon.data.problems import OnError
 from chemeleon.data.sources import fingerprint
-from chemeleon.errors import DataError, nearest
 from chemeleon.evaluation.collection import Collection, Progress, read_collection
 from chemeleon.evaluation.describe import DESCRIPTION_VERSION
 from chemeleon.evaluation.grouping import Prepared, composition_keys, prepare
@@ -33,6 +31,7 @@ from chemeleon.evaluation.packed import Packed
 from chemeleon.evaluation.reduced import REDUCTION_VERSION
 
 logger = logging.getLogger(__name__)
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ class Reference:
         fingerprint: sha256 of its content.
         collection: its crystals.
         prepared: the same as the matcher compares them.
+        where: which of its rows.
     """
 
     name: str
@@ -52,33 +52,12 @@ class Reference:
     fingerprint: str
     collection: Collection
     prepared: Prepared
+    where: str | None = None
 
     @property
     def size(self) -> int:
         """Number of crystals that could be read."""
         return int((self.collection.crystals.counts > 0).sum())
-
-
-def find_source(name: str, split: str = "train") -> Path:
-    """Return the file of ``mp_20_open`` (its train split), ``mp_20_open/test``, or a path.
-
-    Raises:
-        DataError: if there is neither a file nor a data set of that name.
-    """
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
-    dataset, _, given = name.partition("/")
-    config = DataConfig(name=dataset)
-    known = presets.list_data()
-    if given and given not in SPLITS:
-        raise DataError(f"no file {name}, and no split '{given}': {', '.join(SPLITS)}")
-    if dataset not in known and not dataset_dir(config).is_dir():
-        raise DataError(
-            f"no file or folder {name}, and no data set of that name{nearest(dataset, known)};"
-            f" known: {', '.join(known)}"
-        )
-    return split_path(presets.load_data(dataset) if dataset in known else config, given or split)
 
 
 def load_reference(
@@ -88,32 +67,38 @@ def load_reference(
     seconds: float = 10.0,
     workers: int | None = None,
     progress: Progress | None = None,
+    on_error: OnError = "few",
 ) -> Reference:
     """Read and index a reference set, or take its index from the cache.
 
     Args:
-        name: data set, data set and split, or path; see `find_source`.
+        name: data set, data set and split, or path, and an expression; see `data.named`.
         split: where the name has none.
         seconds: limit per crystal.
         workers: processes; all cores if None.
         progress: called with a word and the share done.
+        on_error: how many rows may be bad.
 
     Raises:
-        DataError: if there is no such set.
+        DataError: if there is no such set, or too many of its rows are bad.
     """
-    path = find_source(name, split)
+    source = find_set(name, split)
+    path = source.path
     content = fingerprint(path)
-    versions = [PARSER_VERSION, DESCRIPTION_VERSION, REDUCTION_VERSION, path.name]
+    versions = [_FORMAT, PARSER_VERSION, DESCRIPTION_VERSION, REDUCTION_VERSION, path.name]
+    versions += [source.where] if source.where else []
     versions += [version(package) for package in ("pymatgen", "moyopy", "smact")]
     key = hashlib.sha256(json.dumps([content, versions]).encode()).hexdigest()[:32]
     file = cache_dir() / "references" / f"{key}.safetensors"
     found = _read(file)
     if found is None:
-        collection = read_collection(path, workers=workers, progress=progress)
+        collection = read_collection(path, where=source.where, workers=workers, progress=progress)
+        collection.check(on_error, name)  # before the work
         prepared = prepare(collection.crystals, seconds=seconds, workers=workers, progress=progress)
         found = collection, prepared
         _write(file, collection, prepared)
-    return Reference(name, str(path), content, *found)
+    found[0].check(on_error, name)
+    return Reference(name, str(path), content, *found, where=source.where)
 
 
 def _write(file: Path, collection: Collection, prepared: Prepared) -> None:
@@ -128,6 +113,7 @@ def _write(file: Path, collection: Collection, prepared: Prepared) -> None:
         "reasons": collection.reasons,
         "texts": collection.texts,
         "unreduced": prepared.reasons,
+        "left_out": collection.left_out,
     }
     arrays["words"] = np.frombuffer(json.dumps(words).encode(), dtype=np.uint8)
     try:
@@ -161,6 +147,7 @@ def _read(file: Path) -> tuple[Collection, Prepared] | None:
             given,
             arrays["numbers"],
             [tuple(row) for row in words["texts"]],
+            words["left_out"],
         )
         return collection, Prepared(reduced, composition_keys(given), words["unreduced"])
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:

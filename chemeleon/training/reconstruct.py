@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from chemeleon.config import presets
-from chemeleon.data.dataset import load_split
+from chemeleon.data.named import find_set
+from chemeleon.data.problems import OnError
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.matching import TOLERANCES, crystal_arrays, match_pairs
 from chemeleon.evaluation.statistics import wilson
@@ -29,16 +29,18 @@ def reconstruct(
     batch_size: int = 256,
     device: str | None = None,
     jobs: int | None = None,
+    on_error: OnError = "few",
 ) -> dict[str, Any]:
     """Encode and decode every crystal of a split, and match the result with the original.
 
     Args:
         model: run or model folder, or hub name.
-        dataset: name of the data set.
-        split: train, val or test.
+        dataset: data set, data set and split, or path, and an expression; see `data.named`.
+        split: train, val or test, where the name has none.
         batch_size: crystals at a time.
         device: torch's name; a GPU is used if there is one.
         jobs: matching processes; all cores if None.
+        on_error: how many rows may be bad.
 
     Raises:
         ConfigError: for a useless batch size.
@@ -47,9 +49,10 @@ def reconstruct(
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+    named = find_set(dataset, split, on_error=on_error)
     vae = place(CrystalVAE.from_pretrained(model), device)
     where = vae.frequencies.device
-    crystals = vae.arranged(load_split(presets.load_data(dataset), split))
+    crystals = vae.arranged(named.load().crystals)
     pairs = []
     for begin in range(0, len(crystals), batch_size):
         rows = torch.arange(begin, min(begin + batch_size, len(crystals)))
@@ -64,7 +67,7 @@ def reconstruct(
     return {
         "model": str(model),
         "dataset": dataset,
-        "split": split,
+        "split": named.split,
         "crystals": len(pairs),
         "matcher": {"name": "cdvae", "ltol": ltol, "stol": stol, "angle_tol_degree": angle_tol},
         "match_rate": {"value": value, "low": low, "high": high, "count": met},

@@ -1,0 +1,115 @@
+"""What a set of crystals is called wherever one is asked for.
+
+``NAME`` is a data set (its train split, or the one that a command says), ``NAME/SPLIT`` one of its
+splits, anything else a file or folder; ``where EXPRESSION`` behind it takes some of the rows, as
+``data.where`` does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from chemeleon.config import presets
+from chemeleon.config.schema import DataConfig
+from chemeleon.config.where import read_where
+from chemeleon.data.dataset import (
+    SPLITS,
+    LoadReport,
+    dataset_dir,
+    load_report,
+    load_source,
+    split_path,
+)
+from chemeleon.data.problems import OnError
+from chemeleon.data.sources import has_column
+from chemeleon.errors import DataError, nearest
+
+
+class NamedSet(NamedTuple):
+    """A set that was found.
+
+    Attributes:
+        name: as it was asked for.
+        path: file or folder.
+        split: of a data set; None for a file or folder.
+        config: settings of the data set with the expression of the name, and no targets.
+    """
+
+    name: str
+    path: Path
+    split: str | None
+    config: DataConfig
+
+    @property
+    def where(self) -> str | None:
+        """The expression, if there is one."""
+        return self.config.where
+
+    def load(self, *, progress: bool = False) -> LoadReport:
+        """Return the crystals, under the rules of ``config``."""
+        if self.split is not None:
+            return load_report(self.config, self.split, progress=progress)
+        number_rows = not has_column(self.path, self.config.id_column)
+        return load_source(self.config, self.path, progress=progress, number_rows=number_rows)
+
+
+def find_set(
+    name: str, split: str = "train", *, root: Path | None = None, on_error: OnError = "few"
+) -> NamedSet:
+    """Find ``NAME``, ``NAME/SPLIT`` or a path, with or without ``where EXPRESSION``.
+
+    Args:
+        name: as a user wrote it.
+        split: of a data set without one.
+        root: folder of data sets, see `DataConfig`.
+        on_error: what bad rows may do.
+
+    Raises:
+        ConfigError: if the expression cannot be read.
+        DataError: if there is neither a file nor a data set of that name.
+    """
+    base, where = split_name(name)
+    path = Path(base).expanduser()
+    own = {"root": None if root is None else str(root), "on_error": on_error, "where": where}
+    if path.exists():
+        return NamedSet(name, path, None, DataConfig.model_validate(own))
+    dataset, _, given = base.partition("/")
+    known = presets.list_data()
+    config = presets.load_data(dataset) if dataset in known else DataConfig(name=dataset)
+    config = config.model_copy(
+        update={
+            "targets": [],
+            "on_error": on_error,
+            "where": both(config.where, where),
+            "root": config.root if root is None else str(root),
+        }
+    )
+    chosen = given or split
+    if chosen not in SPLITS:
+        close = nearest(chosen, SPLITS)
+        raise DataError(f"no file {base}, and no split '{chosen}': {', '.join(SPLITS)}{close}")
+    if dataset not in known and not dataset_dir(config).is_dir():
+        raise DataError(
+            f"no file or folder {base}, and no data set of that name{nearest(dataset, known)};"
+            f" known: {', '.join(known)}"
+        )
+    return NamedSet(name, split_path(config, chosen), chosen, config)
+
+
+def split_name(name: str) -> tuple[str, str | None]:
+    """Return the name of a set and its expression, which is None if there is none.
+
+    Raises:
+        ConfigError: if the expression cannot be read.
+    """
+    base, word, where = name.partition(" where ")
+    if not word or Path(name).expanduser().exists():
+        return name.strip(), None
+    read_where(where)
+    return base.strip(), where.strip()
+
+
+def both(first: str | None, second: str | None) -> str | None:
+    """Return the expression of which both are true."""
+    return f"({first}) and ({second})" if first and second else first or second
