@@ -75,10 +75,9 @@ def test_requested_target_must_be_there(make: Callable[..., DataConfig]) -> None
     report = load_report(make(rows, targets=["gap"]), "train")
     assert report.crystals.ids == ["a"]
     assert report.crystals.targets["gap"].tolist() == [1.5]
-    assert [(p.row, p.reason) for p in report.problems] == [
-        (2, "no number in column 'gap'"),
-        (3, "no number in column 'gap'"),
-    ]
+    assert report.problems == []  # nothing is wrong with them
+    assert report.left_out == {"have no number in column 'gap'": 2}
+    load_split(make(rows, targets=["gap"], on_error="fail"), "train")
     with pytest.raises(DataError, match=r"has no column 'gpa'.*did you mean 'gap'"):
         load_split(make(rows, targets=["gpa"]), "train")
     text = [["a", cubic(4), "wide"]]
@@ -100,7 +99,7 @@ def test_every_kind_of_bad_row_is_listed(make: Callable[..., DataConfig]) -> Non
         ["short", cubic(5)],
         ["", cubic(5), "1"],
     ]
-    report = load_report(make(rows), "train")
+    report = load_report(make(rows, on_error="skip"), "train")
     assert report.crystals.ids == ["good"]
     reasons = {(p.row, p.id): p.reason for p in report.problems}
     assert len(reasons) == 8
@@ -122,11 +121,74 @@ def test_every_kind_of_bad_row_is_listed(make: Callable[..., DataConfig]) -> Non
 
 def test_long_lists_are_cut_and_limits_kept(make: Callable[..., DataConfig]) -> None:
     rows = [[f"m{i}", CIF, "1"] for i in range(30)]
-    with pytest.raises(
-        DataError, match=r"(?s)30 of 30.*2 atoms are more than max_atoms=1.*10 more"
-    ):
+    bad = [[f"b{i}", "no cif", "1"] for i in range(30)]
+    for on_error in ("fail", "few", "skip"):  # of nothing there is nothing to leave out
+        with pytest.raises(DataError, match=r"(?s)30 of 30.*row 1, b0: unparsable.*10 more"):
+            load_split(make(bad, on_error=on_error), "train")
+    with pytest.raises(DataError, match=r"none of the 30 .* left: 30 have more .* max_atoms=1"):
         load_split(make(rows, max_atoms=1), "train")
     assert len(load_split(make(rows, max_atoms=2), "train")) == 30
+
+
+def test_few_bad_rows_are_left_out_and_more_stop(
+    make: Callable[..., DataConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    good = [[f"m{i}", CIF, "1"] for i in range(297)]
+    bad = [[f"b{i}", "no cif", "1"] for i in range(3)]
+    assert len(load_split(make([*good, *bad]), "train")) == 297  # 1 %, and no more
+    (line,) = (record.message for record in caplog.records)
+    assert line.startswith("mine train: 297 of 300 crystals; 3 cannot be used, the first is train")
+    half = CIF.replace("0.50000000  0.50000000  0.50000000  1", "0.5 0.5 0.5 0.5")
+    more = [["p1", half, "1"], ["p2", half.replace("0.5\n", "0.25\n"), "1"], ["short"]]
+    with pytest.raises(DataError) as caught:
+        load_split(make([*good, *bad, *more, ["", CIF, "1"], ["m1", CIF, "1"]]), "train")
+    text = str(caught.value)
+    assert "8 of 305 rows cannot be used, more than 1%: 3 x unparsable CIF" in text
+    assert "2 x partial occupancy" in text  # of one kind, though the numbers differ
+    assert "2 for other reasons" in text
+    assert "data.on_error=skip" in text
+    config = make([*good, *bad, *bad], on_error="skip")
+    assert len(load_split(config, "train")) == 297
+
+
+def test_rows_by_an_expression(
+    make: Callable[..., DataConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    header = ("material_id", "cif", "gap", "source", "spacegroup.number")
+    rows = [
+        ["a", cubic(4), "1.5", "dft", "225"],
+        ["b", cubic(5), "", "dft", "225"],
+        ["c", cubic(6), "0.1", "model", "221"],
+        ["d", CIF.replace("Na", "Li"), "0", "", "221"],
+        *([f"e{i}", cubic(4), "9", "dft", "1"] for i in range(200)),
+        ["bad", "no cif", "1", "dft", "1"],
+    ]
+    write_csv(tmp_path / "mine" / "val.csv", rows[:4], header)
+
+    def kept(where: str, split: str = "val", **options: Any) -> list[str]:
+        return load_split(make(rows, header, where=where, **options), split).ids
+
+    assert kept("gap <= 0.1") == ["c", "d"]
+    assert kept('source == "dft" and spacegroup.number == 225') == ["a", "b"]
+    assert kept('"Li" in elements or known(gap) and gap > 1', max_atoms=2) == ["a", "d"]
+    assert not caplog.records[1].message.count("cannot")
+    caplog.clear()
+    for _ in range(2):
+        assert kept("gap <= 0.1", "train") == ["c", "d"]
+    (line,) = (record.message for record in caplog.records)  # said once
+    start = "mine train: 2 of 205 crystals where gap <= 0.1; 201 do not fit; 1 have no value to"
+    assert line.startswith(start)
+    report = load_report(make(rows, header, where="gap > 1", targets=["gap"]), "train")
+    assert report.left_out == {"do not fit": 2, "have no value to tell": 1}
+    assert len(report.crystals) == len(report.columns["gap"]) == 201
+    assert report.labels["source"].values() == ["dft"] * 201
+    with pytest.raises(DataError, match="none of the 4 crystals is left where gap > 5: 3 do not"):
+        kept("gap > 5")
+    with pytest.raises(DataError, match=r"no column 'gpa'; did you mean 'gap'\?.*character 5"):
+        kept("not gpa > 5")
+    demo = DataConfig(name="demo", source="demo", where="num_elements == 2")
+    found = load_split(demo, "val")
+    assert 0 < len(found) < len(load_split(DataConfig(source="demo"), "val"))
 
 
 def test_missing_sets_and_columns_say_what_to_do(
@@ -159,7 +221,7 @@ def test_cut_short_gz_is_an_error(tmp_path: Path) -> None:
 def test_cache_is_used_and_notices_changes(
     make: Callable[..., DataConfig], monkeypatch: pytest.MonkeyPatch, cache_folder: Path
 ) -> None:
-    config = make([["a", cubic(4), "1"], ["b", "bad", "2"]], targets=["gap"])
+    config = make([["a", cubic(4), "1"], ["b", "bad", "2"]], targets=["gap"], on_error="skip")
     first = load_report(config, "train")
     calls: list[Any] = []
     original = dataset.parse_source
@@ -241,7 +303,7 @@ def test_folder_zip_and_json_sources(tmp_path: Path) -> None:
     (folder / "POSCAR_four").write_text(ROCKSALT.to(fmt="poscar"))
     (folder / "broken.cif").write_text("broken")
     (folder / "notes.txt").write_text("read me")
-    config = DataConfig.model_validate({"name": "mine"})
+    config = DataConfig.model_validate({"name": "mine", "on_error": "skip"})
     report = load_report(config, "train")
     assert sorted(report.crystals.ids) == ["POSCAR_four", "x", "y", "z"]
     assert [(p.file, p.id) for p in report.problems] == [("broken.cif", "broken")]
@@ -304,7 +366,7 @@ def test_large_cache_loads_quickly(cache_folder: Path) -> None:
 
 def test_describe_counts(make: Callable[..., DataConfig]) -> None:
     rows = [["a", cubic(4), "1.5"], ["b", cubic(5), ""], ["c", "bad", "2"]]
-    report = load_report(make(rows), "train")
+    report = load_report(make(rows, on_error="skip"), "train")
     found = describe(report.crystals, report.columns, report.problems, report.total)
     assert (found.crystals, found.total, found.atoms) == (2, 3, 4)
     assert found.elements == {"Na": 2, "Cl": 2}

@@ -60,7 +60,7 @@ def test_csv_becomes_a_data_set(table: Path, tmp_path: Path) -> None:
     assert report.written == {"train": 80, "val": 10, "test": 10}
     assert report.total == 101
     assert [p.id for p in report.problems] == ["bad"]
-    assert report.columns == ["gap"]
+    assert report.columns == ["gap", "formula"]
     found = [ids(tmp_path / "data" / "mine", s) for s in ("train", "val", "test")]
     assert sorted(chain(*found)) == sorted(f"m{i}" for i in range(100))
     config = DataConfig.model_validate(
@@ -90,6 +90,19 @@ def test_same_seed_same_split_and_no_overwriting(table: Path, tmp_path: Path) ->
     with pytest.raises(DataError, match=r"holds thesis\.tex"):
         prepare(table, tmp_path / "one", overwrite=True)
     assert (tmp_path / "one" / "thesis.tex").read_text() == "precious"
+
+
+def test_rows_by_an_expression(table: Path, tmp_path: Path) -> None:
+    where = 'gap > 7 and "Li" in elements and formula == "x"'
+    report = prepare(table, tmp_path / "mine", (1, 0, 0), where=where)
+    wanted = [f"m{i}" for i in range(50, 100) if HALIDES[i % 16][0] == "Li"]
+    assert ids(tmp_path / "mine", "train") == wanted
+    assert report.left_out == {"do not fit": 100 - len(wanted)}  # without a gap, but no Li either
+    with pytest.raises(DataError, match="none of the 100 crystals is left where gap > 99"):
+        prepare(table, tmp_path / "none", where="gap > 99")
+    # of the columns of text nothing is lost on the way
+    again = prepare(tmp_path / "mine" / "train.csv.gz", tmp_path / "again", where='formula == "x"')
+    assert sum(again.written.values()) == len(wanted)
 
 
 def test_fail_leaves_nothing_behind(table: Path, tmp_path: Path) -> None:

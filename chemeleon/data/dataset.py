@@ -207,7 +207,10 @@ def _demo_file(split: str) -> Path:
 def _select(config: DataConfig, parsed: ParsedSet, path: Path, partial: Partial) -> LoadReport:
     source, problems = str(path), parsed.problems
     _check_targets(config.targets, parsed.columns, parsed.text_columns, source)
-    remedy = "on_error=skip leaves them out (data.on_error=skip, or --on-error skip)"
+    remedy = (
+        f"data.on_error=skip (or --on-error skip) leaves them out; `chemeleon data describe {path}`"
+        " lists them"
+    )
     if problems and (config.on_error == "fail" or len(problems) == parsed.total):
         usable = len(problems) < parsed.total
         raise problems_error(problems, parsed.total, remedy if usable else _unusable(path))

@@ -77,5 +77,5 @@ def check_reasons(
     limit = f", more than {_FEW:.0%}" if on_error == "few" else ""
     raise DataError(
         f"{source}: {len(reasons):,} of {total:,} rows cannot be used{limit}:"
-        f" {'; '.join(said)}{more}. {remedy}"
+        f" {'; '.join(said)}{more}; {remedy}"
     )
