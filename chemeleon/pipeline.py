@@ -237,7 +237,7 @@ class Pipeline:
         if formula and not told:
             raise GenerationError(
                 "this model chooses the elements itself and cannot be asked for a formula: use"
-                " shipped:mp_20_open_csp, or one trained with csp presets (chemeleon vae train"
+                " shipped:csp, or one trained with csp presets (chemeleon vae train"
                 " --preset mp_20/csp, then chemeleon ldm train --preset mp_20/csp)"
             )
         if told and not formula:

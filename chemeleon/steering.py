@@ -164,7 +164,7 @@ class Steering:
             if not self.known:
                 raise ConfigError(
                     f"this model was trained without conditions, so it cannot be asked for {name}:"
-                    " train one, for example with `chemeleon ldm train --preset mp_20_open/bandgap`"
+                    " train one, for example with `chemeleon ldm train --preset mp/band_gap`"
                 )
             if name not in self.known:
                 raise ConfigError(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from chemeleon.cli.app import app
 from chemeleon.config import presets
 from chemeleon.config.schema import STAGES, LDMTrainConfig, VAETrainConfig
 from chemeleon.errors import ConfigError
@@ -20,15 +21,15 @@ SHARED = Path(os.environ.get("CHEMELEON_SHARED", ROOT.parent / "shared"))
 ALL = [(stage, name) for stage in STAGES for name in presets.list_presets(stage)]
 EXPECTED = {
     "vae": """mp_20/dng mp_20/csp alex_mp_20/dng alex_mp_20/csp perov_5/dng carbon_24/dng
-        mp_20_open/dng demo/dng mp_20_open/csp perov_5/csp demo/csp mp_20_open/mini
-        mp_20_open/csp_mini""",
+        mp/dng demo/dng mp/csp perov_5/csp demo/csp mp/mini
+        mp/csp_mini""",
     "ldm": """mp_20/null mp_20/composition alex_mp_20/null alex_mp_20/composition
-        alex_mp_20_bandgap/bandgap alex_mp_20_bandgap/bandgap_lora perov_5/null mp_20_open/null
-        demo/null mp_20/csp mp_20_open/csp perov_5/csp alex_mp_20/csp demo/csp
-        demo/density own/finetune mp_20_open/mini mp_20_open/mid mp_20_open/csp_mini""",
-    "rl": """mp_20/dng mp_20/custom_reward alex_mp_20/dng alex_mp_20_bandgap/bandgap mp_20_open/dng
-        mp_20_open/bandgap perov_5/dng demo/dng demo/custom_reward mp_20_open/dng_published""",
-    "predict": """alex_mp_20_bandgap/dft_band_gap mp_20_open/band_gap mp_20_open/formation_energy
+        alex_mp_20_bandgap/bandgap alex_mp_20_bandgap/bandgap_lora perov_5/null mp/null
+        demo/null mp_20/csp mp/csp perov_5/csp alex_mp_20/csp demo/csp
+        demo/density own/finetune mp/mini mp/mid mp/csp_mini""",
+    "rl": """mp_20/dng mp_20/custom_reward alex_mp_20/dng alex_mp_20_bandgap/bandgap mp/dng
+        mp/band_gap perov_5/dng demo/dng demo/custom_reward mp/dng_published""",
+    "predict": """alex_mp_20_bandgap/dft_band_gap mp/band_gap mp/formation_energy
         demo/density""",
 }
 
@@ -61,6 +62,53 @@ def test_every_preset_loads_and_its_config_is_a_config(stage, name, tmp_path):
 @pytest.mark.parametrize("stage", EXPECTED)
 def test_no_preset_is_missing(stage):
     assert set(EXPECTED[stage].split()) <= set(presets.list_presets(stage))
+
+
+@pytest.mark.parametrize(("stage", "name"), ALL, ids=lambda word: str(word))
+def test_every_preset_says_in_one_sentence_what_it_does(stage, name):
+    said = presets.describe_preset(stage, name)
+    assert re.fullmatch(r"(Trains|Tunes|Teaches|Fine-tunes) .+[^.:]\.", said)
+    assert len(said) < 120
+    listed = CliRunner().invoke(app, [stage, "presets"]).output.splitlines()
+    assert any(re.fullmatch(f"{name} +{re.escape(said)}", line) for line in listed)
+
+
+def test_presets_of_mp_name_their_columns_and_rows():
+    def rows(stage: str, name: str) -> tuple[str | None, list[str]]:
+        data = presets.load(stage, f"mp/{name}").config.data
+        assert (data.max_atoms, data.units["e_above_hull"]) == (20, "eV/atom")
+        return data.where, data.targets
+
+    stable = "e_above_hull <= 0.1"
+    for name in ("dng", "csp", "mini", "csp_mini"):
+        assert rows("vae", name) == (None, [])
+    for name in ("null", "csp", "mini", "mid", "csp_mini", "composition"):
+        assert rows("ldm", name) == (stable, [])
+    assert rows("ldm", "space_group") == (stable, ["spacegroup.number"])
+    assert rows("ldm", "band_gap") == (stable, ["band_gap"])  # the others teach what is stable
+    assert rows("ldm", "band_gap_lora") == (f"{stable} and known(band_gap)", ["band_gap"])
+    assert rows("predict", "band_gap")[0] == "known(band_gap)"
+    assert rows("predict", "formation_energy")[0] == "known(formation_energy_per_atom)"
+    assert rows("rl", "dng") == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("stage", "old", "new"),
+    [
+        ("vae", "mp_20_open/csp_mini", "mp/csp_mini"),
+        ("ldm", "mp_20_open/bandgap", "mp/band_gap"),
+        ("ldm", "mp/bandgap_lora", "mp/band_gap_lora"),
+        ("rl", "mp_20_open/dng_published", "mp/dng_published"),
+        ("predict", "mp_20_open/band_gap", "mp/band_gap"),
+    ],
+)
+def test_an_old_name_is_refused_with_the_new_one(stage, old, new):
+    with pytest.raises(ConfigError, match=rf"^the {stage} preset {old} is now {new}$"):
+        presets.load(stage, old)
+    with pytest.raises(ConfigError, match=r"has no preset 'mp_20_open/nothing'"):
+        presets.load(stage, "mp_20_open/nothing")
+    with pytest.raises(ConfigError, match=r"mp_20_open was never published, and mp takes its"):
+        presets.load_data("mp_20_open")
 
 
 @pytest.mark.parametrize("name", presets.list_data())
@@ -263,8 +311,6 @@ def test_every_counterpart_runs(command, tmp_path, monkeypatch):
     _, stage, *words = shlex.split(command)
     if stage not in STAGES:
         pytest.skip(f"the {stage} stage is not here yet")
-    from chemeleon.cli.app import app
-
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "runs" / "my_vae"  # what `--resume runs/my_vae` goes on with
     run.mkdir(parents=True)

@@ -16,8 +16,10 @@ from chemeleon.errors import CheckpointError
 
 # the names of store.py, which is not imported: with it comes torch, which a list needs not
 CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
-DEFAULT = "mp_20_open"  # chooses elements itself
-DEFAULT_CSP = "mp_20_open_csp"  # places the atoms of a formula
+DEFAULT = "de_novo"  # chooses elements itself
+DEFAULT_CSP = "csp"  # places the atoms of a formula
+# names of an earlier version, which stand in configs and manifests
+ALIASES = {"mp_20_open": DEFAULT, "mp_20_open_csp": DEFAULT_CSP}
 
 
 class Shipped(NamedTuple):
@@ -81,11 +83,12 @@ def resolve(reference: str) -> Path:
     Raises:
         CheckpointError: if this package does not hold it, listing what it holds.
     """
-    name = shipped_name(reference)
+    name = shipped_name(reference) or ""
+    name = ALIASES.get(name, name)
     known = {model.name: model for model in list_shipped()}
     if name in known:
         return known[name].path
-    close = difflib.get_close_matches(name or "", known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" (did you mean shipped:{close[0]}?)" if close else ""
     holds = ", ".join(model.reference for model in known.values()) or "no trained model"
     raise CheckpointError(

@@ -130,15 +130,13 @@ def _print_config(loaded: Loaded) -> None:
 
 
 def _print_preset_names(stage: str) -> None:
-    """Print a stage's presets, one per line, with the first comment line of each."""
-    from chemeleon.config.presets import list_presets, preset_root
+    """Print a stage's presets, one per line, with what each does."""
+    from chemeleon.config.presets import describe_preset, list_presets
 
     names = list_presets(stage)
     width = max(map(len, names))
     for name in names:
-        lines = (preset_root() / stage / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-        comment = next((line.lstrip("# ") for line in lines if line.startswith("#")), "")
-        typer.echo(f"{name:<{width}}  {comment}")
+        typer.echo(f"{name:<{width}}  {describe_preset(stage, name)}")
 
 
 def _report_training(result: TrainResult, stage: str, next_step: str) -> None:

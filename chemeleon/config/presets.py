@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,8 @@ from chemeleon.errors import ConfigError, nearest
 SECTIONS = ("vae", "ldm", "rl", "predict")
 DEFAULT_ORIGIN = "default"
 _WHERE = "data.where"  # has a grammar of its own
+# data sets under another name than of old, and with them the folders of presets
+RENAMED = {"mp_20_open": "mp"}
 
 
 class Loaded(NamedTuple):
@@ -78,6 +81,14 @@ def list_presets(stage: str) -> list[str]:
     """Return the names of a stage's presets, for example ``mp_20/null``."""
     folder = preset_root() / stage
     return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
+
+
+def describe_preset(stage: str, name: str) -> str:
+    """Return the first sentence of the comment at the top of a preset."""
+    text = (preset_root() / stage / f"{name}.yaml").read_text(encoding="utf-8")
+    head = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    said = " ".join(line.lstrip("# ") for line in head)
+    return re.split(r"(?<=\.)\s", said, maxsplit=1)[0]
 
 
 def list_data() -> list[str]:
@@ -144,6 +155,8 @@ def _layers(stage: str, preset: str | None) -> list[tuple[str, dict[str, Any]]]:
     path = root / stage / f"{preset}.yaml"
     if not path.is_file():
         known = list_presets(stage)
+        if (now := _renamed(preset)) in known:
+            raise ConfigError(f"the {stage} preset {preset} is now {now}")
         raise ConfigError(
             f"{stage} has no preset '{preset}'{nearest(preset, known)}. Known: {', '.join(known)}"
         )
@@ -155,6 +168,13 @@ def _layers(stage: str, preset: str | None) -> list[tuple[str, dict[str, Any]]]:
             raise ConfigError(f"configs/{name}.yaml: only stage presets may name layers")
         stack.append((name, _shared(layer, stage)))
     return [*stack, (f"{stage}/{preset}", own)]
+
+
+def _renamed(preset: str) -> str:
+    """Return what a preset of an earlier version is called today."""
+    folder, _, name = preset.partition("/")
+    folder = RENAMED.get(folder, folder)
+    return f"{folder}/{name.replace('bandgap', 'band_gap') if folder == 'mp' else name}"
 
 
 def _shared(layer: dict[str, Any], stage: str) -> dict[str, Any]:
@@ -251,6 +271,11 @@ def load_data(name: str) -> DataConfig:
     path = preset_root() / "data" / f"{name}.yaml"
     if not path.is_file():
         known = list_data()
+        if name in RENAMED:
+            raise ConfigError(
+                f"the data set {name} was never published, and {RENAMED[name]} takes its place:"
+                f" data.name={RENAMED[name]}"
+            )
         raise ConfigError(
             f"no data set is called '{name}'{nearest(name, known)}. Known: {', '.join(known)}."
             " To add one, see docs/adding-a-data-set.md"

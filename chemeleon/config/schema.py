@@ -132,6 +132,9 @@ class DataConfig(Section):
     bucket: Positive = Field(default=4, description="Pad a batch to a multiple of this many atoms.")
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     download: DownloadConfig | None = None
+    instead: str | None = Field(
+        default=None, description="KEY=VALUE words to take instead where this set is not found."
+    )
 
     @field_validator("where")
     @classmethod

@@ -173,6 +173,8 @@ def split_path(config: DataConfig, split: str) -> Path:
         if config.download
         else f"make it with `chemeleon data prepare SOURCE -o {folder}`"
     )
+    if config.instead:
+        remedy += f", take {config.instead} instead"
     raise DataError(
         f"no {what}: looked for {folder / split}.csv, .csv.gz, other formats or a folder of"
         f" structures; {remedy}, or say where it is with data.root=FOLDER or CHEMELEON_DATA"

@@ -64,6 +64,7 @@ class PrepareReport:
             f"data.root={json.dumps(str(folder.parent))}",
             "data.source=table",
             "data.targets=[]",
+            "data.where=null",
         ]
 
 
