@@ -1,6 +1,6 @@
 """Ask conditional models for things, and see how often crystals have them.
 
-    CHEMELEON_DATA=../shared/data python benchmarks/conditions.py MODEL [MODEL ...]
+    python benchmarks/conditions.py MODEL [MODEL ...]
         [--predictor PRED] [--num 1000] [--samples 200] [-o OUT]
 
 A MODEL with the condition `composition` is asked for the compositions of validation crystals (one
@@ -150,8 +150,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="+", metavar="MODEL")
     parser.add_argument("--predictor", help="needed for conditions that are numbers")
-    parser.add_argument("--data", default="mp_20_open")
-    parser.add_argument("--split", default="val", choices=("val", "test"))
+    parser.add_argument("--data", default="mp")
+    known = "models of the package know the crystals of mp/val: judge them on test"
+    parser.add_argument("--split", default="val", choices=("val", "test"), help=known)
     parser.add_argument("--num", type=int, default=1000, help="compositions")
     parser.add_argument("--samples", type=int, default=200, help="crystals of each number")
     parser.add_argument("--guidance", type=float, nargs="+", default=[0, 1, 2, 4])

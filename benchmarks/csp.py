@@ -1,10 +1,11 @@
 """Crystal structure prediction of a whole split: sample every formula, match, print the rates.
 
-    CHEMELEON_DATA=../shared/data python benchmarks/csp.py runs/csp perov_5/val -k 1
-    python benchmarks/csp.py runs/csp mp_20_open/val -k 20 --sampler ddim:50:1 --sampler dpm++:25:0
+    CHEMELEON_DATA=data python benchmarks/csp.py runs/csp perov_5/val -k 1
+    python benchmarks/csp.py runs/csp mp/val -k 20 --sampler ddim:50:1 --sampler dpm++:25:0
 
 Matcher `cdvae`; RMSE is the mean over the targets met, of the first sample (at 1) or of the best of
-k. Choose on val; test is for the last run.
+k. Choose on val; test is for the last run. Models of the package know the crystals of mp/val:
+judge them on mp/test.
 """
 
 from __future__ import annotations

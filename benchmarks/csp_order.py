@@ -1,6 +1,6 @@
 """How alike crystals of one structure type look to a csp model, by the order of their atoms.
 
-    CHEMELEON_DATA=../shared/data python benchmarks/csp_order.py mp_20_open
+    python benchmarks/csp_order.py [mp]
 
 For each crystal of val, its nearest one in train with the same numbers of atoms of each element in
 turn: distance is the root mean square over atoms of wrapped differences of fractional coordinates,
@@ -40,7 +40,7 @@ def rows(crystals: FlatCrystals) -> Iterator[tuple[tuple[int, ...], Tensor, Tens
 
 def main() -> None:
     """Print one line per order."""
-    data = load_data(sys.argv[1] if len(sys.argv) > 1 else "mp_20_open")
+    data = load_data(sys.argv[1] if len(sys.argv) > 1 else "mp")
     train, val = load_split(data, "train"), load_split(data, "val")
     for order in ("number", "canonical"):
         known = defaultdict(list)

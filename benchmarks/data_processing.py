@@ -1,6 +1,6 @@
 """Time CIF text to cached tensors, as the first start of a training does it.
 
-    CHEMELEON_DATA=../shared/data python benchmarks/data_processing.py [mp_20_open]
+    CHEMELEON_DATA=data python benchmarks/data_processing.py [mp_20]
 
 The original Chemeleon2 code was measured at 370 to 380 crystals/s on 2 cores.
 """
@@ -18,7 +18,7 @@ from chemeleon.data.dataset import load_split
 
 def main() -> None:
     """Parse, then read the cache."""
-    config = load_data(sys.argv[1] if len(sys.argv) > 1 else "mp_20_open")
+    config = load_data(sys.argv[1] if len(sys.argv) > 1 else "mp_20")
     with tempfile.TemporaryDirectory() as cache:
         os.environ["CHEMELEON_CACHE"] = cache
         start = time.perf_counter()

@@ -1,6 +1,6 @@
 """Judge unconditional models by samplers: one line for each, by the code of `chemeleon evaluate`.
 
-    CHEMELEON_DATA=../shared/data python benchmarks/de_novo.py runs/a runs/b --hull hull.json.gz
+    python benchmarks/de_novo.py runs/a runs/b --hull hull.json.gz
         [-n 1000] [--sampler ddim:50:1:1 --sampler dpm++:20:0:1] [--relax 50] [--split val]
 
 A sampler is SCHEDULER:STEPS:ETA:TEMPERATURE:ELEMENT_PRICE. Shares are of the crystals asked
@@ -107,8 +107,9 @@ def main() -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL")
     parser.add_argument("-n", "--num", type=int, default=1000)
     parser.add_argument("--sampler", action="append", type=sampler)
-    parser.add_argument("--data", default="mp_20_open")
-    parser.add_argument("--split", default="val", choices=("val", "test"))
+    parser.add_argument("--data", default="mp")
+    known = "models of the package know the crystals of mp/val: judge them on test"
+    parser.add_argument("--split", default="val", choices=("val", "test"), help=known)
     parser.add_argument("--hull", type=Path, help="of `chemeleon data hull`; no energies without")
     parser.add_argument("--potential", default="chgnet")
     parser.add_argument("--relax", type=int, default=0, help="steps of relaxation")

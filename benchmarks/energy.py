@@ -1,6 +1,6 @@
 """Time energies, relaxation and the hull; beside CHGNet's own code and pymatgen in the same run.
 
-    CHEMELEON_DATA=../shared/data python benchmarks/energy.py [--device cuda] [--crystals 1000]
+    python benchmarks/energy.py [--device cuda] [--crystals 1000]
 
 Crystals are those of mp_20_open/val, repeated if more are asked for; they are Structure objects
 when the clock starts. CHGNet's `predict_structure` gets its best of the batch sizes 16, 64 and 256

@@ -180,12 +180,12 @@ def main() -> None:
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
     if args.what == "mp":
-        test = read_collection(find_set("mp_20_open/test").path).crystals
+        test = read_collection(find_set("mp/test").path).crystals
         half = test.take(rng.permutation(len(test.counts))[: args.crystals // 2])
         crystals = join([half, disturbed(half, rng)])
         result = compare(
             crystals,
-            "mp_20_open",
+            "mp",
             args.matcher,
             args.plain or len(crystals.counts),
             rng,

@@ -1,10 +1,10 @@
 """Growth of `chemeleon evaluate` in time, memory and size of what it writes, without energies.
 
-    CHEMELEON_DATA=../shared/data python benchmarks/evaluate_growth.py [--sizes 10000 50000 200000]
+    python benchmarks/evaluate_growth.py [--sizes 10000 50000 200000]
 
-Crystals are those of all splits of mp_20_open, drawn with repetition, each perturbed, permuted,
-shifted, rotated and half of the time in a supercell; so 200,000 of them hold about 10 copies of
-each. They are judged against mp_20_open (its index is made before the clock starts), from an extxyz
+Crystals are those of all splits of mp, drawn with repetition, each perturbed, permuted,
+shifted, rotated and half of the time in a supercell; so 200,000 of them hold about 3 copies of
+each. They are judged against mp (its index is made before the clock starts), from an extxyz
 to the report, each size in a process of its own, whose peak of memory is told.
 """
 
@@ -28,7 +28,7 @@ from chemeleon.evaluation.evaluate import Settings, evaluate
 from chemeleon.evaluation.packed import join
 from chemeleon.evaluation.reference import load_reference
 
-REFERENCE = "mp_20_open"
+REFERENCE = "mp"
 _PART = 2000
 
 

@@ -1,6 +1,6 @@
 """Whether more training is memorisation: novelty and nearest-training distance against steps.
 
-    CHEMELEON_DATA=../shared/data python benchmarks/memorisation.py run/at-*/ [-n 2000] \
+    python benchmarks/memorisation.py run/at-*/ [-n 2000] \
         [--plot docs/images/memorisation.png] [--out memorisation.jsonl]
 
 Each MODEL is the same model after another number of steps (copies of `last/` during one training).
@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", metavar="MODEL")
     parser.add_argument("-n", "--num", type=int, default=2000)
-    parser.add_argument("--data", default="mp_20_open")
+    parser.add_argument("--data", default="mp")
     parser.add_argument("--sampler", type=sampler)
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--out", type=Path)

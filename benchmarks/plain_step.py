@@ -1,6 +1,6 @@
 """Time the same models put together from PyTorch's own parts, beside which ours are to be seen.
 
-    CHEMELEON_DATA=../shared/data python benchmarks/plain_step.py [--rounds 3]
+    python benchmarks/plain_step.py [--rounds 3]
 
 Batch 64 of 5 atoms on a CPU, published sizes: ``nn.TransformerEncoder``, ``nn.MultiheadAttention``,
 AdamW and averages with their defaults; no data, no augmentation, no logging. After each one ours is

@@ -1,6 +1,6 @@
 """Predictors beside a baseline that sees the formula alone, on the same split.
 
-    CHEMELEON_DATA=../shared/data python benchmarks/predictor.py [RUN ...] [--split val]
+    python benchmarks/predictor.py [RUN ...] [--split val]
 
 Baseline: scikit-learn's random forest on the fractions of the elements; it needs
 `pip install scikit-learn`. RUN is the folder of a predictor; those of its targets that the data set
@@ -49,7 +49,7 @@ def main() -> None:
     """Run the baseline and the given predictors, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
-    parser.add_argument("--data", default="mp_20_open")
+    parser.add_argument("--data", default="mp")
     parser.add_argument("--split", default="test", choices=("val", "test"))
     parser.add_argument("--targets", nargs="+", default=TARGETS)
     words = parser.parse_args()

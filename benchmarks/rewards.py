@@ -1,9 +1,9 @@
 """Time each reward of the dng mix, alone and together, for the crystals of one update.
 
-    CHEMELEON_DATA=../shared/data python benchmarks/rewards.py [--device cuda] [--crystals 320]
+    python benchmarks/rewards.py [--device cuda] [--crystals 320]
 
-Crystals are those of mp_20_open/val with 0.1 A of noise on each coordinate, other ones in each
-round; the reference is mp_20_open/train; the hull is mp_20_hull; the VAE has the published sizes
+Crystals are those of mp/val with 0.1 A of noise on each coordinate, other ones in each
+round; the reference is mp/train; the hull is mp; the VAE has the published sizes
 (on a CPU: tiny ones, unless --full-vae) and random weights. ``collapsed`` is the worst case of
 creativity: five crystals, each 64 times with 0.02 A of noise, so that whole groups must be matched.
 """
@@ -28,7 +28,7 @@ from chemeleon.rewards.mix import Mix
 
 DNG = {
     "creativity": RewardConfig(reward="creativity"),
-    "energy": RewardConfig(reward="energy", normalise="minmax", options={"hull": "mp_20_hull"}),
+    "energy": RewardConfig(reward="energy", normalise="minmax", options={"hull": "mp"}),
     "structure_diversity": RewardConfig(
         reward="structure_diversity", weight=0.1, normalise="minmax"
     ),
@@ -82,8 +82,8 @@ def main() -> None:
     words = parser.parse_args()
     logging.disable(logging.WARNING)
     device = torch.device(words.device)
-    train = load_split(DataConfig(name="mp_20_open"), "train")
-    val = load_split(DataConfig(name="mp_20_open"), "val")
+    train = load_split(DataConfig(name="mp"), "train")
+    val = load_split(DataConfig(name="mp"), "val")
     config = VAEConfig()
     if device.type == "cpu" and not words.full_vae:
         config = VAEConfig(width=64, encoder_layers=2, decoder_layers=1, heads=2, feedforward=128)

@@ -4,7 +4,7 @@
     accelerate launch --multi_gpu --num_processes 2 benchmarks/rl_step.py ...   # twice the groups
 
 Runs `chemeleon rl train` itself: 5 groups of 64 crystals, DDIM 50, DiT-B, two optimizer steps; the
-crystals have the sizes of mp_20_open. On a CPU it is demo/dng with a small model.
+crystals have the sizes of mp. On a CPU it is demo/dng with a small model.
 Prints the median of each part of an update after the first ones, in which shapes are recorded. The
 trivial reward is the density; ``--mix`` takes the rewards of the preset instead. Another setting,
 such as `rl.micro_batch=2048 rl.old_log_probs=rollout trainer.compile=on`, is given as KEY=VALUE.
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=30 if CUDA else 4)
     parser.add_argument("--skip", type=int, help="first updates that do not count")
     parser.add_argument("--mix", action="store_true", help="the rewards of the preset")
-    parser.add_argument("--data", default="mp_20_open" if CUDA else "demo")
+    parser.add_argument("--data", default="mp" if CUDA else "demo")
     arguments, extra = parser.parse_known_args()
     skip = arguments.updates // 3 if arguments.skip is None else arguments.skip
     try:
@@ -78,7 +78,7 @@ def main() -> None:
     except DataError as error:
         raise SystemExit(f"{error}") from None
     preset = f"{arguments.data}/dng"
-    if arguments.data == "mp_20_open":
+    if arguments.data == "mp":
         preset += "_published"
     state = PartialState()
     with tempfile.TemporaryDirectory() as name:

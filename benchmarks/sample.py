@@ -1,9 +1,9 @@
 """Time sampling: noise to Structure objects, and the command from start to files.
 
-    CHEMELEON_DATA=../shared/data python benchmarks/sample.py [--num 10000] [--model DIR]
+    python benchmarks/sample.py [--num 10000] [--model DIR]
         [--precision bf16] [--sampler dpm++:15:1:0.8]
 
-Without --model, a VAE and an LDM of the published sizes are trained on mp_20_open for a few hundred
+Without --model, a VAE and an LDM of the published sizes are trained on mp for a few hundred
 steps first, so that their crystals can be written down. Prints crystals per second, the floor (the
 FLOPs of the denoiser's products at the rate of this machine's products in the same run) and the
 share of it. The original Chemeleon2 code made 210/s (DDIM, 50 steps) on an H200, and 0.85/s on two
@@ -33,7 +33,7 @@ from chemeleon.pipeline import Pipeline
 
 def train(folder: Path, steps: int) -> Path:
     """Train both models for a few steps and return the LDM's folder."""
-    words = ["data.name=mp_20_open", "data.download=null", "data.targets=[]"]
+    words = ["data.name=mp", "data.download=null", "data.targets=[]"]
     words += ["trainer.tracker=none", "trainer.val_every_epochs=1000000"]
     quiet = Console(quiet=True)
     more = [*words, "trainer.val_match_samples=0", f"trainer.max_steps={2 * steps}"]

@@ -1,6 +1,6 @@
 """Time training steps of the published sizes, through the training command itself.
 
-    CHEMELEON_DATA=../shared/data python benchmarks/train_step.py [--data mp_20_open] [--batch 256]
+    python benchmarks/train_step.py [--data mp] [--batch 256]
         [--steps 400] [KEY=VALUE ...]
 
 Prints the median rate of the VAE (51 M parameters) and of the LDM (DiT-B, 130 M, with the frozen
@@ -90,7 +90,7 @@ def logged(folder: Path, skip: float = 0.3) -> list[float]:
 def main() -> None:
     """Run both stages and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="mp_20_open" if CUDA else "perov_5")
+    parser.add_argument("--data", default="mp" if CUDA else "perov_5")
     parser.add_argument("--batch", type=int, default=256 if CUDA else 64)
     parser.add_argument("--steps", type=int, default=400 if CUDA else 12)
     parser.add_argument("--only", choices=["vae", "ldm"])

@@ -1,6 +1,6 @@
 """Time LDM training and sampling on one GPU and on two of the same host, through accelerate.
 
-    CHEMELEON_DATA=../shared/data python benchmarks/two_gpus.py [--steps 400] [--num 10000]
+    python benchmarks/two_gpus.py [--steps 400] [--num 10000]
 
 Training is `chemeleon ldm train` (DiT-B and the published VAE's encoder, 256 crystals per GPU)
 under `accelerate launch`; sampling is `Pipeline.generate`, the way `chemeleon sample` shares its
@@ -69,7 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = train(folder, 100)
-        words = ["data.name=mp_20_open", "data.download=null", "data.targets=[]"]
+        words = ["data.name=mp", "data.download=null", "data.targets=[]"]
         words += ["trainer.tracker=none", f"trainer.log_every={arguments.steps // 20}"]
         words += ["trainer.val_every_epochs=1000000", f"trainer.max_steps={arguments.steps}"]
         words += [f"ldm.vae_ckpt_path={folder / 'vae'}"]

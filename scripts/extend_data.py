@@ -1,14 +1,17 @@
 """Put crystals that a model made beside a data set, to train the next model on both.
 
+    chemeleon data export mp --where "e_above_hull <= 0.1" --format csv -o data/mp_stable
+    chemeleon data hull mp --split all --potential chgnet:0.2.0 -o hull020.json.gz
     chemeleon sample -n 30000 --relax 30 --potential chgnet:0.2.0 -o made
-    chemeleon evaluate made -r mp_20_open --potential chgnet:0.2.0 --hull hull020.json.gz -o judged
-    python scripts/extend_data.py mp_20_open made judged -o data/mp_20_more
+    chemeleon evaluate made -r mp_stable --potential chgnet:0.2.0 --hull hull020.json.gz -o judged
+    python scripts/extend_data.py mp_stable made judged -o data/mp_more
 
 Kept are valid crystals that are unique, not in the training set and at most 0.1 eV/atom above the
 hull (MSUN); of those with a number of elements, no more than its share of the data set times all
 such candidates. The new set has the rows of the old train split (a CSV) first; crystals that were
-made have a name and a CIF, and nothing in other columns, so train with data.targets=[]. val and
-test are copied. Relax and select with another potential than the one that will judge, as above.
+made have a name and a CIF, and nothing in other columns, so train with data.targets=[] and
+data.where=null. val and test are copied. Relax and select with another potential than the one that
+will judge, as above.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Put a trained model inside the package: chemeleon/shipped/NAME, in bf16, with its model card.
 
-    python scripts/ship_model.py runs/my_ldm mp_20_open --metrics report/summary.json vae.json
+    python scripts/ship_model.py runs/my_ldm de_novo --metrics report/summary.json vae.json
 
 The commands in the card come from the config.yaml of the run and of the runs that it began from
 (its VAE, the model it fine-tunes); name those with --before if they have moved. Figures come from
@@ -41,7 +41,8 @@ _MP = (
     " 011002, 2013), licence CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/)."
 )
 DATA = {
-    "mp_20_open": f"13,875 crystals of MP-20, the train split of `mp_20_open`. {_MP}",
+    "mp": "Crystals of the Materials Project of July 2024, of up to 20 atoms: the train split of"
+    f" `mp` (61,311), or those of it that `data.where` keeps. {_MP}",
     "mp_20": f"The train split of MP-20, crystals of up to 20 atoms. {_MP}",
 }
 

@@ -101,7 +101,7 @@ def test_show_config_names_who_set_each_key():
 
 
 def test_show_config_copes_with_dots_in_column_names():
-    words = ["predict", "train", "--preset", "mp_20_open/band_gap", "--show-config"]
+    words = ["predict", "train", "--preset", "mp/band_gap", "--show-config"]
     output = runner.invoke(app, [*words, "data.units={spacegroup.number: none}"]).output
     assert 'data.units.spacegroup.number: "none"' in output
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from data_server import Server, serving
 
 from chemeleon.config.schema import DataConfig
 from chemeleon.data.download import download
@@ -22,62 +21,12 @@ def content(split: str, rows: int) -> bytes:
     return ("material_id,cif\n" + "\n".join(lines) + "\n").encode()
 
 
-class Server(ThreadingHTTPServer):
-    """Serves ``files``; can break off, ignore Range, or lie."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files = {f"/data/set/{s}.csv": content(s, n) for s, n in ROWS.items()}
-        self.break_after: list[int] = []  # bytes after which the next answers end
-        self.ranges = True
-        self.asked: list[tuple[str, str | None]] = []
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Keep the tests' output clean: connections are broken on purpose."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        wanted = self.headers.get("Range")
-        self.server.asked.append((self.path, wanted))
-        data = self.server.files.get(self.path)
-        if data is None:
-            self.send_error(404)
-            return
-        start = 0
-        if wanted and self.server.ranges:
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
-            if start >= len(data):
-                self.send_error(416)
-                return
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        else:
-            self.send_response(200)
-        self.send_header("Content-Length", str(len(data) - start))
-        self.end_headers()
-        end = start + self.server.break_after.pop(0) if self.server.break_after else len(data)
-        self.wfile.write(data[start:end])
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setenv("CHEMELEON_DATA_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving({f"/data/set/{s}.csv": content(s, n) for s, n in ROWS.items()}) as server:
+        monkeypatch.setenv("CHEMELEON_DATA_URL", server.address)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        yield server
 
 
 @pytest.fixture

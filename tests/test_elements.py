@@ -98,7 +98,7 @@ def test_padding_does_not_matter():
 
 def test_a_model_for_formulas_refuses_a_price():
     with pytest.raises(GenerationError, match="element_price"):
-        chemeleon.sample("shipped:mp_20_open_csp", 1, formula="NaCl", element_price=2)
+        chemeleon.sample("shipped:csp", 1, formula="NaCl", element_price=2)
 
 
 def elements(crystals) -> list[int]:

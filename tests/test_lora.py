@@ -217,7 +217,7 @@ def test_blocks_with_adapters_compile_in_one_piece(tiny_ldm):
     torch.testing.assert_close(predict(model), expected)
 
 
-@pytest.mark.parametrize("name", ["alex_mp_20_bandgap/bandgap_lora", "mp_20_open/bandgap_lora"])
+@pytest.mark.parametrize("name", ["alex_mp_20_bandgap/bandgap_lora", "mp/band_gap_lora"])
 def test_under_three_percent_are_trained_at_the_published_size(name):
     config = presets.load("ldm", name).config
     assert isinstance(config, LDMTrainConfig)

@@ -194,7 +194,7 @@ def test_structures_in_memory_become_a_data_set(tmp_path: Path) -> None:
     found = {*ids(tmp_path / "some" / "salts", "train"), *ids(tmp_path / "some" / "salts", "val")}
     assert found == {"mine", *(f"crystal-{i:06d}" for i in range(10) if i != 3)}
     # the words are what a training needs, whatever its preset reads
-    config = presets.load("ldm", "mp_20_open/mini", None, report.words).config
+    config = presets.load("ldm", "mp/mini", None, report.words).config
     assert len(load_split(config.data, "train")) == 7
 
 

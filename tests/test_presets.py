@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from chemeleon.cli.app import app
 from chemeleon.config import presets
 from chemeleon.config.schema import STAGES, LDMTrainConfig, VAETrainConfig
-from chemeleon.errors import ConfigError
+from chemeleon.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "from-the-guide.md"
@@ -107,8 +107,21 @@ def test_an_old_name_is_refused_with_the_new_one(stage, old, new):
         presets.load(stage, old)
     with pytest.raises(ConfigError, match=r"has no preset 'mp_20_open/nothing'"):
         presets.load(stage, "mp_20_open/nothing")
-    with pytest.raises(ConfigError, match=r"mp_20_open was never published, and mp takes its"):
+    with pytest.raises(ConfigError, match=r"called 'mp_20_open'; mp has taken its place"):
         presets.load_data("mp_20_open")
+
+
+def test_where_mp_20_is_not_found_mp_is_offered(tmp_path, monkeypatch):
+    from chemeleon.data.dataset import split_path
+
+    monkeypatch.setenv("CHEMELEON_DATA", str(tmp_path))
+    with pytest.raises(DataError) as caught:
+        split_path(presets.load("ldm", "mp_20/null").config.data, "train")
+    assert "`chemeleon data download mp_20`" in str(caught.value)
+    offered = re.search(r", take (data\.name=.*) instead", str(caught.value))
+    assert offered is not None
+    data = presets.load("ldm", "mp_20/null", None, shlex.split(offered[1])).config.data
+    assert (data.name, data.where) == ("mp", "mp_20 == 1")
 
 
 @pytest.mark.parametrize("name", presets.list_data())

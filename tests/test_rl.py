@@ -297,7 +297,7 @@ def test_the_guides_names_work_and_faithful_settings_are_published():
     assert (found.rl.num_group_samples, found.data.batch_size) == (128, 8)
     found = presets.load("rl", "mp_20/dng").config
     rl = found.rl
-    ours = presets.load("rl", "mp_20_open/dng_published").config
+    ours = presets.load("rl", "mp/dng_published").config
     start = {"ldm_ckpt_path": rl.ldm_ckpt_path}
     assert ours.rl.model_copy(update=start) == rl
     assert (ours.optim, ours.data.batch_size) == (found.optim, found.data.batch_size)

@@ -97,11 +97,11 @@ def test_the_models_of_the_package_work_and_are_those_of_their_cards():
 def test_the_model_of_the_package_is_used_if_none_is_named(full, tmp_path):
     made = chemeleon.sample(n=3, steps=2, output=tmp_path / "out")
     assert made.notes == [
-        "no model was named: this is shipped:mp_20_open, unconditional LDM trained on demo"
+        "no model was named: this is shipped:de_novo, unconditional LDM trained on demo"
     ]
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["model"] == "shipped:mp_20_open"
-    named = chemeleon.sample("shipped:mp_20_open", 3, steps=2)
+    assert manifest["model"] == "shipped:de_novo"
+    named = chemeleon.sample("shipped:de_novo", 3, steps=2)
     assert named.notes == []
     assert made.structures == named.structures
 
@@ -109,8 +109,7 @@ def test_the_model_of_the_package_is_used_if_none_is_named(full, tmp_path):
 def test_formulas_are_for_the_csp_model_of_the_package(full, tmp_path):
     made = chemeleon.sample(formula="NaCl", n=2, steps=2, rank_by="none")
     assert made.notes[0] == (
-        "no model was named: this is shipped:mp_20_open_csp, csp LDM, for given formulas, trained"
-        " on demo"
+        "no model was named: this is shipped:csp, csp LDM, for given formulas, trained on demo"
     )
     assert {s.composition.reduced_formula for s in made.structures if s} <= {"NaCl"}
 
@@ -119,57 +118,64 @@ def test_the_command_says_which_model_it_used(full, tmp_path):
     words = ["sample", "-n", "2", "--steps", "2", "-o", str(tmp_path / "out")]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
-    assert "no model was named: this is shipped:mp_20_open" in result.output
+    assert "no model was named: this is shipped:de_novo" in result.output
     lines = CliRunner().invoke(app, ["hub", "list"], env={"COLUMNS": "120"}).output.splitlines()
-    (line,) = [line for line in lines if "shipped:mp_20_open_csp" in line]
+    (line,) = [line for line in lines if "shipped:csp" in line]
     assert "for given formulas" in line
     assert "MB" in line
 
 
 def test_a_package_without_models_says_what_to_name(box, tmp_path):
-    with pytest.raises(CheckpointError, match=r"holds none \(shipped:mp_20_open\).*--model"):
+    with pytest.raises(CheckpointError, match=r"holds none \(shipped:de_novo\).*--model"):
         chemeleon.sample(n=1, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(CheckpointError, match=r"none that takes formulas.*csp presets"):
         chemeleon.sample(formula="NaCl")
     with pytest.raises(CheckpointError, match="which holds no trained model"):
-        find_model("shipped:mp_20_open")
+        find_model("shipped:de_novo")
     assert api.hub.shipped() == []
     assert "models inside" not in CliRunner().invoke(app, ["hub", "list"]).output
 
 
 def test_a_name_stands_for_the_model_wherever_one_is_asked_for(full):
-    whole = LatentDiffusion.from_pretrained("shipped:mp_20_open")
-    vae = CrystalVAE.from_pretrained("shipped:mp_20_open")
+    whole = LatentDiffusion.from_pretrained("shipped:de_novo")
+    vae = CrystalVAE.from_pretrained("shipped:de_novo")
     for name, value in vae.state_dict().items():
         assert torch.equal(value, whole.vae.state_dict()[name])
-    with pytest.raises(CheckpointError, match=r"did you mean shipped:mp_20_open\?"):
-        LatentDiffusion.from_pretrained("shipped:mp_20_opne")
-    with pytest.raises(CheckpointError, match="take that of the package: shipped:mp_20_open"):
-        LatentDiffusion.from_pretrained("mp_20_open")
+    with pytest.raises(CheckpointError, match=r"did you mean shipped:de_novo\?"):
+        LatentDiffusion.from_pretrained("shipped:de_nvo")
+    with pytest.raises(CheckpointError, match="take that of the package: shipped:de_novo"):
+        LatentDiffusion.from_pretrained("de_novo")
+
+
+def test_the_names_of_an_earlier_version_still_stand_for_the_models(full):
+    for old, new in (("mp_20_open", "de_novo"), ("mp_20_open_csp", "csp")):
+        assert find_model(f"shipped:{old}") == find_model(f"shipped:{new}") == full / new
+    with pytest.raises(CheckpointError, match=r"holds shipped:csp, shipped:de_novo\."):
+        find_model("shipped:mp_20")
 
 
 @pytest.mark.parametrize("key", ["ldm.vae_ckpt_path", "ldm.init_ckpt_path"])
 def test_training_begins_from_the_package_and_resumes_without_it(full, tmp_path, key):
-    words = [*TINY_LDM, f"{key}=shipped:mp_20_open"]
+    words = [*TINY_LDM, f"{key}=shipped:de_novo"]
     api.ldm_train("demo/null", [*words, "trainer.max_steps=2"], output=tmp_path / "run")
     model = LatentDiffusion.from_pretrained(tmp_path / "run")
     assert all(value.dtype == torch.float32 for value in model.state_dict().values())
     written = (tmp_path / "run" / "config.yaml").read_text()
-    assert f"{key.partition('.')[2]}: shipped:mp_20_open" in written
+    assert f"{key.partition('.')[2]}: shipped:de_novo" in written
     full.rename(tmp_path / "gone")
     api.ldm_train(overrides=["trainer.max_steps=3"], resume=tmp_path / "run")
 
 
 def test_adapters_fit_a_base_in_bf16(full, tmp_path):
     pytest.importorskip("peft")
-    words = [*TINY_LDM, "ldm.init_ckpt_path=shipped:mp_20_open", "ldm.lora={rank: 2, alpha: 4}"]
+    words = [*TINY_LDM, "ldm.init_ckpt_path=shipped:de_novo", "ldm.lora={rank: 2, alpha: 4}"]
     words += ["ldm.conditions={density: {kind: number, column: density}}", "trainer.max_steps=2"]
     api.ldm_train("demo/null", words, output=tmp_path / "run")
     alone = tmp_path / "alone"  # no run beside it, so the base is looked for by its name
     (tmp_path / "run" / "last").rename(alone)
     folder = read_model(alone, ("ldm",), whole=False)
-    assert folder.config["adapter"]["base"] == "shipped:mp_20_open"
+    assert folder.config["adapter"]["base"] == "shipped:de_novo"
     whole = read_model(api.ldm.merge(alone, tmp_path / "merged")).tensors
     assert all(value.dtype == torch.float32 for value in whole.values())
 
@@ -257,11 +263,11 @@ def test_a_run_is_shipped_with_its_card(script, box, tiny_ldm, tiny_vae, tmp_pat
     figures.write_text(json.dumps({"headline": [{**entry, "control": 1.0}]}))
     lines = tmp_path / "lines.json"
     lines.write_text('{"model": "/tmp/x", "msun": 0.1}\n{"model": "/tmp/y", "msun": 0.2}\n')
-    words = [str(tiny_ldm), "mp_20_open", "--data", "made up, CC0"]
+    words = [str(tiny_ldm), "de_novo", "--data", "made up, CC0"]
     words += ["--metrics", f"De novo={figures}", str(lines)]
     assert script.main(words) == 0
     assert "MB of at most 20" in capsys.readouterr().out
-    card = (box / "mp_20_open" / "README.md").read_text()
+    card = (box / "de_novo" / "README.md").read_text()
     for text in (
         "made up, CC0",
         "| seed | 42 |",
@@ -269,8 +275,8 @@ def test_a_run_is_shipped_with_its_card(script, box, tiny_ldm, tiny_vae, tmp_pat
         "| Unique | 0.5 (0.4 to 0.6); real crystals 1 |",
         "lines.json, 2",
         "| msun | 0.2 |",
-        "chemeleon sample --model shipped:mp_20_open -n 100 -o out",
-        f"hash `{Pipeline.from_pretrained('shipped:mp_20_open', 'cpu').fingerprint()}`",
+        "chemeleon sample --model shipped:de_novo -n 100 -o out",
+        f"hash `{Pipeline.from_pretrained('shipped:de_novo', 'cpu').fingerprint()}`",
         "chemeleon vae train --preset demo/dng -o runs/vae",
         "chemeleon ldm train --preset demo/null -o runs/ldm",
         "ldm.vae_ckpt_path=runs/vae",
@@ -285,8 +291,8 @@ def test_a_run_is_shipped_with_its_card(script, box, tiny_ldm, tiny_vae, tmp_pat
 
     assert script.main([*words, "--overwrite", "--limit", "0.1"]) == 2
     assert "over 0.1 MB" in capsys.readouterr().err
-    assert (box / "mp_20_open" / "README.md").read_text() == card  # what was there is there
-    assert [path.name for path in box.iterdir()] == ["mp_20_open"]
+    assert (box / "de_novo" / "README.md").read_text() == card  # what was there is there
+    assert [path.name for path in box.iterdir()] == ["de_novo"]
     assert script.main(words) == 2
     assert "already holds" in capsys.readouterr().err
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from chemeleon.config.presets import RENAMED
+
 _TITLES = {
     "vae": "crystal autoencoder",
     "ldm": "latent diffusion model of crystals",
@@ -142,6 +144,7 @@ def _loading(config: Mapping[str, Any], reference: str) -> str:
     wish = "--formula LiFePO4 -n 20" if told else "-n 100"
     vae, data = config.get("vae") or {}, (config.get("data") or {}).get("name")
     preset = "mp_20" if vae.get("atom_order", "file") == "file" or data is None else data
+    preset = RENAMED.get(preset, preset)
     preset += "/csp" if vae.get("kind") == "csp" else "/null"
     commands = {
         "vae": f"chemeleon ldm train --preset {preset} ldm.vae_ckpt_path={reference}",

@@ -21,8 +21,8 @@ VAE_HEADS = {512: 8}
 DIT_HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 
 # Crystals by number of atoms, 0 .. 20. Published files do not hold the distribution that sizes are
-# drawn from; this is that of MP-20, counted on 13,875 of its crystals (the `mp_20_open` training
-# split: Materials Project, CC BY 4.0).
+# drawn from; this is that of MP-20, counted on 13,875 of its crystals (Materials
+# Project, CC BY 4.0).
 MP_20_SIZES = [
     *(0, 29, 247, 270, 1782, 681, 1098, 325, 1082, 491, 1325),
     *(219, 1511, 305, 906, 199, 978, 146, 795, 151, 1335),

@@ -30,7 +30,7 @@ app.command(epilog=EXAMPLES)(hull)
 
 @app.command(
     epilog="""[bold]Examples[/bold]\n
-    chemeleon data describe mp_20_open\n
+    chemeleon data describe mp\n
     chemeleon data describe demo --split val\n
     chemeleon data describe my_cifs/ --max-atoms 20\n
     chemeleon data describe mp_20 --where 'band_gap > 1 and "O" in elements'\n

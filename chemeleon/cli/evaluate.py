@@ -83,10 +83,10 @@ def evaluate(
     [bold]Examples[/]
 
     \b
-    chemeleon evaluate out/ --reference mp_20_open -o out/evaluation
-    chemeleon evaluate samples.extxyz -r mp_20_open -r my_structures/ --matcher lemat
-    chemeleon evaluate samples.csv.gz -r mp_20_open --potential chgnet --relax 50 --hull hull.json
-    chemeleon evaluate csp.zip --targets mp_20_open/test -o csp_report
+    chemeleon evaluate out/ --reference mp -o out/evaluation
+    chemeleon evaluate samples.extxyz -r mp -r my_structures/ --matcher lemat
+    chemeleon evaluate samples.csv.gz -r mp --potential chgnet --relax 50 --hull hull.json
+    chemeleon evaluate csp.zip --targets mp/test -o csp_report
     """
     from chemeleon import api
 

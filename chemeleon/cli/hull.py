@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from chemeleon.energy.hull import Hull
 
 EXAMPLES = """[bold]Examples[/bold]\n
-    chemeleon data hull mp_20_hull/ -o hull.json.gz\n
+    chemeleon data hull formation_energies.csv.gz -o hull.json.gz\n
     chemeleon data hull energies.csv --references elements.json -o hull.json.gz\n
     chemeleon data hull entries.json.gz -o hull.json.gz\n
     chemeleon data hull demo --potential chgnet --relax 50 -o demo_hull.json.gz\n
-    chemeleon data hull mp_20_open --split all --potential chgnet:0.2.0 -o hull.json.gz"""
+    chemeleon data hull mp --split all --potential chgnet:0.2.0 -o hull.json.gz"""
 
 
 def hull(

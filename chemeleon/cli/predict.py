@@ -20,9 +20,9 @@ options.add_training(
 
     \b
     chemeleon predict train --preset demo/density predict.vae_ckpt_path=runs/demo_vae
-    chemeleon predict train --preset mp_20_open/band_gap -o runs/gap
-    chemeleon predict train -p mp_20_open/band_gap 'predict.targets=\\[band_gap, e_above_hull]'
-    chemeleon predict train --resume runs/predict-mp_20_open-band_gap
+    chemeleon predict train --preset mp/band_gap -o runs/gap
+    chemeleon predict train -p mp/band_gap 'predict.targets=\\[band_gap, e_above_hull]'
+    chemeleon predict train --resume runs/predict-mp-band_gap
     """,
     next_step="chemeleon predict run {folder} FILES -o out.csv",
 )

@@ -231,7 +231,7 @@ def sample(
     chemeleon sample --model runs/my_ldm -n 24 --table --contact-sheet
     chemeleon sample --model runs/my_ldm --num-samples 1000 --output out/ --format cif,extxyz,json
     chemeleon sample --model hub:alex_mp_20_ldm -n 100
-    chemeleon sample --model runs/my_ldm -n 1000 --evaluate --reference mp_20_open
+    chemeleon sample --model runs/my_ldm -n 1000 --evaluate --reference mp
     chemeleon sample -n 100 --relax 50
     chemeleon sample --model runs/my_ldm -n 100 --num-atoms 5,10 --scheduler dpm++ --steps 25
     chemeleon sample --model runs/csp --formula LiFePO4 --formula BaTiO3 -n 20

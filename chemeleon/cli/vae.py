@@ -21,7 +21,7 @@ options.add_training(
     chemeleon vae train --preset demo/dng -o runs/demo_vae
     chemeleon vae train --preset mp_20/dng trainer.max_epochs=3000 data.batch_size=128
     chemeleon vae train --resume runs/vae-mp_20-dng
-    chemeleon vae train --preset mp_20_open/dng --show-config
+    chemeleon vae train --preset mp/dng --show-config
     """,
     next_step="chemeleon ldm train --preset PRESET ldm.vae_ckpt_path={folder}",
 )
@@ -30,7 +30,7 @@ options.add_training(
 @app.command()
 def reconstruct(
     model: Annotated[str, typer.Argument(help="Run or model folder, or hub:NAME.")],
-    dataset: Annotated[str, typer.Argument(help="Data set, such as demo, NAME/SPLIT, or a path.")],
+    dataset: Annotated[str, typer.Argument(help="Data set, such as mp, NAME/SPLIT, or a path.")],
     split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "test",
     batch_size: Annotated[int, typer.Option("--batch-size", help="Crystals at a time.")] = 256,
     device: Annotated[
@@ -45,7 +45,7 @@ def reconstruct(
 
     \b
     chemeleon vae reconstruct runs/demo_vae demo
-    chemeleon vae reconstruct runs/vae-mp_20-dng mp_20_open --split val
+    chemeleon vae reconstruct runs/vae-mp_20-dng mp --split val
     """
     import json
 

@@ -96,6 +96,13 @@ def list_data() -> list[str]:
     return sorted(p.stem for p in (preset_root() / "data").glob("*.yaml"))
 
 
+def nearest_set(name: str) -> str:
+    """Return ``; did you mean 'x'?`` of a data set, or what has taken the place of an old one."""
+    if name in RENAMED:
+        return f"; {RENAMED[name]} has taken its place"
+    return nearest(name, list_data())
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"config file {path} does not exist")
@@ -271,13 +278,8 @@ def load_data(name: str) -> DataConfig:
     path = preset_root() / "data" / f"{name}.yaml"
     if not path.is_file():
         known = list_data()
-        if name in RENAMED:
-            raise ConfigError(
-                f"the data set {name} was never published, and {RENAMED[name]} takes its place:"
-                f" data.name={RENAMED[name]}"
-            )
         raise ConfigError(
-            f"no data set is called '{name}'{nearest(name, known)}. Known: {', '.join(known)}."
+            f"no data set is called '{name}'{nearest_set(name)}. Known: {', '.join(known)}."
             " To add one, see docs/adding-a-data-set.md"
         )
     values: dict[str, Any] = {}

@@ -91,7 +91,7 @@ def find_set(
         raise DataError(f"no file {base}, and no split '{chosen}': {', '.join(SPLITS)}{close}")
     if dataset not in known and not dataset_dir(config).is_dir():
         raise DataError(
-            f"no file or folder {base}, and no data set of that name{nearest(dataset, known)};"
+            f"no file or folder {base}, and no data set of that name{presets.nearest_set(dataset)};"
             f" known: {', '.join(known)}"
         )
     return NamedSet(name, split_path(config, chosen), chosen, config)

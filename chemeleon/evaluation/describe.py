@@ -3,7 +3,7 @@
 Runs in worker processes on chunks of crystals; no torch here.
 
 Space groups come from moyopy (Rust; 7 times as fast as spglib, with which it agrees on 99.3 % of
-300 crystals of mp_20_open/val at 0.1 A). Composition validity is SMACT's rule as CDVAE uses it
+300 crystals of MP-20 at 0.1 A). Composition validity is SMACT's rule as CDVAE uses it
 (charge neutrality and Pauling test, metals pass) with the oxidation states named below.
 """
 
