@@ -1,6 +1,6 @@
 """Judge unconditional models by samplers: one line for each, by the code of `chemeleon evaluate`.
 
-    python benchmarks/de_novo.py runs/a runs/b --hull hull.json.gz
+    python benchmarks/de_novo.py runs/a runs/b --hull mp
         [-n 1000] [--sampler ddim:50:1:1 --sampler dpm++:20:0:1] [--relax 50] [--split val]
 
 A sampler is SCHEDULER:STEPS:ETA:TEMPERATURE:ELEMENT_PRICE. Shares are of the crystals asked

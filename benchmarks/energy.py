@@ -2,27 +2,26 @@
 
     python benchmarks/energy.py [--device cuda] [--crystals 1000]
 
-Crystals are those of mp_20_open/val, repeated if more are asked for; they are Structure objects
+Crystals are those of mp/val, repeated if more are asked for; they are Structure objects
 when the clock starts. CHGNet's `predict_structure` gets its best of the batch sizes 16, 64 and 256
-on a part of them. The hull part needs mp_20_hull and is left out without it.
+on a part of them. The hull is that of mp.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
-import os
 import statistics
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from pymatgen.core import Structure
 
+from chemeleon.config.presets import load_data
+from chemeleon.crystals.convert import to_structures
+from chemeleon.data.dataset import LoadReport, load_report
 from chemeleon.energy.potentials import Potential, load_potential
 from chemeleon.energy.relax import relax
 
@@ -97,25 +96,25 @@ def relaxation(potential: Potential, crystals: list[Structure], device: str) -> 
         line(f"relaxation, positions and cell, {name}", len(found), seconds, note)
 
 
-def hull(data: Path, rows: list[dict[str, str]]) -> None:
+def hull(found: LoadReport, crystals: list[Structure]) -> None:
     """Ask for energies above hull, and pymatgen for some of them."""
     from pymatgen.analysis.phase_diagram import PhaseDiagram
     from pymatgen.core import Composition
     from pymatgen.entries.computed_entries import ComputedEntry
 
     from chemeleon.energy.compositions import formula_of, fractions
-    from chemeleon.energy.hull_sources import from_table
+    from chemeleon.energy.hull_sources import find_hull
 
     start = time.perf_counter()
-    made = from_table(data / "mp_20_hull")
-    print(f"hull of {len(made):,} phases made in {time.perf_counter() - start:.1f} s")
-    names = [row["pretty_formula"] for row in rows]
-    given = [float(row["formation_energy_per_atom"]) for row in rows]
+    made = find_hull("mp").load()
+    print(f"hull of {len(made):,} phases read in {time.perf_counter() - start:.1f} s")
+    names = [crystal.composition.reduced_formula for crystal in crystals]
+    given = found.columns["formation_energy_per_atom"].tolist()
     start = time.perf_counter()
     answer = made.above(names, given)
     ours = time.perf_counter() - start
     line("energy above hull", len(names), ours)
-    column = np.array([float(row["e_above_hull"]) for row in rows])
+    column = found.columns["e_above_hull"].numpy()
     gap = answer.e_above_hull_ev - column
     within = (np.abs(gap) <= 0.001).mean()
     print(f"  within 1 meV of e_above_hull: {within:.1%}; highest above it {gap.max():.1e} eV/atom")
@@ -149,12 +148,9 @@ def main() -> None:
     parser.add_argument("--relax", type=int, default=1000, help="crystals that are relaxed")
     words = parser.parse_args()
     warnings.simplefilter("ignore")
-    data = Path(os.environ.get("CHEMELEON_DATA", "data"))
-    csv.field_size_limit(10**9)
-    with gzip.open(data / "mp_20_open" / "val.csv.gz", "rt", newline="") as file:
-        rows = list(csv.DictReader(file))
-    read = [Structure.from_str(row["cif"], fmt="cif") for row in rows[: words.crystals]]
-    crystals = [read[i % len(read)] for i in range(words.crystals)]
+    found = load_report(load_data("mp"), "val")
+    known = to_structures(found.crystals)
+    crystals = [known[i % len(known)] for i in range(words.crystals)]
     name = torch.cuda.get_device_name() if words.device.startswith("cuda") else "CPU"
     atoms = sum(map(len, crystals)) / len(crystals)
     print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads,", end=" ")
@@ -163,8 +159,7 @@ def main() -> None:
     energies(potential, crystals, min(words.package_crystals, len(crystals)), words.device)
     if words.relax:
         relaxation(potential, crystals[: words.relax], words.device)
-    if (data / "mp_20_hull").is_dir():
-        hull(data, rows)
+    hull(found, known)
 
 
 if __name__ == "__main__":
