@@ -7,8 +7,9 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-from hub_helpers import CHECKPOINTS, LIGHTNING, REPO, tiny_vae
+from hub_helpers import LIGHTNING, REPO, tiny_vae
 from hub_server import HubServer, serve
+from reference import checkpoint
 
 from chemeleon.checkpoints import fetch
 from chemeleon.models.vae import CrystalVAE
@@ -70,7 +71,7 @@ def model(server: HubServer, tmp_path: Path) -> CrystalVAE:
 
 @pytest.fixture
 def lightning(server: HubServer) -> HubServer:
-    files = {"vae": "vae_dng_small.ckpt", "ldm": "ldm_null_small.ckpt"}
-    content = {f"v0/{to}.ckpt": (CHECKPOINTS / name).read_bytes() for to, name in files.items()}
+    files = {"vae": "vae_dng", "ldm": "ldm_null"}
+    content = {f"v0/{to}.ckpt": checkpoint(name).read_bytes() for to, name in files.items()}
     server.commit(LIGHTNING, content)
     return server

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-import pytest
 import torch
 
 from chemeleon.config.schema import VAEConfig
 from chemeleon.models.vae import CrystalVAE
 
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = Path(os.environ.get("CHEMELEON_SHARED", ROOT.parent / "shared"))
-CHECKPOINTS = SHARED / "reference" / "checkpoints"
-needs_checkpoints = pytest.mark.skipif(
-    not CHECKPOINTS.is_dir(), reason=f"the small published checkpoints are not at {CHECKPOINTS}"
-)
 REPO, LIGHTNING = "me/my-vae", "them/checkpoints"
 
 

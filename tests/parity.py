@@ -10,7 +10,6 @@ atoms where ours are padded.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +17,12 @@ from unittest import mock
 
 import numpy as np
 import torch
+from reference import checkpoint, reference
 from torch import Tensor
 
 from chemeleon.checkpoints.lightning import convert
 from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
 
-SHARED = Path(os.environ.get("CHEMELEON_SHARED", Path(__file__).parents[2] / "shared"))
-REFERENCE = SHARED / "reference"
 BOUND = 1e-5
 WALK_BOUND = 1e-4
 FUSED = "with the exact GELU of PyTorch's fused path; ours is the tanh form that was configured"
@@ -73,11 +71,11 @@ class Golden:
     """The recorded numbers, the crystals they belong to, and the imported models."""
 
     def __init__(self, work: Path) -> None:
-        self.files = {p.stem: np.load(p) for p in sorted((REFERENCE / "golden").glob("*.npz"))}
+        self.files = {p.stem: np.load(p) for p in sorted(reference("golden").glob("*.npz"))}
         self.folders = {}
-        for path in sorted((REFERENCE / "checkpoints").glob("*.ckpt")):
+        for path in sorted(reference("checkpoints").glob("*.ckpt")):
             name = path.stem.removesuffix("_small")
-            vae = REFERENCE / "checkpoints" / "vae_dng_small.ckpt" if "ldm" in name else None
+            vae = checkpoint("vae_dng") if "ldm" in name else None
             self.folders[name] = convert(path, work / name, vae=vae)
         self.flat = FlatCrystals(
             self.get("batch", "atom_types"),

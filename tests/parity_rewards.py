@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator
 
 import torch
-from parity import FUSED, REFERENCE, Found, Golden, fused_gelu
+from parity import FUSED, Found, Golden, fused_gelu
+from reference import reference
 
 from chemeleon.config.rewards import RewardConfig
 from chemeleon.crystals.convert import from_structures
@@ -56,7 +57,7 @@ def metric_arrays(golden: Golden) -> Iterator[Found]:
     yield Found("frechet", frechet(features[:8], features[8:]), "squared Frechet distance")
     from pymatgen.core import Structure
 
-    held = json.loads((REFERENCE / "golden" / "metrics_structures.json").read_text())
+    held = json.loads(reference("golden/metrics_structures.json").read_text())
     made = from_structures([Structure.from_dict(item) for item in held])
     mix = Mix(
         {"creativity": RewardConfig(reward="creativity")},

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from itertools import chain
 
 import torch
-from parity import FUSED, REFERENCE, Found, Golden, fused_gelu
+from parity import FUSED, Found, Golden, fused_gelu
 from parity_rewards import reward_arrays
+from reference import reference
 
 from chemeleon.config.schema import ConditionConfig, DiffusionConfig, SamplerConfig
 from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
@@ -120,7 +121,7 @@ def other_arrays(golden: Golden) -> dict[str, Iterator[Found]]:
 def _batch(golden: Golden) -> Iterator[Found]:
     from chemeleon.data.building import parse_source
 
-    parsed = parse_source(REFERENCE / "golden" / "structures.csv")
+    parsed = parse_source(reference("golden/structures.csv"))
     crystals = FlatCrystals(
         parsed.atomic_numbers.long(),
         parsed.frac_coords,

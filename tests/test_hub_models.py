@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hub_helpers import CHECKPOINTS, LIGHTNING, equal, needs_checkpoints, tiny_vae
+from hub_helpers import LIGHTNING, equal, tiny_vae
 from hub_server import TOKEN, HubServer
+from reference import checkpoint
 from typer.testing import CliRunner
 
 from chemeleon.checkpoints import hub
@@ -38,7 +39,6 @@ def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
 # --- Lightning checkpoints
 
 
-@needs_checkpoints
 def test_lightning_checkpoint_is_imported_once(lightning: HubServer, tmp_path: Path):
     folder = find_model("hub:small_vae")
     assert folder.parent == tmp_path / "cache" / "models"
@@ -53,7 +53,6 @@ def test_lightning_checkpoint_is_imported_once(lightning: HubServer, tmp_path: P
     assert len(lightning.downloads()) == 2
 
 
-@needs_checkpoints
 def test_a_failed_import_leaves_nothing(lightning: HubServer, tmp_path: Path):
     lightning.commit(LIGHTNING, {"v0/vae.ckpt": b"not a checkpoint at all" * 100})
     with pytest.raises(CheckpointError):
@@ -61,7 +60,6 @@ def test_a_failed_import_leaves_nothing(lightning: HubServer, tmp_path: Path):
     assert not [p for p in (tmp_path / "cache" / "models").iterdir() if p.is_dir()]
 
 
-@needs_checkpoints
 def test_several_processes_download_and_import_once(lightning: HubServer, tmp_path: Path):
     code = "from chemeleon.checkpoints.hub import resolve; print(resolve('hub:small_vae'))"
     started = [
@@ -75,7 +73,6 @@ def test_several_processes_download_and_import_once(lightning: HubServer, tmp_pa
     assert [str(p) for p in (tmp_path / "cache" / "models").iterdir() if p.is_dir()] == [*folders]
 
 
-@needs_checkpoints
 def test_sample_from_the_hub_and_again_offline(lightning: HubServer, tmp_path: Path):
     words = ["sample", "--model", "hub:small_ldm", "-n", "2", "--steps", "4", "--num-atoms", "3"]
     one, two = tmp_path / "one", tmp_path / "two"
@@ -91,7 +88,6 @@ def test_sample_from_the_hub_and_again_offline(lightning: HubServer, tmp_path: P
         assert path.read_bytes() == (two / "cif" / path.name).read_bytes()
 
 
-@needs_checkpoints
 def test_training_on_a_vae_of_the_hub(lightning: HubServer, tmp_path: Path):
     from chemeleon import api
 
@@ -163,10 +159,9 @@ def test_push_of_an_ldm_keeps_words_and_forgets_paths(server: HubServer, monkeyp
     assert "ldm" not in vae.origin
 
 
-@needs_checkpoints
 def test_a_predictor_goes_there_and_back(server: HubServer, monkeypatch, tmp_path: Path):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    made = hub.convert(CHECKPOINTS / "predictor_bandgap_small.ckpt", tmp_path / "made")
+    made = hub.convert(checkpoint("predictor_bandgap"), tmp_path / "made")
     predictor = Predictor.from_pretrained(made)
     predictor.origin = {**predictor.origin, "trained": {"metrics": {"mae": float("nan")}}}
     predictor.push_to_hub("me/gap", license="mit")
@@ -201,7 +196,6 @@ def test_push_is_refused_in_words(server: HubServer, model: CrystalVAE, tmp_path
 # --- command line
 
 
-@needs_checkpoints
 def test_commands(lightning: HubServer, monkeypatch, tmp_path: Path):
     from chemeleon.cli.app import app
 
@@ -225,7 +219,7 @@ def test_commands(lightning: HubServer, monkeypatch, tmp_path: Path):
     assert " no " in after["small_ldm"]
 
     made = tmp_path / "made"
-    file = str(CHECKPOINTS / "vae_dng_small.ckpt")
+    file = str(checkpoint("vae_dng"))
     chemeleon("hub", "convert", file, "-o", str(made))
     assert equal(CrystalVAE.from_pretrained(made), CrystalVAE.from_pretrained("hub:small_vae"))
     with pytest.raises(ConfigError, match="already holds"):

@@ -11,17 +11,12 @@ import torch
 from hostile import Case, harms, opcodes, reducers, saved, sound, tensors
 from hostile_files import archives, contents, others
 from hostile_tricks import tricks
-from parity import REFERENCE
 
 from chemeleon.checkpoints.lightning import convert
 from chemeleon.errors import CheckpointError
 from chemeleon.models.vae import CrystalVAE
 
-CHECKPOINTS = REFERENCE / "checkpoints"
 CASES = [*reducers(), *opcodes(), *tensors(), *archives(), *contents(), *others(), *tricks()]
-needs_reference = pytest.mark.skipif(
-    not CHECKPOINTS.is_dir(), reason=f"{CHECKPOINTS} is missing: it is not part of the repository"
-)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))

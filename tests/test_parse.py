@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import os
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
+from reference import reference as recorded
 
+from chemeleon.config.schema import DataConfig
 from chemeleon.crystals import batch
+from chemeleon.crystals.convert import to_structures
 from chemeleon.data import parse as parsing
+from chemeleon.data.dataset import load_split
 from chemeleon.data.niggli import niggli_matrix
 from chemeleon.data.parse import BadCrystalError, parse, parse_cif, wrap_float32
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-SHARED = Path(os.environ.get("CHEMELEON_SHARED", Path(__file__).parents[2] / "shared"))
 
 
-def needs(path: str) -> Path:
-    """Return a file of the shared folder, or skip the test."""
-    if not (SHARED / path).exists():
-        pytest.skip(f"{SHARED / path} is not here; set CHEMELEON_SHARED to the shared folder")
-    return SHARED / path
-
-
-def shared_rows(path: str, count: int) -> list[dict[str, str]]:
-    with gzip.open(needs(path), "rt") as file:
-        rows = list(csv.DictReader(file))
-    return rows[:: max(1, len(rows) // count)][:count]
+def written(count: int, symprec: float | None = None) -> list[str]:
+    """Return CIF texts of crystals of mp, with their symmetry if ``symprec`` is given."""
+    crystals = load_split(DataConfig(name="mp", niggli=False), "val")
+    chosen = torch.arange(0, len(crystals), len(crystals) // count)[:count]
+    return [str(CifWriter(s, symprec=symprec)) for s in to_structures(crystals.subset(chosen))]
 
 
 def reference(text: str) -> Structure:
@@ -58,29 +53,29 @@ def spinel() -> Structure:
     return Structure.from_spacegroup("Fd-3m", Lattice.cubic(8.08), species, coords)
 
 
-@pytest.mark.parametrize("name", ["mp_20_open", "carbon_24", "perov_5"])
-def test_equals_pymatgen_on_public_data(name: str) -> None:
-    for row in shared_rows(f"data/{name}/val.csv.gz", 100):
-        assert_same(row["cif"])
+@pytest.mark.parametrize("symprec", [None, 0.01])
+def test_equals_pymatgen_on_real_crystals(symprec: float | None) -> None:
+    for text in written(100, symprec):
+        assert_same(text)
 
 
-def test_public_data_matches_by_structure_matcher() -> None:
+def test_real_crystals_match_by_structure_matcher() -> None:
     matcher = StructureMatcher(primitive_cell=False, scale=False)
-    for row in shared_rows("data/mp_20_open/val.csv.gz", 300):
-        numbers, frac, lattice = parse("cif", row["cif"])
-        found, expected = Structure(lattice, numbers, frac), reference(row["cif"])
+    for text in written(300):
+        numbers, frac, lattice = parse("cif", text)
+        found, expected = Structure(lattice, numbers, frac), reference(text)
         np.testing.assert_allclose(
             found.lattice.parameters, expected.lattice.parameters, atol=1e-4, rtol=0
         )
         # equal sites as given are equal crystals; the matcher judges the rest
         delta = found.frac_coords - expected.frac_coords
         same = np.abs(delta - np.round(delta)).max() < 1e-6
-        assert same or matcher.fit(found, expected), row["material_id"]
+        assert same or matcher.fit(found, expected), text
 
 
 def test_equals_the_published_models_batch() -> None:
-    golden = np.load(needs("reference/golden/batch.npz"))
-    with needs("reference/golden/structures.csv").open() as file:
+    golden = np.load(recorded("golden/batch.npz"))
+    with recorded("golden/structures.csv").open() as file:
         texts = [row["cif"] for row in csv.DictReader(file)]
     ends = np.cumsum(golden["num_atoms"])
     assert len(texts) == len(ends) == 16

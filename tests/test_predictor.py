@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from parity import REFERENCE
 from pymatgen.core import Lattice, Structure
+from reference import checkpoint
 
 import chemeleon
 from chemeleon import api
@@ -332,10 +332,8 @@ def test_requests_that_cannot_be_met(run, tiny_vae, tmp_path):
         chemeleon.predict.run(run, [], device="tpu9")
 
 
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"{REFERENCE} is missing")
 def test_an_imported_predictor_runs(tmp_path):
-    path = REFERENCE / "checkpoints" / "predictor_bandgap_small.ckpt"
-    folder = convert(path, tmp_path / "model")
+    folder = convert(checkpoint("predictor_bandgap"), tmp_path / "model")
     model = Predictor.from_pretrained(folder)
     assert model.config.head == "pooled"
     [found] = chemeleon.predict.run(folder, [ROCK_SALT])

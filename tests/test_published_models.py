@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from parity import REFERENCE
+from reference import checkpoint, reference
 
 from chemeleon.checkpoints.lightning import convert
 from chemeleon.checkpoints.published import denoiser_layout, vae_layout
@@ -22,10 +22,6 @@ from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
 
-CHECKPOINTS = REFERENCE / "checkpoints"
-needs_reference = pytest.mark.skipif(
-    not CHECKPOINTS.is_dir(), reason=f"{CHECKPOINTS} is missing: it is not part of the repository"
-)
 VAE = VAEConfig(
     latent_dim=2, width=8, encoder_layers=1, decoder_layers=1, heads=2, feedforward=8
 ).model_copy(update={"coordinate_head": "raw", "wrap_input": False})
@@ -209,10 +205,9 @@ def test_settings_that_hold_each_other_take_no_time(tmp_path):
     assert load(content, tmp_path).config.conditions["gap"].kind == "number"
 
 
-@needs_reference
 def test_the_genuine_names_of_adapters_are_known(tmp_path):
     """The recorded shapes of a model with a numeric condition and adapters, with random numbers."""
-    shapes = json.loads((REFERENCE / "golden" / "state_dict_shapes.json").read_text())
+    shapes = json.loads(reference("golden/state_dict_shapes.json").read_text())
     recorded = shapes["ldm_bandgap_lora_small"]["state_dict"]
     torch.manual_seed(0)
     state = {name: torch.randn(shape).abs() + 0.1 for name, shape in recorded.items()}
@@ -221,7 +216,7 @@ def test_the_genuine_names_of_adapters_are_known(tmp_path):
         "condition_module": {"condition_type": {"band_gap": {"mean": 0.2, "std": 0.6}}},
         "lora_configs": types.SimpleNamespace(r=4, lora_alpha=8),
     }
-    vae = CHECKPOINTS / "vae_dng_small.ckpt"
+    vae = checkpoint("vae_dng")
     model = load({"state_dict": state, "hyper_parameters": hyper}, tmp_path, vae=vae)
     blocks = len(model.denoiser.blocks)
     assert len(model.origin["imported"]["lora_merged"]) == 2 * blocks
@@ -264,7 +259,6 @@ def test_averages_take_the_place_of_raw_weights(tmp_path):
         torch.testing.assert_close(value, raw[name] + shift)
 
 
-@needs_reference
 @pytest.mark.parametrize(
     ("name", "model"),
     [
@@ -276,8 +270,8 @@ def test_averages_take_the_place_of_raw_weights(tmp_path):
     ],
 )
 def test_genuine_files_are_imported_and_kept(name, model, tmp_path):
-    vae = CHECKPOINTS / "vae_dng_small.ckpt" if "ldm" in name else None
-    path = CHECKPOINTS / f"{name}_small.ckpt"
+    vae = checkpoint("vae_dng") if "ldm" in name else None
+    path = checkpoint(name)
     loaded = model.from_pretrained(convert(path, tmp_path / "out", vae=vae))
     with TorchArchive(path) as archive:
         tensors = archive.content["state_dict"]
@@ -290,9 +284,8 @@ def test_genuine_files_are_imported_and_kept(name, model, tmp_path):
         assert torch.equal(value, again.state_dict()[key]), key
 
 
-@needs_reference
 def test_layouts_name_every_tensor_of_the_published_sizes():
-    shapes = json.loads((REFERENCE / "golden" / "state_dict_shapes.json").read_text())
+    shapes = json.loads(reference("golden/state_dict_shapes.json").read_text())
     dng, csp = VAEConfig(), VAEConfig(kind="csp")
     denoiser = denoiser_layout(LDMConfig(), 8)
     inside = [wanted._replace(name=f"vae.{wanted.name}") for wanted in vae_layout(dng).values()]

@@ -11,7 +11,6 @@ from pymatgen.core import Structure
 from typer.testing import CliRunner
 
 import chemeleon
-from chemeleon.checkpoints.shipped import list_shipped
 from chemeleon.cli.app import app
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.energy.cells import Cells
@@ -80,8 +79,6 @@ def test_unfit_requests_are_refused_before_the_work():
 
 
 def test_sampled_crystals_are_written_relaxed(tmp_path, monkeypatch):
-    if not list_shipped():
-        pytest.skip("needs a model whose cells have a volume, and this package ships none")
     monkeypatch.setattr("chemeleon.relaxation.load_potential", lambda name, device: Springs())
     words = ["sample", "-n", "3", "--steps", "10", "--num-atoms", "2"]
     raw, relaxed = tmp_path / "raw", tmp_path / "relaxed"

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from parity import REFERENCE
 from reward_helpers import DOCS, mix, score
 from typer.testing import CliRunner
 
@@ -210,10 +209,6 @@ def test_the_command_lists_rewards_and_options(tmp_path):
 # --- the recorded numbers
 
 
-@pytest.mark.skipif(
-    not (REFERENCE / "golden").is_dir(),
-    reason=f"{REFERENCE} is missing: the recorded numbers are not part of the repository",
-)
 def test_recorded_rewards_are_reproduced(tmp_path):
     from parity import BOUND, Golden, difference
     from parity_rewards import reward_arrays
