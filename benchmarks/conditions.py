@@ -147,7 +147,7 @@ def plot(answers: dict[float, dict[float, list[float]]], name: str, unit: str, p
 
 def main() -> None:
     """Measure every model that is named."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("models", nargs="+", metavar="MODEL")
     parser.add_argument("--predictor", help="needed for conditions that are numbers")
     parser.add_argument("--data", default="mp")

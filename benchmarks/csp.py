@@ -49,7 +49,7 @@ def match(pairs: list[Pair], jobs: int | None) -> tuple[np.ndarray, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", help="run or model folder")
     parser.add_argument("split", help="DATASET/SPLIT")
     parser.add_argument("-k", type=int, default=1, help="samples per target")

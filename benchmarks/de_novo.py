@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from csp import sampler
 
 from chemeleon.crystals.convert import to_structures
@@ -45,7 +46,7 @@ def judge(
     crystals = pipeline.generate(words.num, seed=words.seed, sampler=settings)
     sampled = time.perf_counter()
     whole = writable(crystals)
-    made = iter(to_structures(crystals.subset(np.flatnonzero(whole))))
+    made = iter(to_structures(crystals.subset(torch.from_numpy(np.flatnonzero(whole)))))
     structures = [next(made) if good else None for good in whole]
     energies: dict[str, Any] = {}
     if words.hull is not None:
@@ -103,7 +104,7 @@ def show(row: dict[str, Any]) -> None:
 
 def main() -> None:
     """Judge every model with every sampler."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("models", nargs="+", metavar="MODEL")
     parser.add_argument("-n", "--num", type=int, default=1000)
     parser.add_argument("--sampler", action="append", type=sampler)

@@ -14,6 +14,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,9 +55,9 @@ def peak(device: str) -> str:
 
 def energies(potential: Potential, crystals: list[Structure], part: int, device: str) -> None:
     """Compare structures -> energies, and with forces and stresses."""
-    from chgnet.model import CHGNet
+    from chgnet.model.model import CHGNet
 
-    package = CHGNet.load(use_device=device, verbose=False)
+    package: Any = CHGNet.load(use_device=device, verbose=False)
     some = crystals[:part]
     for task, gradients in (("e", False), ("efs", True)):
         what = "energies + forces + stresses" if gradients else "energies"
@@ -141,7 +142,7 @@ def hull(found: LoadReport, crystals: list[Structure]) -> None:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--crystals", type=int, default=1000)
     parser.add_argument("--package-crystals", type=int, default=256, help="for CHGNet's own code")

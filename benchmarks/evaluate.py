@@ -170,7 +170,7 @@ def compare(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("what", choices=("mp", "carbon"))
     parser.add_argument("--matcher", default="pymatgen", choices=TOLERANCES)
     parser.add_argument("--crystals", type=int, default=1000)

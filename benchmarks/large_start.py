@@ -152,7 +152,7 @@ def measure(case: str, root: Path) -> None:
 
 def main() -> None:
     """Make the set, start a training of each kind, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--crystals", type=int, default=600_000)
     parser.add_argument("--only", choices=CASES)
     parser.add_argument("--start", help=argparse.SUPPRESS)  # what a process of its own is told

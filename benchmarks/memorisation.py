@@ -89,7 +89,7 @@ def plot(rows: list[dict[str, Any]], control: dict[str, Any], path: Path) -> Non
 
 def main() -> None:
     """Print a line per model, and draw them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("models", nargs="*", metavar="MODEL")
     parser.add_argument("-n", "--num", type=int, default=2000)
     parser.add_argument("--data", default="mp")

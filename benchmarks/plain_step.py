@@ -106,7 +106,7 @@ def ldm_step() -> Callable[[], None]:
 
 def main() -> None:
     """Alternate plain and ours; print both and the ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--plain", choices=["vae", "ldm"])
     arguments = parser.parse_args()

@@ -47,7 +47,7 @@ def forest(train: FlatCrystals, test: FlatCrystals, target: str) -> Scores:
 
 def main() -> None:
     """Run the baseline and the given predictors, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
     parser.add_argument("--data", default="mp")
     parser.add_argument("--split", default="test", choices=("val", "test"))

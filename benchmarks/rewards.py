@@ -73,7 +73,7 @@ def median(mix: Mix, batches: list[FlatCrystals], device: torch.device) -> tuple
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--crystals", type=int, default=320)
     parser.add_argument("--rounds", type=int, default=5)

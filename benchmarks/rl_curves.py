@@ -36,7 +36,7 @@ def main() -> None:
     """Print and draw."""
     from matplotlib.figure import Figure
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("runs", nargs="+", metavar="TITLE=RUN")
     parser.add_argument("--plot", type=Path, required=True)
     words = parser.parse_args()

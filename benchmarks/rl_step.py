@@ -66,7 +66,7 @@ def random_model(folder: Path, data: str) -> None:
 
 def main() -> None:
     """Run the updates and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--updates", type=int, default=30 if CUDA else 4)
     parser.add_argument("--skip", type=int, help="first updates that do not count")
     parser.add_argument("--mix", action="store_true", help="the rewards of the preset")

@@ -45,7 +45,7 @@ def train(folder: Path, steps: int) -> Path:
 
 def main() -> None:
     """Time both and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--num", type=int, default=10_000 if CUDA else 64)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--train-steps", type=int, default=400 if CUDA else 2)
@@ -61,22 +61,22 @@ def main() -> None:
         few = min(256 if CUDA else 4, arguments.num)
         how: Any = {"precision": precision, "sampler": settings}
         pipeline.generate(few, **how)  # warm-up
-        times, streamed = [], []
+        times, streamed, atoms = [], [], 0.0
         for seed in range(3 if CUDA else 1):
             wait()
             start = time.perf_counter()
             crystals = pipeline.generate(arguments.num, seed=seed, **how)
             made = time.perf_counter()
             to_structures(crystals)
+            atoms = float(crystals.num_atoms.float().mean())
             times.append((time.perf_counter() - start, made - start))
             start = time.perf_counter()
             for _, part in pipeline.stream(arguments.num, seed=seed, **how):
                 to_structures(part)
             streamed.append(time.perf_counter() - start)
         total, generated = sorted(times)[len(times) // 2]
-        blocks = pipeline.model.denoiser.blocks
+        blocks: Any = pipeline.model.denoiser.blocks
         weights = linear_weights(blocks) - sum(linear_weights(b.modulation) for b in blocks)
-        atoms = float(crystals.num_atoms.float().mean())
         told = pipeline.precision(precision)
         dtype = torch.bfloat16 if told == "bf16" else torch.float32
         speed = matrix_rate(int(2048 * atoms) if CUDA else 640, dtype)

@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +90,7 @@ def logged(folder: Path, skip: float = 0.3) -> list[float]:
 
 def main() -> None:
     """Run both stages and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", default="mp" if CUDA else "perov_5")
     parser.add_argument("--batch", type=int, default=256 if CUDA else 64)
     parser.add_argument("--steps", type=int, default=400 if CUDA else 12)
@@ -123,8 +124,9 @@ def main() -> None:
         work = {"vae": 6 * atoms * linear_weights(vae)}
         if "ldm" in rates:
             model = LatentDiffusion.from_pretrained(folder / "ldm")
-            modulations = sum(linear_weights(b.modulation) for b in model.denoiser.blocks)
-            blocks = linear_weights(model.denoiser.blocks) - modulations
+            layers: Any = model.denoiser.blocks
+            modulations = sum(linear_weights(b.modulation) for b in layers)
+            blocks = linear_weights(layers) - modulations
             work["ldm"] = 6 * (atoms * blocks + modulations) + 2 * atoms * linear_weights(
                 vae.encoder
             )

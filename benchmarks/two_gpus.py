@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from sample import train
@@ -41,7 +42,7 @@ def worker(model: Path, num: int, answer: Path) -> None:
 
     state = PartialState()
     pipeline = Pipeline.from_pretrained(model, state.device)
-    share = {"rank": state.process_index, "world": state.num_processes}
+    share: dict[str, Any] = {"rank": state.process_index, "world": state.num_processes}
     pipeline.generate(num, seed=1, **share)  # warm-up
     times = []
     for seed in (2, 3, 4):
@@ -58,7 +59,7 @@ def worker(model: Path, num: int, answer: Path) -> None:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--num", type=int, default=10_000)
     parser.add_argument("--worker", nargs=2, type=Path)

@@ -47,18 +47,19 @@ def select(judged: pd.DataFrame, data: str, shares: Counter[int]) -> pd.DataFram
         )
     flags = judged[wanted]
     # flags are empty where there is no verdict
-    good = judged[(flags == True).all(axis=1) & (judged["e_above_hull_ev"] <= METASTABLE_EV)]  # noqa: E712
+    wanted_rows = (flags == True).all(axis=1) & (judged["e_above_hull_ev"] <= METASTABLE_EV)  # noqa: E712
+    good = judged.loc[wanted_rows]
     total = sum(shares.values())
     most = {n: round(len(good) * count / total) for n, count in shares.items()}
     place = good.groupby("num_elements").cumcount()
-    kept = good[place < good["num_elements"].map(most).fillna(0)]
+    kept = good.loc[place < good["num_elements"].map(most).fillna(0)]
     print(f"{len(judged)} made, {len(good)} of them valid MSUN, {len(kept)} kept")
     return kept
 
 
 def main() -> None:
     """Write the folder."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", help="data set, looked for as `chemeleon` does")
     parser.add_argument("made", type=Path, help="folder of `chemeleon sample`")
     parser.add_argument("judged", type=Path, help="folder of `chemeleon evaluate`")

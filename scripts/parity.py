@@ -22,7 +22,7 @@ def main() -> int:
     """Print the table and return the exit code."""
     console = Console()
     with tempfile.TemporaryDirectory() as work:
-        table = rows(Path(work))
+        table = rows(Path(work))  # pyright: ignore
     shown = Table("array", "what", "difference", "bound", "ok", "note")
     for row in table:
         accounted = row.error is not None or row.note != ""

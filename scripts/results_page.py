@@ -300,7 +300,7 @@ def page(kept: dict[str, list[Row]]) -> str:
 
 def main() -> None:
     """Add what is new, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--de-novo", action="append", default=[], metavar="LABEL=FOLDER")
     parser.add_argument("--relaxed", action="append", default=[], metavar="LABEL=FOLDER")
     parser.add_argument("--vae", action="append", default=[], metavar="LABEL=FILE")

@@ -150,7 +150,7 @@ def ship(words: argparse.Namespace) -> Path:
         ChemeleonError: saying what is missing, or how much too large it is.
     """
     folder = read_model(words.model, KINDS)
-    data = words.data or DATA.get((folder.config.get("data") or {}).get("name"))
+    data = words.data or DATA.get((folder.config.get("data") or {}).get("name", ""))
     if data is None:
         raise ConfigError("say where the data are from and their licence: --data 'TEXT'")
     run = run_of(words.model)
