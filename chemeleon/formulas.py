@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from chemeleon.data.problems import OnError
     from chemeleon.models.denoiser import LatentDiffusion
 
+# most primitive cells of inorganic crystals hold no more; a model that can make as many is not
+# worth a word
+COMMON_UNITS = 4
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -90,9 +94,11 @@ def of_formulas(
         ConfigError: for what is no formula, or one whose cells the model does not know.
     """
     from chemeleon.crystals.formula import parse_formula
+    from chemeleon.crystals.notation import plain
 
-    written = ["".join(text.split()) for text in formulas]
-    parsed = {text: parse_formula(text) for text in written}
+    atoms_of = [parse_formula(text) for text in formulas]
+    written = [plain(text) for text in formulas]
+    parsed = dict(zip(written, atoms_of, strict=True))
     if len(parsed) < len(formulas):
         twice = Counter(written).most_common(1)[0][0]
         raise ConfigError(f"formula '{twice}' is asked for twice: ask once, for more candidates")
@@ -125,7 +131,10 @@ def _units(
                 f"formula '{text}' has {len(atoms)} atoms, and the crystals that the model was"
                 f" trained with have {_sizes(model)}: none is a multiple"
             )
-        return share_out(count, shares)
+        tried = share_out(count, shares)
+        if len(atoms) * COMMON_UNITS > largest:
+            notes.append(_ruled_out(text, len(atoms), sorted(tried), largest))
+        return tried
     chosen = sorted(set(units))
     fitting = [number for number in chosen if number * len(atoms) <= largest]
     if not fitting:
@@ -139,6 +148,17 @@ def _units(
             f" of at most {largest} atoms"
         )
     return share_out(count, dict.fromkeys(fitting, 1 / len(fitting)))
+
+
+def _ruled_out(text: str, atoms: int, tried: list[int], largest: int) -> str:
+    """Say which cells of a formula are tried, and which the model cannot make."""
+    sizes = ", ".join(f"{number} ({number * atoms} atoms)" for number in tried)
+    beyond = largest // atoms + 1
+    return (
+        f"{text}: formula units per cell that are tried: {sizes}; {beyond} or more"
+        f" ({beyond * atoms} atoms) are ruled out, as the model knows cells of at most"
+        f" {largest} atoms"
+    )
 
 
 def _sizes(model: LatentDiffusion) -> str:

@@ -6,6 +6,7 @@ Nothing here imports torch at module level.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from chemeleon.checkpoints.folders import SAMPLE_PARTS, refuse_existing, remove_parts
 from chemeleon.checkpoints.shipped import default_model
 from chemeleon.checkpoints.store import write_text
+from chemeleon.config.requests import check_request
 from chemeleon.errors import ConfigError
 from chemeleon.sample_result import SampleResult
 from chemeleon.version import __version__
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from chemeleon.relaxation import Note, Relaxer
 
 Format = Literal["cif", "extxyz", "json"]
+logger = logging.getLogger(__name__)
 
 
 def sample(
@@ -116,7 +119,7 @@ def sample(
     import torch
 
     num_samples = num_samples if n is None else n
-    _check_request(num_samples, num_atoms)
+    check_request(num_samples, num_atoms)
     formulas = [formula] if isinstance(formula, str) else list(formula or ())
     _check_formulas(formulas, formula_units, formulas_from, num_atoms)
     folder = None if output is None else Path(output)
@@ -152,6 +155,9 @@ def sample(
         asked = of_data(formulas_from, num_samples, on_error)
     if asked is not None:
         num_samples = len(asked.atoms)
+        check_request(num_samples)
+        for note in asked.notes if mine.rank == 0 else ():
+            logger.warning("%s", note)  # before the work, which may take long
     names = [f"sample-{i:06d}" for i in range(num_samples)] if asked is None else asked.names()
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be made
@@ -318,13 +324,6 @@ def share(device: str | None) -> Share:
     # without it, processes that torchrun starts on a CPU would not know of each other
     state = PartialState(cpu=not torch.accelerator.is_available())
     return Share(device or str(state.device), state.process_index, state.num_processes)
-
-
-def _check_request(num_samples: int, num_atoms: Sequence[int] | None) -> None:
-    if num_samples < 1:
-        raise ConfigError(f"num_samples must be at least 1, got {num_samples}")
-    if num_atoms is not None and (not num_atoms or min(num_atoms) < 1):
-        raise ConfigError(f"num_atoms must be positive numbers, got {list(num_atoms)}")
 
 
 def _check_formulas(

@@ -243,15 +243,23 @@ def sample(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+    from chemeleon.config.requests import check_request
+    from chemeleon.crystals.symbols import formula_amounts
+    from chemeleon.errors import ConfigError
+
+    # before imports that take seconds
+    sizes = _whole_numbers(num_atoms, "--num-atoms")
+    check_request(num_samples * max(1, len(formula or ())), sizes)
+    for text in formula or ():
+        formula_amounts(text)
+
     from chemeleon import api
     from chemeleon.checkpoints.shipped import default_model
     from chemeleon.config.hubname import hub_name
-    from chemeleon.errors import ConfigError
 
     if reference and not evaluate:
         raise ConfigError("--reference is for --evaluate, which is not given")
     formats = _formats(form)
-    sizes = _whole_numbers(num_atoms, "--num-atoms")
     size = _batch_size(batch_size)
     conditions, interval = _conditions(condition), _interval(guidance_interval)
     if model is None:
@@ -301,8 +309,6 @@ def sample(
         return
     if table:
         _print_table(result)
-    for note in result.notes:
-        typer.echo(note, err=True)
     valid = sum(problem is None for problem in result.problems)
     typer.echo(f"{len(result.problems)} crystals, {valid} structurally valid, in {output}")
     if valid < len(result.problems):

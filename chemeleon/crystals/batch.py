@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from chemeleon.crystals.lattice import lattice_angles, lattice_lengths, lattice_volume
+from chemeleon.crystals.notation import MAX_ATOMIC_NUMBER as MAX_ATOMIC_NUMBER  # class 0 is padding
 from chemeleon.errors import DataError
-
-MAX_ATOMIC_NUMBER = 99  # one class per element up to einsteinium; class 0 is padding
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from fractions import Fraction
 from functools import cache
 
-from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER
+from chemeleon.config.requests import MAX_ATOMS, check_atoms
+from chemeleon.crystals.notation import MAX_ATOMIC_NUMBER, NotationError, amounts, shown
 from chemeleon.errors import ConfigError, nearest
 
 SPACE_GROUPS = 230
 _OLD_SYMBOLS = {"Abm2": 39, "Aba2": 41, "Cmca": 64, "Cmma": 67, "Ccca": 68}  # without the e glide
-_ISOTOPES = {"D": "H", "T": "H"}
 _FINEST = 24  # parts of an atom that a formula with fractions may have, as in Li0.125CoO2
 
 
@@ -49,40 +49,34 @@ def element_numbers(symbols: Iterable[str]) -> list[int]:
 def formula_amounts(formula: str) -> dict[int, float]:
     """Return atomic number to amount of a formula such as ``LiFePO4`` or ``Li0.5CoO2``.
 
-    Deuterium and tritium count as hydrogen.
+    Deuterium and tritium count as hydrogen. See `chemeleon.crystals.notation` for what is read.
 
     Raises:
-        ConfigError: if it cannot be read, or has an element that models do not know.
+        ConfigError: if it cannot be read, has an element that models do not know, or too many
+            atoms for a cell.
     """
-    from pymatgen.core import Composition
-
-    refused = f"'{formula}' is not a formula such as LiFePO4, Ca(OH)2 or Si8"
+    refused = f"{shown(formula)} is not a formula such as LiFePO4, Ca(OH)2 or Si8"
     try:
-        found = Composition(formula, strict=True).get_el_amt_dict()
-    except Exception as error:  # pymatgen raises several classes, some without words
-        reason = " ".join(str(error).split()) or "it cannot be read"
-        raise ConfigError(f"{refused}: {reason}") from None
-    amounts: dict[int, float] = {}
-    for name, value in found.items():
-        if value > 0:
-            try:
-                (number,) = element_numbers([_ISOTOPES.get(name, name)])
-            except ConfigError as error:
-                raise ConfigError(f"{refused}: {error}") from None
-            amounts[number] = amounts.get(number, 0.0) + float(value)
-    if not amounts:
-        raise ConfigError(f"{refused}: it has no atoms")
-    return amounts
+        found = amounts(formula)
+        numbers = element_numbers(found)
+    except (NotationError, ConfigError) as error:
+        raise ConfigError(f"{refused}: {error}") from None
+    check_atoms(f"formula {shown(formula)}", sum(found.values()))
+    return dict(zip(numbers, found.values(), strict=True))
 
 
 def atoms_per_unit(amounts: Iterable[float]) -> int | None:
-    """Return the atoms of one reduced formula unit, or None if amounts have no simple ratio."""
+    """Return the atoms of one reduced formula unit, or None if amounts have no simple ratio.
+
+    No ratio is simple that needs more atoms than a cell may have.
+    """
     parts = [Fraction(value).limit_denominator(_FINEST) for value in amounts]
     if any(abs(float(p) - v) > 1e-3 * v for p, v in zip(parts, amounts, strict=True)):
         return None
     scale = math.lcm(*(part.denominator for part in parts))
     counts = [int(part * scale) for part in parts]
-    return sum(counts) // math.gcd(*counts)
+    atoms = sum(counts) // math.gcd(*counts)
+    return atoms if atoms <= MAX_ATOMS else None
 
 
 def space_group_number(text: str) -> int:
