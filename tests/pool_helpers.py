@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chemeleon.evaluation._match_worker import time_limit
+from chemeleon.evaluation._match_worker import TimeUpError, time_limit
 
 if TYPE_CHECKING:
     from chemeleon.evaluation.judge import Edges, Job
@@ -52,3 +53,17 @@ def deadly_judge(job: Job) -> Edges:
             if np.allclose(volumes, [27, 64]):
                 os.kill(os.getpid(), signal.SIGKILL)
     return judge(job)
+
+
+def slow_machine(waits: list[float]) -> list[str]:
+    """Work as long as each number says, of which little is processor time."""
+    found = []
+    for seconds in waits:
+        try:
+            with time_limit(0.3):
+                time.sleep(seconds)
+                sum(range(10**5))
+            found.append("done")
+        except TimeUpError:
+            found.append("time is up")
+    return found

@@ -65,7 +65,10 @@ def evaluate(
     ] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", help="Processes; default: cores.")] = None,
     seconds: Annotated[
-        float, typer.Option("--seconds-per-pair", help="Limit of one comparison.")
+        float,
+        typer.Option(
+            "--seconds-per-pair", help="Limit of one comparison, in seconds of processor time."
+        ),
     ] = 10.0,
     coverage: Annotated[
         bool, typer.Option("--coverage", help="Also COV-R and COV-P; needs matminer, and time.")

@@ -197,9 +197,14 @@ class Worker:
         return result
 
 
+def out_of_time(status: int | None) -> bool:
+    """Return whether a process was ended by a timer of `evaluation._match_worker.time_limit`."""
+    return status in (-signal.SIGVTALRM, -signal.SIGALRM) if os.name == "posix" else False
+
+
 def _obituary(status: int) -> tuple[str, bool, bool]:
     """Say what ended a process, that it did, and whether it would happen again."""
-    if status == -getattr(signal, "SIGPROF", 0):
+    if out_of_time(status):
         return "no answer in time, not even to the alarm, so its process was ended", True, True
     if status == -getattr(signal, "SIGKILL", 9):
         return "its process was killed; was memory short?", True, False

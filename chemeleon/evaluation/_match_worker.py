@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,41 +40,62 @@ class TimeUpError(BaseException):
 
 
 _GRACE_SECONDS = 2.0
+_PATIENCE, _LEAST_PATIENCE_SECONDS = 30.0, 5.0
 _IN_POOL = "CHEMELEON_POOL_WORKER" in os.environ  # as `data.pool` marks its workers
+
+
+def backstop(seconds: float) -> float:
+    """Return by the clock on the wall when work of so many seconds must have hung.
+
+    Beside other processes work takes longer, and what waits for something that never comes takes
+    no processor time at all.
+    """
+    return max(_PATIENCE * seconds, _LEAST_PATIENCE_SECONDS)
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise `TimeUpError` in the block after ``seconds``; the caller's own alarm is put back.
+    """Raise `TimeUpError` in the block after ``seconds`` of processor time of its own thread.
 
-    Python hands an alarm on between bytecodes only, so compiled code outlasts it. In a worker of
-    `data.pool` a second timer, of the process's own time and without a handler, then ends the
-    process; the pool starts another and gives up what the first was at.
+    Other processes, and other threads of this one, do not shorten it. What the block needs should
+    be imported before.
+
+    Python hands an alarm on between bytecodes only, so compiled code outlasts it. In a worker
+    process two timers without a handler then end the process, one of processor time and, for what
+    hangs without using any, one of the `backstop`; the caller starts another and gives up what the
+    first was at.
     """
-
-    def expire(*_: object) -> None:
-        raise TimeUpError
-
     if (
         not hasattr(signal, "setitimer")
         or threading.current_thread() is not threading.main_thread()
     ):
         yield
         return
-    handler = signal.signal(signal.SIGALRM, expire)
+    begun = time.thread_time()
+
+    def expire(*_: object) -> None:
+        left = begun + seconds - time.thread_time()
+        if left <= 0:
+            raise TimeUpError
+        signal.setitimer(signal.ITIMER_PROF, max(left, 0.01), 0.25)  # others' time was counted
+
+    handler = signal.signal(signal.SIGPROF, expire)
     # the alarm repeats in case the first one falls into code that drops exceptions
-    outer, _ = signal.setitimer(signal.ITIMER_REAL, seconds, 0.25)
+    outer, _ = signal.setitimer(signal.ITIMER_PROF, max(seconds, 1e-3), 0.25)
     if _IN_POOL:
-        signal.setitimer(signal.ITIMER_PROF, seconds + _GRACE_SECONDS)
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds + _GRACE_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, backstop(seconds))
     try:
         yield
     finally:
         if _IN_POOL:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-        left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, handler)
         if outer > 0:
-            signal.setitimer(signal.ITIMER_REAL, max(outer - max(seconds - left, 0), 0.001))
+            used = time.thread_time() - begun
+            signal.setitimer(signal.ITIMER_PROF, max(outer - used, 0.001))
 
 
 @functools.cache
@@ -88,6 +110,7 @@ def match_one(first: Arrays, second: Arrays, tolerances: Tolerances, seconds: fl
     """Ask ``StructureMatcher.get_rms_dist``; whatever goes wrong becomes a reason."""
     from pymatgen.core import Structure
 
+    ask = matcher(tolerances)  # imports, before the clock starts
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
@@ -98,7 +121,7 @@ def match_one(first: Arrays, second: Arrays, tolerances: Tolerances, seconds: fl
                     )
                     for lattice, numbers, coords in (first, second)
                 ]
-                found = matcher(tolerances).get_rms_dist(*structures)
+                found = ask.get_rms_dist(*structures)
     except TimeUpError:
         return Answer(None, True, f"no answer within {seconds:g} s")
     except Exception as error:

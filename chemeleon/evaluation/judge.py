@@ -136,6 +136,7 @@ def verdicts(
     own = unit_cells(first.lattice[None])
     unlike = np.abs(cells.lengths[possible] / own.lengths - 1).sum(-1)
     unlike += np.abs(cells.angles[possible] - own.angles).sum(-1) / 60
+    matcher(tolerances)  # imports, before the clock starts
     for index in possible[np.argsort(unlike, kind="stable")].tolist():
         try:
             with time_limit(seconds):

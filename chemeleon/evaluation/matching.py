@@ -27,10 +27,10 @@ from typing import IO, TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from chemeleon.data.pool import worker_count
+from chemeleon.data.pool import WORKER_SIGN, out_of_time, worker_count
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.evaluation import _match_worker
-from chemeleon.evaluation._match_worker import Answer, Arrays, Tolerances, match_one
+from chemeleon.evaluation._match_worker import Answer, Arrays, Tolerances, backstop, match_one
 
 if TYPE_CHECKING:
     from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
@@ -46,7 +46,7 @@ TOLERANCES: dict[str, Tolerances] = {
 _FEW = 16  # fewer pairs are matched in this process
 _CHUNK = 8
 _EXTREME_CELL = 100.0  # longest over shortest vector: compiled code there outlasts any alarm
-_GRACE_SECONDS = 5.0  # beyond the limit, before a worker stuck in compiled code is killed
+_GRACE_SECONDS = 10.0  # beyond the backstop of the worker itself
 _START_SECONDS = 120.0
 
 Pair = tuple[Arrays, Arrays]
@@ -92,7 +92,7 @@ def match_pairs(
         matcher: named tolerances, see `TOLERANCES`.
         jobs: worker processes; all cores by default. Fewer than 16 pairs, of ordinary cells, are
             matched in this process.
-        seconds_per_pair: limit after which a pair counts as not matched, and timed out.
+        seconds_per_pair: processor time after which a pair counts as not matched, and timed out.
 
     Raises:
         ConfigError: for an unknown matcher or a useless limit.
@@ -170,7 +170,7 @@ class _Worker:
         self.link, theirs = connection.Pipe()
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives with the worker
         paths = os.pathsep.join(path for path in sys.path if path)
-        environment = {**os.environ, "PYTHONPATH": paths}
+        environment = {**os.environ, "PYTHONPATH": paths, WORKER_SIGN: "1"}
         # every core has its own worker already
         environment |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
         program = str(Path(_match_worker.__file__))
@@ -296,13 +296,18 @@ def _ask(
     try:
         worker.link.send(([pairs[i] for i in chunk], tolerances, seconds))
         for i in chunk:
-            answers[i] = Answer(*worker.receive(seconds + _GRACE_SECONDS))  # type: ignore[misc]
+            answers[i] = Answer(*worker.receive(backstop(seconds) + _GRACE_SECONDS))  # type: ignore[misc]
             done += 1
     except TimeoutError:
-        answers[chunk[done]] = Answer(None, True, f"stuck for more than {seconds:g} s, killed")
+        worker.close()
+        late = True
     except (EOFError, OSError):
-        answers[chunk[done]] = Answer(None, False, "the matching process died on this pair")
+        worker.close()
+        late = out_of_time(worker.process.returncode)
     else:
         return []
-    worker.close()
+    reason = "the matching process died on this pair"
+    if late:
+        reason = f"stuck for more than {seconds:g} s, killed"
+    answers[chunk[done]] = Answer(None, late, reason)
     return chunk[done + 1 :]
