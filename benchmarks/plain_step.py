@@ -108,24 +108,25 @@ def main() -> None:
     """Alternate plain and ours; print both and the ratio."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--plain", choices=["vae", "ldm"])
     arguments = parser.parse_args()
     if arguments.plain:
         step = {"vae": vae_step, "ldm": ldm_step}[arguments.plain]()
         times = []
-        for _ in range(10):
+        for _ in range(arguments.steps):
             start = time.perf_counter()
             step()
             times.append(time.perf_counter() - start)
-        print(statistics.median(times[2:]))
+        print(statistics.median(times[2:] or times))
         return
     for stage in ("vae", "ldm"):
         pairs = []
         for _ in range(arguments.rounds):
-            here = [sys.executable, __file__, "--plain", stage]
+            here = [sys.executable, __file__, "--plain", stage, "--steps", str(arguments.steps)]
             plain = float(subprocess.check_output(here, text=True))
             command = [sys.executable, __file__.replace("plain_step", "train_step")]
-            words = ["--only", stage, "--steps", "10"]
+            words = ["--only", stage, "--steps", str(arguments.steps)]
             said = subprocess.check_output([*command, *words], text=True)
             found = re.search(rf"{stage} .* step ([\d.]+) ms", said)
             assert found is not None, said
