@@ -177,6 +177,48 @@ def download(
     Console().print(f"[bold]{folder}[/bold] is complete: chemeleon data describe {name}")
 
 
+@app.command(
+    epilog="""[bold]Examples[/bold]\n
+    chemeleon data export mp -o data/mp\n
+    chemeleon data export mp -o val_cifs --split val --format cif\n
+    chemeleon data export mp -o stable --where 'e_above_hull <= 0.05 and mp_20 == 1'\n
+    chemeleon data export mp_20 -o mp_20_xyz --format extxyz"""
+)
+def export(
+    name: Annotated[str, typer.Argument(help="Name of a data set.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder.")],
+    split: Annotated[str | None, typer.Option(help="Only train, val or test.")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Only rows of which this is true (data.where).")
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="csv (what data.root takes), cif or extxyz.")
+    ] = "csv",
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of data sets [$CHEMELEON_DATA, else ./data].")
+    ] = None,
+) -> None:
+    """Write a data set to files, with all its columns."""
+    from rich.console import Console
+
+    from chemeleon.data.export import FORMATS
+    from chemeleon.data.export import export as write
+    from chemeleon.data.named import both
+
+    config = named_set(name, root)
+    config = config.model_copy(update={"where": both(config.where, where)})
+    splits = [split] if split else _splits(config)
+    written = write(
+        config, output, splits, options.choice("--format", form, *FORMATS), progress=True
+    )
+    counts = ", ".join(f"{part} {count:,}" for part, count in written.items())
+    console = Console()
+    console.print(f"[bold]{output}[/bold]: {counts} crystals of {config.name}")
+    if form == "csv":
+        words = f"data.root={output.parent} data.name={output.name}"
+        console.print(f"Use it with {words}", highlight=False)
+
+
 def _shares(text: str) -> list[float]:
     from chemeleon.errors import ConfigError
 

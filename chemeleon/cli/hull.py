@@ -131,10 +131,10 @@ def _from_data_set(
 
 def _there(config: DataConfig, split: str) -> bool:
     """Tell whether a set has a split; the embedded one has all."""
-    from chemeleon.data.dataset import dataset_dir, split_path
+    from chemeleon.data.dataset import find_dir, split_path
     from chemeleon.errors import DataError
 
-    if not dataset_dir(config).is_dir():
+    if not find_dir(config).is_dir():
         return True
     try:
         split_path(config, split)

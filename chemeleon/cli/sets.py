@@ -13,14 +13,14 @@ def named_set(name: str, root: Path | None) -> DataConfig:
     """Return the settings of a preset, or plain ones for a prepared folder without a preset."""
     from chemeleon.config.presets import load_data
     from chemeleon.config.schema import DataConfig
-    from chemeleon.data.dataset import dataset_dir
+    from chemeleon.data.dataset import find_dir
     from chemeleon.errors import ConfigError
 
     try:
         config = load_data(name)
     except ConfigError:
         config = DataConfig.model_validate({"name": name, "root": str(root) if root else None})
-        if not dataset_dir(config).is_dir():
+        if not find_dir(config).is_dir():
             raise
     return config if root is None else config.model_copy(update={"root": str(root)})
 

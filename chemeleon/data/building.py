@@ -17,7 +17,7 @@ from chemeleon.data.chunks import parse_chunk
 from chemeleon.data.labels import Labels
 from chemeleon.data.pool import run_parallel, worker_count
 from chemeleon.data.problems import Problem
-from chemeleon.data.sources import Record, Report, read_records
+from chemeleon.data.sources import Record, Report, is_archive, read_records
 
 _CHUNK = 128
 _IN_PROCESS = 200  # starting workers takes longer than parsing so few crystals
@@ -34,7 +34,7 @@ def parse_source(
     """Read and parse every crystal of a source; bad rows become problems.
 
     Args:
-        path: CSV, folder, zip or structure file.
+        path: CSV, folder, zip, structure file or archive.
         id_column: CSV column of the name; None numbers the rows.
         cif_column: CSV column of the CIF.
         niggli: reduce the cells.
@@ -43,6 +43,10 @@ def parse_source(
     Raises:
         DataError: if the source as a whole cannot be read.
     """
+    if is_archive(path):
+        from chemeleon.data.archive import read_archive  # which imports this module
+
+        return read_archive(path, niggli).parsed
     with _bar(path.name, progress) as report:
         records = read_records(path, id_column, cif_column, report)
         return collect(records, niggli)

@@ -10,6 +10,7 @@ import logging
 import os
 import tempfile
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from chemeleon.data.cache import ParsedSet, cache_dir, cached
 from chemeleon.data.labels import Labels
 from chemeleon.data.problems import Problem, check_reasons, problems_error
 from chemeleon.data.selection import UNFIT, Partial, Selection, select, told
-from chemeleon.data.sources import OTHER_SUFFIXES, TABLE_SUFFIXES, fingerprint
+from chemeleon.data.sources import OTHER_SUFFIXES, TABLE_SUFFIXES, fingerprint, is_archive
 from chemeleon.errors import DataError, nearest
 
 logger = logging.getLogger(__name__)
@@ -129,17 +130,18 @@ def load_source(
     id_column = None if number_rows else config.id_column
     options = {"id": id_column, "cif": config.cif_column, "niggli": config.niggli}
     options["name"] = path.name  # problems and row names carry it
-    parsed = cached(
-        fingerprint(path),
-        options,
-        lambda: parse_source(
+
+    def parse() -> ParsedSet:
+        return parse_source(
             path,
             id_column=id_column,
             cif_column=config.cif_column,
             niggli=config.niggli,
             progress=progress,
-        ),
-    )
+        )
+
+    # an archive opens as quickly as the cache would
+    parsed = parse() if is_archive(path) else cached(fingerprint(path), options, parse)
     return _select(config, parsed, path, partial)
 
 
@@ -149,8 +151,39 @@ def data_root(config: DataConfig) -> Path:
 
 
 def dataset_dir(config: DataConfig) -> Path:
-    """Return the folder of the data set, which need not exist."""
+    """Return the folder of the data set under the data root, which need not exist."""
     return data_root(config) / config.name
+
+
+def packaged_root() -> Path:
+    """Return the folder of the data sets inside the package, one folder each."""
+    return Path(__file__).resolve().parents[1] / "datasets"
+
+
+def packaged_sets() -> list[str]:
+    """Return the names of the data sets inside the package; it may hold none."""
+    root = packaged_root()
+    return sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+
+
+def find_dir(config: DataConfig) -> Path:
+    """Return the folder that the data set is read from, which need not exist.
+
+    A folder under the data root comes before a set of the same name inside the package, as a
+    whole: splits are never mixed. Which of them is read is said once per process.
+    """
+    folder = dataset_dir(config)
+    if config.name not in packaged_sets():
+        return folder
+    own = folder.is_dir()
+    _tell(config.name, folder if own else None)
+    return folder if own else packaged_root() / config.name
+
+
+@cache
+def _tell(name: str, folder: Path | None) -> None:
+    read = f"{folder}, which comes before the set of the package" if folder else "the package"
+    logger.warning("data set %s is read from %s", name, read)
 
 
 def split_path(config: DataConfig, split: str) -> Path:
@@ -161,7 +194,7 @@ def split_path(config: DataConfig, split: str) -> Path:
     """
     if config.source == "demo":
         return _demo_file(split)
-    folder = dataset_dir(config)
+    folder = find_dir(config)
     for suffix in (*TABLE_SUFFIXES, *OTHER_SUFFIXES):
         if (folder / f"{split}{suffix}").is_file():
             return folder / f"{split}{suffix}"
@@ -175,6 +208,8 @@ def split_path(config: DataConfig, split: str) -> Path:
     )
     if config.instead:
         remedy += f", take {config.instead} instead"
+    if config.name in packaged_sets():
+        remedy = f"rename {folder}, so that the set of the package is read"
     raise DataError(
         f"no {what}: looked for {folder / split}.csv, .csv.gz, other formats or a folder of"
         f" structures; {remedy}, or say where it is with data.root=FOLDER or CHEMELEON_DATA"

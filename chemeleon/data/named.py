@@ -16,7 +16,7 @@ from chemeleon.config.where import read_where
 from chemeleon.data.dataset import (
     SPLITS,
     LoadReport,
-    dataset_dir,
+    find_dir,
     load_report,
     load_source,
     split_path,
@@ -89,7 +89,7 @@ def find_set(
     if chosen not in SPLITS:
         close = nearest(chosen, SPLITS)
         raise DataError(f"no file {base}, and no split '{chosen}': {', '.join(SPLITS)}{close}")
-    if dataset not in known and not dataset_dir(config).is_dir():
+    if dataset not in known and not find_dir(config).is_dir():
         raise DataError(
             f"no file or folder {base}, and no data set of that name{presets.nearest_set(dataset)};"
             f" known: {', '.join(known)}"

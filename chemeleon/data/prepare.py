@@ -12,7 +12,8 @@ import shutil
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,15 +21,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from chemeleon.config.schema import DataConfig
-from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.convert import to_structures
-from chemeleon.data.dataset import SPLITS, LoadReport, load_source
+from chemeleon.data.dataset import SPLITS, load_source
 from chemeleon.data.problems import OnError, Problem
 from chemeleon.data.sources import has_column
 from chemeleon.errors import DataError
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,23 @@ def prepare(
         columns=[*found.columns, *found.labels],
         left_out=found.left_out,
     )
-    _write(output, members, structures, found, report)
+    columns = {
+        **{name: number_cells(values) for name, values in found.columns.items()},
+        **{name: labels.values() for name, labels in found.labels.items()},
+    }
+    for name in ("material_id", "cif"):
+        columns.pop(name, None)
+    with new_folder(output, overwrite) as folder:
+        for name, indices in members.items():
+            if indices:
+                write_table(
+                    folder / f"{name}.csv.gz",
+                    [found.crystals.ids[i] for i in indices],
+                    [structures[i] for i in indices],
+                    {column: [cells[i] for i in indices] for column, cells in columns.items()},
+                )
+        details = {**asdict(report), "problems": [p._asdict() for p in report.problems]}
+        (folder / "report.json").write_text(json.dumps(details, indent=2) + "\n")
     return report
 
 
@@ -231,21 +248,18 @@ def _check_output(output: Path, overwrite: bool) -> None:
         )
 
 
-def _write(
-    output: Path,
-    members: dict[str, list[int]],
-    structures: list[Structure],
-    found: LoadReport,
-    report: PrepareReport,
-) -> None:
+@contextmanager
+def new_folder(output: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Give an empty folder that takes its place at the end, if nothing fails in between.
+
+    Raises:
+        DataError: if the output exists; with ``overwrite`` only if it holds what is not ours.
+    """
+    _check_output(output, overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}-"))
     try:
-        for name, indices in members.items():
-            if indices:
-                _write_csv(draft / f"{name}.csv.gz", indices, structures, found)
-        details = {**asdict(report), "problems": [p._asdict() for p in report.problems]}
-        (draft / "report.json").write_text(json.dumps(details, indent=2) + "\n")
+        yield draft
         draft.chmod(0o777 & ~_umask())
         if output.exists():
             shutil.rmtree(output)
@@ -273,25 +287,22 @@ def _umask() -> int:
     return mask
 
 
-def _write_csv(
-    path: Path, indices: list[int], structures: list[Structure], found: LoadReport
+def write_table(
+    path: Path,
+    names: Sequence[str],
+    structures: Sequence[Structure],
+    columns: Mapping[str, Sequence[str]],
 ) -> None:
+    """Write a gzipped CSV in the project's layout: ``material_id``, ``cif`` and the columns."""
     from pymatgen.io.cif import CifWriter
 
-    crystals: FlatCrystals = found.crystals
-    columns = {
-        **{name: _written(values.tolist()) for name, values in found.columns.items()},
-        **{name: labels.values() for name, labels in found.labels.items()},
-    }
-    for name in ("material_id", "cif"):
-        columns.pop(name, None)
     with gzip.open(path, "wt", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["material_id", "cif", *columns])
-        for i in indices:
-            cells = [values[i] for values in columns.values()]
-            writer.writerow([crystals.ids[i], str(CifWriter(structures[i])), *cells])
+        for name, structure, *values in zip(names, structures, *columns.values(), strict=True):
+            writer.writerow([name, str(CifWriter(structure)), *values])
 
 
-def _written(numbers: list[float]) -> list[str]:
-    return ["" if math.isnan(number) else f"{number:.9g}" for number in numbers]
+def number_cells(values: Tensor) -> list[str]:
+    """Return numbers ``(M,)`` as the cells of a table: all digits of float32, a gap for NaN."""
+    return ["" if math.isnan(x) else f"{x:.9g}" for x in values.tolist()]

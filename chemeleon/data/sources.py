@@ -23,7 +23,8 @@ from chemeleon.errors import DataError, nearest
 
 TABLE_SUFFIXES = (".csv", ".csv.gz")
 _MAX_MEMBER_BYTES = 1 << 30
-OTHER_SUFFIXES = (".json", ".json.gz", ".zip", ".extxyz", ".cif")
+ARCHIVE_SUFFIX = ".safetensors.xz"
+OTHER_SUFFIXES = (ARCHIVE_SUFFIX, ".json", ".json.gz", ".zip", ".extxyz", ".cif")
 
 
 class Record(NamedTuple):
@@ -59,6 +60,10 @@ def read_records(
     with _readable(path):
         if path.is_dir():
             yield from _read_folder(path, report)
+        elif is_archive(path):
+            from chemeleon.data.archive import archive_records  # which imports this module
+
+            yield from archive_records(path)
         elif name.endswith(".zip"):
             yield from _read_zip(path, report)
         elif name.endswith(TABLE_SUFFIXES):
@@ -66,6 +71,11 @@ def read_records(
         else:
             yield from _read_file(path.name, path.read_bytes(), strict=True)
     report(1.0)
+
+
+def is_archive(path: Path) -> bool:
+    """Tell a file of `packing.write_archive` by its name."""
+    return path.name.lower().endswith(ARCHIVE_SUFFIX)
 
 
 def fingerprint(path: Path) -> str:
