@@ -143,19 +143,21 @@ def test_entries_give_pymatgens_answers_with_their_corrections(tmp_path):
 def test_a_table_its_references_and_its_gaps(tmp_path):
     table = tmp_path / "t.csv"
     table.write_text("formula,e_form\nNaCl,-2\nNa,0\nCl,0\nXx,-1\nNaCl3,\nKCl,nan\n")
-    hull = from_table(table)
+    with pytest.raises(DataError, match=r"3 of 6 rows cannot be used.*--on-error skip"):
+        from_table(table)
+    hull = from_table(table, on_error="skip")
     assert (hull.manifest["rows"], hull.manifest["phases"], hull.manifest["skipped"]) == (6, 3, 3)
     assert hull.above(["KCl"], [-2.0]).states == ["element missing"]
     with pytest.raises(DataError, match="--references"):
         hull.formation_energies(["NaCl"], [-3.5])
     (tmp_path / "r.json").write_text('{"Na": -1.3}')
-    hull = from_table(table, tmp_path / "r.json")
+    hull = from_table(table, tmp_path / "r.json", on_error="skip")
     assert hull.formation_energies(["Na", "NaCl"], [-1.2, -3.5])[0] == pytest.approx(0.1)
     assert np.isnan(hull.formation_energies(["NaCl"], [-3.5])).all()
     with pytest.raises(DataError, match="did you mean 'e_form'"):
         from_table(table, energy_column="e_from")
     (tmp_path / "elemental_references.json").write_text('{"Na": -1.3, "Cl": -1.7}')
-    hull = from_table(table)  # it lies beside the table
+    hull = from_table(table, on_error="skip")  # it lies beside the table
     assert hull.formation_energies(["NaCl"], [-3.5]) == pytest.approx(-2.0)
 
 
@@ -219,6 +221,11 @@ def test_the_command(tmp_path):
     assert Hull.load(out).above(["NaCl"], [-1.9]).e_above_hull_ev[0] == pytest.approx(0.1)
     again = runner.invoke(app, ["data", "hull", str(table), "-o", str(out)])
     assert "--overwrite" in str(again.exception)
+    table.write_text(table.read_text() + "Xx,-1\n")
+    words = ["data", "hull", str(table), "-o", str(out), "--overwrite"]
+    assert "1 of 3 rows" in str(runner.invoke(app, words).exception)
+    assert runner.invoke(app, [*words, "--on-error", "skip"]).exit_code == 0
+    assert "few, skip or fail" in str(runner.invoke(app, [*words, "--on-error", "skp"]).exception)
     words = ["data", "hull", "demo", "-o", str(tmp_path / "x.json")]
     assert "--potential chgnet" in str(runner.invoke(app, words).exception)
 

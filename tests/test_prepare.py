@@ -178,6 +178,12 @@ def test_command_line(table: Path, tmp_path: Path) -> None:
     assert "mine val" in named.output, named.exception
     whole = run(app, ["describe", str(table)])
     assert "1 rows with problems" in whole.output
+    some = run(app, ["describe", str(table), "--where", "gap > 7 and num_atoms == 2"])
+    assert "50 crystals" in some.output, some.exception
+    assert "left out: 49 do not fit" in some.output
+    assert "left out: 1 have no value to tell" in some.output
+    few = run(app, ["prepare", str(table), "-o", str(tmp_path / "few"), "--where", "gap <= 2"])
+    assert "left out: 85 do not fit" in few.output, few.exception
     wrong = run(app, ["prepare", str(table), "-o", str(tmp_path / "x"), "--by", "formla"])
     assert "did you mean 'formula'" in str(wrong.exception)
     for command in ("describe", "prepare", "download"):

@@ -152,6 +152,8 @@ def prepare(
         f" {len(report.problems):,} with problems, {len(report.duplicates):,} duplicates"
         " (all in report.json)"
     )
+    for reason, count in report.left_out.items():
+        console.print(f"left out: {count:,} {reason}", markup=False)
     console.print(f"Use it with data.root={output.parent} data.name={output.name}", highlight=False)
 
 
@@ -255,7 +257,7 @@ def _show(console: Console, title: str, found: Description, report: LoadReport, 
         " with problems"
     )
     for reason, count in report.left_out.items():
-        console.print(f"left out: {count:,} {reason}")
+        console.print(f"left out: {count:,} {reason}", markup=False)
     tables = [_histogram(h) for h in [*found.histograms, *found.targets]]
     tables.append(_counts("elements (crystals with)", found.elements, found.crystals))
     if found.sampled:

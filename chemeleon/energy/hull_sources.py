@@ -30,7 +30,7 @@ TABLE_NAMES = ("formation_energies.csv.gz", "formation_energies.csv")
 REFERENCE_NAMES = ("elemental_references.json.gz", "elemental_references.json")
 DFT_FORMATION = "DFT formation energy"
 _EXAMPLES = 5
-_REMEDY = "--on-error skip leaves them out"
+_REMEDY = "`chemeleon data hull` with --on-error skip makes a hull without them"
 
 
 def from_table(
