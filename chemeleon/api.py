@@ -174,7 +174,7 @@ def evaluate(
         targets: crystals that samples should meet, for crystal structure prediction.
         base: crystals of the model before fine-tuning, to compare elements with.
         potential: chgnet, mace, none or package.module:thing.
-        hull: file of ``chemeleon data hull``.
+        hull: ``mp`` (default for chgnet), ``mp_all``, or a file of ``chemeleon data hull``.
         relax_steps: most steps of relaxation, 0 for none.
         device: torch's name, for energies.
         jobs: processes; all cores if None.

@@ -1,22 +1,21 @@
-"""Crystals, potentials and shared data that the tests of energies use."""
+"""Crystals, potentials and rows of the package's data that the tests of energies use."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import os
-from pathlib import Path
+import functools
+from typing import NamedTuple
 
 import numpy as np
-import pytest
 from ase.calculators.lj import LennardJones
 from pymatgen.core import Lattice, Structure
 
-SHARED = Path(os.environ.get("CHEMELEON_SHARED", Path(__file__).parents[2] / "shared")) / "data"
-needs_shared = pytest.mark.skipif(
-    not (SHARED / "mp_20_hull").is_dir(),
-    reason=f"{SHARED}/mp_20_hull is not here; set CHEMELEON_SHARED to the shared folder",
-)
+from chemeleon.config.schema import DataConfig
+from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.data.dataset import load_report
+from chemeleon.energy.compositions import formula_of
+from chemeleon.energy.hull_crystals import compositions_of
+
+MP = DataConfig.model_validate({"name": "mp"})
 
 
 def rocksalt(a: float = 5.69, cation: str = "Na", anion: str = "Cl") -> Structure:
@@ -65,7 +64,23 @@ class FailsOnGold(LennardJones):
         super().calculate(atoms, *words, **named)
 
 
-def shared_rows(name: str) -> list[dict[str, str]]:
-    with gzip.open(SHARED / name, "rt", newline="") as file:
-        csv.field_size_limit(10**9)
-        return list(csv.DictReader(file))
+class Rows(NamedTuple):
+    """Crystals of mp/val with the values of the Materials Project, eV/atom."""
+
+    crystals: FlatCrystals
+    ids: list[str]
+    formulas: list[str]
+    formation_ev: np.ndarray
+    above_ev: np.ndarray
+
+
+@functools.cache
+def val_rows() -> Rows:
+    found = load_report(MP, "val", partial="any")
+    return Rows(
+        found.crystals,
+        list(found.crystals.ids),
+        [formula_of(parts) for parts in compositions_of(found.crystals)],
+        found.columns["formation_energy_per_atom"].double().numpy(),
+        found.columns["e_above_hull"].double().numpy(),
+    )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from energy_helpers import needs_shared, rocksalt, shared_rows, various
+from energy_helpers import rocksalt, val_rows, various
 from pymatgen.core import Lattice, Structure
 
-from chemeleon.crystals.convert import from_structures
+from chemeleon.crystals.convert import from_structures, to_structures
 from chemeleon.energy import chgnet_potential
 from chemeleon.energy.bond_graph import angle_counts, make_graph
 from chemeleon.energy.cells import to_cells
@@ -201,7 +201,7 @@ def test_any_ase_calculator_by_name():
         ("chgnet:0.9", "0.3.0"),
         ("energy_helpers:lenard_jones", "did you mean 'lennard_jones'"),
         ("no_such_module:thing", "No module named"),
-        ("energy_helpers:SHARED", "not callable"),
+        ("energy_helpers:MP", "not callable"),
     ],
 )
 def test_wrong_names_are_told(name, words):
@@ -224,10 +224,8 @@ def test_no_potential_gives_no_energy():
 
 
 @pytest.mark.slow
-@needs_shared
 def test_chgnet_agrees_on_real_crystals(chgnet, package):
-    rows = shared_rows("mp_20_open/val.csv.gz")[::20]
-    crystals = [Structure.from_str(row["cif"], fmt="cif") for row in rows]
+    crystals = to_structures(val_rows().crystals.subset(torch.arange(0, 9047, 180)))
     theirs = [p["e"].item() for p in package.predict_structure(crystals, task="e")]
     np.testing.assert_allclose(chgnet.energies(crystals).per_atom_ev, theirs, atol=1e-4)
 

@@ -94,7 +94,7 @@ def test_uniqueness_can_be_judged_in_each_group_alone(train, crystals):
 
 
 def test_energy_is_minus_the_clamped_energy_above_hull(train, crystals, needed):
-    from chemeleon.energy.hull_sources import compositions_of
+    from chemeleon.energy.hull_crystals import compositions_of
     from chemeleon.energy.potentials import load_potential
 
     options = {**needed["energy"], "lowest": -0.5, "highest": 2.0}

@@ -57,7 +57,11 @@ def evaluate(
         str, typer.Option("--potential", help="chgnet, chgnet:0.2.0, mace, none or pkg:thing.")
     ] = "none",
     hull: Annotated[
-        str | None, typer.Option("--hull", help="Convex hull, from `chemeleon data hull`.")
+        str | None,
+        typer.Option(
+            "--hull",
+            help="Convex hull: mp (default for chgnet), mp_all, or of `chemeleon data hull`.",
+        ),
     ] = None,
     relax: Annotated[int, typer.Option("--relax", help="Most steps of relaxation.")] = 0,
     device: Annotated[
@@ -88,7 +92,7 @@ def evaluate(
     \b
     chemeleon evaluate out/ --reference mp -o out/evaluation
     chemeleon evaluate samples.extxyz -r mp -r my_structures/ --matcher lemat
-    chemeleon evaluate samples.csv.gz -r mp --potential chgnet --relax 50 --hull hull.json
+    chemeleon evaluate samples.csv.gz -r mp --potential chgnet --relax 50 --hull mp
     chemeleon evaluate csp.zip --targets mp/test -o csp_report
     """
     from chemeleon import api

@@ -27,7 +27,8 @@ def hull(
         str,
         typer.Argument(
             help="CSV of formulas and formation energies, a folder with formation_energies.csv.gz,"
-            " JSON of pymatgen entries, or (with --potential) a data set."
+            " JSON of pymatgen entries, mp or mp_all (hulls of the package), or (with --potential)"
+            " a data set."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="New file, e.g. hull.json.gz.")],
@@ -84,17 +85,26 @@ def _from_file(
     energy_column: str | None,
     on_error: OnError,
 ) -> Hull:
-    from chemeleon.energy.hull_sources import from_entries, from_table
-    from chemeleon.errors import DataError
+    from chemeleon.energy.hull_sources import find_hull
+    from chemeleon.energy.hull_tables import from_entries, from_table
+    from chemeleon.errors import ConfigError, DataError
 
-    path = Path(source)
-    if path.is_dir() or source.endswith((".csv", ".csv.gz")):
-        return from_table(path, references, formula_column, energy_column, on_error)
     if source.endswith((".json", ".json.gz")):
-        return from_entries(path, on_error)
+        return from_entries(source, on_error)
+    try:
+        found = find_hull(source)
+    except ConfigError as error:
+        wrong = str(error)
+    else:
+        if found.is_table:
+            table = found.files[0]
+            return from_table(table, references, formula_column, energy_column, on_error)
+        if found.shipped and not (references or formula_column or energy_column):
+            return found.load()
+        wrong = f"{source} is no CSV, nor a folder of one, nor JSON of entries"
     raise DataError(
-        f"{source} is no CSV, JSON of entries or folder; energies of a data set's crystals come"
-        f" from a potential: chemeleon data hull {source} --potential chgnet -o hull.json.gz"
+        f"{wrong}; energies of a data set's crystals come from a potential:"
+        f" chemeleon data hull {source} --potential chgnet -o hull.json.gz"
     )
 
 
@@ -111,7 +121,7 @@ def _from_data_set(
     from chemeleon.crystals.batch import FlatCrystals
     from chemeleon.data.dataset import SPLITS, load_source, load_split
     from chemeleon.data.named import both, split_name
-    from chemeleon.energy.hull_sources import from_crystals
+    from chemeleon.energy.hull_crystals import from_crystals
     from chemeleon.energy.potentials import load_potential
 
     judge = load_potential(potential, device)

@@ -24,6 +24,7 @@ class ASEPotential(Potential):
     def __init__(self, calculator: Any, name: str, version: str, device: torch.device) -> None:
         self.calculator = calculator
         self.name, self.version, self.device = name, version, device
+        self.energy_scale = getattr(calculator, "energy_scale", None)
 
     def evaluate(self, cells: Cells, *, forces: bool = False, stresses: bool = False) -> Evaluation:
         """Evaluate each crystal; what the calculator raises becomes the crystal's reason."""

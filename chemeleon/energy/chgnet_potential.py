@@ -17,7 +17,7 @@ from chemeleon.energy.bond_graph import angle_counts, make_graph
 from chemeleon.energy.cells import Cells, ranges
 from chemeleon.energy.chgnet_model import MAX_ATOMIC_NUMBER, load_weights
 from chemeleon.energy.neighbours import Bonds, candidate_counts, find_bonds
-from chemeleon.energy.potentials import Evaluation, Potential, empty_evaluation
+from chemeleon.energy.potentials import MP2020, Evaluation, Potential, empty_evaluation
 from chemeleon.errors import ConfigError, nearest
 
 MAX_CANDIDATES = 5e7  # pairs of atoms and images of one crystal; flat cells have many
@@ -29,7 +29,7 @@ GPU_CANDIDATES, GPU_ITEMS = 100_000_000, 1_000_000  # enough to keep any GPU bus
 
 
 class CHGNetPotential(Potential):
-    """Energies (PBE and PBE+U with the corrections of MP2020), forces and stresses of CHGNet.
+    """Energies, forces and stresses of CHGNet; energies are on the scale of MP2020 or r2SCAN's.
 
     Args:
         version: of the weights in the package, 0.3.0, 0.2.0 or r2scan.
@@ -43,6 +43,7 @@ class CHGNetPotential(Potential):
 
     def __init__(self, version: str, device: torch.device) -> None:
         self.version, self.device = version, device
+        self.energy_scale = "r2SCAN" if version == "r2scan" else MP2020
         self.model = load_weights(_weight_file(version)).to(device)
         self.share = 1.0  # of the usual batch; less after memory was short
 

@@ -53,7 +53,7 @@ class Hull:
         formation_ev: ``(K,)`` formation energies, eV/atom. Of equal compositions the lowest counts.
         references: total energy of each element, eV/atom, or None if it is not known. An element
             that is not named is missing: it cannot be judged.
-        manifest: where it comes from, see `hull_sources`.
+        manifest: where it comes from, see `hull_tables`.
     """
 
     def __init__(
@@ -139,16 +139,24 @@ class Hull:
 
         Raises:
             DataError: if the hull has no elemental references.
-            ConfigError: if it holds total energies of another potential.
+            ConfigError: if it holds total energies of another potential, or states a scale
+                (``energy_scale`` of the manifest) that is not the potential's.
         """
         self.formation_energies([], [])
         made_with, used = self.manifest.get("potential"), f"{potential.name} {potential.version}"
+        scale, own = self.manifest.get("energy_scale"), potential.energy_scale
         if made_with and made_with != used:
-            raise ConfigError(
-                f"{source} holds energies of {made_with}, but the judge is {used}: they lie on"
-                " different scales. Make a hull of the judge's own: chemeleon data hull DATA"
-                f" --potential {asked} -o hull.json.gz"
-            )
+            wrong = f"of {made_with}, but the judge is {used}: they lie on different scales"
+        elif scale and own is None:
+            wrong = f"on the scale of {scale}, and {used} does not state its own (energy_scale)"
+        elif scale and own != scale:
+            wrong = f"on the scale of {scale}, but those of {used} are on that of {own}"
+        else:
+            return
+        raise ConfigError(
+            f"{source} holds energies {wrong}. Make a hull of the judge's own: chemeleon data hull"
+            f" DATA --potential {asked} -o hull.json.gz"
+        )
 
     def energy(self, parts: Fractions) -> float:
         """Return the hull's formation energy at a composition of known elements, eV/atom."""

@@ -1,301 +1,142 @@
-"""Make a hull from a table of formation energies, pymatgen entries, or a data set and a potential.
+"""Find a hull by its name, and the one that the energies of a potential are measured against.
 
-The manifest of a hull says: ``energies`` (of what kind), ``source``, ``rows`` read, ``phases``
-kept, ``skipped`` with examples, ``references_from`` (where the elements' energies come from) and
-``potential`` (name and version, or None).
+The package has two: ``mp`` holds the DFT formation energies of the MP-20 crystals, ``mp_all``
+CHGNet's estimates of further crystals beside them. `scripts/pack_hull.py` wrote the files, and the
+card in their folder tells the source. Others are made by `hull_tables` and `hull_crystals`.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-from collections.abc import Iterable
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
-from chemeleon.data.problems import OnError, check_reasons
-from chemeleon.energy.compositions import Fractions, fractions
-from chemeleon.energy.hull import Hull, read_json
-from chemeleon.errors import DataError, nearest
+from chemeleon.energy.hull import Hull
+from chemeleon.energy.hull_tables import TABLE_NAMES, from_table, table_in
+from chemeleon.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from chemeleon.crystals.batch import FlatCrystals
-    from chemeleon.energy.elements import Reference
     from chemeleon.energy.potentials import Potential
 
-FORMULA_COLUMNS = ("pretty_formula", "formula", "reduced_formula", "formula_pretty", "composition")
-ENERGY_COLUMNS = ("formation_energy_per_atom", "formation_energy", "e_form")
-TABLE_NAMES = ("formation_energies.csv.gz", "formation_energies.csv")
-REFERENCE_NAMES = ("elemental_references.json.gz", "elemental_references.json")
-DFT_FORMATION = "DFT formation energy"
-_EXAMPLES = 5
-_REMEDY = "`chemeleon data hull` with --on-error skip makes a hull without them"
+logger = logging.getLogger(__name__)
+SHIPPED = Path(__file__).parents[1] / "datasets" / "hulls"
+SHIPPED_FILES = {"mp": ("mp.json.gz",), "mp_all": ("mp.json.gz", "mp_estimates.json.gz")}
 
 
-def from_table(
-    path: str | Path,
-    references: str | Path | None = None,
-    formula_column: str | None = None,
-    energy_column: str | None = None,
-    on_error: OnError = "few",
-) -> Hull:
-    """Make a hull from a CSV of formulas and formation energies, eV/atom; elements lie at 0.
+class FoundHull(NamedTuple):
+    """Where a hull is.
+
+    Attributes:
+        name: as it was asked for.
+        files: what holds its phases: a file of `Hull.save`, a CSV or its folder; of a hull of the
+            package all files whose phases belong together.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+
+    @property
+    def shipped(self) -> bool:
+        """Whether it is a hull of the package."""
+        return self.files[0].parent == SHIPPED
+
+    @property
+    def label(self) -> str:
+        """What messages and manifests call it."""
+        return self.name if self.shipped else str(self.files[0])
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is a CSV or the folder of one."""
+        return self.files[0].is_dir() or self.files[0].name.endswith((".csv", ".csv.gz"))
+
+    def load(self) -> Hull:
+        """Read it; say so if it stands in for a hull of the package.
+
+        Raises:
+            DataError: if it is no hull, or is damaged.
+        """
+        if self.name in SHIPPED_FILES and not self.shipped:
+            logger.warning("hull %s: read from %s, not the package's", self.name, self.files[0])
+        if self.is_table:
+            return from_table(self.files[0])
+        found = [Hull.load(file) for file in self.files]
+        return found[0] if len(found) == 1 else _beside(*found)
+
+
+def find_hull(name: str | Path) -> FoundHull:
+    """Find a hull: a path, the same under the root of the data sets, or one of the package.
+
+    A path is a file of ``chemeleon data hull``, a CSV of formation energies, or a folder with
+    formation_energies.csv.gz in it. What is there by that path goes before the package's.
+
+    Raises:
+        ConfigError: if there is none; says what was looked for and what there is.
+    """
+    from chemeleon.config.schema import DataConfig
+    from chemeleon.data.dataset import data_root
+
+    asked, root = str(name), data_root(DataConfig())
+    places = [Path(asked).expanduser(), root / Path(asked).expanduser()]
+    for path in places:
+        if path.is_file() or table_in(path) is not None:
+            return FoundHull(asked, (path,))
+    if asked in SHIPPED_FILES:
+        return FoundHull(asked, tuple(SHIPPED / file for file in SHIPPED_FILES[asked]))
+    folder = next((f"; {path} holds no {TABLE_NAMES[0]}" for path in places if path.is_dir()), "")
+    raise ConfigError(
+        f"there is no hull '{asked}', neither here nor in {root}{folder}"
+        f"{nearest(asked, SHIPPED_FILES)}; the package has {' and '.join(SHIPPED_FILES)}, and"
+        " `chemeleon data hull SRC -o hull.json.gz` makes one"
+    )
+
+
+def default_hull(potential: Potential) -> str | None:
+    """Return the name of the package's hull that takes the energies of a potential, if one does."""
+    from chemeleon.energy.potentials import MP2020
+
+    return "mp" if potential.energy_scale == MP2020 else None
+
+
+def hull_for(
+    potential: Potential, name: str | Path | None, asked: str
+) -> tuple[Hull, str] | tuple[None, None]:
+    """Return the hull for the energies of a potential, and what to call it.
+
+    Without a name it is the `default_hull`, which is said, or none.
 
     Args:
-        path: CSV, compressed or not; or a folder with formation_energies.csv.gz in it.
-        references: JSON of the elements' total energies (numbers in eV/atom, or pymatgen entries);
-            with them, total energies of a potential can be placed on the hull. By default
-            elemental_references.json.gz beside the CSV, if it is there.
-        formula_column: found by its usual names if not given.
-        energy_column: likewise.
-        on_error: how many rows may be bad.
+        potential: the judge.
+        name: see `find_hull`.
+        asked: the potential as the user names it.
 
     Raises:
-        DataError: if the file or a column is missing, no row is usable, or too many are bad.
+        ChemeleonError: if there is no such hull, or it takes no energies of this potential.
     """
-    path = Path(path)
-    if path.is_dir():
-        table = next((path / n for n in TABLE_NAMES if (path / n).is_file()), None)
-        if table is None:
-            raise DataError(f"{path} holds no {TABLE_NAMES[0]}; name the CSV itself")
-        path = table
-    beside = [path.parent / name for name in REFERENCE_NAMES]
-    references = references or next((file for file in beside if file.is_file()), None)
-    rows = csv.DictReader(io.StringIO(_read_text(path)))
-    names = [*(rows.fieldnames or [])]
-    formula = _column(path, names, formula_column, FORMULA_COLUMNS, "formulas")
-    energy = _column(path, names, energy_column, ENERGY_COLUMNS, "formation energies")
-    phases, energies, skipped, count = [], [], [], 0
-    for count, row in enumerate(rows, start=1):
-        try:
-            value = float(row[energy])
-            parts = fractions(row[formula])
-        except (DataError, TypeError, ValueError) as error:
-            skipped.append(f"row {count}: {error}")
-            continue
-        if value - value != 0:
-            skipped.append(f"row {count}: energy {value}")
-            continue
-        phases.append(parts)
-        energies.append(value)
-    if not phases:
-        said = f"; the first: {skipped[0]}" if skipped else ""
-        raise DataError(f"{path} has no usable row{said}")
-    check_reasons(skipped, count, on_error, str(path), _REMEDY)
-    given = read_references(references) if references else {}
-    elements = sorted({symbol for parts in phases for symbol, _ in parts})
-    totals: dict[str, float | None] = {symbol: given.get(symbol) for symbol in elements}
-    return _hull(
-        phases,
-        energies,
-        totals,
-        skipped,
-        energies_are=DFT_FORMATION,
-        source=str(path),
-        rows=count,
-        references_from=str(references) if references else "none: the elements lie at 0",
-        potential=None,
+    chosen = default_hull(potential) if name is None else name
+    if chosen is None:
+        return None, None
+    found = find_hull(chosen)
+    hull = found.load()
+    hull.check_judge(potential, found.label, asked)
+    if name is None:
+        logger.warning(
+            "no hull was named: %s is judged against '%s', %d phases of %s",
+            asked, found.label, len(hull), hull.manifest.get("source"),
+        )  # fmt: skip
+    return hull, found.label
+
+
+def _beside(measured: Hull, estimated: Hull) -> Hull:
+    """Join phases; of equal compositions the lowest counts."""
+    energies = f"{measured.manifest['energies']}, and beside them {estimated.manifest['energies']}"
+    parts = (measured, estimated)
+    joined = Hull(
+        [phase for part in parts for phase in part.phases],
+        [energy for part in parts for energy in part.phases.values()],
+        measured.references,
+        {**measured.manifest, "energies": energies, "estimates": len(estimated)},
     )
-
-
-def from_entries(path: str | Path, on_error: OnError = "few") -> Hull:
-    """Make a hull from pymatgen entries (corrected total energies), a JSON list or mapping.
-
-    The lowest entry of each element is its reference; entries with another element are skipped.
-
-    Raises:
-        DataError: if the file holds no entries, or none can be used.
-    """
-    held = read_json(path)
-    items = list(held.values()) if isinstance(held, dict) else held
-    if not isinstance(items, list) or not items:
-        raise DataError(f"{path} holds no list of pymatgen entries")
-    phases, totals, skipped = [], [], []
-    for i, item in enumerate(items, start=1):
-        try:
-            parts, total = _entry(item)
-        except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
-            skipped.append(f"entry {i}: {error!r}")
-            continue
-        phases.append(parts)
-        totals.append(total)
-    if not phases:
-        raise DataError(f"{path} holds no usable pymatgen entry; the first: {skipped[0]}")
-    check_reasons(skipped, len(items), on_error, str(path), _REMEDY)
-    return _from_totals(
-        phases,
-        totals,
-        {},
-        skipped,
-        energies_are="total energies of entries",
-        source=str(path),
-        rows=len(items),
-        references_from="lowest entry of each element",
-        potential=None,
-    )
-
-
-def from_crystals(
-    crystals: FlatCrystals, potential: Potential, source: str, relax_steps: int = 0
-) -> Hull:
-    """Make a hull of a data set's crystals with the energies of a potential.
-
-    The elements' references are the lowest of the set's own elemental crystals and of simple
-    structures relaxed by the same potential (`elements`).
-
-    Args:
-        crystals: phases.
-        potential: gives energies, and forces and stresses for the elements.
-        source: for the manifest.
-        relax_steps: relax the phases first by at most so many steps.
-
-    Raises:
-        DataError: if the potential gives no energy at all.
-    """
-    from chemeleon.energy.elements import elemental_references
-    from chemeleon.energy.relax import relax
-
-    compositions = compositions_of(crystals)
-    if relax_steps:
-        ended = relax(crystals, potential, relax_steps)
-        found, reasons = [r.energy_ev for r in ended], [r.reason for r in ended]
-    else:
-        answer = potential.energies(crystals)
-        found, reasons = answer.per_atom_ev.tolist(), answer.reasons
-    good = [i for i, reason in enumerate(reasons) if reason is None]
-    names = crystals.ids or [str(i) for i in range(len(reasons))]
-    skipped = [f"{names[i]}: {r}" for i, r in enumerate(reasons) if r is not None]
-    if not good:
-        raise DataError(f"{potential.name} gives no energy for {source}; {skipped[0]}")
-    phases = [compositions[i] for i in good]
-    symbols = {symbol for parts in phases for symbol, _ in parts}
-    simple = elemental_references(symbols, potential)
-    known = {s: found.energy_ev for s, found in simple.items() if found.energy_ev is not None}
-    lowest: dict[str, tuple[float, str]] = {}
-    for i in good:
-        if len(compositions[i]) == 1:
-            symbol = compositions[i][0][0]
-            lowest[symbol] = min((found[i], names[i]), lowest.get(symbol, (float("inf"), "")))
-    return _from_totals(
-        phases,
-        [found[i] for i in good],
-        known,
-        skipped,
-        energies_are=f"{potential.name} {potential.version} total energies",
-        source=source,
-        rows=len(reasons),
-        references_from={s: _origin(s, lowest.get(s), found) for s, found in simple.items()},
-        potential=f"{potential.name} {potential.version}",
-        relax_steps=relax_steps,
-    )
-
-
-def _origin(symbol: str, own: tuple[float, str] | None, simple: Reference) -> str:
-    """Say which crystal gives the reference of an element."""
-    if own is not None and (simple.energy_ev is None or own[0] < simple.energy_ev):
-        return f"{own[1]} of the set"
-    return simple.shape
-
-
-def compositions_of(crystals: FlatCrystals) -> list[Fractions]:
-    """Return the composition of each crystal."""
-    from ase.data import chemical_symbols
-
-    rows = crystals.atomic_numbers.split(crystals.num_atoms.tolist())
-    found = []
-    for row in rows:
-        numbers, counts = row.unique(return_counts=True)
-        amounts = zip(numbers.tolist(), counts.tolist(), strict=True)
-        found.append(fractions({chemical_symbols[z]: count for z, count in amounts}))
-    return found
-
-
-def read_references(path: str | Path) -> dict[str, float]:
-    """Read total energies of the elements, eV/atom: numbers, or pymatgen entries, by symbol.
-
-    Raises:
-        DataError: if the file is something else.
-    """
-    held = read_json(path)
-    try:
-        return {
-            str(symbol): float(item) if isinstance(item, int | float) else _entry(item)[1]
-            for symbol, item in held.items()
-        }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path} is no mapping of elements to energies or pymatgen entries ({error!r})"
-        ) from error
-
-
-def _entry(item: Any) -> tuple[Fractions, float]:
-    """Return composition and corrected energy per atom; read by hand, so nothing in it is run."""
-    amounts = {str(k).rstrip("0123456789+-."): float(v) for k, v in item["composition"].items()}
-    total = float(item["energy"]) + float(item.get("correction") or 0.0)
-    return fractions(amounts), total / sum(amounts.values())
-
-
-def _from_totals(
-    phases: list[Fractions],
-    totals: list[float],
-    references: dict[str, float],
-    skipped: list[str],
-    **manifest: Any,
-) -> Hull:
-    lowest = dict(references)
-    for parts, total in zip(phases, totals, strict=True):
-        if len(parts) == 1:
-            symbol = parts[0][0]
-            lowest[symbol] = min(total, lowest.get(symbol, float("inf")))
-    kept, energies = [], []
-    for parts, total in zip(phases, totals, strict=True):
-        missing = [symbol for symbol, _ in parts if symbol not in lowest]
-        if missing:
-            skipped.append(f"a phase of {missing[0]}, which has no elemental reference")
-            continue
-        kept.append(parts)
-        energies.append(total - sum(share * lowest[symbol] for symbol, share in parts))
-    return _hull(kept, energies, {**lowest}, skipped, **manifest)
-
-
-def _hull(
-    phases: list[Fractions],
-    energies: Iterable[float],
-    references: dict[str, float | None],
-    skipped: list[str],
-    *,
-    energies_are: str,
-    **manifest: Any,
-) -> Hull:
-    counts = {
-        "phases": len(set(phases)),
-        "elements": len(references),
-        "skipped": len(skipped),
-        "skipped_examples": skipped[:_EXAMPLES],
-    }
-    said = {"energies": energies_are, **manifest, **counts}
-    return Hull(phases, list(energies), references, said)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; a CSV of formation energies is needed") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as CSV: {error}") from error
-
-
-def _column(
-    path: Path, names: list[str], given: str | None, usual: tuple[str, ...], what: str
-) -> str:
-    found = given if given in names else next((n for n in usual if n in names), None)
-    if found is None or (given is not None and given not in names):
-        looked = given or " or ".join(usual)
-        raise DataError(
-            f"{path} has no column of {what} ({looked}){nearest(looked, names)}; its columns:"
-            f" {', '.join(names) or 'none'}"
-        )
-    return found
+    joined.manifest["estimates_from"] = estimated.manifest["source"]
+    joined.manifest["phases"] = len(joined)
+    return joined

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from chemeleon.energy.cells import Crystals
 
 NAMES = ("chgnet", "mace", "none")
+MP2020 = "MP2020"  # PBE and PBE+U total energies with the corrections of the Materials Project
 
 
 class Evaluation(NamedTuple):
@@ -65,11 +66,14 @@ class Potential(ABC):
         name: as `load_potential` takes it, without version.
         version: of the weights or of the package, for manifests.
         device: where it computes.
+        energy_scale: whose total energies these are meant to be, such as ``MP2020``; None if that
+            is not known. A hull that states a scale takes no others (`Hull.check_judge`).
     """
 
     name: str
     version: str
     device: torch.device
+    energy_scale: str | None = None
 
     @abstractmethod
     def evaluate(self, cells: Cells, *, forces: bool = False, stresses: bool = False) -> Evaluation:
@@ -144,7 +148,8 @@ def load_potential(name: str, device: str | torch.device | None = None) -> Poten
     Args:
         name: ``chgnet`` or ``chgnet:VERSION`` (0.3.0, 0.2.0, r2scan), ``mace`` or ``mace:MODEL``,
             ``none``, or ``package.module:thing`` where thing is a `Potential`, an ASE calculator,
-            or a function or class that makes one when called without arguments.
+            or a function or class that makes one when called without arguments. A calculator may
+            state the scale of its energies by an attribute ``energy_scale``.
         device: where to compute; CUDA if there is any by default.
 
     Raises:

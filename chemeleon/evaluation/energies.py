@@ -41,22 +41,22 @@ def load_judge(potential: str, hull: str | Path | None, device: str | None) -> E
 
     Args:
         potential: see ``energy.potentials.load_potential``.
-        hull: file of ``chemeleon data hull``; without one there are energies alone.
+        hull: see ``energy.hull_sources.find_hull``; without one `default_hull` has a say, and
+            potentials that it has none for give energies alone.
         device: torch's name.
 
     Raises:
         ChemeleonError: if one is missing, the hull cannot take total energies, or it holds those of
-            another potential.
+            another potential or scale.
     """
     # here: potentials need packages that an evaluation without energies can do without
-    from chemeleon.energy.hull import Hull
+    from chemeleon.energy.hull_sources import find_hull, hull_for
     from chemeleon.energy.potentials import load_potential
 
-    phases = Hull.load(hull) if hull else None
+    if hull is not None:
+        find_hull(hull)  # a potential takes longer to load
     judge = load_potential(potential, device)
-    if phases is not None:  # says now what it would say after the work
-        phases.check_judge(judge, str(hull), potential)
-    return EnergyJudge(judge, phases, str(hull) if hull else None)
+    return EnergyJudge(judge, *hull_for(judge, hull, potential))
 
 
 class Energies(NamedTuple):
@@ -144,7 +144,7 @@ def _crystal(structure: Structure) -> Crystal:
 def _told(by: EnergyJudge, relax_steps: int) -> dict[str, Any]:
     hull = None
     if by.hull is not None:
-        kept = ("energies", "source", "potential", "references_from")
+        kept = ("energies", "energy_scale", "source", "potential", "references_from")
         made = {key: by.hull.manifest[key] for key in kept if key in by.hull.manifest}
         if isinstance(made.get("references_from"), dict):
             made["references_from"] = "simple structures and the set's own, by the same potential"

@@ -53,7 +53,8 @@ class Settings:
         targets: crystals that samples should meet (crystal structure prediction).
         base: crystals of the model before fine-tuning.
         potential: judge of energies, or ``none``.
-        hull: file of ``chemeleon data hull``.
+        hull: what the energies are measured against: ``mp``, ``mp_all`` or a path, see
+            ``energy.hull_sources``; by default ``mp`` for CHGNet, else none.
         relax_steps: most steps of relaxation.
         device: torch's name, for energies.
         jobs: processes; all cores if None.

@@ -10,7 +10,6 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,17 +17,16 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from chemeleon.config.architecture import Section
-from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.symbols import symbol
 from chemeleon.data.cache import cache_dir
-from chemeleon.data.dataset import data_root
 from chemeleon.energy.cells import to_cells
 from chemeleon.energy.fire import walk
 from chemeleon.energy.hull import Hull
-from chemeleon.energy.hull_sources import from_crystals, from_table
+from chemeleon.energy.hull_crystals import from_crystals
+from chemeleon.energy.hull_sources import default_hull, find_hull, hull_for
 from chemeleon.energy.potentials import Potential, load_potential
-from chemeleon.errors import ChemeleonError, ConfigError, DataError
+from chemeleon.errors import ChemeleonError, DataError
 from chemeleon.evaluation.grouping import composition_keys, elements_of
 from chemeleon.evaluation.lookup import to_packed
 from chemeleon.rewards.base import Answer, Candidates, Context, Reward, needs_reference
@@ -45,9 +43,10 @@ class EnergyOptions(Section):
     )
     hull: str | None = Field(
         default=None,
-        description="File of `chemeleon data hull`, or a CSV (or its folder) of formation energies"
-        " with elemental_references.json.gz beside it, also under the root of the data sets;"
-        " default: the training set with the same potential.",
+        description="mp, mp_all (docs/energy.md), a file of `chemeleon data hull`, or a CSV (or its"
+        " folder) of formation energies with elemental_references.json.gz beside it, also under the"
+        " root of the data sets; default: mp for CHGNet, which is on its scale of energies, else"
+        " the training set with the same potential.",
     )
     relax_steps: int = Field(
         default=0, ge=0, description="Relax by so many steps first, positions and cells."
@@ -83,11 +82,13 @@ class Energy(Reward):
         """See `Reward`."""
         try:
             if options.hull is not None:
-                _find(options.hull)
-            _load(options.potential, context.device)
+                find_hull(options.hull)
+            potential = _load(options.potential, context.device)
         except ChemeleonError as error:
             return [str(error)]
-        return needs_reference(context) if options.hull is None else []
+        if options.hull is not None or default_hull(potential) is not None:
+            return []
+        return needs_reference(context)
 
     def score(self, candidates: Candidates) -> Answer:
         """See `Reward`."""
@@ -128,25 +129,10 @@ def _amounts(key: bytes) -> dict[str, float]:
     return {symbol(z): float(n) for z, n in elements_of(key).items()}
 
 
-def _find(name: str) -> Path:
-    """Return a hull's path, as given or under the root of the data sets."""
-    given = Path(name).expanduser()
-    for path in (given, data_root(DataConfig()) / name):
-        if path.exists():
-            return path
-    raise ConfigError(
-        f"there is no hull {name}, neither here nor in {data_root(DataConfig())}; make one:"
-        f" chemeleon data hull SRC -o {name}"
-    )
-
-
 def _hull(options: EnergyOptions, context: Context, potential: Potential) -> Hull:
-    if options.hull is not None:
-        path = _find(options.hull)
-        table = path.is_dir() or path.name.endswith((".csv", ".csv.gz"))
-        made = from_table(path) if table else Hull.load(path)
-        made.check_judge(potential, path, options.potential)  # now, not in the first update
-        return made
+    known, _ = hull_for(potential, options.hull, options.potential)
+    if known is not None:
+        return known
     assert context.reference is not None
     key = f"{potential.name} {potential.version} {options.relax_steps} {_digest(context.reference)}"
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
