@@ -85,6 +85,13 @@ def test_the_estimates_lie_beside_the_dft_phases(hulls):
         assert "shared" not in json.dumps(hull.manifest)
 
 
+def test_the_estimates_are_those_of_the_set(hulls):
+    made = load_script("pack_hull").estimated(None, hulls["mp"])
+    kept = Hull.load(SHIPPED / "mp_estimates.json.gz")
+    assert made.phases == kept.phases
+    assert made.manifest == kept.manifest
+
+
 def test_the_script_writes_them(tmp_path, monkeypatch):
     folder = tmp_path / "dft"
     folder.mkdir()
