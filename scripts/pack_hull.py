@@ -1,8 +1,8 @@
 """Write the hulls that come with the package: DFT phases, and estimates of others beside them.
 
-    python scripts/pack_hull.py mp_20_hull
+    python scripts/pack_hull.py FOLDER
 
-The word is a folder with formation_energies.csv.gz and elemental_references.json.gz, as `chemeleon
+It is a folder with formation_energies.csv.gz and elemental_references.json.gz, as `chemeleon
 data hull` takes it. Where the train split of the set `mp` (or a file in its place) has no DFT
 formation energy, its column formation_energy_chgnet is an estimate. Elements are left out of the
 estimates, as DFT's lie at 0: chlorine would lie 22 meV/atom below itself. The same input gives the
