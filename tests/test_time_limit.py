@@ -128,7 +128,7 @@ def crystals(seed: int) -> list:
     rng = np.random.default_rng(seed)
     structures = [s for s in to_structures(demo_crystals("val"))[:40] if len(s) <= 40]
     made = []
-    for structure in structures[:8]:
+    for structure in structures[:4]:
         for _ in range(2):
             copy = structure.copy()
             copy.perturb(0.05 * rng.random())
