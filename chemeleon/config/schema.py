@@ -41,6 +41,7 @@ __all__ = [
     "ImportedConfig",
     "LDMConfig",
     "LDMTrainConfig",
+    "LimitsConfig",
     "LoRAConfig",
     "OptimConfig",
     "PredictTrainConfig",
@@ -63,6 +64,20 @@ class DownloadConfig(Section):
 
     url: str = Field(description="Address of the files; `{split}` stands for train, val or test.")
     rows: dict[str, Positive] = Field(description="Crystals that each split must hold.")
+
+
+class LimitsConfig(Section):
+    """What a file may ask of the reader: more is refused, unread. Defaults as `data.limits`."""
+
+    bytes: Positive = Field(
+        default=1 << 30,
+        description="Of one structure file after decompression, and of one row of a table.",
+    )
+    atoms: Positive = Field(default=10_000, description="Atoms of one crystal, symmetry applied.")
+    operations: Positive = Field(default=1_000, description="Symmetry operations of one CIF.")
+    frames: Positive = Field(
+        default=1_000_000, description="Crystals of one file that is not a table."
+    )
 
 
 class AugmentConfig(Section):
@@ -128,6 +143,7 @@ class DataConfig(Section):
         description="Bad rows: `few` leaves out up to 1 % of the rows and stops at more; `skip`"
         " leaves out any number; `fail` stops with the list.",
     )
+    limits: LimitsConfig = Field(default_factory=LimitsConfig)
     batch_size: Positive = Field(default=256, description="Crystals per step and process.")
     bucket: Positive = Field(default=4, description="Pad a batch to a multiple of this many atoms.")
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
