@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
+_MOST_POINTS = 1e5  # lattice points to search, over 4 pi / 3
 _ANGLE_TOLERANCE_DEGREE = 1.0  # pymatgen's default in `find_mapping`
 
 
@@ -46,6 +47,11 @@ def niggli_matrix(matrix: Matrix, tolerance: float = 1e-5) -> Matrix:
         if reduced is None:
             raise ValueError("the cell has no Niggli form: its vectors are too close to a plane")
     return reduced if determinant(reduced) > 0 else -reduced
+
+
+def reduced_basis(matrix: Matrix) -> list[list[float]]:
+    """Return three short vectors of a lattice: its Lenstra-Lenstra-Lovasz basis."""
+    return _lll_reduce(matrix.tolist())
 
 
 def determinant(matrix: Matrix) -> float:
@@ -224,11 +230,14 @@ def _first_mapping(
     """
     from pymatgen.optimization.neighbors import find_points_in_spheres
 
+    radius = max(lengths) * (1 + tolerance)
+    if radius**3 > _MOST_POINTS * abs(determinant(matrix)):
+        return None  # a needle of a cell: the search would fill the memory
     origin = np.zeros((1, 3))
     _, _, images, distances = find_points_in_spheres(
         all_coords=origin,
         center_coords=origin,
-        r=max(lengths) * (1 + tolerance),
+        r=radius,
         pbc=np.ones(3, dtype=np.int64),
         lattice=np.ascontiguousarray(matrix, dtype=float),
         tol=1e-8,
