@@ -29,14 +29,13 @@ class Bird:
 BIRD = {"@module": "canary_of_chemeleon", "@class": "Bird", "@callable": "Bird", "data": [1]}
 
 
-def rock_salt() -> Structure:
-    return Structure.from_spacegroup(
-        "Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0] * 3, [0.5] * 3]
-    )
+ROCK_SALT = [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5],
+             [0.5, 0.5, 0.5], [0, 0, 0.5], [0, 0.5, 0], [0.5, 0, 0]]  # fmt: skip
+PLAIN = json.dumps(Structure(Lattice.cubic(5.6), ["Na"] * 4 + ["Cl"] * 4, ROCK_SALT).as_dict())
 
 
 def plain() -> dict[str, Any]:
-    return json.loads(json.dumps(rock_salt().as_dict()))
+    return json.loads(PLAIN)
 
 
 def test_equals_the_structure() -> None:
@@ -47,7 +46,7 @@ def test_equals_the_structure() -> None:
         site_properties={"magmom": [5.0, 0.0, 0.0, 4.0], "tag": ["a", "b", None, "d"]},
         charge=2,
     )
-    for structure in (rock_salt(), skewed):
+    for structure in (Structure.from_dict(plain()), skewed):
         found = parse_as_given("dict", json.loads(json.dumps(structure.as_dict())))
         expected = from_structure(structure)
         assert found.atomic_numbers.tolist() == expected.atomic_numbers.tolist()
@@ -100,8 +99,9 @@ BAD: dict[str, tuple[Any, str]] = {
     "infinite": (changed("lattice", "matrix", 0, 0, to=float("inf")), "not finite"),
     "huge": (changed("lattice", "matrix", 0, 0, to=10**400), "not finite"),
     "beyond float32": (
-        changed("lattice", to={"matrix": [[1e308, 0, 0], [0, 1e308, 0], [0, 0, 1e308]]}),
-        "finite"),
+        {"lattice": {"matrix": [[1e308, 0, 0], [0, 1e308, 0], [0, 0, 1e308]]},
+         "sites": [{"species": [{"element": "Na"}], "abc": [0, 0, 0]}]},
+        "not a finite number in float32"),
     "matrix against a": (changed("lattice", "a", to=5.0), "the lattice's a is 5.0"),
     "number as word": (changed("sites", 0, "abc", 0, to="0.5"), "'0.5' is no number"),
     "bool": (changed("sites", 0, "abc", 0, to=True), "'True' is no number"),
@@ -129,7 +129,7 @@ def test_good(case: str) -> None:
     found = parse("dict", GOOD[case], niggli=False)
     assert found.atomic_numbers.tolist() == [11] * 4 + [17] * 4
     np.testing.assert_allclose(found.lattice, np.eye(3) * 5.6, atol=1e-12)
-    expected = rock_salt().frac_coords
+    expected = np.array(ROCK_SALT)
     delta = found.frac_coords - expected
     np.testing.assert_allclose(delta - np.round(delta), 0, atol=1e-12)
 
@@ -213,7 +213,7 @@ def test_prepare_evaluate_and_convert_import_nothing(
     assert not sang()
 
 
-def test_predict_imports_nothing(tmp_path: Path, sang: Callable[[], bool]) -> None:
+def test_what_predict_reads_imports_nothing(tmp_path: Path, sang: Callable[[], bool]) -> None:
     from chemeleon.data.building import parse_source
 
     source = tmp_path / "birds.json.gz"
@@ -223,23 +223,37 @@ def test_predict_imports_nothing(tmp_path: Path, sang: Callable[[], bool]) -> No
     assert not sang()
 
 
-def test_hull_entries_import_nothing(tmp_path: Path, sang: Callable[[], bool]) -> None:
-    from chemeleon.energy.hull import read_hull
+def test_hulls_and_references_import_nothing(tmp_path: Path, sang: Callable[[], bool]) -> None:
+    from chemeleon.energy.hull_sources import from_entries, read_references
 
-    entries = [
-        {"composition": {"Na": 1}, "energy": -1.0, "data": BIRD, "structure": places(plain())[-1]},
-        {"composition": {"Cl": 1}, "energy": -1.0, "parameters": {"x": BIRD}, **{
-            k: v for k, v in BIRD.items() if k != "data"}},
-    ]  # fmt: skip
+    def entry(element: str, item: dict[str, Any]) -> dict[str, Any]:
+        named = {"@module": BIRD["@module"], "@class": "Bird", "parameters": {"x": BIRD}}
+        return {
+            **named,
+            "composition": {element: 1},
+            "energy": -1.0,
+            "data": BIRD,
+            "structure": item,
+        }
+
+    items = places(plain())
     source = tmp_path / "hull.json"
-    source.write_text(json.dumps(entries))
-    read_hull(source)
+    source.write_text(json.dumps([entry("Na", items[0]), entry("Cl", items[-1])]))
+    assert len(from_entries(source).phases) == 2
+    source.write_text(json.dumps({"Na": entry("Na", items[0]), "Cl": -1.0}))
+    assert read_references(source) == {"Na": -1.0, "Cl": -1.0}
     assert not sang()
 
 
-def test_a_manifest_imports_nothing(tmp_path: Path, sang: Callable[[], bool]) -> None:
-    from chemeleon.evaluation.origin import sample_manifest
+def test_folders_of_samples_import_nothing(tmp_path: Path, sang: Callable[[], bool]) -> None:
+    from chemeleon.evaluation.collection import read_collection
 
-    (tmp_path / "manifest.json").write_text(json.dumps({"crystals": [BIRD], **BIRD}))
-    sample_manifest(tmp_path)
+    broken = [{"id": "c-9", "reason": "broken", "written": False, **BIRD}]
+    manifest = {"requested": 7, "broken": broken, "formats": ["json"], "seed": BIRD, "bird": BIRD}
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with gzip.open(folder / "structures.json.gz", "wt") as file:
+        json.dump(places(plain()), file)
+    assert read_collection(folder, workers=1).reasons == [None] * 6 + ["not written: broken"]
     assert not sang()
