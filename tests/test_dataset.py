@@ -38,7 +38,7 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def cubic(size: float) -> str:
-    return CIF.replace("4.20000000", f"{size:.8f}")
+    return CIF.replace("4.20000000", f"{size:.8f}").replace("74.08800000", f"{size**3:.8f}")
 
 
 def write_csv(path: Path, rows: list[list[Any]], header: tuple[str, ...]) -> None:
@@ -92,7 +92,7 @@ def test_every_kind_of_bad_row_is_listed(make: Callable[..., DataConfig]) -> Non
         ["good", cubic(4), "1"],
         ["garbage", "not a cif", "1"],
         ["partial", CIF.replace(third, third[:-1] + "0.5"), "1"],
-        ["heavy", CIF.replace("Cl  Cl", "Fm  Fm"), "1"],
+        ["heavy", CIF.replace("Cl", "Fm"), "1"],
         ["flat", cubic(0.0001), "1"],
         ["good", cubic(5), "1"],
         ["on top", CIF.replace(third, "0.001 0 0 1"), "1"],
