@@ -224,7 +224,7 @@ def test_what_predict_reads_imports_nothing(tmp_path: Path, sang: Callable[[], b
 
 
 def test_hulls_and_references_import_nothing(tmp_path: Path, sang: Callable[[], bool]) -> None:
-    from chemeleon.energy.hull_sources import from_entries, read_references
+    from chemeleon.energy.hull_tables import from_entries, read_references
 
     def entry(element: str, item: dict[str, Any]) -> dict[str, Any]:
         named = {"@module": BIRD["@module"], "@class": "Bird", "parameters": {"x": BIRD}}
