@@ -15,6 +15,7 @@ from chemeleon.checkpoints.store import write_atomically
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.building import collect, parse_source
 from chemeleon.data.cache import ParsedSet
+from chemeleon.data.names import stem
 from chemeleon.data.sources import Record, has_column
 from chemeleon.errors import DataError
 from chemeleon.models.predictor import Predictor
@@ -74,7 +75,7 @@ def predict(
     for number, source in enumerate(sources):
         parsed = _parse(source, number, niggli, id_column, cif_column)
         if isinstance(parsed, str):
-            answers.append([Prediction(Path(str(source)).stem, str(source), None, parsed)])
+            answers.append([Prediction(stem(str(source)), str(source), None, parsed)])
             continue
         rows = sorted(_rows(parsed), key=lambda row: row[:2])
         names = _sources(source, [(file, row) for file, row, *_ in rows])

@@ -25,7 +25,7 @@ import pandas as pd
 
 from chemeleon.config.schema import DataConfig
 from chemeleon.data.dataset import load_split, split_path
-from chemeleon.data.sources import TABLE_SUFFIXES
+from chemeleon.data.names import TABLE_SUFFIXES
 from chemeleon.evaluation.stability import METASTABLE_EV
 from chemeleon.evaluation.table import novel_column
 

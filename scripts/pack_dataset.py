@@ -18,8 +18,9 @@ from chemeleon.config.schema import DataConfig
 from chemeleon.data.archive import read_archive
 from chemeleon.data.building import collect
 from chemeleon.data.dataset import SPLITS, split_path
+from chemeleon.data.names import ARCHIVE_SUFFIX
 from chemeleon.data.packing import write_archive
-from chemeleon.data.sources import ARCHIVE_SUFFIX, read_records
+from chemeleon.data.sources import read_records
 from chemeleon.errors import DataError
 
 _TOLERANCE = 1e-6  # of the cell, and angstrom; beyond what float32 resolves

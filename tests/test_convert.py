@@ -15,12 +15,12 @@ from pymatgen.core import Lattice, PeriodicSite, Structure
 from chemeleon.crystals.convert import (
     from_ase,
     from_structures,
-    read_structures,
     to_ase,
     to_structures,
     write_structures,
 )
 from chemeleon.crystals.lattice import wrap
+from chemeleon.data.structures import read_structures
 from chemeleon.errors import DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -141,9 +141,10 @@ def test_reading_other_files(structures: list[Structure], tmp_path: Path) -> Non
         json.dump({"structure": structures[2].as_dict()}, file)
     same(read_structures(tmp_path / "one.json.gz")[0], structures[2])
     (tmp_path / "broken.cif").write_text("nothing")
-    with pytest.raises(DataError, match=r"broken\.cif cannot be read as CIF"):
+    with pytest.raises(DataError, match=r"broken\.cif cannot be used: .*unparsable CIF"):
         read_structures(tmp_path / "broken.cif")
     with pytest.raises(DataError, match="does not exist"):
         read_structures(tmp_path / "none.cif")
+    (tmp_path / "notes.pdf").touch()
     with pytest.raises(DataError, match="of no known kind"):
         read_structures(tmp_path / "notes.pdf")

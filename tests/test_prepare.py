@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import shlex
 from itertools import chain
 from pathlib import Path
 
@@ -208,3 +209,64 @@ def test_words_of_a_data_set_keep_odd_names(tmp_path: Path) -> None:
     report = chemeleon.prepare([rocksalt(i) for i in range(4)], tmp_path / "a b" / "0225: x")
     data = presets.load("ldm", "own/finetune", None, report.words).config.data
     assert (data.name, data.root) == ("0225: x", str(tmp_path / "a b"))
+
+
+def cifs(folder: Path, names: list[str]) -> Path:
+    folder.mkdir()
+    for i, name in enumerate(names):
+        (folder / f"{name}.cif").write_text(str(CifWriter(rocksalt(i))))
+    return folder
+
+
+def test_properties_beside_files_are_joined_by_name(tmp_path: Path) -> None:
+    folder = cifs(tmp_path / "cifs", ["Li0.5", "b", "c"])
+    (folder / "bad.cif").write_text("no cif")
+    beside = tmp_path / "gaps.csv"
+    beside.write_text("name,gap,group\nLi0.5,1.5,Fm-3m\nb.cif,2.5,Fm-3m\nbad,3,x\nother,4,x\n")
+    report = prepare(folder, tmp_path / "mine", (1, 0, 0), properties=beside, on_error="skip")
+    assert "gap" in report.columns
+    rows = {}
+    with gzip.open(tmp_path / "mine" / "train.csv.gz", "rt") as file:
+        for row in csv.DictReader(file):
+            rows[row["material_id"]] = row["gap"]
+    assert rows == {"Li0.5": "1.5", "b": "2.5", "c": ""}
+    for words in (
+        "column 'group' is not of numbers: 'Fm-3m' (gaps.csv, row 1)",
+        "gaps.csv: 1 row (other) without a crystal",
+        "gaps.csv: 1 crystal (c) without a row",
+    ):
+        assert words in report.notes
+    written = json.loads((tmp_path / "mine" / "report.json").read_text())
+    assert written["notes"] == report.notes
+    for text, options, words in (
+        ("ref,gap\nb,1\n", {}, "has no column material_id or id or name .*; its columns are ref"),
+        ("ref,gap\nx,1\n", {"id_column": "ref"}, "no name in gaps.csv, such as 'x', is that of"),
+        ("name,gap\nb,1\nb.cif,2\n", {}, "rows 1 and 2 are both of 'b'"),
+    ):
+        beside.write_text(text)
+        with pytest.raises(DataError, match=words):
+            prepare(folder, tmp_path / "new", (1, 0, 0), properties=beside, on_error="skip",
+                    **options)  # fmt: skip
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_next_command_works_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = cifs(tmp_path / "cifs", [f"m{i}" for i in range(6)])
+    run = CliRunner().invoke
+    words = ["prepare", str(folder), "-o", "my data/one set"]
+    done = run(app, [*words, "--split", "0.5,0.5,0", "--limit", "atoms=2"])
+    assert done.exit_code == 0, done.output
+    (line,) = [line for line in done.output.splitlines() if line.startswith("Next: ")]
+    program, stage, verb, option, preset, *given = shlex.split(line.removeprefix("Next: "))
+    assert (program, stage, verb, option) == ("chemeleon", "vae", "train", "--preset")
+    config = presets.load("vae", preset, None, given).config
+    assert len(load_split(config.data, "train")) == 3
+    done = run(app, [*words, "--split", "1,0,0", "--overwrite"])
+    (line,) = [line for line in done.output.splitlines() if line.startswith("Next: ")]
+    program, _, *given = shlex.split(line.removeprefix("Next: "))
+    assert run(app, given).exit_code == 0
+    done = run(app, [*words, "--overwrite", "--limit", "atoms=1"])
+    assert "2 atoms are over data.limits.atoms=1" in str(done.exception)
+    done = run(app, [*words, "--limit", "atom=1"])
+    assert "did you mean 'atoms'" in str(done.exception)

@@ -93,6 +93,7 @@ def describe(
 @app.command(
     epilog="""[bold]Examples[/bold]\n
     chemeleon data prepare my_cifs/ -o data/mine\n
+    chemeleon data prepare my_cifs/ --properties gaps.csv -o data/mine\n
     chemeleon data prepare candidates.csv -o data/mine --max-atoms 20 --deduplicate\n
     chemeleon data prepare structures.json.gz -o data/mine --split 0.8,0.1,0.1 --by formula\n
     chemeleon vae train --preset mp_20/dng data.name=mine"""
@@ -100,7 +101,7 @@ def describe(
 def prepare(
     source: Annotated[
         Path,
-        typer.Argument(help="CSV, folder or zip of CIF/POSCAR/extxyz, or JSON of structures."),
+        typer.Argument(help="CSV, CIF, POSCAR, extxyz or JSON; or a folder or zip of these."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder, e.g. data/mine.")],
     split: Annotated[str, typer.Option(help="Shares of train, val, test.")] = "0.9,0.05,0.05",
@@ -118,6 +119,13 @@ def prepare(
     ] = "random",
     id_column: Annotated[str | None, typer.Option(help="CSV column of names.")] = None,
     cif_column: Annotated[str, typer.Option(help="CSV column of CIF text.")] = "cif",
+    properties: Annotated[
+        Path | None, typer.Option(help="CSV of numbers for the crystals, joined by name.")
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(help="What a file may ask for: bytes, atoms, operations or frames=NUMBER."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what an earlier run wrote.")
     ] = False,
@@ -140,6 +148,8 @@ def prepare(
         split_by=options.choice("--by", by, "random", "formula"),
         id_column=id_column,
         cif_column=cif_column,
+        properties=properties,
+        limits=_limits(limit or []),
         overwrite=overwrite,
         progress=True,
     )
@@ -154,7 +164,10 @@ def prepare(
     )
     for reason, count in report.left_out.items():
         console.print(f"left out: {count:,} {reason}", markup=False)
-    console.print(f"Use it with data.root={output.parent} data.name={output.name}", highlight=False)
+    for note in report.notes:
+        console.print(f"Note: {note}", highlight=False, markup=False)
+    # not by the console, which would break the line
+    typer.echo(f"Next: {report.command}")
 
 
 @app.command(
@@ -219,6 +232,23 @@ def export(
     if form == "csv":
         words = f"data.root={output.parent} data.name={output.name}"
         console.print(f"Use it with {words}", highlight=False)
+
+
+def _limits(words: list[str]) -> dict[str, int]:
+    from chemeleon.data.limits import Limits
+    from chemeleon.errors import ConfigError, nearest
+
+    found = {}
+    for word in words:
+        name, _, number = word.removeprefix("data.limits.").partition("=")
+        if name not in Limits._fields or not (number.isascii() and number.isdigit()):
+            known = ", ".join(Limits._fields)
+            raise ConfigError(
+                f"--limit {word}: one of {known}, and a number, as in atoms=20000"
+                f"{nearest(name, Limits._fields)}"
+            )
+        found[name] = int(number)
+    return found
 
 
 def _shares(text: str) -> list[float]:

@@ -70,8 +70,7 @@ class LimitsConfig(Section):
     """What a file may ask of the reader: more is refused, unread. Defaults as `data.limits`."""
 
     bytes: Positive = Field(
-        default=1 << 30,
-        description="Of one structure file after decompression, and of one row of a table.",
+        default=1 << 28, description="Of one structure file after decompression."
     )
     atoms: Positive = Field(default=10_000, description="Atoms of one crystal, symmetry applied.")
     operations: Positive = Field(default=1_000, description="Symmetry operations of one CIF.")

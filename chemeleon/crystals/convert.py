@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import gc
 import gzip
-import io
 import json
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,36 +133,6 @@ def to_ase(crystals: FlatCrystals | CrystalBatch) -> list[Atoms]:
     ]
 
 
-def read_structures(path: str | Path) -> list[Structure]:
-    """Read a CIF, POSCAR, extxyz or pymatgen JSON file (each plain or .gz), or a folder of them.
-
-    Raises:
-        DataError: if the file is missing, of no known kind, or broken.
-    """
-    path = Path(path)
-    if path.is_dir():
-        members = sorted(p for p in path.rglob("*") if p.is_file() and _kind(p) is not None)
-        if not members:
-            raise DataError(f"{path} holds no CIF, POSCAR, extxyz or JSON of structures")
-        return [structure for member in members for structure in read_structures(member)]
-    kind = _kind(path)
-    if kind is None:
-        raise DataError(f"{path.name} is of no known kind: CIF, POSCAR, extxyz or JSON is expected")
-    try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _parse(kind, text)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except DataError:
-        raise
-    except Exception as error:  # pymatgen and ase raise nearly every class on broken files
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"{path} cannot be read as {kind}: {reason}") from error
-
-
 def write_structures(
     structures: Sequence[Structure],
     folder: str | Path,
@@ -260,34 +228,3 @@ def _numbers(structure: Structure, name: str) -> list[int]:
             )
         numbers.append(number)
     return numbers
-
-
-def _kind(path: Path) -> str | None:
-    name = path.name.lower().removesuffix(".gz")
-    if name.startswith(("poscar", "contcar")) or name.endswith((".vasp", ".poscar")):
-        return "POSCAR"
-    kinds = {".cif": "CIF", ".mcif": "CIF", ".extxyz": "extxyz", ".xyz": "extxyz", ".json": "JSON"}
-    return kinds.get(Path(name).suffix)
-
-
-def _parse(kind: str, text: str) -> list[Structure]:
-    from pymatgen.core import Structure
-
-    if kind == "CIF":
-        from pymatgen.io.cif import CifParser
-
-        return CifParser.from_str(text).parse_structures(primitive=False)
-    if kind == "POSCAR":
-        return [Structure.from_str(text, fmt="poscar")]
-    if kind == "extxyz":
-        from ase.io import read
-        from pymatgen.io.ase import AseAtomsAdaptor
-
-        frames: Any = read(io.StringIO(text), index=":", format="extxyz")
-        structures = [AseAtomsAdaptor.get_structure(atoms) for atoms in frames]
-        for atoms, structure in zip(frames, structures, strict=True):
-            structure.properties = dict(atoms.info)
-        return structures
-    found = json.loads(text)
-    items = found if isinstance(found, list) else [found]
-    return [Structure.from_dict(item.get("structure", item)) for item in items]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -14,12 +13,15 @@ import torch
 
 from chemeleon.data.cache import ParsedSet
 from chemeleon.data.chunks import parse_chunk
+from chemeleon.data.columns import columns
 from chemeleon.data.labels import Labels
+from chemeleon.data.limits import Limits
 from chemeleon.data.pool import run_parallel, worker_count
-from chemeleon.data.problems import Problem
+from chemeleon.data.problems import Problem, problems_error
 from chemeleon.data.sources import Record, Report, is_archive, read_records
 
 _CHUNK = 128
+_MOST_PROBLEMS = 200_000  # what is no list of crystals must not fill memory with reasons
 _IN_PROCESS = 200  # starting workers takes longer than parsing so few crystals
 
 
@@ -29,6 +31,7 @@ def parse_source(
     id_column: str | None = "material_id",
     cif_column: str = "cif",
     niggli: bool = True,
+    limits: Limits | None = None,
     progress: bool = False,
 ) -> ParsedSet:
     """Read and parse every crystal of a source; bad rows become problems.
@@ -38,6 +41,7 @@ def parse_source(
         id_column: CSV column of the name; None numbers the rows.
         cif_column: CSV column of the CIF.
         niggli: reduce the cells.
+        limits: what a file may ask for.
         progress: show a bar on standard error.
 
     Raises:
@@ -48,8 +52,9 @@ def parse_source(
 
         return read_archive(path, niggli).parsed
     with _bar(path.name, progress) as report:
-        records = read_records(path, id_column, cif_column, report)
-        return collect(records, niggli)
+        notes: list[str] = []
+        records = read_records(path, id_column, cif_column, report, limits=limits, notes=notes)
+        return collect(records, niggli, limits, notes)
 
 
 @contextmanager
@@ -76,22 +81,40 @@ def _bar(name: str, shown: bool) -> Iterator[Report | None]:
         yield lambda share: bar.update(task, completed=share)
 
 
-def collect(records: Iterator[Record], niggli: bool = True) -> ParsedSet:
-    """Parse records; bad ones, and those whose id came before, become problems."""
+def collect(
+    records: Iterator[Record],
+    niggli: bool = True,
+    limits: Limits | None = None,
+    notes: list[str] | None = None,
+) -> ParsedSet:
+    """Parse records; bad ones, and those whose id came before, become problems.
+
+    Args:
+        records: crystals as found.
+        niggli: reduce the cells.
+        limits: what a crystal may ask for.
+        notes: of the reader, which may grow while records are taken.
+
+    Raises:
+        DataError: if more rows are bad than can be told.
+    """
     keep: list[tuple[Any, ...]] = []  # arrays of each chunk
     kept: list[Record] = []  # without content, which is most of the memory
     problems: list[Problem] = []
     total = 0
     seen: dict[str, str] = {}
-    for chunk, (reasons, *arrays) in _parsed(records, niggli):
+    for chunk, (reasons, *arrays) in _parsed(records, niggli, limits or Limits()):
         total += len(chunk)
+        if len(problems) > _MOST_PROBLEMS:
+            raise problems_error(problems, total, "This is no list of crystals")
         # a chunk's arrays hold its good crystals; one of them may still be a duplicate
         counts, wanted = arrays[3], []
         for record, reason in zip(chunk, reasons, strict=True):
             place = f"{record.file}, row {record.row}"
-            first = seen.setdefault(record.id, place) if record.id else place
+            first = seen.get(record.id) if record.id else None
+            seen.setdefault(record.id, place)
             if reason is None:
-                duplicate = first != place
+                duplicate = first is not None
                 wanted.append(not duplicate and bool(record.id))
                 if not record.id:
                     reason = "has no id"
@@ -104,7 +127,9 @@ def collect(records: Iterator[Record], niggli: bool = True) -> ParsedSet:
         crystals = np.array(wanted, dtype=bool)
         atoms = np.repeat(crystals, counts)
         keep.append((arrays[0][atoms], arrays[1][atoms], arrays[2][crystals], counts[crystals]))
-    columns, labels = columns_of([record.values for record in kept])
+    values, labels, said = columns_of(
+        [r.values for r in kept], [f"{r.file}, row {r.row}" for r in kept]
+    )
     names = list(dict.fromkeys(record.file for record in kept))
     index = {name: i for i, name in enumerate(names)}
     parts = [list(part) for part in zip(*keep, strict=True)]
@@ -115,17 +140,20 @@ def collect(records: Iterator[Record], niggli: bool = True) -> ParsedSet:
         *(torch.from_numpy(array) for array in merged),
         rows=torch.tensor([r.row for r in kept], dtype=torch.int64),
         files=torch.tensor([index[r.file] for r in kept], dtype=torch.int32),
-        columns=columns,
+        columns=values,
         ids=[r.id.replace("\n", " ") for r in kept],
         file_names=names,
         text_columns=list(labels),
         problems=problems,
         total=total,
         labels={name: found for name, found in labels.items() if found.small},
+        notes=[*(notes or []), *said],
     )
 
 
-def _parsed(records: Iterator[Record], niggli: bool) -> Iterator[tuple[list[Record], Any]]:
+def _parsed(
+    records: Iterator[Record], niggli: bool, limits: Limits
+) -> Iterator[tuple[list[Record], Any]]:
     """Yield chunks of records (their content dropped) with the result of `parse_chunk`."""
     first = list(islice(records, _IN_PROCESS))
     workers = worker_count()
@@ -136,7 +164,7 @@ def _parsed(records: Iterator[Record], niggli: bool) -> Iterator[tuple[list[Reco
     def jobs() -> Iterator[Any]:
         while chunk := list(islice(everything, _CHUNK)):
             waiting.append([r._replace(content=None) for r in chunk])
-            yield [(r.kind, r.content) for r in chunk], niggli
+            yield [(r.kind, r.content) for r in chunk], niggli, limits
 
     if small:
         results = map(parse_chunk, jobs())
@@ -147,29 +175,15 @@ def _parsed(records: Iterator[Record], niggli: bool) -> Iterator[tuple[list[Reco
 
 
 def columns_of(
-    rows: Sequence[Mapping[str, Any]],
-) -> tuple[dict[str, torch.Tensor], dict[str, Labels]]:
-    """Return the columns with numbers, ``(M,)`` float32, and those that hold only text."""
-    names = list(dict.fromkeys(name for values in rows for name in values))
-    columns: dict[str, torch.Tensor] = {}
-    text: dict[str, Labels] = {}
-    for name in names:
-        given = [values.get(name) for values in rows]
-        numbers = [_number(value) for value in given]
-        if all(math.isnan(n) for n in numbers):
-            words = Labels.of(given)
-            if any(word.lower() not in {"inf", "-inf"} for word in words.words):
-                text[name] = words
-                continue
-        columns[name] = torch.tensor(numbers, dtype=torch.float32)
-    return columns, text
+    rows: Sequence[Mapping[str, Any]], places: Sequence[str] | None = None
+) -> tuple[dict[str, torch.Tensor], dict[str, Labels], list[str]]:
+    """Return columns of numbers, ``(M,)`` float32, those of text, and what is to be said of them.
 
-
-def _number(value: Any) -> float:
-    if value is None or value == "":
-        return math.nan
-    try:
-        number = float(value)
-    except ValueError:
-        return math.nan
-    return number if math.isfinite(number) else math.nan
+    Args:
+        rows: values by name.
+        places: where each row stands, such as ``a.csv, row 3``; its number if not given.
+    """
+    found = columns(rows, places or [f"row {i}" for i in range(1, len(rows) + 1)])
+    labels = {name: Labels.of([row.get(name) for row in rows]) for name in found.text}
+    numbers = {name: torch.from_numpy(values) for name, values in found.numbers.items()}
+    return numbers, labels, found.notes

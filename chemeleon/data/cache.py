@@ -26,7 +26,7 @@ from chemeleon.data.parse import PARSER_VERSION
 from chemeleon.data.problems import Problem
 
 logger = logging.getLogger(__name__)
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class ParsedSet:
         problems: rows that are no usable crystals.
         total: rows read.
         labels: the values of those text columns that take little space.
+        notes: what is to be said of the source beside its problems.
     """
 
     atomic_numbers: Tensor
@@ -62,6 +63,7 @@ class ParsedSet:
     problems: list[Problem]
     total: int
     labels: dict[str, Labels] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def crystals(self) -> FlatCrystals:
         """Return the crystals with every column as a target."""
@@ -145,6 +147,7 @@ def _write(path: Path, parsed: ParsedSet) -> None:
         "text_columns": parsed.text_columns,
         "total": parsed.total,
         "words": {name: labels.words for name, labels in parsed.labels.items()},
+        "notes": parsed.notes,
         "file_count": len(parsed.file_names),
     }
     tensors = {
@@ -202,6 +205,7 @@ def _read(path: Path) -> ParsedSet | None:
                 name: Labels(tensors[f"codes:{name}"].numpy(), words)
                 for name, words in details["words"].items()
             },
+            notes=details["notes"],
         )
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         logger.warning("the cached data set %s is damaged (%s); parsing again", path, error)

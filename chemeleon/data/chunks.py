@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.data.limits import Limits
 from chemeleon.data.parse import BadCrystalError, Crystal, parse, wrap_float32
 
 
@@ -28,9 +29,9 @@ class ParsedChunk(NamedTuple):
     num_atoms: NDArray[np.int32]
 
 
-def parse_chunk(job: tuple[list[tuple[str, Any]], bool]) -> ParsedChunk:
+def parse_chunk(job: tuple[list[tuple[str, Any]], bool, Limits]) -> ParsedChunk:
     """Parse crystals given as (kind, content), see `parse.parse`; the flag asks for reduction."""
-    items, niggli = job
+    items, niggli, limits = job
     reasons: list[str | None] = []
     good: list[Crystal] = []
     for kind, content in items:
@@ -38,7 +39,7 @@ def parse_chunk(job: tuple[list[tuple[str, Any]], bool]) -> ParsedChunk:
             reasons.append(content)
             continue
         try:
-            good.append(parse(kind, content, niggli))
+            good.append(parse(kind, content, niggli, limits))
             reasons.append(None)
         except BadCrystalError as error:
             reasons.append(str(error))

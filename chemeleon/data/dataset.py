@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -21,9 +22,11 @@ from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.building import parse_source
 from chemeleon.data.cache import ParsedSet, cache_dir, cached
 from chemeleon.data.labels import Labels
+from chemeleon.data.limits import Limits
+from chemeleon.data.names import OTHER_SUFFIXES, TABLE_SUFFIXES
 from chemeleon.data.problems import Problem, check_reasons, problems_error
 from chemeleon.data.selection import UNFIT, Partial, Selection, select, told
-from chemeleon.data.sources import OTHER_SUFFIXES, TABLE_SUFFIXES, fingerprint, is_archive
+from chemeleon.data.sources import fingerprint, is_archive
 from chemeleon.errors import DataError, nearest
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ class LoadReport:
         columns: every numeric column, ``(M,)`` float32 with NaN where missing.
         labels: every column of short texts.
         left_out: why usable crystals are not among these, and how many: see `selection`.
+        notes: what is to be said of the source beside its problems.
     """
 
     crystals: FlatCrystals
@@ -52,6 +56,7 @@ class LoadReport:
     columns: dict[str, Tensor] = field(repr=False)
     labels: dict[str, Labels] = field(default_factory=dict, repr=False)
     left_out: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def told(self, name: str, where: str | None = None) -> str | None:
         """Return one line of what is not among the crystals; None if nothing is left out."""
@@ -130,6 +135,8 @@ def load_source(
     id_column = None if number_rows else config.id_column
     options = {"id": id_column, "cif": config.cif_column, "niggli": config.niggli}
     options["name"] = path.name  # problems and row names carry it
+    limits = Limits(**config.limits.model_dump())
+    options["limits"] = list(limits)
 
     def parse() -> ParsedSet:
         return parse_source(
@@ -137,11 +144,12 @@ def load_source(
             id_column=id_column,
             cif_column=config.cif_column,
             niggli=config.niggli,
+            limits=limits,
             progress=progress,
         )
 
     # an archive opens as quickly as the cache would
-    parsed = parse() if is_archive(path) else cached(fingerprint(path), options, parse)
+    parsed = parse() if is_archive(path) else cached(fingerprint(path, limits), options, parse)
     return _select(config, parsed, path, partial)
 
 
@@ -243,7 +251,7 @@ def _demo_file(split: str) -> Path:
 
 def _select(config: DataConfig, parsed: ParsedSet, path: Path, partial: Partial) -> LoadReport:
     source, problems = str(path), parsed.problems
-    _check_targets(config.targets, parsed.columns, parsed.text_columns, source)
+    _check_targets(config.targets, parsed.columns, parsed.text_columns, source, parsed.notes)
     remedy = (
         f"data.on_error=skip (or --on-error skip) leaves them out; `chemeleon data describe {path}`"
         " lists them"
@@ -258,7 +266,8 @@ def _select(config: DataConfig, parsed: ParsedSet, path: Path, partial: Partial)
     unkept = [name for name in parsed.text_columns if name not in parsed.labels]
     crystals = parsed.crystals()
     selected = select(config, crystals, parsed.labels, unkept, source, partial)
-    return _report(config, selected, problems, parsed.total, source)
+    report = _report(config, selected, problems, parsed.total, source)
+    return replace(report, notes=parsed.notes)
 
 
 def _unusable(path: Path) -> str:
@@ -281,11 +290,19 @@ def _report(
 
 
 def _check_targets(
-    asked: list[str], columns: dict[str, Tensor], text_columns: list[str], source: str
+    asked: list[str],
+    columns: dict[str, Tensor],
+    text_columns: list[str],
+    source: str,
+    notes: Sequence[str] = (),
 ) -> None:
     for name in asked:
         if name in text_columns:
-            raise DataError(f"{source}: column '{name}' holds text, and a target must be a number")
+            seen = [n for n in notes if n.startswith(f"column '{name}' ")]
+            raise DataError(
+                f"{source}: column '{name}' holds text, and a target must be a number"
+                f"{''.join('; ' + n for n in seen)}"
+            )
         if name not in columns:
             known = ", ".join(columns) or "none"
             raise DataError(

@@ -9,13 +9,13 @@ class Limits(NamedTuple):
     """Bounds that are checked before memory is taken. No torch here: workers take it along.
 
     Attributes:
-        bytes: of one structure file after decompression; of one row of a table.
+        bytes: of one structure file after decompression.
         atoms: of one crystal, after symmetry was applied.
         operations: symmetry operations of one CIF.
         frames: crystals of one file that is not a table.
     """
 
-    bytes: int = 1 << 30
+    bytes: int = 1 << 28
     atoms: int = 10_000
     operations: int = 1_000
     frames: int = 1_000_000

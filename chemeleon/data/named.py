@@ -7,6 +7,7 @@ splits, anything else a file or folder; ``where EXPRESSION`` behind it takes som
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +73,12 @@ def find_set(
     base, where = split_name(name)
     path = Path(base).expanduser()
     own = {"root": None if root is None else str(root), "on_error": on_error, "where": where}
+    if path.is_dir():  # of splits, or of crystals
+        config = DataConfig.model_validate(
+            own | {"name": path.resolve().name, "root": str(path.resolve().parent)}
+        )
+        with suppress(DataError):
+            return NamedSet(name, split_path(config, split), split, config)
     if path.exists():
         return NamedSet(name, path, None, DataConfig.model_validate(own))
     dataset, _, given = base.partition("/")

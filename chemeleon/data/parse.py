@@ -15,9 +15,11 @@ from chemeleon.data.cif import read_cif
 from chemeleon.data.crystal import MAX_ATOMIC_NUMBER, Array, BadCrystalError, Crystal
 from chemeleon.data.dictionary import read_dictionary
 from chemeleon.data.distances import closest_pair
+from chemeleon.data.extxyz import read_frame
 from chemeleon.data.limits import Limits
 from chemeleon.data.niggli import cell_matrix, cell_parameters, determinant, niggli_matrix
 from chemeleon.data.orbits import MIN_DISTANCE_ANGSTROM
+from chemeleon.data.poscar import read_poscar
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -36,8 +38,9 @@ def parse(kind: str, content: Any, niggli: bool = True, limits: Limits | None = 
     """Turn one description of a crystal into checked arrays in the standard setting.
 
     Args:
-        kind: ``cif`` or ``poscar`` (text), ``dict`` (pymatgen's dictionary of a Structure) or
-            ``arrays`` (atomic numbers, fractional coordinates, lattice).
+        kind: ``cif``, ``poscar`` or ``extxyz`` (text; of one frame), ``dict`` (pymatgen's
+            dictionary of a Structure) or ``arrays`` (atomic numbers, fractional coordinates,
+            lattice).
         content: what ``kind`` says.
         niggli: reduce the cell.
         limits: what the text may ask for.
@@ -83,9 +86,11 @@ def _read(kind: str, content: Any, limits: Limits) -> Crystal:
         return Crystal(*content)
     if kind == "dict":
         return read_dictionary(content, limits)
-    from pymatgen.io.vasp import Poscar
-
-    return from_structure(Poscar.from_str(content).structure)
+    if kind == "poscar":
+        return read_poscar(content, limits)
+    if kind == "extxyz":
+        return read_frame(content, limits)
+    raise BadCrystalError(f"of unknown kind {kind}")
 
 
 def parse_cif(text: str) -> Crystal:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import shutil
 import tempfile
 import warnings
@@ -24,6 +25,7 @@ from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.convert import to_structures
 from chemeleon.data.dataset import SPLITS, load_source
 from chemeleon.data.problems import OnError, Problem
+from chemeleon.data.properties import join_properties
 from chemeleon.data.sources import has_column
 from chemeleon.errors import DataError
 
@@ -45,6 +47,8 @@ class PrepareReport:
         duplicates: name of a left-out crystal to the name of its equal that was kept.
         columns: properties written.
         left_out: why other crystals are not among those, and how many.
+        notes: what else is to be said of the source: columns that are not of numbers, files that
+            were not read, rows of properties without a crystal.
     """
 
     source: str
@@ -55,6 +59,7 @@ class PrepareReport:
     duplicates: dict[str, str]
     columns: list[str]
     left_out: dict[str, int]
+    notes: list[str]
 
     @property
     def words(self) -> list[str]:
@@ -67,6 +72,13 @@ class PrepareReport:
             "data.targets=[]",
             "data.where=null",
         ]
+
+    @property
+    def command(self) -> str:
+        """A next command for a shell: a training, or a look at sets without a validation split."""
+        if self.written["train"] and self.written["val"]:
+            return shlex.join(["chemeleon", "vae", "train", "--preset", "mp_20/dng", *self.words])
+        return shlex.join(["chemeleon", "data", "describe", str(Path(self.output).resolve())])
 
 
 def prepare(
@@ -82,6 +94,8 @@ def prepare(
     split_by: Literal["random", "formula"] = "random",
     id_column: str | None = None,
     cif_column: str = "cif",
+    properties: str | Path | None = None,
+    limits: Mapping[str, int] | None = None,
     overwrite: bool = False,
     progress: bool = False,
 ) -> PrepareReport:
@@ -90,7 +104,7 @@ def prepare(
     Cells are written as found, not reduced: reduction belongs to loading.
 
     Args:
-        source: CSV (plain or gz), folder or zip of CIF, POSCAR and extxyz, or pymatgen JSON; or
+        source: CSV (plain or gz), CIF, POSCAR, extxyz or JSON, a folder or zip of these; or
             pymatgen structures, whose ``properties`` may hold a ``material_id`` and numbers.
         output: new folder; it appears complete or not at all.
         split: shares of train, val and test; they sum to 1. A share of 0 writes no file.
@@ -102,6 +116,9 @@ def prepare(
         split_by: ``formula`` keeps all crystals of one reduced formula in one split.
         id_column: CSV column of names; by default ``material_id`` if there is one, else numbers.
         cif_column: CSV column of CIF text.
+        properties: CSV with numbers for the crystals, joined by their names in its column
+            ``id_column``; see `data.properties`.
+        limits: what a file may ask for, see ``data.limits``.
         overwrite: replace an existing output folder that an earlier run wrote.
         progress: show a bar.
 
@@ -119,6 +136,7 @@ def prepare(
             "where": where,
             "on_error": on_error,
             "niggli": False,
+            "limits": dict(limits or {}),
             **({"id_column": id_column} if id_column else {}),
         }
     )
@@ -131,6 +149,8 @@ def prepare(
         with tempfile.TemporaryDirectory() as folder:
             path = _write_json(source, Path(folder))
             found = load_source(config, path, progress=progress)
+    if properties is not None:
+        found = join_properties(found, Path(properties), id_column)
     structures = to_structures(found.crystals)
     formulas = [s.composition.reduced_formula for s in structures]
     kept, duplicates = list(range(len(structures))), {}
@@ -148,6 +168,7 @@ def prepare(
         duplicates=duplicates,
         columns=[*found.columns, *found.labels],
         left_out=found.left_out,
+        notes=found.notes,
     )
     columns = {
         **{name: number_cells(values) for name, values in found.columns.items()},

@@ -1,30 +1,31 @@
 """Read crystals out of files, one record at a time, without parsing them.
 
-A source is a CSV (plain or gz), a folder or zip of structure files, one structure file, or a JSON
-of pymatgen structures. Nothing of a zip is ever written to disk.
+A source is a CSV (plain or gz), a structure file, or a folder or zip of these. Everything that is
+found is a record: a crystal, or a problem with its reason. Nothing of a zip is written to disk.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
-import io
-import json
-import sys
+import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any, NamedTuple
 
-from chemeleon.errors import DataError, nearest
+from chemeleon.data import extxyz, files, json_shapes, poscar
+from chemeleon.data.cif import blocks
+from chemeleon.data.crystal import BadCrystalError
+from chemeleon.data.files import BROKEN, Member, TooLargeError
+from chemeleon.data.limits import Limits
+from chemeleon.data.names import KNOWN, kind_of, stem, unique_stems
+from chemeleon.data.tables import column_place, open_table
+from chemeleon.errors import DataError
 
-TABLE_SUFFIXES = (".csv", ".csv.gz")
-_MAX_MEMBER_BYTES = 1 << 30
-ARCHIVE_SUFFIX = ".safetensors.xz"
-OTHER_SUFFIXES = (ARCHIVE_SUFFIX, ".json", ".json.gz", ".zip", ".extxyz", ".cif")
+Report = Callable[[float], None]
 
 
 class Record(NamedTuple):
@@ -38,11 +39,25 @@ class Record(NamedTuple):
     values: Mapping[str, Any]
 
 
-Report = Callable[[float], None]
+class _Reader(NamedTuple):
+    """How a source is read; see `read_records`."""
+
+    id_column: str | None
+    cif_column: str
+    limits: Limits
+    notes: list[str]
+    report: Report
+    many: bool = False  # one of many files
 
 
 def read_records(
-    path: Path, id_column: str | None, cif_column: str, report: Report | None = None
+    path: Path,
+    id_column: str | None,
+    cif_column: str,
+    report: Report | None = None,
+    *,
+    limits: Limits | None = None,
+    notes: list[str] | None = None,
 ) -> Iterator[Record]:
     """Yield the crystals of a source.
 
@@ -51,56 +66,84 @@ def read_records(
         id_column: CSV column with the name; None numbers the rows.
         cif_column: CSV column with the CIF text.
         report: called now and then with the share that has been read, 0 to 1.
+        limits: what a file may ask for.
+        notes: gets what is to be said of the source beside its problems.
 
     Raises:
         DataError: if the source as a whole cannot be read.
     """
-    report = report or (lambda share: None)
-    name = path.name.lower()
+    reader = _Reader(
+        id_column,
+        cif_column,
+        limits or Limits(),
+        [] if notes is None else notes,
+        report or (lambda share: None),
+    )
     with _readable(path):
         if path.is_dir():
-            yield from _read_folder(path, report)
+            members = list(files.folder_members(path))
+            yield from _read_members(members, reader._replace(many=True))
         elif is_archive(path):
             from chemeleon.data.archive import archive_records  # which imports this module
 
             yield from archive_records(path)
-        elif name.endswith(".zip"):
-            yield from _read_zip(path, report)
-        elif name.endswith(TABLE_SUFFIXES):
-            yield from _read_csv(path, id_column, cif_column, report)
+        elif kind_of(path.name) == "zip":
+            with zipfile.ZipFile(path) as archive:
+                members = list(files.zip_members(archive, path.stat().st_size))
+                yield from _read_members(members, reader._replace(many=True))
         else:
-            yield from _read_file(path.name, path.read_bytes(), strict=True)
-    report(1.0)
+            yield from _read_single(path, reader)
+    reader.report(1.0)
 
 
 def is_archive(path: Path) -> bool:
     """Tell a file of `packing.write_archive` by its name."""
-    return path.name.lower().endswith(ARCHIVE_SUFFIX)
+    return kind_of(path.name) == "archive"
 
 
-def fingerprint(path: Path) -> str:
-    """Return the sha256 of a source: of the file, or of all names and contents of a folder."""
+def fingerprint(path: Path, limits: Limits | None = None) -> str:
+    """Return the sha256 of a source: of the file, or of all names and contents of a folder.
+
+    Raises:
+        DataError: if it cannot be read, or is a structure file over the limit, or no known kind.
+    """
     with _readable(path):
-        if path.is_file():
+        if not path.is_dir():
+            _check_file(path, limits or Limits())
             with path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         digest = hashlib.sha256()
-        for member in _members(path):
-            digest.update(member.relative_to(path).as_posix().encode() + b"\0")
-            digest.update(hashlib.sha256(member.read_bytes()).digest())
+        for member in files.folder_members(path):
+            if files.is_hidden(member.name):
+                continue
+            digest.update(os.fsencode(member.name) + b"\0")
+            try:
+                with member.open() as file:
+                    _update(digest, member.name, file, limits or Limits())
+            except OSError:  # reading will make it a problem
+                digest.update(b"unreadable")
         return digest.hexdigest()
+
+
+def _update(digest: Any, name: str, file: IO[bytes], limits: Limits) -> None:
+    """Add a file to a digest; of one over the limit, which will be refused, only so much."""
+    left = None if kind_of(name) == "table" else limits.bytes + 1
+    own = hashlib.sha256()
+    while piece := file.read(1 << 20):
+        own.update(piece)
+        if left is not None and (left := left - len(piece)) <= 0:
+            break
+    digest.update(own.digest())
 
 
 def has_column(path: Path, column: str) -> bool:
     """Tell whether a CSV has the column; True for anything else, where it does not matter."""
-    if not path.name.lower().endswith((".csv", ".csv.gz")) or not path.is_file():
+    if kind_of(path.name) != "table" or not path.is_file():
         return True
-    with path.open("rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
     try:
-        with gzip.open(path, "rt") if packed else path.open() as file:
-            return column in next(csv.reader(file), [])
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error):
+        with path.open("rb") as file:
+            return column in open_table(file, path.name, column).header
+    except (*BROKEN, TooLargeError, csv.Error, DataError):
         return True  # reading the whole file will say what is wrong
 
 
@@ -111,164 +154,136 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, csv.Error) as error:
+    except TooLargeError as error:
+        raise DataError(f"{path}: {error}") from None
+    except (*BROKEN, csv.Error) as error:
         raise DataError(
             f"{path} cannot be read: {error or type(error).__name__}."
             " If it was downloaded or copied, it may be cut short: fetch it again"
         ) from error
 
 
-def _members(folder: Path) -> list[Path]:
-    return sorted(
-        p for p in folder.rglob("*") if p.is_file() and not p.name.startswith((".", "report.json"))
-    )
+def _check_file(path: Path, limits: Limits) -> None:
+    """Refuse a single file of no known kind or beyond the limit before all of it is read."""
+    size, kind = path.stat().st_size, kind_of(path.name)
+    if not path.is_file():
+        raise DataError(f"{path} is no file and no folder")
+    if kind is None or kind == "words":
+        raise DataError(f"{path.name} is of no known kind: {KNOWN} of such files is expected")
+    if kind not in ("table", "zip", "archive") and size > limits.bytes:
+        raise TooLargeError(limits.over("bytes", f"its {size:,} bytes"))
 
 
-def _read_folder(folder: Path, report: Report) -> Iterator[Record]:
-    members = _members(folder)
-    for index, member in enumerate(members):
-        report(index / len(members))
-        yield from _read_member(member.relative_to(folder).as_posix(), member.read_bytes)
-
-
-def _read_zip(path: Path, report: Report) -> Iterator[Record]:
-    with zipfile.ZipFile(path) as archive:
-        infos = [i for i in archive.infolist() if not i.is_dir()]
-        for index, info in enumerate(sorted(infos, key=lambda i: i.filename)):
-            name = PurePosixPath(info.filename)
-            if "__MACOSX" in name.parts:
-                continue
-            if name.is_absolute() or ".." in name.parts:
-                # members are only read, never written; but such a file deserves no trust
-                reason = "its name leads out of the archive"
-                yield Record(info.filename, 1, name.stem, "problem", reason, {})
-                continue
-            report(index / len(infos))
-            if info.file_size > _MAX_MEMBER_BYTES:
-                reason = f"unpacks to {info.file_size} bytes, over {_MAX_MEMBER_BYTES}"
-                yield Record(info.filename, 1, name.stem, "problem", reason, {})
-                continue
-            yield from _read_member(info.filename, lambda info=info: archive.read(info))
-
-
-def _read_member(name: str, read: Callable[[], bytes]) -> Iterator[Record]:
-    """Yield the crystals of one of many files; one that cannot be read is a problem of its own."""
-    try:
-        yield from _read_file(name, read())
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
-        reason = f"cannot be read: {error or type(error).__name__}"
-        yield Record(name, 1, PurePosixPath(name).name.split(".")[0], "problem", reason, {})
-
-
-def _read_csv(
-    path: Path, id_column: str | None, cif_column: str, report: Report
-) -> Iterator[Record]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+def _read_single(path: Path, reader: _Reader) -> Iterator[Record]:
+    _check_file(path, reader.limits)
     size = max(path.stat().st_size, 1)
     with path.open("rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        plain: Any = gzip.GzipFile(fileobj=raw) if packed else raw
-        text = io.TextIOWrapper(plain, encoding="utf-8-sig", errors="replace", newline="")
-        rows = csv.reader(text)
-        header = next(rows, None)
-        if not header:
-            raise DataError(f"{path} is empty; a header such as material_id,cif was expected")
-        for column, key in ((cif_column, "cif_column"), (id_column, "id_column")):
-            if column is not None and column not in header:
-                raise DataError(
-                    f"{path} has no column '{column}'; its columns are {', '.join(header)}"
-                    f"{nearest(column, header) or '.'} Name the right one with data.{key}=..."
-                )
-        cif_at = header.index(cif_column)
-        id_at = None if id_column is None else header.index(id_column)
-        others = [(i, c) for i, c in enumerate(header) if c and i not in (cif_at, id_at)]
-        stem = path.name.split(".")[0]
-        for row, cells in enumerate(rows, start=1):
-            if not cells:
-                continue
-            if row % 256 == 0:
-                report(raw.tell() / size)
-            name = f"{stem}-{row}" if id_at is None else ""
-            if len(cells) != len(header):
-                reason = f"has {len(cells)} cells, the header has {len(header)}"
-                yield Record(path.name, row, name, "problem", reason, {})
-                continue
-            if id_at is not None:
-                name = cells[id_at].strip()
-            values = {c: cells[i] for i, c in others}
-            yield Record(path.name, row, name, "cif", cells[cif_at], values)
+        found = _read_file(path.name, stem(path.name), raw, reader)
+        for index, record in enumerate(found):
+            if index % 256 == 0 and not raw.closed:
+                reader.report(min(raw.tell() / size, 1.0))
+            yield record
 
 
-def _read_file(name: str, data: bytes, strict: bool = False) -> Iterator[Record]:
-    """Yield the crystals of one structure file; other files are problems, or errors if strict."""
-    lower = name.lower().removesuffix(".gz")
-    if lower != name.lower():
-        data = gzip.decompress(data)
-    base = PurePosixPath(lower).name
-    stem = PurePosixPath(name).name.split(".")[0] or name
-    if lower.endswith((".cif", ".mcif")):
-        yield Record(name, 1, stem, "cif", data.decode("utf-8", errors="replace"), {})
-    elif base.startswith(("poscar", "contcar")) or lower.endswith((".vasp", ".poscar")):
-        whole = name if base in {"poscar", "contcar"} else stem
-        yield Record(name, 1, whole, "poscar", data.decode("utf-8", errors="replace"), {})
-    elif lower.endswith((".extxyz", ".xyz")):
-        yield from _read_extxyz(name, stem, data)
-    elif lower.endswith(".json"):
-        yield from _read_json(name, stem, data)
-    elif strict:
-        raise DataError(
-            f"{name} is of no known kind: a CSV (.csv, .csv.gz), CIF, POSCAR (or .vasp), extxyz,"
-            " JSON of pymatgen structures, a zip or a folder of such files is expected"
-        )
-    elif not lower.endswith((".csv", ".txt", ".md")):
-        yield Record(name, 1, stem, "problem", "file of no known kind", {})
+def _read_members(members: list[Member], reader: _Reader) -> Iterator[Record]:
+    """Yield the crystals of many files; one that cannot be read is a problem of its own."""
+    seen = [m for m in members if not files.is_hidden(m.name)]
+    read = [m for m in seen if m.problem is not None or kind_of(m.name) != "words"]
+    _note(reader, len(members) - len(seen), "hidden file{}")
+    _note(reader, len(seen) - len(read), "text{} (.txt, .md)")
+    stems = unique_stems([files.printable(m.name) for m in read])
+    for index, member in enumerate(read):
+        reader.report(index / len(read))
+        name = files.printable(member.name)
+        problem, row = member.problem, 0
+        if problem is None and kind_of(name) in (None, "zip", "archive"):
+            problem = "file of no known kind"
+        if problem is None:
+            try:
+                for record in _read_file(name, stems[name], member.open(), reader):
+                    row = record.row
+                    yield record
+            except (*BROKEN, TooLargeError, csv.Error, DataError) as error:
+                words = str(error).removeprefix(f"{name}: ") or type(error).__name__
+                problem = words if isinstance(error, DataError) else f"cannot be read: {words}"
+        if problem is not None:
+            yield Record(name, row + 1, stems[name], "problem", problem, {})
 
 
-def _read_extxyz(name: str, stem: str, data: bytes) -> Iterator[Record]:
-    from ase.io import iread
-
-    # not StringIO, which takes four bytes for each letter
-    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="replace")
-    frames = iread(text, format="extxyz", index=":")
-    row = 0
-    while True:
-        row += 1
-        fallback = f"{stem}-{row}"
-        try:
-            atoms = next(frames)
-        except StopIteration:
-            return
-        except Exception as error:  # ase raises many classes; what follows cannot be found
-            yield Record(name, row, fallback, "problem", f"unparsable extxyz: {error}", {})
-            return
-        if not all(atoms.pbc):
-            yield Record(name, row, fallback, "problem", "not periodic in three directions", {})
-            continue
-        content = (atoms.numbers, atoms.get_scaled_positions(wrap=False), atoms.cell.array)
-        info = {k: v for k, v in atoms.info.items() if isinstance(v, int | float | str)}
-        crystal_id = str(info.pop("material_id", info.pop("id", fallback)))
-        yield Record(name, row, crystal_id, "arrays", content, info)
+def _note(reader: _Reader, count: int, what: str) -> None:
+    if count:
+        named, verb = what.format("s" if count > 1 else ""), "were" if count > 1 else "was"
+        reader.notes.append(f"{count:,} {named} {verb} not read")
 
 
-def _read_json(name: str, stem: str, data: bytes) -> Iterator[Record]:
-    try:
-        found = json.loads(data)
-    except ValueError as error:
-        yield Record(name, 1, stem, "problem", f"unparsable JSON: {error}", {})
+def _read_file(name: str, own: str, stream: IO[bytes], reader: _Reader) -> Iterator[Record]:
+    """Yield the crystals of one file, named after it where they have no names."""
+    kind = kind_of(name)
+    if kind == "table":
+        yield from _read_table(name, own, stream, reader)
         return
-    if isinstance(found, dict):
-        single = "lattice" in found or "structure" in found
-        items = [(stem, found)] if single else list(found.items())
-    else:
-        items = [(f"{stem}-{i}", item) for i, item in enumerate(found, start=1)]
-    for row, (fallback, item) in enumerate(items, start=1):
-        if not isinstance(item, dict):
-            yield Record(name, row, str(fallback), "problem", "not a structure dictionary", {})
+    text = files.decode(files.read_all(stream, reader.limits))
+    if kind == "poscar":
+        if note := poscar.elements_from_comment(text):
+            reader.notes.append(f"{name}: {note}")
+        yield Record(name, 1, own, "poscar", text, {})
+        return
+    split = {"cif": _split_cif, "extxyz": _split_extxyz, "json": _split_json}[str(kind)]
+    records = split(name, own, text, reader.limits)
+    most = reader.limits.frames
+    yield from islice(records, most)
+    if next(records, None) is not None:
+        reason = reader.limits.over("frames", f"more than {most:,} crystals in one file")
+        yield Record(name, most + 1, own, "problem", reason, {})
+
+
+def _read_table(name: str, own: str, stream: IO[bytes], reader: _Reader) -> Iterator[Record]:
+    table = open_table(stream, name, reader.cif_column)
+    if reader.many and reader.cif_column not in table.header:
+        reason = f"a table without a column '{reader.cif_column}'; properties go to --properties"
+        raise DataError(reason)
+    cif_at = column_place(table, reader.cif_column, "data.cif_column=...", name)
+    wanted, id_at = reader.id_column, None
+    if wanted is not None and not (reader.many and wanted not in table.header):
+        id_at = column_place(table, wanted, "data.id_column=...", name)
+    others = [(i, c) for i, c in enumerate(table.header) if c and i not in (cif_at, id_at)]
+    for row in table.rows:
+        if row.problem is not None:
+            fallback = f"{own}-{row.number}" if id_at is None else ""
+            yield Record(name, row.number, fallback, "problem", row.problem, {})
             continue
-        structure = item.get("structure", item)
-        extra = item if structure is not item else item.get("properties") or {}
-        nested = extra.get("properties") or {}
-        values = {k: v for k, v in {**extra, **nested}.items() if isinstance(v, int | float | str)}
-        crystal_id = values.pop("material_id", values.pop("id", fallback))
-        yield Record(name, row, str(crystal_id), "dict", structure, values)
+        crystal_id = f"{own}-{row.number}" if id_at is None else row.cells[id_at].strip()
+        values = {column: row.cells[i] for i, column in others}
+        yield Record(name, row.number, crystal_id, "cif", row.cells[cif_at], values)
+
+
+def _split_cif(name: str, own: str, text: str, limits: Limits) -> Iterator[Record]:
+    found = blocks(text)
+    names = [block for block, _ in found]
+    for row, (block, part) in enumerate(found, start=1):
+        alone = block and names.count(block) == 1
+        crystal_id = own if len(found) == 1 else f"{own}-{block if alone else row}"
+        yield Record(name, row, crystal_id, "cif", part, {})
+
+
+def _split_extxyz(name: str, own: str, text: str, limits: Limits) -> Iterator[Record]:
+    for row, frame in enumerate(extxyz.frames(text, limits), start=1):
+        kind, content, values = "extxyz", frame.text, {}
+        crystal_id, problem = f"{own}-{row}", frame.problem
+        try:
+            values = dict(extxyz.values(content.partition("\n")[0]))
+            crystal_id = values.pop("material_id", None) or values.pop("id", None) or crystal_id
+        except BadCrystalError as error:
+            problem = problem or str(error)
+        if problem is not None:
+            kind, content = "problem", problem
+        yield Record(name, row, crystal_id, kind, content, values)
+
+
+def _split_json(name: str, own: str, text: str, limits: Limits) -> Iterator[Record]:
+    found = json_shapes.crystals(text)
+    first = list(islice(found, 2))
+    for row, crystal in enumerate(chain(first, found), start=1):
+        kind = "problem" if isinstance(crystal.content, str) else "dict"
+        crystal_id = crystal.id or (own if len(first) == 1 else f"{own}-{row}")
+        yield Record(name, row, crystal_id, kind, crystal.content, crystal.values)

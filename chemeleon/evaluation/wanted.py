@@ -47,7 +47,7 @@ class Wanted:
             DataError: if it names no column.
         """
         kept = [(record.id, record.values) for record in records]
-        columns, labels = columns_of([values for _, values in kept])
+        columns, labels, _ = columns_of([values for _, values in kept])
         nothing = np.zeros(0, np.uint8), np.zeros(len(kept), np.int64)
         rows = Rows(
             {name: column.numpy() for name, column in columns.items()},

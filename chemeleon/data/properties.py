@@ -1,0 +1,113 @@
+"""Numbers that stand in a table beside the files of crystals, joined by name."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chemeleon.data.columns import columns
+from chemeleon.data.dataset import LoadReport
+from chemeleon.data.files import BROKEN, TooLargeError
+from chemeleon.data.names import stem
+from chemeleon.data.tables import Table, open_table
+from chemeleon.errors import DataError, nearest
+
+_ID_COLUMNS = ("material_id", "id", "name", "file", "filename")
+
+
+def join_properties(found: LoadReport, path: Path, id_column: str | None = None) -> LoadReport:
+    """Return the report with the columns of a table; rows are found by the names of the crystals.
+
+    A name may carry the suffix of the crystal's file. Crystals without a row have NaN; how many
+    they are, and which rows have no crystal, is added to the notes.
+
+    Args:
+        found: crystals, with the columns that they have already.
+        path: CSV, plain or gz.
+        id_column: its column of names; by default the first of material_id, id, name, file and
+            filename that is there.
+
+    Raises:
+        DataError: if the table cannot be read, names no crystal, names one twice, or has a column
+            that the crystals have already.
+    """
+    try:
+        with path.open("rb") as file:
+            table = open_table(file, path.name, id_column)
+            rows, notes = _rows(table, path.name, _id_column(table, path.name, id_column))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except (*BROKEN, TooLargeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {error or type(error).__name__}") from error
+    ids = found.crystals.ids
+    known, unfit = set(ids), {problem.id for problem in found.problems}
+    by_id: dict[str, tuple[int, dict[str, Any]]] = {}
+    strangers = []
+    for number, name, values in rows:
+        key = name if name in known or name in unfit else stem(name)
+        if key in by_id:
+            raise DataError(
+                f"{path.name}: rows {by_id[key][0]} and {number} are both of '{key}'; keep one"
+            )
+        by_id[key] = number, values
+        if key not in known and key not in unfit:
+            strangers.append(name)
+    if not known & by_id.keys():
+        first = f", such as '{rows[0][1]}'," if rows else ""
+        raise DataError(
+            f"no name in {path.name}{first} is that of a crystal, such as '{ids[0]}'; name the"
+            " right column with --id-column"
+        )
+    given = [by_id.get(name, (0, {}))[1] for name in ids]
+    places = [f"{path.name}, row {by_id.get(name, (0,))[0]}" for name in ids]
+    made = columns(given, places)
+    if twice := made.numbers.keys() & found.columns.keys():
+        raise DataError(f"column '{min(twice)}' is in {path.name} and with the crystals: rename it")
+    notes += made.notes
+    if strangers:
+        notes.append(f"{path.name}: {_counted(strangers, 'row')} without a crystal")
+    if bare := [name for name in ids if name not in by_id]:
+        notes.append(f"{path.name}: {_counted(bare, 'crystal')} without a row")
+    numbers = {name: torch.from_numpy(values) for name, values in made.numbers.items()}
+    return replace(found, columns=found.columns | numbers, notes=[*found.notes, *notes])
+
+
+def _id_column(table: Table, name: str, wanted: str | None) -> str:
+    candidates = _ID_COLUMNS if wanted is None else (wanted,)
+    column = next((c for c in candidates if c in table.header), None)
+    if column is None:
+        raise DataError(
+            f"{name} has no column {' or '.join(candidates)}; its columns are"
+            f" {', '.join(c[:40] for c in table.header[:50])}"
+            f"{nearest(candidates[0], table.header) or '.'} Name the one with the crystals' names"
+            " with --id-column"
+        )
+    return column
+
+
+def _rows(
+    table: Table, name: str, id_column: str
+) -> tuple[list[tuple[int, str, dict[str, Any]]], list[str]]:
+    """Return number, crystal and values of each row, and what is to be said of bad rows."""
+    at = table.header.index(id_column)
+    rows, notes = [], []
+    for row in table.rows:
+        if row.problem is not None:
+            notes.append(f"{name}, row {row.number} {row.problem}")
+            continue
+        values = dict(zip(table.header, row.cells, strict=True))
+        rows.append((row.number, row.cells[at].strip(), values))
+        del values[id_column]
+        values.pop("", None)
+    if len(notes) > 1:
+        notes = [f"{notes[0]}; {len(notes) - 1:,} more rows like it"]
+    return rows, notes
+
+
+def _counted(names: list[str], what: str) -> str:
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"{len(names):,} {what}{'s' if len(names) > 1 else ''} ({shown})"

@@ -1,0 +1,119 @@
+"""CSV files, read row by row: a bad row costs the others nothing, and no row fills memory."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import IO, Any, NamedTuple
+
+from chemeleon.data.files import TooLargeError, unpacked
+from chemeleon.errors import DataError, nearest
+
+_LONGEST_ROW, _LONGEST_HEADER = 1 << 24, 1 << 20
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+class Row(NamedTuple):
+    """One row: its cells, or what is wrong with it."""
+
+    number: int
+    cells: list[str]
+    problem: str | None = None
+
+
+class Table(NamedTuple):
+    """A table being read.
+
+    Attributes:
+        header: names of the columns.
+        rows: the rows after it, numbered from 1.
+    """
+
+    header: list[str]
+    rows: Iterator[Row]
+
+
+def open_table(stream: IO[bytes], name: str, wanted: str | None) -> Table:
+    """Begin to read a table (gz or not; UTF-8 or UTF-16), separated by commas or what it has.
+
+    Args:
+        stream: the file; it is closed after the last row.
+        name: of the file, for messages.
+        wanted: column by which the separator is told; the one that parts the header most if None.
+
+    Raises:
+        DataError: if there is no header, or one that names a column twice.
+    """
+    plain: Any = unpacked(stream)
+    start = plain.peek(2)[:2] if hasattr(plain, "peek") else plain.read(2)
+    if not hasattr(plain, "peek"):
+        plain.seek(0)
+    encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    text = io.TextIOWrapper(plain, encoding=encoding, errors="replace", newline="")
+    lines = _lines(text)
+    csv.field_size_limit(_LONGEST_ROW)
+    first = next((line for line in lines if line.strip()), "")
+    if not first:
+        raise DataError(f"{name} is empty; a header such as material_id,cif was expected")
+    if len(first) > _LONGEST_HEADER:
+        raise DataError(f"{name} has a header of over {_LONGEST_HEADER:,} letters")
+    separator = _separator(first, wanted)
+    header = _header(first, separator)
+    twice = [column for column in header if column and header.count(column) > 1]
+    if twice:
+        raise DataError(f"{name} has two columns called '{twice[0]}'; rename one of them")
+    return Table(header, _rows(csv.reader(lines, delimiter=separator), len(header), text))
+
+
+def _lines(text: io.TextIOWrapper) -> Iterator[str]:
+    while line := text.readline(_LONGEST_ROW + 1):
+        if len(line) > _LONGEST_ROW:
+            raise TooLargeError(f"has a line of over {_LONGEST_ROW >> 20} MiB")
+        yield line
+
+
+def _header(line: str, separator: str) -> list[str]:
+    return [cell.strip() for cell in next(csv.reader([line], delimiter=separator))]
+
+
+def _separator(line: str, wanted: str | None) -> str:
+    headers = {mark: _header(line, mark) for mark in _SEPARATORS}
+    if wanted is not None:
+        return next((mark for mark, header in headers.items() if wanted in header), ",")
+    return max(headers, key=lambda mark: len(headers[mark]))
+
+
+def _rows(reader: Any, width: int, text: io.TextIOWrapper) -> Iterator[Row]:
+    with text:
+        number = 0
+        while True:
+            number += 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield Row(number, [], f"is no row of a table: {error}")
+                continue
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != width:
+                yield Row(number, [], f"has {len(cells)} cells, the header has {width}")
+            else:
+                yield Row(number, cells)
+
+
+def column_place(table: Table, column: str, key: str, name: str) -> int:
+    """Return where a column stands.
+
+    Raises:
+        DataError: if there is none of that name; ``key`` is the setting that names it.
+    """
+    if column in table.header:
+        return table.header.index(column)
+    header = ", ".join(c[:40] for c in table.header[:50])
+    raise DataError(
+        f"{name} has no column '{column}'; its columns are {header}"
+        f"{nearest(column, table.header) or '.'} Name the right one with {key}"
+    )
