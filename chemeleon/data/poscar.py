@@ -7,6 +7,7 @@ refused, and nothing is allocated for what is not there.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 import numpy as np
 
@@ -69,9 +70,10 @@ def read_poscar(text: str, limits: Limits) -> Crystal:
 def elements_from_comment(text: str) -> str | None:
     """Return what to say if the elements of an old POSCAR come from its first line."""
     head = text.split("\n", 6)[:6]
-    if len(head) < 6 or not _leading_counts(head[5]):
-        return None
-    found = _from_comment(head[0], len(_leading_counts(head[5])))
+    counts = []
+    with suppress(BadCrystalError):  # reading it will say what is wrong
+        counts = _leading_counts(head[5]) if len(head) == 6 else []
+    found = _from_comment(head[0], len(counts)) if counts else None
     if found is None:
         return None
     return f"no line of elements: {' '.join(found)} was taken from its first line"
