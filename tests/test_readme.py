@@ -28,7 +28,7 @@ from chemeleon.crystals.prototypes import demo_crystals
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "README.md").read_text(encoding="utf-8")
 STARTS = ("chemeleon ", "accelerate ", "make ", "python ", "pip ")
-SECONDS = 120  # of one command, on cores that are busy with other things
+SECONDS = 400  # of one command, on cores that are busy with other things
 
 TINY = "trainer.max_steps=2 trainer.val_match_samples=4 data.batch_size=512 "
 TINY_VAE = TINY + " ".join(
