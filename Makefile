@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-scatter demo demo-rl check fix test tutorial test-all parity bench wheel
+.PHONY: help setup setup-scatter demo demo-rl check fix test tutorial test-all parity golden bench wheel
 
 help:  ## print the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' \
@@ -50,6 +50,9 @@ test-all: $(INSTALLED_DEV)  ## all tests that this machine can run
 
 parity: $(INSTALLED_DEV)  ## compare with the recorded numbers of the published models
 	$(BIN)/python scripts/parity.py
+
+golden: $(INSTALLED_DEV)  ## record anew what seed 0 gives on a CPU (tests/golden); say why in the commit
+	CUDA_VISIBLE_DEVICES= $(BIN)/python tests/golden.py
 
 # conditions and csp measure a trained model, which they must be told; two_gpus needs two GPUs
 bench: $(INSTALLED_DEV)  ## run the benchmarks that need no trained model; data sets in $CHEMELEON_DATA
