@@ -79,7 +79,6 @@ class Items:
         if len(read) > 1:
             names = ", ".join(block.name for block in read)[:80]
             raise BadCrystalError(f"unparsable CIF: one block is expected, not {names}")
-        self.special = {word for word in _SPECIAL if word in text.lower()}
         self._columns: dict[str, list[str]] = {}
         self._loops: dict[str, int] = {}
         self.dotted: set[str] = set()
@@ -91,6 +90,7 @@ class Items:
                 tags, values = item.loop.tags, item.loop.values
                 for at, tag in enumerate(tags):
                     self._add(tag, values[at :: len(tags)], number)
+        self.special = {w for w in _SPECIAL if any(w in name for name in self._columns)}
 
     def _add(self, tag: str, values: list[str], loop: int) -> None:
         name = tag.lower().replace(".", "_")

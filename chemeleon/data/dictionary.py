@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from chemeleon.data.crystal import Array, BadCrystalError, Crystal, cell_from
 from chemeleon.data.elements import elements, read_symbol
 from chemeleon.data.limits import Limits
-from chemeleon.data.niggli import determinant
+from chemeleon.data.niggli import cell_parameters, determinant
 
 _PARAMETERS = ("a", "b", "c", "alpha", "beta", "gamma")
 _TOLERANCE = 1e-3  # between two ways in which a dictionary gives one thing, relative or fractional
@@ -46,9 +47,8 @@ def read_dictionary(content: Any, limits: Limits) -> Crystal:
         raise BadCrystalError("no atoms")
     _check_periods(lattice.get("pbc"))
     matrix = _matrix(lattice)
-    if not determinant(matrix):
-        raise BadCrystalError("zero volume: the cell has 0 cubic angstrom")
     read = [_site(site, at) for at, site in enumerate(sites, start=1)]
+    _check_composition(content.get("composition"), [symbol for symbol, _, _ in read])
     numbers = np.array([elements()[symbol][0] for symbol, _, _ in read])
     return Crystal(numbers, _fractional(read, matrix), matrix)
 
@@ -74,11 +74,15 @@ def _matrix(lattice: Mapping[str, Any]) -> Array:
     if not isinstance(given, list) or len(given) != 3:
         raise BadCrystalError("the lattice's matrix is not 3 x 3")
     matrix = np.array([_vector(row, 3, "the lattice's matrix") for row in given])
-    lengths = np.sqrt((matrix * matrix).sum(1))
-    for length, name in zip(lengths, "abc", strict=True):
-        said = lattice.get(name)
-        if said is not None and not abs(_number(said, name) - length) <= _TOLERANCE * length:
-            raise BadCrystalError(f"the lattice's {name} is {said}, its matrix has {length:.6g}")
+    volume = abs(determinant(matrix))
+    if not volume:
+        raise BadCrystalError("zero volume: the cell has 0 cubic angstrom")
+    lengths, angles = cell_parameters(matrix)
+    own = [*lengths.tolist(), *np.degrees(angles).tolist(), volume]
+    for value, name in zip(own, (*_PARAMETERS, "volume"), strict=True):
+        said, most = lattice.get(name), _TOLERANCE * value * (3 if name == "volume" else 1)
+        if said is not None and not abs(_number(said, name) - value) <= most:
+            raise BadCrystalError(f"the lattice's {name} is {said}, its matrix has {value:.6g}")
     return matrix
 
 
@@ -112,6 +116,23 @@ def _element(site: Mapping[str, Any], name: str) -> str:
         return read_symbol(re.sub(r",.*", "", symbol))  # Fe3+,spin=5
     except BadCrystalError as error:
         raise BadCrystalError(f"{name}: {error}") from None
+
+
+def _check_composition(stated: Any, symbols: list[str]) -> None:
+    """Refuse sites that are not in proportion to the composition of an entry, if it has one."""
+    if not isinstance(stated, Mapping) or not stated:
+        return
+    amounts: Counter[str] = Counter()
+    for word, amount in stated.items():
+        try:
+            amounts[read_symbol(str(word))] += _number(amount, "composition")  # type: ignore[assignment]
+        except BadCrystalError:
+            return  # of something else
+    found, total = Counter(symbols), sum(amounts.values())
+    shares = {symbol: count / len(symbols) for symbol, count in found.items()}
+    if any(abs(shares.get(s, 0) * total - n) > _FULL for s, n in amounts.items()):
+        words = [" ".join(f"{s}{c[s]:g}" for s in sorted(c))[:80] for c in (found, amounts)]
+        raise BadCrystalError(f"its sites are {words[0]}, its composition is {words[1]}")
 
 
 def _shown(species: list[Any]) -> str:

@@ -19,8 +19,8 @@ _SYMBOL = re.compile(
 )
 _LETTERS = re.compile(r"[A-Za-z]+")
 _MIXTURE = re.compile(r"[/,+:&\s]|\d\.\d")  # Al/Si, Al0.5Si0.5
-# as symbols in capitals these are groups of atoms as often as elements
-_GROUPS = {"CN", "CO", "HO", "NH", "NO"}
+# as symbols in capitals these are groups (PO4, a rare earth) as often as elements
+_GROUPS = {"BH", "CF", "CN", "CO", "HO", "NH", "NO", "PO", "RE"}
 
 
 @functools.cache

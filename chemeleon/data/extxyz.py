@@ -22,6 +22,8 @@ _QUOTED = r'"(?:[^"\\]|\\.)*"|' + r"'(?:[^'\\]|\\.)*'"
 _PAIR = re.compile(
     rf"({_QUOTED}|[^\s=]+)(?:\s*=\s*({_QUOTED}|\{{[^}}]*\}}|\[[^\]]*\]+(?:\s*,\s*\[[^\]]*\]+)*|\S*))?"
 )
+_FORM = {"lattice", "properties", "pbc"}
+_MARKS = re.compile(r"[\[\]{},]")  # of lists
 _DEFAULT_PROPERTIES = "species:S:1:pos:R:3"
 _SPECIES, _NUMBERS = ("species", "symbols", "element", "elements"), ("z", "numbers")
 _POSITIONS = ("pos", "positions", "position")
@@ -110,8 +112,8 @@ def _bare(word: str) -> str:
 
 def values(comment: str) -> dict[str, str]:
     """Return what a frame says of its crystal: all keys but those of its form."""
-    form = {"lattice", "properties", "pbc"}
-    return {k: v for k, v in pairs(comment).items() if k.lower() not in form and v[:1] not in "[{"}
+    found = pairs(comment).items()
+    return {k: v for k, v in found if k.lower() not in _FORM and v[:1] not in "[{"}
 
 
 def read_frame(text: str, limits: Limits) -> Crystal:
@@ -121,10 +123,14 @@ def read_frame(text: str, limits: Limits) -> Crystal:
         BadCrystalError: with the reason.
     """
     comment, _, rest = text.partition("\n")
-    given = {key.lower(): value for key, value in pairs(comment).items()}
+    given: dict[str, str] = {}
+    for key, value in pairs(comment).items():
+        if key.lower() in _FORM & given.keys():
+            raise BadCrystalError(f"'{key}' stands twice in its second line")
+        given[key.lower()] = value
     if "lattice" not in given:
         raise BadCrystalError("no Lattice in its second line: a crystal needs a cell")
-    lattice = numbers(re.sub(r"[\[\],]", " ", given["lattice"]).split(), "Lattice")
+    lattice = numbers(_MARKS.sub(" ", given["lattice"]).split(), "Lattice")
     if lattice.shape != (9,):
         raise BadCrystalError(f"Lattice has {lattice.size} numbers, not 9")
     lattice = lattice.reshape(3, 3)
@@ -145,7 +151,7 @@ def read_frame(text: str, limits: Limits) -> Crystal:
 
 
 def _check_periodic(pbc: str) -> None:
-    words = re.sub(r"[\[\],]", " ", pbc).lower().split()
+    words = _MARKS.sub(" ", pbc).lower().split()
     if len(words) not in (1, 3) or not set(words) <= _TRUE | _FALSE:
         raise BadCrystalError(f"pbc '{pbc[:40]}' is not three of T and F")
     if not set(words) <= _TRUE:

@@ -198,7 +198,7 @@ def _held(item: dict[str, Any]) -> Mapping[str, Any]:
         if read is None or read is _held:
             raise BadCrystalError(f"its structure: {_told(structure)}: not read")
         return read(structure)
-    return structure
+    return {**structure, "composition": item.get("composition")}
 
 
 def _optimade(item: dict[str, Any]) -> Mapping[str, Any]:
@@ -207,6 +207,12 @@ def _optimade(item: dict[str, Any]) -> Mapping[str, Any]:
     for kind in _list(held.get("species"), "species"):
         if not isinstance(kind, dict) or not isinstance(kind.get("name"), str):
             raise BadCrystalError("an item of species has no name")
+        if kind["name"] in kinds:
+            raise BadCrystalError(f"species {kind['name'][:20]!r} is there twice")
+        if any(n != 0 for n in _list(kind.get("nattached") or [], "nattached")):
+            raise BadCrystalError(
+                f"species {kind['name'][:20]!r} has attached atoms without a place"
+            )
         symbols = _list(kind.get("chemical_symbols"), "chemical_symbols")
         shares = _list(kind.get("concentration"), "concentration")
         if len(symbols) != len(shares):

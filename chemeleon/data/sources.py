@@ -260,10 +260,12 @@ def _read_table(name: str, own: str, stream: IO[bytes], reader: _Reader) -> Iter
 def _split_cif(name: str, own: str, text: str, limits: Limits) -> Iterator[Record]:
     found = blocks(text)
     names = [block for block, _ in found]
-    for row, (block, part) in enumerate(found, start=1):
-        alone = block and names.count(block) == 1
-        crystal_id = own if len(found) == 1 else f"{own}-{block if alone else row}"
-        yield Record(name, row, crystal_id, "cif", part, {})
+    ids = [b if b and names.count(b) == 1 else str(row) for row, b in enumerate(names, start=1)]
+    if len(set(ids)) < len(ids):  # a block is called like the row of another
+        ids = [str(row) for row in range(1, len(ids) + 1)]
+    for row, (crystal_id, (_, part)) in enumerate(zip(ids, found, strict=True), start=1):
+        own_id = own if len(found) == 1 else f"{own}-{crystal_id}"
+        yield Record(name, row, own_id, "cif", part, {})
 
 
 def _split_extxyz(name: str, own: str, text: str, limits: Limits) -> Iterator[Record]:

@@ -36,6 +36,9 @@ _CODES = ("_space_group_it_coordinate_system_code",)
 _SYSTEMS = ("_space_group_crystal_system", "_symmetry_cell_setting")
 _MAGNETIC = ("_space_group_symop_magn_operation_xyz", "_space_group_symop_magn_operation_mxmymz")
 _CENTRING = ("_space_group_symop_magn_centering_xyz",)
+# P2(1)/c is P 21/c; P n m a (No. 62) is P n m a; P 21212(a) is a setting of its own
+_SCREW = re.compile(r"(2(?=\(1)|3(?=\([12])|4(?=\([1-3])|6(?=\([1-5]))\((\d)\)")
+_NUMBER = re.compile(r"\s*\((?:no\.?|nr\.?|#)?\s*(\d{1,3})\)\s*$", re.IGNORECASE)
 _SUFFIX = re.compile(r":\s*(\S{1,6})\s*$|\s(HR|[HRSZ])\s*$")
 
 
@@ -81,10 +84,8 @@ def _listed(items: Items, limits: Limits) -> Operations | None:
     words = items.column(*_MAGNETIC)
     if words is not None:
         # the last part is the reversal of time, which moves no atom
-        words = [",".join((word or "").split(",")[:3]) for word in words]
-        centring = [
-            ",".join((w or "").split(",")[:3]) for w in items.column(*_CENTRING) or ["x,y,z"]
-        ]
+        words = [_without_time(word) for word in words]
+        centring = [_without_time(word) for word in items.column(*_CENTRING) or ["x,y,z"]]
         count = len(words) * len(centring)
     else:
         words, centring = items.column(*_OPERATIONS), ["x,y,z"]
@@ -142,6 +143,8 @@ def _named(items: Items) -> set[int]:
     name = items.value(*_NAMES)
     if name is not None:
         found |= {group.number for group in _settings(_split(name)[0])}
+        beside = _NUMBER.search(_SCREW.sub("", name))
+        found |= {int(beside[1])} if beside else set()
     hall = items.value(*_HALL)
     operations = _hall(hall) if hall else None
     if operations is not None:
@@ -206,7 +209,8 @@ def _fits_axes(group: Any, lattice: Array) -> bool:
 
 def _split(name: str) -> tuple[str, str]:
     """Return a name without blanks, and the suffix that says its setting."""
-    name = re.sub(r"\s*\(.*\)\s*$", "", name.strip())  # (no. 14)
+    name = _SCREW.sub(r"\1\2", name.strip())
+    name = _NUMBER.sub("", name)
     match = _SUFFIX.search(name)
     suffix = ""
     if match:
