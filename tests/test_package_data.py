@@ -48,7 +48,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def crystal(seed: int) -> Structure:
     """Return a crystal whose cell is far from reduced, of every lattice system in turn."""
     random = np.random.default_rng(seed)
-    a, b, c = random.uniform(3, 9, 3).round(6)
+    a, b, c = random.uniform(6, 9, 3).round(6)  # atoms are further apart than 0.5 A
     cells = (
         Lattice.cubic(a),
         Lattice.hexagonal(a, c),

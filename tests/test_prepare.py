@@ -238,15 +238,14 @@ def test_properties_beside_files_are_joined_by_name(tmp_path: Path) -> None:
         assert words in report.notes
     written = json.loads((tmp_path / "mine" / "report.json").read_text())
     assert written["notes"] == report.notes
-    for text, options, words in (
-        ("ref,gap\nb,1\n", {}, "has no column material_id or id or name .*; its columns are ref"),
-        ("ref,gap\nx,1\n", {"id_column": "ref"}, "no name in gaps.csv, such as 'x', is that of"),
-        ("name,gap\nb,1\nb.cif,2\n", {}, "rows 1 and 2 are both of 'b'"),
+    for text, column, words in (
+        ("ref,gap\nb,1\n", None, "has no column material_id or id or name .*; its columns are ref"),
+        ("ref,gap\nx,1\n", "ref", "no name in gaps.csv, such as 'x', is that of"),
+        ("name,gap\nb,1\nb.cif,2\n", None, "rows 1 and 2 are both of 'b'"),
     ):
         beside.write_text(text)
         with pytest.raises(DataError, match=words):
-            prepare(folder, tmp_path / "new", (1, 0, 0), properties=beside, on_error="skip",
-                    **options)  # fmt: skip
+            prepare(folder, tmp_path / "new", (1, 0, 0), properties=beside, id_column=column)
     assert not (tmp_path / "new").exists()
 
 

@@ -33,6 +33,14 @@ def number(word: str) -> float:
     return float(f"{plain[1]}e{plain[2] or 0}")
 
 
+def plain_value(word: str) -> float | str:
+    """Return a number where a word is one, else the word."""
+    try:
+        return number(word)
+    except ValueError:
+        return word
+
+
 def numbers(words: Sequence[str], what: str) -> Array:
     """Return numbers, ``(len(words),)``.
 

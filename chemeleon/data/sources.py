@@ -22,6 +22,7 @@ from chemeleon.data.crystal import BadCrystalError
 from chemeleon.data.files import BROKEN, Member, TooLargeError
 from chemeleon.data.limits import Limits
 from chemeleon.data.names import KNOWN, kind_of, stem, unique_stems
+from chemeleon.data.plain import plain_value
 from chemeleon.data.tables import column_place, open_table
 from chemeleon.errors import DataError
 
@@ -240,8 +241,11 @@ def _read_file(name: str, own: str, stream: IO[bytes], reader: _Reader) -> Itera
 def _read_table(name: str, own: str, stream: IO[bytes], reader: _Reader) -> Iterator[Record]:
     table = open_table(stream, name, reader.cif_column)
     if reader.many and reader.cif_column not in table.header:
-        reason = f"a table without a column '{reader.cif_column}'; properties go to --properties"
-        raise DataError(reason)
+        reader.notes.append(
+            f"{name} has no column '{reader.cif_column}' and was not read; `data prepare"
+            " --properties` takes the numbers of such a table"
+        )
+        return
     cif_at = column_place(table, reader.cif_column, "data.cif_column=...", name)
     wanted, id_at = reader.id_column, None
     if wanted is not None and not (reader.many and wanted not in table.header):
@@ -270,11 +274,13 @@ def _split_cif(name: str, own: str, text: str, limits: Limits) -> Iterator[Recor
 
 def _split_extxyz(name: str, own: str, text: str, limits: Limits) -> Iterator[Record]:
     for row, frame in enumerate(extxyz.frames(text, limits), start=1):
-        kind, content, values = "extxyz", frame.text, {}
+        kind, content = "extxyz", frame.text
+        values: dict[str, Any] = {}
         crystal_id, problem = f"{own}-{row}", frame.problem
         try:
             values = dict(extxyz.values(content.partition("\n")[0]))
             crystal_id = values.pop("material_id", None) or values.pop("id", None) or crystal_id
+            values = {key: plain_value(word) for key, word in values.items()}
         except BadCrystalError as error:
             problem = problem or str(error)
         if problem is not None:
