@@ -75,7 +75,7 @@ def run(*words: str) -> subprocess.CompletedProcess:
         (["vae", "train", "--preset", "demo/dng", "nonsense"], "is not KEY=VALUE"),
         (["sample", "--model", "nowhere"], "chemeleon ldm train"),
         (["sample", "--model", "x", "--format", "cfi"], "did you mean 'cif'"),
-        (["data", "describe", "mp_21"], "did you mean 'mp_20'"),
+        (["data", "describe", "mp_200"], "did you mean 'mp_20'"),
     ],
 )
 def test_errors_are_words_on_stderr_with_exit_code_two(words, text):

@@ -298,7 +298,7 @@ def test_every_kind_of_file_gives_rows_or_reasons(run, tmp_path):
     titles = ["id", "source", "density (g/cm3)", "volume_per_atom (A3)", "reason"]
     assert list(rows[0]) == titles
     assert [row["id"] for row in rows] == [
-        *("broken", "one", "two", "one", "two", "first", "second", "notes")
+        *("broken", "one", "two", "one", "two", "first", "second", "notes.dat")
     ]
     assert [bool(row["reason"]) for row in rows] == [True, *[False] * 5, True, True]
     assert [row["density (g/cm3)"] == "" for row in rows] == [True, *[False] * 5, True, True]
