@@ -246,7 +246,14 @@ def test_properties_beside_files_are_joined_by_name(tmp_path: Path) -> None:
     ):
         beside.write_text(text)
         with pytest.raises(DataError, match=words):
-            prepare(folder, tmp_path / "new", (1, 0, 0), properties=beside, id_column=column)
+            prepare(
+                folder,
+                tmp_path / "new",
+                (1, 0, 0),
+                properties=beside,
+                id_column=column,
+                on_error="skip",
+            )
     assert not (tmp_path / "new").exists()
 
 
