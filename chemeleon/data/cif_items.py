@@ -126,6 +126,11 @@ class Items:
                 return found
         return None
 
+    def every(self, *names: str) -> list[str]:
+        """Return the values of all names that have one, equal ones once."""
+        found = [self.value(name) for name in names]
+        return list(dict.fromkeys(value for value in found if value is not None))
+
     def table(self, prefix: str, names: list[str]) -> dict[str, list[str | None]]:
         """Return those of the columns that are there; they must stand in one loop."""
         present = [name for name in names if prefix + name in self._columns]

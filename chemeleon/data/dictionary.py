@@ -113,7 +113,7 @@ def _element(site: Mapping[str, Any], name: str) -> str:
     if abs(_number(occupancy, f"{name}: its occupancy") - 1) > _FULL + 1e-9:
         raise BadCrystalError(f"partial occupancy: {name} holds {_shown(species)}")
     try:
-        return read_symbol(re.sub(r",.*", "", symbol))  # Fe3+,spin=5
+        return read_symbol(re.sub(r",.*", "", symbol).strip())  # Fe3+,spin=5
     except BadCrystalError as error:
         raise BadCrystalError(f"{name}: {error}") from None
 

@@ -98,6 +98,8 @@ def pairs(comment: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for match in _PAIR.finditer(comment):
         key, value = (_bare(word) for word in (match[1], match[2] or ""))
+        if match[2] and match[2][0] == '"' and (len(match[2]) == 1 or match[2][-1] != '"'):
+            raise BadCrystalError(f"the quotes of '{key[:40]}' are not closed")
         if key in found:
             raise BadCrystalError(f"'{key[:40]}' stands twice in its second line")
         found[key] = value if match[2] is not None else "T"

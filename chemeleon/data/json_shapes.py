@@ -16,6 +16,7 @@ import numpy as np
 
 from chemeleon.data.crystal import BadCrystalError
 from chemeleon.data.plain import fractional
+from chemeleon.data.stated import formula_amounts
 
 _IDS = ("material_id", "entry_id", "id", "jid", "immutable_id")
 _ANSWERS = ("data", "response", "results", "structures", "entries", "materials")
@@ -126,7 +127,7 @@ def _crystals(item: Any) -> Iterator[Found]:
                 yield _crystal(value)
             else:
                 yield Found(None, f"{_told(value)}: not read", {})
-    elif item and all(isinstance(value, dict) for value in item.values()) and _any_crystal(item):
+    elif _all_dicts(item) and any(_is_crystal(value) for value in item.values()):
         for name, value in item.items():
             if _is_crystal(value):
                 yield _named(_crystal(value), name)
@@ -134,10 +135,6 @@ def _crystals(item: Any) -> Iterator[Found]:
                 yield Found(name, f"{_told(value)}: not read", {})
     else:
         yield Found(None, f"{_told(item)}: not read", {})
-
-
-def _any_crystal(item: dict[str, Any]) -> bool:
-    return any(_is_crystal(value) for value in item.values())
 
 
 def _named(found: Found, name: str) -> Found:
@@ -156,12 +153,12 @@ def _crystal(item: dict[str, Any]) -> Found:
     values = _properties(item)
     # a name of its own goes before one in `data`
     key = next((k for held in (item, values) for k in _IDS if k in held and k in values), None)
-    name = None if key is None else values.pop(key)
+    name = None if key is None else str(values.pop(key))
     try:
         content = read(item)
     except BadCrystalError as error:
         content = str(error)
-    return Found(None if name is None else str(name), content, values)
+    return Found(name, content, values)
 
 
 def _properties(item: dict[str, Any]) -> dict[str, Any]:
@@ -183,10 +180,6 @@ def _properties(item: dict[str, Any]) -> dict[str, Any]:
     if "attributes" in item:
         found.pop("type", None)
     return found
-
-
-def _structure(item: dict[str, Any]) -> Mapping[str, Any]:
-    return item
 
 
 def _held(item: dict[str, Any]) -> Mapping[str, Any]:
@@ -223,11 +216,13 @@ def _optimade(item: dict[str, Any]) -> Mapping[str, Any]:
         if not isinstance(name, str) or name not in kinds:
             raise BadCrystalError(f"species_at_sites names {str(name)[:20]!r}, no species")
         species.append(kinds[name])
-    periodic = held.get("dimension_types", [1, 1, 1])
-    return _as_dict(
-        held.get("lattice_vectors"), species, held.get("cartesian_site_positions"), True,
-        [d == 1 for d in _list(periodic, "dimension_types")],
-    )  # fmt: skip
+    if held.get("nsites", len(species)) not in (None, len(species)):
+        raise BadCrystalError(f"it has {len(species)} sites, but nsites is {held['nsites']}")
+    periodic = [d == 1 for d in _list(held.get("dimension_types") or [1] * 3, "dimension_types")]
+    positions = held.get("cartesian_site_positions")
+    crystal = _as_dict(held.get("lattice_vectors"), species, positions, True, periodic)
+    formula = str(held.get("chemical_formula_reduced") or "")
+    return {**crystal, "composition": formula_amounts(formula)}
 
 
 def _jarvis(item: dict[str, Any]) -> Mapping[str, Any]:
@@ -290,7 +285,7 @@ def _is_jarvis(item: dict[str, Any]) -> bool:
 
 
 _SHAPES = (
-    (_has_sites, _structure),
+    (_has_sites, lambda item: item),
     (lambda item: "structure" in item and not isinstance(item["structure"], dict | list), _held),
     (lambda item: isinstance(item.get("structure"), dict) and _one(item["structure"]), _held),
     (_is_optimade, _optimade),
@@ -300,7 +295,11 @@ _SHAPES = (
 
 def _one(structure: dict[str, Any]) -> bool:
     """Tell one structure from a column of a table, row to structure."""
-    return not structure or not all(isinstance(v, dict) for v in structure.values())
+    return not _all_dicts(structure)
+
+
+def _all_dicts(item: dict[str, Any]) -> bool:
+    return bool(item) and all(isinstance(value, dict) for value in item.values())
 
 
 def _answer(item: dict[str, Any]) -> list[Any] | None:
@@ -323,10 +322,10 @@ def _table(item: dict[str, Any]) -> list[tuple[str, dict[str, Any]]] | None:
             paired = zip(labels, rows, strict=True)
             return [(str(label), dict(zip(names, row, strict=False))) for label, row in paired]
     held = item.get("structure")
-    if isinstance(held, dict) and held and all(isinstance(v, dict) for v in held.values()):
-        columns = {k: v for k, v in item.items() if isinstance(v, dict)}
-        return [(key, {k: v.get(key) for k, v in columns.items()}) for key in held]
-    return None
+    if not isinstance(held, dict) or not _all_dicts(held):
+        return None
+    columns = {k: v for k, v in item.items() if isinstance(v, dict)}
+    return [(key, {k: v.get(key) for k, v in columns.items()}) for key in held]
 
 
 def _kind(value: Any) -> str:

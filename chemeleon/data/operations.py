@@ -121,6 +121,15 @@ def from_triplets(triplets: list[str]) -> Operations:
     )
 
 
+def same(first: list[str], second: list[str]) -> bool:
+    """Tell whether two lists hold the same operations, in any order and spelling."""
+    one, other = (
+        {(rows, tuple(s % 1 for s in shifts)) for rows, shifts in map(_triplet, words)}
+        for words in (first, second)
+    )
+    return one == other
+
+
 @functools.cache
 def identity() -> Operations:
     """Return the group of no symmetry."""

@@ -32,6 +32,7 @@ __all__ = [
 PARSER_VERSION = 2  # raise it when the same text gives other numbers: it is part of the cache key
 MIN_THICKNESS_ANGSTROM = 0.01  # pymatgen's limit too
 ON_TOP_ANGSTROM = 0.01
+_FURTHEST = 1000  # cells from the first; a number beyond is no place
 
 
 def parse(kind: str, content: Any, niggli: bool = True, limits: Limits | None = None) -> Crystal:
@@ -118,6 +119,8 @@ def standardise(
         raise BadCrystalError("no atoms")
     if not (np.isfinite(frac).all() and np.isfinite(lattice).all()):
         raise BadCrystalError("a coordinate or cell parameter is not a finite number")
+    if (np.abs(frac) > _FURTHEST).any():
+        raise BadCrystalError(f"a fractional coordinate is over {_FURTHEST}")
     if numbers.min() < 1 or numbers.max() > MAX_ATOMIC_NUMBER:
         worst = int(numbers.min()) if numbers.min() < 1 else int(numbers.max())
         raise BadCrystalError(f"atomic number {worst} is outside 1 to {MAX_ATOMIC_NUMBER}")

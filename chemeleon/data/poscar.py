@@ -18,7 +18,7 @@ from chemeleon.data.plain import Lines, fractional, number, short, symbol_number
 
 _NAME = re.compile(r"([A-Z][a-z]?)(?:[_/].*)?")  # Mg, Mg_pv, Mg/474b2a, Mg_pv/474b2a
 _COUNT = re.compile(r"\d{1,18}")
-_VELOCITIES = re.compile(r"\s*$|\s*[A-Za-z]")
+_VELOCITIES = re.compile(r"\s*$|\s*(?:cart|dir|frac|lattice vel|[ckdf]\s*$)(?!.*config)", re.I)
 
 
 def read_poscar(text: str, limits: Limits) -> Crystal:
@@ -54,8 +54,12 @@ def read_poscar(text: str, limits: Limits) -> Crystal:
         rows.append(lines.readline())
         if not rows[-1].strip():
             raise BadCrystalError(f"has {index - 1} of {sum(counts)} lines of coordinates")
-    if not _VELOCITIES.match(lines.readline()):
-        raise BadCrystalError(f"more lines of coordinates than its {sum(counts)} atoms")
+    after = lines.readline()
+    if not _VELOCITIES.match(after):
+        more = (
+            "a crystal or step more" if after.strip()[:1].isalpha() else "more lines of coordinates"
+        )
+        raise BadCrystalError(f"{more} than its {sum(counts)} atoms: '{short(after)}'")
     coords = np.array([_vector(row, f"atom {i}") for i, row in enumerate(rows, start=1)])
     named = [] if selective else [_NAME.fullmatch((row.split() + [""] * 4)[3]) for row in rows]
     beside = [match[1] if match and match[1] in symbol_numbers() else "" for match in named]

@@ -39,7 +39,7 @@ def stated_formula(items: Items) -> list[Amounts]:
     # CaSO4.2H2O: a point before a number and an element may be no decimal point
     if "." in text:
         spellings += [re.sub(r"\.(?=\d+[A-Z])", "~", s) for s in spellings]
-    found = [amounts for amounts in map(_amounts, spellings) if amounts]
+    found = [amounts for amounts in map(formula_amounts, spellings) if amounts]
     return [a for i, a in enumerate(found) if a not in found[:i]]
 
 
@@ -47,7 +47,8 @@ def _capital(letters: str) -> str:
     return letters.capitalize() if letters.capitalize() in elements() else letters
 
 
-def _amounts(text: str) -> Amounts | None:
+def formula_amounts(text: str) -> Amounts | None:
+    """Return the amounts of a formula such as ``CaSO4`` by element, None for what is none."""
     total: Counter[str] = Counter()
     for part in re.split(r"[~*]|(?<!\d)\.|\.(?!\d)", text):
         match = re.match(r"\s*(\d+\.?\d*)?(.*)", part, re.DOTALL)

@@ -22,6 +22,7 @@ from chemeleon.data.operations import (
     from_triplets,
     group_number,
     identity,
+    same,
 )
 
 _OPERATIONS = ("_space_group_symop_operation_xyz", "_symmetry_equiv_pos_as_xyz",
@@ -86,19 +87,24 @@ def _listed(items: Items, limits: Limits) -> Operations | None:
         # the last part is the reversal of time, which moves no atom
         words = [_without_time(word) for word in words]
         centring = [_without_time(word) for word in items.column(*_CENTRING) or ["x,y,z"]]
-        count = len(words) * len(centring)
+        count, others = len(words) * len(centring), []
     else:
         words, centring = items.column(*_OPERATIONS), ["x,y,z"]
         count = len(words or ())
+        others = [c for name in _OPERATIONS if (c := items.column(name)) not in (None, words)]
     if words is None:
         return None
     if count > limits.operations:
         raise BadCrystalError(limits.over("operations", count))
     if None in words:
         raise BadCrystalError("one of the symmetry operations is not known")
+    listed = [word for word in words if word]
+    for other in others:
+        if len(other) > limits.operations or not same(listed, [word or "" for word in other]):
+            raise BadCrystalError("two lists of symmetry operations are not the same")
     if count == 1 and re.sub(r"[\s'+]", "", words[0] or "").lower() == "x,y,z":
         return identity()
-    found = from_triplets([word for word in words if word])
+    found = from_triplets(listed)
     if centring != ["x,y,z"]:
         found = _product(from_triplets(centring), found)
     return found
@@ -135,20 +141,19 @@ def _product(first: Operations, second: Operations) -> Operations:
 def _named(items: Items) -> set[int]:
     """Return the numbers of the groups that a block names in any way."""
     found = set()
-    number = items.value(*_NUMBERS)
-    if number is not None and number != "0":
+    for number in items.every(*_NUMBERS):
+        if number == "0":
+            continue
         if not re.fullmatch(r"\d{1,3}", number) or not 1 <= int(number) <= 230:
             raise BadCrystalError(f"{number[:20]!r} is no number of a space group")
         found.add(int(number))
-    name = items.value(*_NAMES)
-    if name is not None:
+    for name in items.every(*_NAMES):
         found |= {group.number for group in _settings(_split(name)[0])}
         beside = _NUMBER.search(_SCREW.sub("", name))
         found |= {int(beside[1])} if beside else set()
-    hall = items.value(*_HALL)
-    operations = _hall(hall) if hall else None
-    if operations is not None:
-        own = group_number(operations, np.eye(3))
+    for hall in items.every(*_HALL):
+        operations = _hall(hall)
+        own = None if operations is None else group_number(operations, np.eye(3))
         found |= {own} if own else set()
     return found
 
@@ -157,9 +162,9 @@ def _from_names(items: Items, lattice: Array, named: set[int]) -> Operations | N
     """Return the operations of the one setting that is named; None if no group is."""
     name, number, hall = items.value(*_NAMES), items.value(*_NUMBERS), items.value(*_HALL)
     if len(named) > 1:
+        said = ", ".join(items.every(*_NAMES, *_NUMBERS, *_HALL))
         raise BadCrystalError(
-            f"the space group is {' and '.join(map(str, sorted(named)))} at once:"
-            f" {', '.join(str(x) for x in (name, number, hall) if x)}"
+            f"the space group is {' and '.join(map(str, sorted(named)))} at once: {said[:120]}"
         )
     if hall is not None:
         operations = _hall(hall)
@@ -175,6 +180,10 @@ def _from_names(items: Items, lattice: Array, named: set[int]) -> Operations | N
     if not candidates:
         raise BadCrystalError(f"{shown} is not known, and no operations are listed")
     candidates = _fitting(candidates, suffix, lattice)
+    for other in items.every(*_NAMES[:-1]):  # all but the name of the reference setting
+        base, suffix = _split(other)
+        allowed = {g.hall for g in _fitting(_settings(base), suffix, lattice)}
+        candidates = [g for g in candidates if g.hall in allowed or not _settings(base)]
     found = {g.hall: g for g in candidates}
     if len(found) != 1:
         kinds = ", ".join(g.xhm() for g in found.values()) or "none that fits"
