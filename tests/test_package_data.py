@@ -57,9 +57,13 @@ def crystal(seed: int) -> Structure:
         Lattice.from_parameters(a, b, c, 52.1234567, 61.5, 78.25),
         Lattice.from_parameters(a, a, a, 109.47122, 109.47122, 109.47122),
     )
-    coords = np.concatenate([[[0, 1 / 3, 2 / 3]], random.uniform(-1, 2, (seed % 4 + 1, 3))])
-    coords[:, 2] = np.linspace(0, 0.9, len(coords))
-    return Structure(cells[seed % 6], ["Na", "Cl", "O", "O", "Cs"][: len(coords)], coords)
+    while True:  # until no atoms are on top of each other
+        coords = np.concatenate([[[0, 1 / 3, 2 / 3]], random.uniform(-1, 2, (seed % 4 + 1, 3))])
+        coords[:, 2] = np.linspace(0, 0.9, len(coords))
+        elements = ["Na", "Cl", "O", "O", "Cs"][: len(coords)]
+        made = Structure(cells[seed % 6], elements, coords)
+        if made.is_valid(tol=0.6):
+            return made
 
 
 @pytest.fixture
@@ -419,17 +423,19 @@ def test_export_to_structure_files(form: str, table: Path, tmp_path: Path) -> No
     run("source", "--root", table.parent.parent, "-o", out, "--split", "train", "--format", form)
     path = out / ("train" if form == "cif" else "train.extxyz")
     kept = {p.name for p in out.iterdir()}
-    assert kept == {path.name}
+    table_name = "train-properties.csv"
+    assert kept == ({path.name, table_name} if form == "cif" else {path.name})
     found = {r.id: r for r in read_records(path, None, "cif")}
     assert len(found) == 48
+    assert all(r.kind != "problem" for r in found.values())
     if form == "cif":
-        with (path / "properties.csv").open(newline="") as file:
+        with (out / table_name).open(newline="") as file:
             rows = {row["material_id"]: row for row in csv.DictReader(file)}
         assert float(rows["m-7"]["gap"]) == pytest.approx(1)
     else:
         rows = {name: r.values for name, r in found.items()}
-        assert rows["m-7"]["gap"] == pytest.approx(1)
-        assert rows["m-7"]["n.a"] == pytest.approx(-0.07)
+        assert float(rows["m-7"]["gap"]) == pytest.approx(1)
+        assert float(rows["m-7"]["n.a"]) == pytest.approx(-0.07)
         assert "gap" not in rows["m-5"]
     assert rows["m-7"]["from"] == 'a, "b" é1'
 
@@ -446,9 +452,19 @@ def test_rows_of_an_export(table: Path, tmp_path: Path) -> None:
 def test_export_refuses(table: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("kept")
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match=r"exists already; choose another folder$"):
         run("source", "--root", table.parent.parent, "-o", tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine.txt"]
     with pytest.raises(DataError, match="no val split"):
         run("source", "--root", table.parent.parent, "-o", tmp_path / "new", "--split", "val")
     assert not (tmp_path / "new").exists()
+
+
+def test_names_with_a_split_and_an_expression(table: Path, tmp_path: Path) -> None:
+    root = table.parent.parent
+    said = run("source/train where gap > 1 and gap < 2", "--root", root, "-o", tmp_path / "out")
+    assert "train 5 crystals of source" in said
+    for name in ("source/train where gap < 2", str(table.parent / "train") + " where gap < 2"):
+        shown = CliRunner().invoke(app, ["describe", name, "--root", str(root)])
+        assert shown.exit_code == 0, shown.output
+        assert "11 crystals" in shown.output  # below 14 sevenths, without 0, 5 and 10

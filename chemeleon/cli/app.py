@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -62,6 +63,8 @@ def chemeleon(
 
 def main() -> None:
     """Run the command; user errors go to stderr in words, with exit code 2."""
+    # pymatgen puts elements without one last, which is all that we ask
+    warnings.filterwarnings("ignore", message="No Pauling electronegativity")
     try:
         app()
     except ChemeleonError as error:

@@ -9,13 +9,19 @@ import typer
 
 from chemeleon.cli import options
 from chemeleon.cli.hull import EXAMPLES, hull
-from chemeleon.cli.sets import holds_splits, looks_like_path, named_set, path_config
+from chemeleon.cli.sets import (
+    holds_splits,
+    looks_like_path,
+    named_set,
+    parts,
+    path_config,
+    splits_of,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from chemeleon.config.schema import DataConfig
     from chemeleon.data.dataset import LoadReport
     from chemeleon.data.describe import Description, Histogram
     from chemeleon.data.problems import Problem
@@ -38,7 +44,7 @@ app.command(epilog=EXAMPLES)(hull)
 )
 def describe(
     name: Annotated[
-        str, typer.Argument(help="Name of a data set (configs/data), or a file or folder.")
+        str, typer.Argument(help="Data set (mp, mp/val, 'mp where band_gap > 1'), file or folder.")
     ],
     split: Annotated[str | None, typer.Option(help="Only train, val or test.")] = None,
     root: Annotated[
@@ -61,12 +67,12 @@ def describe(
     from chemeleon.data.named import both
     from chemeleon.data.sources import has_column
 
-    path = Path(name)
-    whole = looks_like_path(name) and not holds_splits(path)  # one file, or a folder of CIFs
-    config = path_config(path) if looks_like_path(name) else named_set(name, root)
-    config = config.model_copy(
-        update={"on_error": "skip", "targets": [], "where": both(config.where, where)}
-    )
+    base, own, inner = parts(name)
+    path, split = Path(base), split or own
+    whole = looks_like_path(base) and not holds_splits(path)  # one file, or a folder of CIFs
+    config = path_config(path) if looks_like_path(base) else named_set(base, root)
+    where = both(config.where, both(inner, where))
+    config = config.model_copy(update={"on_error": "skip", "targets": [], "where": where})
     if max_atoms is not None:
         config = config.model_copy(update={"max_atoms": max_atoms})
     if whole:
@@ -74,7 +80,7 @@ def describe(
         found = dataset.load_source(config, path, progress=True, number_rows=number_rows)
         reports = [(name, found)]
     else:
-        splits = [split] if split else _splits(config)
+        splits = [split] if split else splits_of(config)
         reports = [
             (f"{config.name} {s}", dataset.load_report(config, s, progress=True)) for s in splits
         ]
@@ -200,7 +206,7 @@ def download(
     chemeleon data export mp_20 -o mp_20_xyz --format extxyz"""
 )
 def export(
-    name: Annotated[str, typer.Argument(help="Name of a data set.")],
+    name: Annotated[str, typer.Argument(help="Data set: mp, mp/val, 'mp where band_gap > 1'.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder.")],
     split: Annotated[str | None, typer.Option(help="Only train, val or test.")] = None,
     where: Annotated[
@@ -212,6 +218,7 @@ def export(
     root: Annotated[
         Path | None, typer.Option(help="Folder of data sets [$CHEMELEON_DATA, else ./data].")
     ] = None,
+    on_error: options.OnErrorWord = "few",
 ) -> None:
     """Write a data set to files, with all its columns."""
     from rich.console import Console
@@ -220,9 +227,12 @@ def export(
     from chemeleon.data.export import export as write
     from chemeleon.data.named import both
 
-    config = named_set(name, root)
-    config = config.model_copy(update={"where": both(config.where, where)})
-    splits = [split] if split else _splits(config)
+    base, own, inner = parts(name)
+    config = named_set(base, root)
+    where = both(config.where, both(inner, where))
+    config = config.model_copy(update={"where": where, "on_error": options.on_error(on_error)})
+    split = split or own
+    splits = [split] if split else splits_of(config)
     written = write(
         config, output, splits, options.choice("--format", form, *FORMATS), progress=True
     )
@@ -258,23 +268,6 @@ def _shares(text: str) -> list[float]:
         return [float(word) for word in text.split(",")]
     except ValueError:
         raise ConfigError(f"--split {text}: three numbers like 0.9,0.05,0.05 are needed") from None
-
-
-def _splits(config: DataConfig) -> list[str]:
-    """Return the splits that are there; all of them if none is, so that the error says so."""
-    from chemeleon.data.dataset import SPLITS, split_path
-    from chemeleon.errors import DataError
-
-    if config.source == "demo":
-        return list(SPLITS)
-    there = []
-    for split in SPLITS:
-        try:
-            split_path(config, split)
-            there.append(split)
-        except DataError:
-            continue
-    return there or list(SPLITS)
 
 
 def _show(console: Console, title: str, found: Description, report: LoadReport, limit: int) -> None:

@@ -10,7 +10,6 @@ import typer
 from chemeleon.cli import options
 
 if TYPE_CHECKING:
-    from chemeleon.config.schema import DataConfig
     from chemeleon.data.problems import OnError
     from chemeleon.energy.hull import Hull
 
@@ -117,15 +116,23 @@ def _from_data_set(
     device: str | None,
     on_error: OnError,
 ) -> Hull:
-    from chemeleon.cli.sets import holds_splits, looks_like_path, named_set, path_config
+    from chemeleon.cli.sets import (
+        holds_splits,
+        looks_like_path,
+        named_set,
+        parts,
+        path_config,
+        splits_of,
+    )
     from chemeleon.crystals.batch import FlatCrystals
-    from chemeleon.data.dataset import SPLITS, load_source, load_split
-    from chemeleon.data.named import both, split_name
+    from chemeleon.data.dataset import load_source, load_split
+    from chemeleon.data.named import both
     from chemeleon.energy.hull_crystals import from_crystals
     from chemeleon.energy.potentials import load_potential
 
     judge = load_potential(potential, device)
-    base, where = split_name(source)
+    base, own, where = parts(source)
+    split = own or split
     path, is_path = Path(base), looks_like_path(base)
     config = path_config(path) if is_path else named_set(base, root)
     where = both(config.where, where)
@@ -133,24 +140,11 @@ def _from_data_set(
     if is_path and not holds_splits(path):
         crystals, name = load_source(config, path, progress=True).crystals, source
     else:
-        splits = [split] if split != "all" else [n for n in SPLITS if _there(config, n)]
-        parts = [load_split(config, name, progress=True) for name in splits or ["train"]]
-        crystals, name = FlatCrystals.join(parts), f"{source} {' + '.join(splits)}"
+        splits = splits_of(config) if split == "all" else [split]
+        read = [load_split(config, name, progress=True) for name in splits]
+        crystals = FlatCrystals.join(read)
+        name = source if own else f"{source} {' + '.join(splits)}"
     return from_crystals(crystals, judge, name, relax)
-
-
-def _there(config: DataConfig, split: str) -> bool:
-    """Tell whether a set has a split; the embedded one has all."""
-    from chemeleon.data.dataset import find_dir, split_path
-    from chemeleon.errors import DataError
-
-    if not find_dir(config).is_dir():
-        return True
-    try:
-        split_path(config, split)
-    except DataError:
-        return False
-    return True
 
 
 def _report(made: Hull, path: Path) -> None:

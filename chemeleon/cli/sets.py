@@ -25,6 +25,18 @@ def named_set(name: str, root: Path | None) -> DataConfig:
     return config if root is None else config.model_copy(update={"root": str(root)})
 
 
+def parts(name: str) -> tuple[str, str | None, str | None]:
+    """Return set or path, split and expression of a name as `data.named` describes it."""
+    from chemeleon.data.dataset import SPLITS
+    from chemeleon.data.named import split_name
+
+    base, where = split_name(name)
+    head, _, tail = base.rpartition("/")
+    if head and tail in SPLITS and not Path(base).expanduser().exists():
+        return head, tail, where
+    return base, None, where
+
+
 def looks_like_path(name: str) -> bool:
     """Tell a file or folder from the name of a data set."""
     if "/" in name or "." in name:
@@ -45,3 +57,20 @@ def path_config(path: Path) -> DataConfig:
 def holds_splits(path: Path) -> bool:
     """Tell a folder of train, val and test from a folder of crystals."""
     return path.is_dir() and any(p.name.split(".")[0] == "train" for p in path.iterdir())
+
+
+def splits_of(config: DataConfig) -> list[str]:
+    """Return the splits that are there; all of them if none is, so that the error says so."""
+    from chemeleon.data.dataset import SPLITS, split_path
+    from chemeleon.errors import DataError
+
+    if config.source == "demo":
+        return list(SPLITS)
+    there = []
+    for split in SPLITS:
+        try:
+            split_path(config, split)
+            there.append(split)
+        except DataError:
+            continue
+    return there or list(SPLITS)

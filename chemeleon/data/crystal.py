@@ -12,9 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.notation import MAX_ATOMIC_NUMBER as MAX_ATOMIC_NUMBER
 from chemeleon.data.niggli import cell_matrix
-
-MAX_ATOMIC_NUMBER = 99  # as in crystals.batch, which workers do not import because of torch
 
 Array = NDArray[np.float64]
 

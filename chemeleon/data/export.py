@@ -12,6 +12,7 @@ from typing import Literal
 from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.convert import to_structures, write_structures
 from chemeleon.data.dataset import LoadReport, load_report, split_path
+from chemeleon.data.limits import Limits
 from chemeleon.data.prepare import new_folder, number_cells, write_table
 from chemeleon.data.sources import read_records
 
@@ -29,9 +30,10 @@ def export(
 ) -> dict[str, int]:
     """Write the usable crystals of a data set, their cells as in the source, with all columns.
 
-    ``csv`` gives the project's layout (``train.csv.gz``), which ``data.root`` takes; ``cif`` one
-    file per crystal in a folder per split, with ``properties.csv`` beside them; ``extxyz`` one
-    file per split, columns of numbers and text on the comment lines.
+    ``csv`` gives the project's layout (``train.csv.gz``); ``cif`` one file per crystal in a folder
+    per split, and ``train-properties.csv`` beside the folder, as `prepare` takes them; ``extxyz``
+    one file per split, columns of numbers and text on the comment lines. ``data.root`` takes each,
+    ``cif`` without the columns.
 
     Args:
         config: the set, and which crystals of it; its targets and ``niggli`` are not used.
@@ -48,7 +50,7 @@ def export(
     """
     plain = config.model_copy(update={"targets": [], "niggli": False})
     written = {}
-    with new_folder(Path(output)) as folder:
+    with new_folder(Path(output), overwrite=None) as folder:
         for split in splits:
             found = load_report(plain, split, progress=progress)
             columns = _columns(plain, split, found)
@@ -67,7 +69,9 @@ def _columns(config: DataConfig, split: str, found: LoadReport) -> dict[str, lis
         return numbers
     rows = {name: i for i, name in enumerate(found.crystals.ids)}
     columns: dict[str, list[str]] = {}
-    records = read_records(split_path(config, split), config.id_column, config.cif_column)
+    limits = Limits(**config.limits.model_dump())
+    path = split_path(config, split)
+    records = read_records(path, config.id_column, config.cif_column, limits=limits)
     for record in records:
         at = rows.pop(record.id.replace("\n", " "), None)  # the first of its name, as in loading
         for name, value in record.values.items():
@@ -99,7 +103,9 @@ def _write(
             written[0].rename(folder / f"{split}.extxyz")
             return
         (Path(beside) / "cif").rename(folder / split)
-    with (folder / split / "properties.csv").open("w", encoding="utf-8", newline="") as file:
+    # not among the crystals, of which it is none
+    table = folder / f"{split}-properties.csv"
+    with table.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["material_id", *columns])
         writer.writerows(zip(names, *columns.values(), strict=True))

@@ -255,11 +255,12 @@ def find_duplicates(
     return kept, duplicates
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
+def _check_output(output: Path, overwrite: bool | None) -> None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not overwrite:
-        raise DataError(f"{output} exists already; choose another folder, or pass --overwrite")
+        more = "" if overwrite is None else ", or pass --overwrite"
+        raise DataError(f"{output} exists already; choose another folder{more}")
     ours = {f"{name}.csv.gz" for name in SPLITS} | {"report.json"}
     others = [p.name for p in output.iterdir() if p.name not in ours] if output.is_dir() else ["."]
     if others:
@@ -270,11 +271,12 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def new_folder(output: Path, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(output: Path, overwrite: bool | None = False) -> Iterator[Path]:
     """Give an empty folder that takes its place at the end, if nothing fails in between.
 
     Raises:
-        DataError: if the output exists; with ``overwrite`` only if it holds what is not ours.
+        DataError: if the output exists; with ``overwrite`` only if it holds what is not ours. None
+            is for commands that never overwrite.
     """
     _check_output(output, overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
