@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import lzma
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -468,3 +469,17 @@ def test_names_with_a_split_and_an_expression(table: Path, tmp_path: Path) -> No
         shown = CliRunner().invoke(app, ["describe", name, "--root", str(root)])
         assert shown.exit_code == 0, shown.output
         assert "11 crystals" in shown.output  # below 14 sevenths, without 0, 5 and 10
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+def test_one_process_of_many_says_what_is_read(rank: str, lines: int) -> None:
+    words = ["data", "describe", "mp/val where num_atoms <= 1", "--space-groups", "0"]
+    made = subprocess.run(
+        [sys.executable, "-m", "chemeleon", *words],
+        env={**os.environ, "RANK": rank},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert made.stderr.count("is read from the package") == lines
+    assert "21 crystals" in made.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -65,6 +66,8 @@ def main() -> None:
     """Run the command; user errors go to stderr in words, with exit code 2."""
     # pymatgen puts elements without one last, which is all that we ask
     warnings.filterwarnings("ignore", message="No Pauling electronegativity")
+    if os.environ.get("RANK", "0") != "0":  # the first process says it for all
+        logging.getLogger("chemeleon.data").setLevel(logging.ERROR)
     try:
         app()
     except ChemeleonError as error:
