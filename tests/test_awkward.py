@@ -2,7 +2,8 @@
 
 ``awkward.jsonl`` holds one a line: the file's name and text (for a folder or zip: of each file) and
 what comes of it: formulas, shortest distances and names of crystals, words of each problem or of
-the error that ends the reading. ``gz`` and ``cut`` name files to pack and to cut in half.
+the error that ends the reading, or of a note. ``gz`` and ``cut`` name files to pack and to cut in
+half.
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ def test_awkward(case: dict[str, Any], tmp_path: Path) -> None:
     for said, words in zip(found.problems, case.get("problems", ()), strict=True):
         assert words in said
         assert "\n" not in said
+    for words in case.get("notes", ()):
+        assert any(words in note for note in found.parsed.notes)
     if "ids" in case:
         assert found.ids == case["ids"]
     for distance, right in zip(found.nearest, case.get("nearest", ()), strict=False):
