@@ -323,3 +323,13 @@ def test_demo_set_is_a_reference_and_its_test_split_the_control() -> None:
     assert headline.loc["parsed", ["value", "control"]].tolist() == [1.0, 1.0]
     assert headline.loc["valid_structure", "label"] == "Valid structure"
     assert math.isnan(headline.loc["wasserstein_density", "low"])
+
+
+def test_a_reference_or_set_without_crystals_is_refused(tmp_path: Path) -> None:
+    """Nothing to compare with would make everything novel."""
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "numbers.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="holds no crystals"):
+        load_reference(str(tmp_path / "nothing"))
+    with pytest.raises(DataError, match="holds no crystals"):
+        read_collection(tmp_path / "nothing")

@@ -251,3 +251,20 @@ def test_real_crystals_lie_where_pymatgen_puts_them(step):
     difference = answer.e_above_hull_ev - column
     assert difference.max() <= 0.001  # a hull of fewer phases lies higher
     assert (np.abs(difference) <= 0.001).mean() >= (0.79 if step == 9 else 0.7)
+
+
+@pytest.mark.parametrize("name", ["hull.json.gz", "formation_energies.csv.gz"])
+def test_a_hull_that_unpacks_without_end_is_refused(tmp_path, name):
+    bomb = tmp_path / name
+    with gzip.open(bomb, "wb") as file:
+        for _ in range(200):
+            file.write(b" " * (1 << 20))
+    read = Hull.load if name.endswith(".json.gz") else from_table
+    with pytest.raises(DataError, match=r"over 100 times its size|a line of over 16 MiB"):
+        read(bomb)
+
+
+def test_tables_of_a_hull_may_be_separated_by_semicolons(tmp_path):
+    table = tmp_path / "mine.csv"
+    table.write_text("\ufeffformula;formation_energy_per_atom\nNaCl;-2.1\nNa;0\nCl;0\n")
+    assert len(from_table(table)) == 3

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from chemeleon.data.files import BROKEN, TooLargeError, unpacked
 from chemeleon.energy.compositions import Fractions, fractions
 from chemeleon.energy.hull_solver import Array, best_mixture
 from chemeleon.errors import ConfigError, DataError
@@ -229,13 +230,13 @@ def read_json(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
-        return json.loads(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
+        with path.open("rb") as file:
+            return json.loads(unpacked(file).read())
     except FileNotFoundError:
         raise DataError(
             f"{path} does not exist; a hull is made with: chemeleon data hull SRC -o hull.json.gz"
         ) from None
-    except (OSError, EOFError, ValueError) as error:
+    except (*BROKEN, TooLargeError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}") from error
 
 

@@ -7,14 +7,14 @@ kept, ``skipped`` with examples, ``references_from`` (where the elements' energi
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from chemeleon.data.files import BROKEN, TooLargeError
 from chemeleon.data.problems import OnError, check_reasons
+from chemeleon.data.tables import open_table
 from chemeleon.energy.compositions import Fractions, fractions
 from chemeleon.energy.hull import Hull, read_json
 from chemeleon.errors import DataError, nearest
@@ -57,27 +57,31 @@ def from_table(
         path = table
     beside = [path.parent / name for name in REFERENCE_NAMES]
     references = references or next((file for file in beside if file.is_file()), None)
-    rows = csv.DictReader(io.StringIO(_read_text(path)))
-    names = [*(rows.fieldnames or [])]
+    with _readable(path):
+        table = open_table(path.open("rb"), str(path), formula_column)
+        names, rows = table.header, list(table.rows)
     formula = _column(path, names, formula_column, FORMULA_COLUMNS, "formulas")
     energy = _column(path, names, energy_column, ENERGY_COLUMNS, "formation energies")
-    phases, energies, skipped, count = [], [], [], 0
-    for count, row in enumerate(rows, start=1):
+    phases, energies, skipped = [], [], []
+    formula_at, energy_at = names.index(formula), names.index(energy)
+    for row in rows:
         try:
-            value = float(row[energy])
-            parts = fractions(row[formula])
-        except (DataError, TypeError, ValueError) as error:
-            skipped.append(f"row {count}: {error}")
+            if row.problem is not None:
+                raise ValueError(row.problem)
+            value = float(row.cells[energy_at])
+            parts = fractions(row.cells[formula_at])
+        except (DataError, ValueError) as error:
+            skipped.append(f"row {row.number}: {error}")
             continue
         if value - value != 0:
-            skipped.append(f"row {count}: energy {value}")
+            skipped.append(f"row {row.number}: energy {value}")
             continue
         phases.append(parts)
         energies.append(value)
     if not phases:
         said = f"; the first: {skipped[0]}" if skipped else ""
         raise DataError(f"{path} has no usable row{said}")
-    check_reasons(skipped, count, on_error, str(path), _REMEDY)
+    check_reasons(skipped, len(rows), on_error, str(path), _REMEDY)
     given = read_references(references) if references else {}
     elements = sorted({symbol for parts in phases for symbol, _ in parts})
     totals: dict[str, float | None] = {symbol: given.get(symbol) for symbol in elements}
@@ -88,7 +92,7 @@ def from_table(
         skipped,
         energies_are=DFT_FORMATION,
         source=str(path),
-        rows=count,
+        rows=len(rows),
         references_from=str(references) if references else "none: the elements lie at 0",
         potential=None,
     )
@@ -204,13 +208,13 @@ def table_in(folder: Path) -> Path | None:
     return next((folder / name for name in TABLE_NAMES if (folder / name).is_file()), None)
 
 
-def _read_text(path: Path) -> str:
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
+        yield
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; a CSV of formation energies is needed") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (*BROKEN, TooLargeError) as error:
         raise DataError(f"{path} cannot be read as CSV: {error}") from error
 
 

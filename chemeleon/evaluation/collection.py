@@ -18,6 +18,7 @@ from chemeleon.data.parse import BadCrystalError, from_structure
 from chemeleon.data.pool import Rescue, Worker, run_parallel, worker_count
 from chemeleon.data.problems import OnError, check_reasons
 from chemeleon.data.sources import Record, has_column, read_records
+from chemeleon.errors import DataError
 from chemeleon.evaluation.describe import NUMBERS, RESCUE, TEXTS, describe_chunk, is_tame
 from chemeleon.evaluation.origin import crystals_of, sample_manifest
 from chemeleon.evaluation.packed import Packed, join
@@ -153,7 +154,7 @@ def read_collection(
         progress: called with a word and the share done.
 
     Raises:
-        DataError: if the source as a whole cannot be read, or no row is wanted.
+        DataError: if the source as a whole cannot be read, holds nothing, or no row is wanted.
     """
     told = progress or (lambda word, share: None)
     wanted = None
@@ -178,6 +179,11 @@ def read_collection(
         reasons += described.reasons
         numbers.append(described.numbers)
         texts += described.texts
+    if not kept and isinstance(source, Path):
+        raise DataError(
+            f"{source} holds no crystals: a CSV with a column cif, CIF, POSCAR, extxyz, JSON, a zip"
+            " or a folder of such files is expected"
+        )
     width = len(NUMBERS)
     found = Collection(
         ids=[r.id or f"row-{i}" for i, r in enumerate(kept, start=1)],
