@@ -66,6 +66,7 @@ def main() -> None:
     """Run the command; user errors go to stderr in words, with exit code 2."""
     # pymatgen puts elements without one last, which is all that we ask
     warnings.filterwarnings("ignore", message="No Pauling electronegativity")
+    os.environ.setdefault("SPGLIB_WARNING", "OFF")  # its notes of its own steps, on stderr
     if os.environ.get("RANK", "0") != "0":  # the first process says it for all
         logging.getLogger("chemeleon.data").setLevel(logging.ERROR)
     try:
