@@ -482,4 +482,4 @@ def test_one_process_of_many_says_what_is_read(rank: str, lines: int) -> None:
         check=True,
     )
     assert made.stderr.count("is read from the package") == lines
-    assert "21 crystals" in made.stdout
+    assert "21 crystals" in " ".join(made.stdout.split())  # a long path folds the line
