@@ -38,6 +38,8 @@ _FIRST: tuple[tuple[str, Any], ...] = (
     ("poscar", "x\n1.0\n4 0 0\n0 4 0\n0 0 4\nCs Cl\n1 1\ndirect\n0 0 0\n0.5 0.5 0.5\n"),
     ("dict", {"lattice": {"matrix": [[4, 0, 0], [0, 4, 0], [0, 0, 4]]},
               "sites": [{"species": [{"element": "Cs", "occu": 1}], "abc": [0, 0, 0]}]}),
+    ("extxyz", 'Lattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3 pbc="T T T"\n'
+               "Cs 0 0 0\nCl 2 2 2\n"),
 )  # fmt: skip
 _TAME_ATOMS, _TAME_LETTERS = 200, 20_000
 _MAX_SYMMETRY_RATIO = 100.0
