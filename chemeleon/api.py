@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from chemeleon.checkpoints.adapters import merge as ldm_merge
-from chemeleon.checkpoints.folders import refuse_existing
 from chemeleon.checkpoints.hub import convert as hub_convert
 from chemeleon.checkpoints.hub import list_models as hub_list
 from chemeleon.checkpoints.hub import push as hub_push
@@ -20,6 +20,7 @@ from chemeleon.checkpoints.shipped import list_shipped as hub_shipped
 from chemeleon.config import presets
 from chemeleon.errors import ChemeleonError, ConfigError
 from chemeleon.sampling import sample
+from chemeleon.storage import REPORT_PARTS, hold, refuse_existing, replacing, settle
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -50,6 +51,7 @@ def resolve(
             raise ConfigError(
                 "--resume takes the config of the run: leave out --preset and --config"
             )
+        settle(Path(resume))
         config_file = Path(resume) / "config.yaml"
         if not config_file.is_file():
             raise ConfigError(f"{resume} is not a run folder: it has no config.yaml")
@@ -130,12 +132,12 @@ def predict_run(
     from chemeleon.models.pretrained import place
     from chemeleon.prediction import predict, write_predictions
 
-    predictor = place(Predictor.from_pretrained(model), device)
-    found = predict(
-        predictor, sources, id_column=id_column, cif_column=cif_column, progress=progress
-    )
-    if path is not None:
-        write_predictions(path, found, predictor)
+    columns: dict[str, Any] = {"id_column": id_column, "cif_column": cif_column}
+    with nullcontext() if path is None else hold(path):
+        predictor = place(Predictor.from_pretrained(model), device)
+        found = predict(predictor, sources, **columns, progress=progress)
+        if path is not None:
+            write_predictions(path, found, predictor)
     return found
 
 
@@ -194,10 +196,11 @@ def evaluate(
     """
     from chemeleon.evaluation.evaluate import Settings
     from chemeleon.evaluation.evaluate import evaluate as judge
-    from chemeleon.evaluation.report_data import REPORT_PARTS
 
-    if output is not None:
-        refuse_existing(Path(output), REPORT_PARTS, overwrite, "name another -o")
+    folder = None if output is None else Path(output)
+    judged = Path(source).resolve() if isinstance(source, str | Path) else None
+    if overwrite and folder is not None and folder.resolve() == judged:
+        raise ConfigError(f"{folder} holds what is to be judged: name another -o")
     settings = Settings(
         references=tuple(references),
         control=control,
@@ -214,9 +217,11 @@ def evaluate(
         control_energies=control_energies,
         on_error=on_error,
     )
-    report = judge(source, settings, ids=ids, manifest=manifest, progress=progress)
-    if output is not None:
-        report.save(output, overwrite=overwrite)
+    if folder is None:
+        return judge(source, settings, ids=ids, manifest=manifest, progress=progress)
+    with replacing(folder, REPORT_PARTS, overwrite) as draft:
+        report = judge(source, settings, ids=ids, manifest=manifest, progress=progress)
+        report.write(draft, folder)
     return report
 
 

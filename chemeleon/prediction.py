@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from chemeleon.checkpoints.store import write_atomically
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.building import collect, parse_source
 from chemeleon.data.cache import ParsedSet
@@ -19,6 +18,7 @@ from chemeleon.data.names import stem
 from chemeleon.data.sources import Record, has_column
 from chemeleon.errors import DataError
 from chemeleon.models.predictor import Predictor
+from chemeleon.storage import write_atomically
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

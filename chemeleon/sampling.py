@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from datetime import UTC, datetime
@@ -16,12 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from chemeleon.checkpoints.folders import SAMPLE_PARTS, refuse_existing, remove_parts
 from chemeleon.checkpoints.shipped import default_model
-from chemeleon.checkpoints.store import write_text
 from chemeleon.config.requests import check_request
 from chemeleon.errors import ConfigError
 from chemeleon.sample_result import SampleResult
+from chemeleon.storage import SAMPLE_PARTS, refuse_existing, replacing
 from chemeleon.version import __version__
 
 if TYPE_CHECKING:
@@ -141,50 +139,51 @@ def sample(
     from chemeleon.steering import GUIDANCE, plain
 
     mine = share(device)
-    pipeline = Pipeline.from_pretrained(model, mine.device)
-    chosen: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "eta": eta}
-    chosen |= {"temperature": temperature, "element_price": element_price}
-    settings = _sampler(pipeline.model.config.sampler, chosen)
-    pipeline.check_kind(bool(formulas or formulas_from))
-    relaxer = Relaxer.named(potential, relax, pipeline.device)
-    asked, scorer = None, None
-    if formulas:
-        asked = of_formulas(formulas, num_samples, formula_units, pipeline.model)
-        scorer = make_scorer(rank_by, pipeline, precision)
-    elif formulas_from is not None:
-        asked = of_data(formulas_from, num_samples, on_error)
-    if asked is not None:
-        num_samples = len(asked.atoms)
-        check_request(num_samples)
-        for note in asked.notes if mine.rank == 0 else ():
-            logger.warning("%s", note)  # before the work, which may take long
-    names = [f"sample-{i:06d}" for i in range(num_samples)] if asked is None else asked.names()
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be made
-    structures: list[Structure | None] = [None] * num_samples
-    problems: list[str | None] = [None] * num_samples
-    relaxed: dict[int, Note] = {}
-    options: dict[str, Any] = {"rank": mine.rank, "world": mine.world, "precision": precision}
-    options |= {"seed": seed, "num_atoms": num_atoms, "sampler": settings, "batch_size": batch_size}
-    wishes: dict[str, Any] = {
-        "conditions": None if conditions is None else plain(conditions),
-        "guidance": GUIDANCE if conditions and guidance is None else guidance,
-        "guidance_interval": guidance_interval,
-        "allow_elements": allow_elements and list(allow_elements),
-        "forbid_elements": forbid_elements and list(forbid_elements),
-    }
-    options |= wishes
-    options["atoms"] = None if asked is None else asked.atoms
-    stream = pipeline.stream(num_samples, **options)
-    finished = _finish(stream, relaxer, scorer)
-    batches = mine.gather(list(finished)) if mine.world > 1 else finished
-    scores = torch.full((num_samples,), float("nan"), dtype=torch.float64)
     if mine.rank > 0:
         folder = None  # the first process writes
-    # an earlier sample is there until all crystals have been made
-    staging = None if folder is None else folder / ".making"
-    cifs = CifFiles(staging, num_samples) if staging is not None and "cif" in formats else None
-    try:
+    with nullcontext() if folder is None else replacing(folder, SAMPLE_PARTS, overwrite) as draft:
+        pipeline = Pipeline.from_pretrained(model, mine.device)
+        chosen: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "eta": eta}
+        chosen |= {"temperature": temperature, "element_price": element_price}
+        settings = _sampler(pipeline.model.config.sampler, chosen)
+        pipeline.check_kind(bool(formulas or formulas_from))
+        relaxer = Relaxer.named(potential, relax, pipeline.device)
+        asked, scorer = None, None
+        if formulas:
+            asked = of_formulas(formulas, num_samples, formula_units, pipeline.model)
+            scorer = make_scorer(rank_by, pipeline, precision)
+        elif formulas_from is not None:
+            asked = of_data(formulas_from, num_samples, on_error)
+        if asked is not None:
+            num_samples = len(asked.atoms)
+            check_request(num_samples)
+            for note in asked.notes if mine.rank == 0 else ():
+                logger.warning("%s", note)  # before the work, which may take long
+        names = [f"sample-{i:06d}" for i in range(num_samples)] if asked is None else asked.names()
+        structures: list[Structure | None] = [None] * num_samples
+        problems: list[str | None] = [None] * num_samples
+        relaxed: dict[int, Note] = {}
+        options: dict[str, Any] = {"rank": mine.rank, "world": mine.world, "precision": precision}
+        options |= {
+            "seed": seed,
+            "num_atoms": num_atoms,
+            "sampler": settings,
+            "batch_size": batch_size,
+        }
+        wishes: dict[str, Any] = {
+            "conditions": None if conditions is None else plain(conditions),
+            "guidance": GUIDANCE if conditions and guidance is None else guidance,
+            "guidance_interval": guidance_interval,
+            "allow_elements": allow_elements and list(allow_elements),
+            "forbid_elements": forbid_elements and list(forbid_elements),
+        }
+        options |= wishes
+        options["atoms"] = None if asked is None else asked.atoms
+        stream = pipeline.stream(num_samples, **options)
+        finished = _finish(stream, relaxer, scorer)
+        batches = mine.gather(list(finished)) if mine.world > 1 else finished
+        scores = torch.full((num_samples,), float("nan"), dtype=torch.float64)
+        cifs = CifFiles(draft, num_samples) if draft is not None and "cif" in formats else None
         with cifs or nullcontext(), closing(stream):
             for numbers, crystals, moves, values in batches:
                 relaxed |= zip(numbers.tolist(), moves, strict=relaxer is not None)
@@ -212,55 +211,49 @@ def sample(
                     structure.properties["material_id"] = name
                     if cifs is not None and scorer is not None:
                         cifs.add([name], [structure])
-        if folder is not None:
-            remove_parts(folder, SAMPLE_PARTS)
-        if staging is not None and (staging / "cif").is_dir():
-            (staging / "cif").rename(staging.parent / "cif")
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
-    if folder is not None:
-        written = {n: s for n, s in zip(names, structures, strict=True) if s is not None}
-        others = [form for form in formats if form != "cif"]
-        write_structures(list(written.values()), folder, others, list(written))
-        if contact_sheet and written:
-            from chemeleon.evaluation.draw import contact_sheet as draw
+        if draft is not None:
+            written = {n: s for n, s in zip(names, structures, strict=True) if s is not None}
+            others = [form for form in formats if form != "cif"]
+            write_structures(list(written.values()), draft, others, list(written))
+            if contact_sheet and written:
+                from chemeleon.evaluation.draw import contact_sheet as draw
 
-            draw(list(written.values()), folder / "contact_sheet.png")
-        ranked_by = None if scorer is None else scorer.name
-        sizes = list(num_atoms) if num_atoms else "training histogram"
-        sizes = sizes if asked is None else "of the formulas"
-        if wishes["conditions"]:
-            wishes["conditions"] = _in_order(wishes["conditions"], order)
-        manifest = {
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "model": str(model),
-            "weights": pipeline.fingerprint(),
-            "sampler": settings.model_dump(),
-            "seed": seed,
-            "precision": pipeline.precision(precision),
-            "num_atoms": sizes,
-            **{name: value for name, value in wishes.items() if value is not None},
-            "requested": num_samples,
-            "written": len(written),
-            "valid": sum(problem is None for problem in problems),
-            "broken": [
-                {"id": names[i], "reason": problem, "written": structures[i] is not None}
-                for i, problem in enumerate(problems)
-                if problem is not None
-            ],
-            **({} if asked is None else asked.told(order, scores.tolist(), ranked_by)),
-            **(
-                {}
-                if relaxer is None
-                else {"relaxation": relaxer.told([relaxed[i] for i in order], names)}
-            ),
-            "formats": list(formats),
-            "versions": _versions(),
-        }
-        write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-    notes += () if asked is None else asked.notes
-    return SampleResult(structures, problems, names, folder, mine.rank, notes)
+                draw(list(written.values()), draft / "contact_sheet.png")
+            ranked_by = None if scorer is None else scorer.name
+            sizes = list(num_atoms) if num_atoms else "training histogram"
+            sizes = sizes if asked is None else "of the formulas"
+            if wishes["conditions"]:
+                wishes["conditions"] = _in_order(wishes["conditions"], order)
+            manifest = {
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "model": str(model),
+                "weights": pipeline.fingerprint(),
+                "sampler": settings.model_dump(),
+                "seed": seed,
+                "precision": pipeline.precision(precision),
+                "num_atoms": sizes,
+                **{name: value for name, value in wishes.items() if value is not None},
+                "requested": num_samples,
+                "written": len(written),
+                "valid": sum(problem is None for problem in problems),
+                "broken": [
+                    {"id": names[i], "reason": problem, "written": structures[i] is not None}
+                    for i, problem in enumerate(problems)
+                    if problem is not None
+                ],
+                **({} if asked is None else asked.told(order, scores.tolist(), ranked_by)),
+                **(
+                    {}
+                    if relaxer is None
+                    else {"relaxation": relaxer.told([relaxed[i] for i in order], names)}
+                ),
+                "formats": list(formats),
+                "versions": _versions(),
+            }
+            text = json.dumps(manifest, indent=2) + "\n"
+            (draft / "manifest.json").write_text(text, encoding="utf-8")
+        notes += () if asked is None else asked.notes
+        return SampleResult(structures, problems, names, folder, mine.rank, notes)
 
 
 class Finished(NamedTuple):

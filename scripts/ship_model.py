@@ -13,20 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 from chemeleon.checkpoints import shipped
 from chemeleon.checkpoints.card import shipped_card
-from chemeleon.checkpoints.folders import refuse_existing
 from chemeleon.checkpoints.hub import CARD, read_config, without_local_paths
-from chemeleon.checkpoints.store import read_model, weights_hash, write_model, write_text
+from chemeleon.checkpoints.store import read_model, weights_hash, write_model
 from chemeleon.config.hubname import is_name
 from chemeleon.config.presets import parse_yaml
 from chemeleon.config.words import stage_of, training_words
 from chemeleon.errors import ChemeleonError, ConfigError
+from chemeleon.storage import MODEL_PARTS, replacing, write_text
 
 KINDS = ("vae", "ldm", "predictor")
 BEGINS_FROM = (
@@ -35,7 +34,7 @@ BEGINS_FROM = (
     "predict.vae_ckpt_path",
     "rl.ldm_ckpt_path",
 )
-PARTS = ("config.yaml", "model.safetensors", CARD)
+PARTS = (*MODEL_PARTS, CARD)
 _MP = (
     "Source: the Materials Project (https://materialsproject.org; Jain et al., APL Materials 1,"
     " 011002, 2013), licence CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/)."
@@ -168,11 +167,7 @@ def ship(words: argparse.Namespace) -> Path:
         seed = parse_yaml(path.read_text(encoding="utf-8"), str(path)).get("seed")
     tables = {title: rows for word in words.metrics for title, rows in figures(word).items()}
     target = (words.root or shipped.root()) / words.name
-    refuse_existing(target, PARTS, words.overwrite, "choose another NAME")
-
-    making = target.with_name(f".{words.name}.making")
-    shutil.rmtree(making, ignore_errors=True)
-    try:
+    with replacing(target, PARTS, words.overwrite, "choose another NAME") as making:
         config = without_local_paths(folder.content)
         write_model(making, folder.kind, config, folder.tensors, "bf16")
         hashed = weights_hash(read_model(making, KINDS).tensors)
@@ -195,10 +190,6 @@ def ship(words: argparse.Namespace) -> Path:
                 f"{words.name} would have {size:.2f} MB, over {words.limit:g} MB: train a smaller"
                 " model, or allow more with --limit"
             )
-        shutil.rmtree(target, ignore_errors=True)
-        making.rename(target)
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
     print(f"{target}: {size:.2f} MB of at most {words.limit:g}; use it as shipped:{words.name}")
     if not tables:
         print("the card has no figures but those of training: give some with --metrics")

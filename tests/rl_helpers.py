@@ -17,6 +17,7 @@ from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.dataset import load_split
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.pipeline import Pipeline
+from chemeleon.storage import RUN_PARTS, Draft
 from chemeleon.training import launch
 from chemeleon.training.launch import TrainResult
 from chemeleon.training.rl import RLStage
@@ -83,7 +84,7 @@ def stage(model: Path, *words: str, rank: int = 0, world: int = 1) -> RLStage:
         val,
         start=start,
         scorer=Share(),
-        folder=Path("unused"),
+        draft=Draft(Path("unused"), RUN_PARTS),
         device=torch.device("cpu"),
         rank=rank,
         world=world,

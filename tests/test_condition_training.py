@@ -12,6 +12,7 @@ from chemeleon.config.presets import load
 from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import DataError
 from chemeleon.pipeline import Pipeline
+from chemeleon.storage import RUN_PARTS, Draft
 
 
 def test_gaps_in_a_column_hide_the_condition(tiny_vae, tmp_path):
@@ -108,7 +109,7 @@ def test_a_trained_model_makes_what_is_asked_for(tmp_path, tiny_vae):
     accelerator = make_accelerator(config.trainer, tmp_path, console)
     vae = CrystalVAE.from_pretrained(tiny_vae)
     stage = LDMStage(config, four, four, vae=vae, device=accelerator.device)
-    fit(Run(stage, config, tmp_path, accelerator, console, resume=False))
+    fit(Run(stage, config, Draft(tmp_path, RUN_PARTS), accelerator, console, resume=False))
     pipeline = Pipeline.from_pretrained(tmp_path, "cpu")
     centres = pipeline.model.vae.encode(four.batch(torch.arange(4))).mean.flatten(1)
     found = {}

@@ -92,7 +92,7 @@ def test_wrong_rows_keep_nothing(
     server.files["/data/set/train.csv"] = content("train", rows)
     with pytest.raises(DataError, match=f"holds {rows} crystals instead of 200"):
         download(config, tmp_path)
-    assert not list((tmp_path / "set").iterdir())
+    assert not (tmp_path / "set").exists()
 
 
 def test_changed_file_is_fetched_again(server: Server, config: DataConfig, tmp_path: Path) -> None:

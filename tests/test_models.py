@@ -24,6 +24,7 @@ from chemeleon.crystals.random import make_keys, normal
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.vae import CrystalVAE, Decoded, Posterior, VAEOutput, vae_losses
+from chemeleon.storage import RUN_PARTS, Draft
 
 VAES = [
     VAEConfig(width=32, heads=4, encoder_layers=2, decoder_layers=2, feedforward=64),
@@ -287,6 +288,6 @@ def test_four_crystals_are_fitted_to_match_rate_one(tmp_path, head):
     console = Console(quiet=True)
     accelerator = make_accelerator(config.trainer, tmp_path, console)
     stage = VAEStage(config, four, four, device=accelerator.device)
-    fitted = fit(Run(stage, config, tmp_path, accelerator, console, resume=False))
+    fitted = fit(Run(stage, config, Draft(tmp_path, RUN_PARTS), accelerator, console, resume=False))
     assert fitted.metrics["val/match_rate"] == 1.0
     assert fitted.metrics["val/rmse"] < 0.05

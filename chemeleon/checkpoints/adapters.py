@@ -14,9 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from chemeleon.checkpoints.folders import refuse_existing
 from chemeleon.checkpoints.store import (
-    MODEL_CONFIG,
     MODEL_WEIGHTS,
     ModelFolder,
     read_model,
@@ -24,6 +22,7 @@ from chemeleon.checkpoints.store import (
     write_model,
 )
 from chemeleon.errors import CheckpointError
+from chemeleon.storage import MODEL_PARTS, hold, refuse_existing
 
 BASE_IN_RUN = "init"  # of a run's folder: the model before training
 # not the base's, even where it has them
@@ -120,7 +119,8 @@ def merge(
     if "adapter" not in folder.config:
         raise CheckpointError(f"{folder.path} is a whole model: it has no adapters to merge")
     path = Path(output)
-    refuse_existing(path, (MODEL_CONFIG, MODEL_WEIGHTS), overwrite, "name another -o")
-    whole = combine(folder, base)
-    write_model(path, whole.kind, whole.content, whole.tensors)
+    refuse_existing(path, MODEL_PARTS, overwrite, "name another -o")
+    with hold(path, MODEL_PARTS):
+        whole = combine(folder, base)
+        write_model(path, whole.kind, whole.content, whole.tensors)
     return path

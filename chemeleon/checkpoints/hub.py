@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
 
@@ -17,15 +15,15 @@ import yaml
 
 from chemeleon.checkpoints.card import model_card
 from chemeleon.checkpoints.fetch import cached_file, fetch, is_commit, push_in_words
-from chemeleon.checkpoints.folders import refuse_existing
 from chemeleon.checkpoints.registry import Entry, Named, entries, find
 from chemeleon.config.hubname import is_name
 from chemeleon.config.presets import parse_yaml
 from chemeleon.errors import CheckpointError
+from chemeleon.storage import MODEL_PARTS, hold, refuse_existing
 from chemeleon.version import __version__
 
 # the names of store.py, which is imported late: with it comes torch, which `hub list` needs not
-CONFIG, WEIGHTS, CARD = "config.yaml", "model.safetensors", "README.md"
+CONFIG, WEIGHTS, CARD = *MODEL_PARTS, "README.md"
 # the same as config.yaml: what the hub and its other clients look for; nothing here reads it
 MIRROR = "config.json"
 
@@ -106,14 +104,18 @@ def convert(
         raise CheckpointError(
             f"{file} does not exist: name a Lightning checkpoint (.ckpt), or a run or model folder"
         )
-    refuse_existing(Path(output), (CONFIG, WEIGHTS), overwrite, "name another -o")
-    if path.is_file():
-        return convert_file(file, output, weights=weights, vae=vae, dtype=dtype)
-    if weights != "raw" or vae is not None:
-        raise CheckpointError(f"{file} is no Lightning checkpoint: leave out --weights and --vae")
-    folder = read_model(file, ("vae", "ldm", "predictor"))
-    write_model(Path(output), folder.kind, folder.content, folder.tensors, dtype)
-    return Path(output)
+    output = Path(output).expanduser()
+    refuse_existing(output, MODEL_PARTS, overwrite, "name another -o")
+    with hold(output, MODEL_PARTS):
+        if path.is_file():
+            return convert_file(file, output, weights=weights, vae=vae, dtype=dtype)
+        if weights != "raw" or vae is not None:
+            raise CheckpointError(
+                f"{file} is no Lightning checkpoint: leave out --weights and --vae"
+            )
+        folder = read_model(file, ("vae", "ldm", "predictor"))
+        write_model(output, folder.kind, folder.content, folder.tensors, dtype)
+    return output
 
 
 def models_cache() -> Path:
@@ -130,16 +132,12 @@ def _imported(named: Named, source: Path) -> Path:
     if _is_complete(folder):
         return folder
 
-    from huggingface_hub.utils import WeakFileLock
-    from safetensors import SafetensorError
-
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         # one process imports, the others wait and find it
-        with WeakFileLock(folder.with_name(f".{name}.lock")):
+        with hold(folder, MODEL_PARTS, wait=True):
             if not _is_complete(folder):
                 _import(named, source, folder)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise CheckpointError(
             f"{named.name} cannot be kept in {folder.parent} ({error}): make room there, or name"
             " another folder in CHEMELEON_CACHE"
@@ -153,16 +151,7 @@ def _import(named: Named, source: Path, folder: Path) -> None:
     vae = named.entry.vae
     if vae is not None and not is_name(vae) and not Path(vae).expanduser().exists():
         vae = f"hub:{vae}"
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        made = convert(source, work / "model", weights=named.entry.weights, vae=vae)
-        try:
-            made.rename(folder)
-        except OSError:
-            if not _is_complete(folder):  # where locks do nothing, another process may be first
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    convert(source, folder, weights=named.entry.weights, vae=vae)
 
 
 def _content_id(source: Path) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,11 +31,11 @@ from chemeleon.checkpoints.rounding import Dtype, rounded, widened
 from chemeleon.config.hubname import hub_name, shipped_name
 from chemeleon.config.presets import parse_yaml
 from chemeleon.errors import CheckpointError
+from chemeleon.storage import MODEL_PARTS, Draft, settle, write_atomically, write_text
 from chemeleon.version import __version__
 
 AnySection = TypeVar("AnySection", bound=BaseModel)
-MODEL_CONFIG = "config.yaml"
-MODEL_WEIGHTS = "model.safetensors"
+MODEL_CONFIG, MODEL_WEIGHTS = MODEL_PARTS
 STATE = "state.safetensors"
 _REPO = re.compile(r"\w[\w.-]*/[\w.-]+")  # a folder, or a repository of the hub without hub:
 _MAKERS = {
@@ -45,42 +45,26 @@ _MAKERS = {
 }
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, then put it in place in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.touch()
-        mode = beside.stat().st_mode
-        write(beside)
-        beside.chmod(mode)  # safetensors writes for the owner alone
-        with beside.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        beside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file in one step."""
-    write_atomically(path, lambda beside: _write_text(beside, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Replace a safetensors file in one step."""
+    """Replace a safetensors file in one step.
+
+    Raises:
+        OSError: naming ``path``.
+    """
     own = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    write_atomically(path, lambda beside: save_file(own, beside, dict(metadata or {})))
+
+    def write(beside: Path) -> None:
+        try:
+            save_file(own, beside, dict(metadata or {}))
+        except SafetensorError as error:  # a full disk, in the words of Rust
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(beside)) from error
+
+    write_atomically(path, write)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -198,6 +182,7 @@ def find_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> 
             f"{path} is a Lightning checkpoint; import it: chemeleon hub convert {path} -o DIR"
         )
     for folder in (path, path / "best", path / "last"):
+        settle(folder)
         if (folder / MODEL_WEIGHTS).is_file() and (folder / MODEL_CONFIG).is_file():
             return folder
     make = " or ".join(f"`{_MAKERS[kind]} -o {path}`" for kind in kinds)
@@ -250,7 +235,7 @@ def write_model(
     tensors: Mapping[str, Tensor],
     dtype: Dtype = "fp32",
 ) -> None:
-    """Write a model folder; the weights go last, so that what can be read is complete.
+    """Write a model folder; config and weights take the place of earlier ones together.
 
     Args:
         folder: made if it is missing.
@@ -260,8 +245,11 @@ def write_model(
         dtype: of the weights on disk; statistics are float32 in any case.
     """
     content = {"chemeleon": __version__, "kind": kind, **config}
-    write_text(folder / MODEL_CONFIG, yaml.safe_dump(content, sort_keys=False))
-    write_tensors(folder / MODEL_WEIGHTS, rounded(tensors, dtype), {"format": "pt"})
+    with Draft(folder, MODEL_PARTS) as draft:
+        draft.begin()
+        write_text(draft.path / MODEL_CONFIG, yaml.safe_dump(content, sort_keys=False))
+        write_tensors(draft.path / MODEL_WEIGHTS, rounded(tensors, dtype), {"format": "pt"})
+        draft.commit()
 
 
 def write_state(run: Path, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:

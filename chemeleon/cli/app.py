@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -17,6 +18,7 @@ from chemeleon.errors import ChemeleonError
 from chemeleon.version import __version__
 
 DEBUG = "CHEMELEON_DEBUG"
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # nobody's mistake
 
 app = typer.Typer(
     name="chemeleon",
@@ -78,8 +80,9 @@ def main() -> None:
         typer.echo(str(error), err=True)
         sys.exit(2)
     except OSError as error:  # no space, no permission, a file where a folder should be
-        if os.environ.get(DEBUG) or error.filename is None:
+        if os.environ.get(DEBUG) or (error.filename is None and error.errno not in _DISK):
             raise
+        place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-        typer.echo(f"{error.filename}: {error.strerror}", err=True)
+        typer.echo(f"{place}{error.strerror}", err=True)
         sys.exit(2)

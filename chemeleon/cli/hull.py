@@ -58,22 +58,23 @@ def hull(
 ) -> None:
     """Make the convex hull that energies above hull are measured against."""
     from chemeleon.errors import ConfigError
+    from chemeleon.storage import hold, refuse_existing
 
     bad = options.on_error(on_error)
-    if output.exists() and not overwrite:
-        raise ConfigError(f"{output} is there already; --overwrite replaces it")
-    if potential is not None:
-        if references is not None:
-            raise ConfigError(
-                "--references and --potential exclude each other: a potential's hull takes its"
-                " elements' energies from the potential"
-            )
-        made = _from_data_set(source, split, root, potential, relax, device, bad)
-    elif relax:
+    refuse_existing(output.parent, (output.name,), overwrite, "name another -o")
+    if potential is not None and references is not None:
+        raise ConfigError(
+            "--references and --potential exclude each other: a potential's hull takes its"
+            " elements' energies from the potential"
+        )
+    if relax and potential is None:
         raise ConfigError("--relax needs --potential, such as --potential chgnet")
-    else:
-        made = _from_file(source, references, formula_column, energy_column, bad)
-    made.save(output)
+    with hold(output):
+        if potential is not None:
+            made = _from_data_set(source, split, root, potential, relax, device, bad)
+        else:
+            made = _from_file(source, references, formula_column, energy_column, bad)
+        made.save(output)
     _report(made, output)
 
 

@@ -1,8 +1,7 @@
 """Parsed data sets on disk: one safetensors file per source content, options and parser version.
 
-A file is written beside its final place and renamed, so readers see all of it or nothing. A lock
-lets one process parse while others that start at the same time wait for its result; the kernel
-drops the lock of a process that dies.
+Readers see all of a file or nothing. A lock lets one process parse while others that start at the
+same time wait for its result.
 """
 
 from __future__ import annotations
@@ -11,9 +10,8 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.labels import Labels
 from chemeleon.data.parse import PARSER_VERSION
 from chemeleon.data.problems import Problem
+from chemeleon.storage import hold, write_atomically
 
 logger = logging.getLogger(__name__)
 _FORMAT = 3
@@ -104,7 +103,10 @@ def cached(source: str, options: dict[str, object], build: Callable[[], ParsedSe
     except OSError as error:
         logger.warning("parsed crystals are not cached: %s (set CHEMELEON_CACHE)", error)
         return build()
-    with _lock(path.with_suffix(".lock")):
+    with ExitStack() as held:
+        # where it may not be locked, work may be done twice, and putting it in place is still safe
+        with suppress(OSError):
+            held.enter_context(hold(path, wait=True))
         found = _read(path)  # another process may have built it while we waited
         if found is None:
             found = build()
@@ -113,19 +115,6 @@ def cached(source: str, options: dict[str, object], build: Callable[[], ParsedSe
             except OSError as error:
                 logger.warning("parsed crystals are not cached: %s (set CHEMELEON_CACHE)", error)
     return found
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    try:
-        import fcntl
-    except ImportError:  # not on this system: work may be done twice, and the rename is still safe
-        yield
-        return
-    with path.open("w") as file:
-        with suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _text(lines: list[str]) -> Tensor:
@@ -163,19 +152,8 @@ def _write(path: Path, parsed: ParsedSet) -> None:
         **{f"column:{name}": value for name, value in parsed.columns.items()},
         **{f"codes:{name}": torch.from_numpy(v.codes) for name, v in parsed.labels.items()},
     }
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(save(tensors))
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)  # mkstemp makes private files, but a cache may be shared
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    content = save(tensors)
+    write_atomically(path, lambda beside: beside.write_bytes(content))
 
 
 def _read(path: Path) -> ParsedSet | None:

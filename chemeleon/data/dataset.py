@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from chemeleon.data.problems import Problem, check_reasons, problems_error
 from chemeleon.data.selection import UNFIT, Partial, Selection, select, told
 from chemeleon.data.sources import fingerprint, is_archive
 from chemeleon.errors import DataError, nearest
+from chemeleon.storage import settle, write_atomically
 
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
@@ -203,6 +205,7 @@ def split_path(config: DataConfig, split: str) -> Path:
     if config.source == "demo":
         return _demo_file(split)
     folder = find_dir(config)
+    settle(folder)
     for suffix in (*TABLE_SUFFIXES, *OTHER_SUFFIXES):
         if (folder / f"{split}{suffix}").is_file():
             return folder / f"{split}{suffix}"
@@ -236,11 +239,10 @@ def _demo_file(split: str) -> Path:
     path = cache_dir() / "demo" / f"{split}-{content.hexdigest()[:16]}.extxyz"
     if not path.is_file():
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent) as beside:
+            with tempfile.TemporaryDirectory() as beside:
                 structures = to_structures(crystals)
                 (written,) = write_structures(structures, beside, ["extxyz"], crystals.ids)
-                written.replace(path)
+                write_atomically(path, lambda goal: shutil.copyfile(written, goal))
         except OSError as error:
             raise DataError(
                 f"the demo set cannot be written: {error}; set CHEMELEON_CACHE to a folder where"

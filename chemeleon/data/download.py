@@ -17,9 +17,10 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 
-from chemeleon.config.schema import DataConfig
+from chemeleon.config.schema import DataConfig, DownloadConfig
 from chemeleon.data.dataset import dataset_dir
 from chemeleon.errors import DataError
+from chemeleon.storage import SET_PARTS, hold
 
 _BLOCK = 1 << 18
 _TIMEOUT_S = 30
@@ -52,9 +53,13 @@ def download(config: DataConfig, root: str | Path | None = None, progress: bool 
             " and make it with `chemeleon data prepare SOURCE -o FOLDER`"
         )
     folder = Path(root) / config.name if root is not None else dataset_dir(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, rows in config.download.rows.items():
-        url = _address(config.download.url.replace("{split}", split))
+    with hold(folder, SET_PARTS):
+        return _download(config, config.download, folder, progress)
+
+
+def _download(config: DataConfig, source: DownloadConfig, folder: Path, progress: bool) -> Path:
+    for split, rows in source.rows.items():
+        url = _address(source.url.replace("{split}", split))
         path = folder / (f"{split}.csv.gz" if url.endswith(".gz") else f"{split}.csv")
         if path.is_file() and _count_rows(path) == rows:
             continue

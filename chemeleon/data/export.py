@@ -11,13 +11,15 @@ from typing import Literal
 
 from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.convert import to_structures, write_structures
-from chemeleon.data.dataset import LoadReport, load_report, split_path
+from chemeleon.data.dataset import SPLITS, LoadReport, load_report, split_path
 from chemeleon.data.limits import Limits
-from chemeleon.data.prepare import new_folder, number_cells, write_table
+from chemeleon.data.prepare import check_output, number_cells, write_table
 from chemeleon.data.sources import read_records
+from chemeleon.storage import replacing
 
 ExportFormat = Literal["csv", "cif", "extxyz"]
 FORMATS: tuple[ExportFormat, ...] = ("csv", "cif", "extxyz")
+_ENDS = (".csv.gz", "", "-properties.csv", ".extxyz")
 
 
 def export(
@@ -37,7 +39,7 @@ def export(
 
     Args:
         config: the set, and which crystals of it; its targets and ``niggli`` are not used.
-        output: new folder; it appears complete or not at all.
+        output: new folder; what is in it is complete.
         splits: of train, val and test.
         form: of the files.
         progress: show bars.
@@ -50,7 +52,9 @@ def export(
     """
     plain = config.model_copy(update={"targets": [], "niggli": False})
     written = {}
-    with new_folder(Path(output), overwrite=None) as folder:
+    check_output(Path(output), overwrite=None)
+    parts = [f"{split}{end}" for split in SPLITS for end in _ENDS]
+    with replacing(Path(output), parts, overwrite=False) as folder:
         for split in splits:
             found = load_report(plain, split, progress=progress)
             columns = _columns(plain, split, found)

@@ -7,14 +7,11 @@ import gzip
 import hashlib
 import json
 import math
-import os
 import shlex
-import shutil
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -28,6 +25,7 @@ from chemeleon.data.problems import OnError, Problem
 from chemeleon.data.properties import join_properties
 from chemeleon.data.sources import has_column
 from chemeleon.errors import DataError
+from chemeleon.storage import SET_PARTS, is_ours, replacing, settle
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -106,7 +104,7 @@ def prepare(
     Args:
         source: CSV (plain or gz), CIF, POSCAR, extxyz or JSON, a folder or zip of these; or
             pymatgen structures, whose ``properties`` may hold a ``material_id`` and numbers.
-        output: new folder; it appears complete or not at all.
+        output: new folder; what is in it is complete.
         split: shares of train, val and test; they sum to 1. A share of 0 writes no file.
         seed: decides which crystal goes where.
         max_atoms: leave out larger crystals.
@@ -128,7 +126,7 @@ def prepare(
     output = Path(output)
     if len(split) != 3 or min(split) < 0 or not math.isclose(sum(split), 1, abs_tol=1e-6):
         raise DataError(f"split {tuple(split)} must be three shares of train, val, test, sum 1")
-    _check_output(output, overwrite)
+    check_output(output, overwrite)
     config = DataConfig.model_validate(
         {
             "cif_column": cif_column,
@@ -140,43 +138,43 @@ def prepare(
             **({"id_column": id_column} if id_column else {}),
         }
     )
-    if isinstance(source, str | Path):
-        told, path = str(source), Path(source)
-        number_rows = id_column is None and not has_column(path, config.id_column)
-        found = load_source(config, path, progress=progress, number_rows=number_rows)
-    else:
-        told = "structures in memory"
-        with tempfile.TemporaryDirectory() as folder:
-            path = _write_json(source, Path(folder))
-            found = load_source(config, path, progress=progress)
-    if properties is not None:
-        found = join_properties(found, Path(properties), id_column)
-    structures = to_structures(found.crystals)
-    formulas = [s.composition.reduced_formula for s in structures]
-    kept, duplicates = list(range(len(structures))), {}
-    if deduplicate:
-        kept, duplicates = find_duplicates(structures, formulas, found.crystals.ids)
-    groups = [formulas[i] for i in kept] if split_by == "formula" else None
-    parts = split_indices(len(kept), split, seed, groups)
-    members = {name: [kept[i] for i in part] for name, part in zip(SPLITS, parts, strict=True)}
-    report = PrepareReport(
-        source=told,
-        output=str(output),
-        total=found.total,
-        written={name: len(part) for name, part in members.items()},
-        problems=found.problems,
-        duplicates=duplicates,
-        columns=[*found.columns, *found.labels],
-        left_out=found.left_out,
-        notes=found.notes,
-    )
-    columns = {
-        **{name: number_cells(values) for name, values in found.columns.items()},
-        **{name: labels.values() for name, labels in found.labels.items()},
-    }
-    for name in ("material_id", "cif"):
-        columns.pop(name, None)
-    with new_folder(output, overwrite) as folder:
+    with replacing(output, SET_PARTS, overwrite) as folder:
+        if isinstance(source, str | Path):
+            told, path = str(source), Path(source)
+            number_rows = id_column is None and not has_column(path, config.id_column)
+            found = load_source(config, path, progress=progress, number_rows=number_rows)
+        else:
+            told = "structures in memory"
+            with tempfile.TemporaryDirectory() as beside:
+                path = _write_json(source, Path(beside))
+                found = load_source(config, path, progress=progress)
+        if properties is not None:
+            found = join_properties(found, Path(properties), id_column)
+        structures = to_structures(found.crystals)
+        formulas = [s.composition.reduced_formula for s in structures]
+        kept, duplicates = list(range(len(structures))), {}
+        if deduplicate:
+            kept, duplicates = find_duplicates(structures, formulas, found.crystals.ids)
+        groups = [formulas[i] for i in kept] if split_by == "formula" else None
+        parts = split_indices(len(kept), split, seed, groups)
+        members = {name: [kept[i] for i in part] for name, part in zip(SPLITS, parts, strict=True)}
+        report = PrepareReport(
+            source=told,
+            output=str(output),
+            total=found.total,
+            written={name: len(part) for name, part in members.items()},
+            problems=found.problems,
+            duplicates=duplicates,
+            columns=[*found.columns, *found.labels],
+            left_out=found.left_out,
+            notes=found.notes,
+        )
+        columns = {
+            **{name: number_cells(values) for name, values in found.columns.items()},
+            **{name: labels.values() for name, labels in found.labels.items()},
+        }
+        for name in ("material_id", "cif"):
+            columns.pop(name, None)
         for name, indices in members.items():
             if indices:
                 write_table(
@@ -187,7 +185,7 @@ def prepare(
                 )
         details = {**asdict(report), "problems": [p._asdict() for p in report.problems]}
         (folder / "report.json").write_text(json.dumps(details, indent=2) + "\n")
-    return report
+        return report
 
 
 def split_indices(
@@ -255,41 +253,29 @@ def find_duplicates(
     return kept, duplicates
 
 
-def _check_output(output: Path, overwrite: bool | None) -> None:
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+def check_output(output: Path, overwrite: bool | None) -> None:
+    """Refuse a folder that holds anything, but for what is to be overwritten.
+
+    Args:
+        output: where a set is to be written.
+        overwrite: whether an earlier set may be replaced; None for commands that never do.
+
+    Raises:
+        DataError: naming the folder.
+    """
+    settle(output)
+    if not output.exists():
         return
-    if not overwrite:
+    there = [p.name for p in output.iterdir()] if output.is_dir() else ["."]
+    there = [name for name in there if not is_ours(name)]
+    if there and not overwrite:
         more = "" if overwrite is None else ", or pass --overwrite"
         raise DataError(f"{output} exists already; choose another folder{more}")
-    ours = {f"{name}.csv.gz" for name in SPLITS} | {"report.json"}
-    others = [p.name for p in output.iterdir() if p.name not in ours] if output.is_dir() else ["."]
-    if others:
+    if others := [name for name in there if name not in SET_PARTS]:
         raise DataError(
             f"{output} holds {others[0]}, which `data prepare` did not write, so it is not"
             " overwritten; choose another folder"
         )
-
-
-@contextmanager
-def new_folder(output: Path, overwrite: bool | None = False) -> Iterator[Path]:
-    """Give an empty folder that takes its place at the end, if nothing fails in between.
-
-    Raises:
-        DataError: if the output exists; with ``overwrite`` only if it holds what is not ours. None
-            is for commands that never overwrite.
-    """
-    _check_output(output, overwrite)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}-"))
-    try:
-        yield draft
-        draft.chmod(0o777 & ~_umask())
-        if output.exists():
-            shutil.rmtree(output)
-        draft.rename(output)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
 
 
 def _write_json(structures: Sequence[Structure], folder: Path) -> Path:
@@ -302,12 +288,6 @@ def _write_json(structures: Sequence[Structure], folder: Path) -> Path:
     ]
     (path,) = write_structures(structures, folder, ["json"], names)
     return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_table(

@@ -186,8 +186,8 @@ class Hull:
 
     def save(self, path: str | Path) -> None:
         """Write JSON in one step, compressed if the name ends with .gz."""
-        from chemeleon.checkpoints.store import write_atomically
         from chemeleon.energy.compositions import formula_of
+        from chemeleon.storage import write_atomically
 
         content = {
             "format": FORMAT,

@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chemeleon.checkpoints.store import write_atomically
 from chemeleon.data.cache import cache_dir
 from chemeleon.data.pool import Rescue
 from chemeleon.errors import ConfigError, DataError
@@ -36,6 +35,7 @@ from chemeleon.evaluation.collection import Progress, parallel
 from chemeleon.evaluation.packed import Packed
 from chemeleon.evaluation.reference import Reference
 from chemeleon.evaluation.statistics import wilson
+from chemeleon.storage import write_atomically
 
 logger = logging.getLogger(__name__)
 Floats = NDArray[np.float64]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chemeleon.data.sources import Record
+from chemeleon.storage import settle
 
 _FORMS = ("structures.extxyz", "structures.json.gz", "cif")
 _TOLD = (
@@ -29,6 +30,7 @@ _TOLD = (
 
 def sample_manifest(path: Path) -> dict[str, Any] | None:
     """Return the manifest of a folder that `chemeleon sample` wrote, or None for anything else."""
+    settle(path)
     file = path / "manifest.json"
     if not path.is_dir() or not file.is_file():
         return None

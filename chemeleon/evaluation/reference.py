@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from chemeleon.checkpoints.store import write_atomically
 from chemeleon.data.cache import cache_dir
 from chemeleon.data.named import find_set
 from chemeleon.data.parse import PARSER_VERSION
@@ -29,6 +28,7 @@ from chemeleon.evaluation.describe import DESCRIPTION_VERSION
 from chemeleon.evaluation.grouping import Prepared, composition_keys, prepare
 from chemeleon.evaluation.packed import Packed
 from chemeleon.evaluation.reduced import REDUCTION_VERSION
+from chemeleon.storage import write_atomically
 
 logger = logging.getLogger(__name__)
 _FORMAT = 2

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.checkpoints.store import write_atomically
+from chemeleon.storage import write_atomically
 
 _PANEL_INCHES = 4.0
 _POINT, _LINE = "#2f6f9f", "#6b7280"

@@ -9,18 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from chemeleon.checkpoints.folders import refuse_existing, remove_parts
-from chemeleon.checkpoints.store import write_atomically, write_text
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.figures import write_figures
 from chemeleon.evaluation.packed import Packed
 from chemeleon.evaluation.report_html import write_html
+from chemeleon.storage import REPORT_PARTS, replacing
 
 if TYPE_CHECKING:
     import pandas
     from pymatgen.core import Structure
 
-REPORT_PARTS = ("summary.json", "crystals.csv", "cif", "report.html", "figures", "relaxed.extxyz")
 CIF_LIMIT = 20_000
 
 
@@ -93,7 +91,7 @@ class Report:
         return frame
 
     def save(self, folder: str | Path, *, cif: bool | None = None, overwrite: bool = False) -> Path:
-        """Write ``summary.json``, ``crystals.csv``, ``cif/`` and ``report.html``.
+        """Write ``summary.json``, ``crystals.csv``, ``cif/`` and ``report.html``, all or nothing.
 
         Args:
             folder: made if it is missing.
@@ -104,32 +102,37 @@ class Report:
         Raises:
             ConfigError: if the folder holds one and it may not be replaced, or without a manifest.
         """
-        folder = Path(folder)
         if not self.summary.get("manifest"):
             raise ConfigError("a result without its manifest is not written")
-        refuse_existing(folder, REPORT_PARTS, overwrite, "name another -o")
-        remove_parts(folder, REPORT_PARTS)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "crystals.csv", lambda p: self.crystals.to_csv(p, index=False))
+        with replacing(Path(folder), REPORT_PARTS, overwrite) as draft:
+            self.write(draft, Path(folder), cif=cif)
+        return Path(folder)
+
+    def write(self, folder: Path, home: Path, *, cif: bool | None = None) -> None:
+        """Write the same into a new folder.
+
+        Args:
+            folder: exists, and holds no evaluation.
+            home: where it will be, to which links of the page are relative.
+            cif: as with `save`.
+        """
+        self.crystals.to_csv(folder / "crystals.csv", index=False)
         files = None
         if cif or (cif is None and len(self.structures) <= CIF_LIMIT):
             files = self._write_cifs(folder / "cif")
         elif "relax_steps" in self.crystals:
             self._write_relaxed(folder / "relaxed.extxyz")
         write_figures(self.summary, folder)
-        write_html(self, folder, files)
-        # last, so that a folder with a summary is complete
+        write_html(self, folder, files, home)
         text = json.dumps(self.summary, indent=1, ensure_ascii=False, allow_nan=False)
-        write_text(folder / "summary.json", text + "\n")
-        return folder
+        (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
 
     def _write_relaxed(self, path: Path) -> None:
         """Append one crystal after the other: a list of all would take gigabytes."""
         from ase.io import write
 
         ids = self.crystals["id"].tolist()
-        path.unlink(missing_ok=True)
-        with path.open("a", encoding="utf-8") as file:
+        with path.open("w", encoding="utf-8") as file:
             for name, structure in zip(ids, self.relaxed, strict=True):
                 if structure is not None:
                     atoms = structure.to_ase_atoms()

@@ -31,6 +31,7 @@ from chemeleon.evaluation.report_sections import (
     manifest_section,
     space_groups_section,
 )
+from chemeleon.storage import write_text
 
 if TYPE_CHECKING:
     import pandas
@@ -53,7 +54,10 @@ class ReportLike(Protocol):
 
 
 def write_html(
-    report: ReportLike, folder: str | Path, files: Sequence[str | None] | None = None
+    report: ReportLike,
+    folder: str | Path,
+    files: Sequence[str | None] | None = None,
+    home: Path | None = None,
 ) -> Path:
     """Write ``report.html``.
 
@@ -64,6 +68,7 @@ def write_html(
         report: per-crystal table, summary and structures.
         folder: where the file goes; made if it is missing.
         files: path of the CIF of each crystal within the folder, None where there is none.
+        home: folder to which links are relative, if the file will be moved there.
 
     Raises:
         DataError: without a manifest, or if the parts differ in length.
@@ -78,11 +83,10 @@ def write_html(
             f"{total} rows but {len(report.structures)} structures and {len(relaxed)} relaxed ones"
         )
     target = Path(folder) / "report.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
     chosen = select(report.structures, relaxed, _hull_energies(crystals))
     rows = _rows(total, chosen.positions)
     data = column_table(crystals, rows)
-    data["files"] = _files(crystals, rows, target.parent)
+    data["files"] = _files(crystals, rows, home or target.parent)
     if files is not None:
         data["files"] = [(name := files[i]) and f"./{quote(name)}" for i in rows]
     pairs = [(report.structures[i], relaxed[i]) for i in chosen.positions]
@@ -111,9 +115,7 @@ def write_html(
         scripts=("base.js", "viewer.js", "table.js", "report.js"),
         data={"table-data": data, "crystal-data": views, "viewer-data": viewer_settings()},
     )
-    beside = target.with_suffix(".html.part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(target)
+    write_text(target, text)
     return target
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
@@ -12,8 +12,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from chemeleon.checkpoints.adapters import BASE_IN_RUN
-from chemeleon.checkpoints.folders import RUN_PARTS, refuse_existing, remove_parts
-from chemeleon.checkpoints.store import write_model, write_text
+from chemeleon.checkpoints.store import write_model
 from chemeleon.config.presets import to_yaml
 from chemeleon.config.schema import (
     LDMTrainConfig,
@@ -33,6 +32,7 @@ from chemeleon.models.adapters import count
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
+from chemeleon.storage import RUN_PARTS, Draft, hold, refuse_existing, write_text
 from chemeleon.training.ldm import LDMStage
 from chemeleon.training.loop import Fitted, Stage, fit
 from chemeleon.training.predictor import PredictStage, load_targets
@@ -87,8 +87,11 @@ def train(
 ) -> TrainResult:
     """Train a stage in a run folder; call it on every process of `accelerate launch`.
 
+    A run that is overwritten is there until the new one has saved for the first time.
+
     Raises:
-        ConfigError: if the folder holds a run and neither ``resume`` nor ``overwrite`` is given.
+        ConfigError: if the folder holds a run and neither ``resume`` nor ``overwrite`` is given,
+            or if another command trains there.
     """
     console = console or Console(stderr=True)
     if not resume:
@@ -96,20 +99,29 @@ def train(
     accelerator = make_accelerator(config.trainer, folder, console)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
-    if not accelerator.is_main_process:
-        console.quiet = True
-    # built before anything is removed or written: bad input must not cost the earlier run
-    stage = _build(config, folder, accelerator, console, resume)
-    run = Run(stage, config, folder, accelerator, console, resume=resume)
+    main = accelerator.is_main_process
+    console.quiet |= not main
+    with hold(folder, RUN_PARTS) if main else nullcontext(), Draft(folder, RUN_PARTS) as draft:
+        return _train(config, draft, accelerator, console, resume)
+
+
+def _train(
+    config: StageConfig, draft: Draft, accelerator: Accelerator, console: Console, resume: bool
+) -> TrainResult:
+    folder = draft.folder
+    # built before anything is written: bad input must not cost the earlier run
+    stage = _build(config, draft, accelerator, console, resume)
+    run = Run(stage, config, draft, accelerator, console, resume=resume)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         if not resume:
-            remove_parts(folder, RUN_PARTS)
+            if draft.replaces():
+                draft.begin()
             if isinstance(stage, LDMStage | PredictStage | RLStage):
                 first = stage.export() if isinstance(stage, PredictStage) else stage.initial()
                 kind, content, tensors = first
-                write_model(folder / INIT, kind, content, tensors)
-        write_text(folder / "config.yaml", to_yaml(config))
+                write_model(draft.path / INIT, kind, content, tensors)
+        write_text(draft.path / "config.yaml", to_yaml(config))
     accelerator.wait_for_everyone()
     fitted = fit(run)
     if isinstance(config, PredictTrainConfig) and not fitted.interrupted:
@@ -122,8 +134,9 @@ def train(
 
 
 def _build(
-    config: StageConfig, folder: Path, accelerator: Accelerator, console: Console, resume: bool
+    config: StageConfig, draft: Draft, accelerator: Accelerator, console: Console, resume: bool
 ) -> Stage:
+    folder = draft.folder
     place: _Place = {
         "device": accelerator.device,
         "rank": accelerator.process_index,
@@ -152,7 +165,7 @@ def _build(
             val,
             start=tuned,
             scorer=_scorer(config, train, tuned.vae, accelerator),
-            folder=folder,
+            draft=draft,
             resume=resume,
             **networks,
         )

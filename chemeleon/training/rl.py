@@ -11,7 +11,6 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +21,7 @@ from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.diffusion.transitions import Transitions
 from chemeleon.errors import TrainingError
 from chemeleon.models.denoiser import LatentDiffusion
+from chemeleon.storage import Draft
 from chemeleon.training.adapted import Adapted, trained, whole
 from chemeleon.training.objectives import Objective, Piece, PolicyGradient, Rejection
 from chemeleon.training.rl_notes import PICTURES, Notes, Scored, draw_best, weighted
@@ -55,7 +55,7 @@ class RLStage:
         *,
         start: LatentDiffusion,
         scorer: Scorer,
-        folder: Path,
+        draft: Draft,
         resume: bool = False,
         device: torch.device,
         rank: int = 0,
@@ -71,7 +71,7 @@ class RLStage:
             val: the same for validation.
             start: the model to be tuned.
             scorer: gives rewards.
-            folder: of the run, for pictures.
+            draft: the run on disk, for pictures.
             resume: the folder holds an earlier part of this run.
             device: where the model goes.
             rank: this process.
@@ -79,7 +79,7 @@ class RLStage:
             autocast: context in which networks run.
             precision: of the networks, in accelerate's words.
         """
-        self.config, self.scorer, self.folder = config, scorer, folder
+        self.config, self.scorer, self.draft = config, scorer, draft
         self.rank, self.world = rank, world
         rl = config.rl
         self.ema_decay = rl.ema_decay
@@ -99,7 +99,7 @@ class RLStage:
         self.walk = Transitions(diffusion, rl.sampler, device, self._window(0))
         self.judging_walk = Transitions(diffusion, rl.sampler, device)
         self.objective = self._objective(rl.micro_batch or self._micro_batch(), precision)
-        self.notes_of = Notes(rl.rewards, folder, resume=resume)
+        self.notes_of = Notes(rl.rewards, draft.folder, resume=resume)
         self.seconds: dict[str, float] = {}
 
     def _objective(self, micro_batch: int, precision: str) -> Objective:
@@ -170,7 +170,7 @@ class RLStage:
     def _draw(self, update: int, crystals: FlatCrystals, rewards: list[float]) -> None:
         every = self.config.rl.pictures_every
         if self.rank == 0 and every and update % every == 0:
-            draw_best(crystals, rewards, self.folder / PICTURES / f"update-{update:06d}.png")
+            draw_best(crystals, rewards, self.draft.path / PICTURES / f"update-{update:06d}.png")
 
     def loss(self, model: nn.Module, draw: Piece) -> dict[str, Tensor]:
         """See ``Stage``."""

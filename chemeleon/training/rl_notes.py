@@ -80,7 +80,7 @@ class Notes:
             folder: of the run.
             resume: its metrics are those of this run.
         """
-        self.configs, self.folder = configs, folder
+        self.configs = configs
         self.first = first_elements(folder) if resume else None
         self.pending: dict[str, Any] | None = None
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chemeleon.checkpoints.store import write_text
 from chemeleon.config.schema import RLTrainConfig
 from chemeleon.evaluation.charts import Frame, number, svg, ticks
 from chemeleon.evaluation.page import Section, definition_list, escape, page, table
+from chemeleon.storage import write_text
 from chemeleon.training.rl_notes import PICTURES
 from chemeleon.training.tracking import read_metrics
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from chemeleon.checkpoints.store import write_model
 from chemeleon.config.schema import StageConfig, TrainerConfig
 from chemeleon.errors import TrainingError
+from chemeleon.storage import Draft
 from chemeleon.training import state
 from chemeleon.training.graphs import Compiler, GraphedBackward
 from chemeleon.training.schedule import LearningRate, total_steps
@@ -79,13 +80,13 @@ class Run:
         self,
         stage: Stage,
         config: StageConfig,
-        folder: Path,
+        draft: Draft,
         accelerator: Accelerator,
         console: Console,
         *,
         resume: bool,
     ) -> None:
-        self.stage, self.config, self.folder = stage, config, folder
+        self.stage, self.config, self.draft = stage, config, draft
         self.accelerator = accelerator
         trainer, optim = config.trainer, config.optim
         trained = [p for p in stage.model.parameters() if p.requires_grad]
@@ -117,7 +118,8 @@ class Run:
         self.schedule = LearningRate(optim, self.end)
         self.at = state.Counters(steps_per_epoch=stage.steps_per_epoch())
         if resume:
-            self.at = state.load(folder, self.weights, self.optimizer, self.average, self.schedule)
+            kept = (self.weights, self.optimizer, self.average, self.schedule)
+            self.at = state.load(self.folder, *kept)
             if accelerator.scaler is not None and self.at.scaler:
                 accelerator.scaler.load_state_dict(self.at.scaler)
             self._fit_epoch(console)
@@ -128,6 +130,11 @@ class Run:
         self.rows: list[Tensor] = []  # terms and gradient norm of the steps not read yet
         self.started = self.saved_at = self.logged_at = time.monotonic()
         self.seen = 0
+
+    @property
+    def folder(self) -> Path:
+        """The run folder; what is written goes to ``draft.path``, which becomes that."""
+        return self.draft.folder
 
     def _fit_epoch(self, console: Console) -> None:
         """Go on with the next epoch if epochs have another length than when the run was saved."""
@@ -163,7 +170,7 @@ class Run:
         """Open the trackers; the earlier run's numbers are replaced or gone on with from here."""
         start_trackers(self.accelerator, self.config, self.folder, self.console)
         self.tracker = Tracker(
-            self.folder,
+            self.draft,
             self.accelerator,
             self.end,
             self.console,
@@ -329,23 +336,26 @@ class Run:
         if self.accelerator.is_main_process:
             kind, content, tensors = self.stage.export()
             trained = {"steps": self.at.step, "epochs": self.at.epoch, "metrics": self.at.metrics}
-            write_model(self.folder / name, kind, {**content, "trained": trained}, tensors)
+            write_model(self.draft.path / name, kind, {**content, "trained": trained}, tensors)
             if name == "last" == self.config.trainer.keep:  # of a run that kept the best before
-                shutil.rmtree(self.folder / "best", ignore_errors=True)
+                shutil.rmtree(self.draft.path / "best", ignore_errors=True)
 
     def save(self) -> None:
-        """Write the state that resuming needs."""
+        """Write the state that resuming needs; the first one takes an earlier run's place."""
+        if not (self.written or self.resumed):
+            self.export("last")  # a run that can be resumed has a model
         if self.accelerator.is_main_process:
             if self.accelerator.scaler is not None:
                 self.at.scaler = self.accelerator.scaler.state_dict()
             state.save(
-                self.folder,
+                self.draft.path,
                 self.at,
                 self.weights,
                 self.optimizer,
                 self.average,
                 self.schedule,
             )
+            self.draft.commit()
         self.saved_at = time.monotonic()
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from chemeleon.checkpoints.store import write_text
 from chemeleon.config.schema import PredictTrainConfig
 from chemeleon.data.dataset import SPLITS
 from chemeleon.errors import DataError
 from chemeleon.evaluation.regression import Parity, parity_plot, scores
 from chemeleon.models.predictor import Predictor
+from chemeleon.storage import write_text
 from chemeleon.training.predictor import load_targets
 
 SCORES, PLOT = "scores.json", "parity.png"

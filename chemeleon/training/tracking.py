@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from chemeleon.checkpoints.store import write_text
 from chemeleon.config.schema import StageConfig, TrainerConfig
 from chemeleon.errors import ConfigError
+from chemeleon.storage import Draft, write_text
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -102,13 +102,13 @@ class Tracker:
 
     def __init__(
         self,
-        run: Path,
+        draft: Draft,
         accelerator: Accelerator,
         total: int | None,
         console: Console,
         resume_step: int | None,
     ) -> None:
-        self.path, self.accelerator, self.console = run / METRICS, accelerator, console
+        self.draft, self.accelerator, self.console = draft, accelerator, console
         self.main = accelerator.is_main_process
         if self.main:
             self._forget_after(resume_step)
@@ -123,9 +123,14 @@ class Tracker:
             disable=not (self.main and console.is_terminal),
         )
         self.task = self.progress.add_task(
-            run.name, total=total, completed=resume_step or 0, loss=math.nan, rate=0.0
+            draft.folder.name, total=total, completed=resume_step or 0, loss=math.nan, rate=0.0
         )
         self.progress.start()
+
+    @property
+    def path(self) -> Path:
+        """The file of numbers, which moves with the run."""
+        return self.draft.path / METRICS
 
     def _forget_after(self, step: int | None) -> None:
         """Drop lines that the resumed run will write again, and a line cut short by a kill."""

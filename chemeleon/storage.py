@@ -1,0 +1,325 @@
+"""Results on disk: a new one takes the place of the old one whole, and one command writes.
+
+What a command makes grows in a hidden folder beside the old result, and takes its place at the end
+by renaming. A command that is killed on the way leaves the old result as it was; one that is killed
+while names change has left all that is needed to finish, which the next reader or writer does
+(`settle`). So no result is ever mixed of two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+
+from chemeleon.errors import ConfigError
+
+MODEL_PARTS = ("config.yaml", "model.safetensors")
+RUN_PARTS = (
+    "config.yaml",
+    "metrics.jsonl",
+    "state.safetensors",
+    "best",
+    "last",
+    "init",
+    "scores.json",
+    "parity.png",
+    "pictures",
+    "report.html",
+)
+SAMPLE_PARTS = (
+    "manifest.json",
+    "cif",
+    "structures.extxyz",
+    "structures.json.gz",
+    "contact_sheet.png",
+    "evaluation",
+)
+_MODELS = ("best", "last", "init")  # of a run: model folders, written as such
+REPORT_PARTS = ("summary.json", "crystals.csv", "cif", "report.html", "figures", "relaxed.extxyz")
+SET_PARTS = ("train.csv.gz", "val.csv.gz", "test.csv.gz", "report.json")
+
+# hidden names: a result in the making, one that is complete, one that is taking its place
+_MAKING, _READY, _PLACING = ".making-", ".ready", ".placing"
+_LOCK, _OWNER = ".lock", ".lock-owner"
+_NEW, _OLD, _PARTS = "new", "old", "parts.json"
+_BESIDE = re.compile(r"\..+\.\d+\.tmp")
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file beside ``path``, then put it in place in one step.
+
+    Raises:
+        OSError: naming ``path``, which is then as it was.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _named(path, beside, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.touch()
+            mode = beside.stat().st_mode
+            write(beside)
+            beside.chmod(mode)  # safetensors writes for the owner alone
+            with beside.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            beside.replace(path)
+            _sync(path.parent)
+        finally:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file in one step."""
+    write_atomically(path, lambda beside: _write_text(beside, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _named(default: Path, hidden: Path, shown: Path) -> Iterator[None]:
+    """Have errors of the disk name what the user knows: not nothing, and nothing hidden."""
+    try:
+        yield
+    except OSError as error:
+        _name(error, default, hidden, shown)
+        raise
+
+
+def _name(error: OSError, default: Path, hidden: Path, shown: Path) -> None:
+    if isinstance(error.filename, str | os.PathLike):
+        path = Path(error.filename)
+        if path == hidden or hidden in path.parents:
+            error.filename = str(shown / path.relative_to(hidden))
+    elif error.errno is not None:
+        error.filename = str(default)
+
+
+def refuse_existing(folder: Path, parts: Sequence[str], overwrite: bool, remedy: str) -> None:
+    """Raise ConfigError if the folder holds any of ``parts`` and they may not be replaced."""
+    settle(folder)
+    present = [part for part in parts if (folder / part).exists()]
+    if present and not overwrite:
+        raise ConfigError(
+            f"{folder} already holds {', '.join(present)}: {remedy}, or replace it with --overwrite"
+        )
+
+
+def is_ours(name: str) -> bool:
+    """Tell the hidden files and folders of this module from those of a user."""
+    known = (_READY, _PLACING, _LOCK, _OWNER)
+    return name in known or name.startswith(_MAKING) or _BESIDE.fullmatch(name) is not None
+
+
+class Draft:
+    """A result in the making, beside the one whose place it takes with `commit`.
+
+    Attributes:
+        folder: where the result belongs.
+        parts: names of all files and folders of such a result; what else is there stays.
+        path: where to write to: a hidden folder from `begin` to `commit`, else ``folder``.
+    """
+
+    def __init__(self, folder: Path, parts: Sequence[str]) -> None:
+        self.folder, self.parts = folder, tuple(parts)
+        self.path = folder
+        self._making: Path | None = None
+
+    def replaces(self) -> bool:
+        """Tell whether there is an earlier result, or some of one."""
+        return any((self.folder / part).exists() for part in self.parts)
+
+    def begin(self) -> None:
+        """Make the hidden folder, with all that taking its place will need."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._making = Path(tempfile.mkdtemp(prefix=_MAKING, dir=self.folder))
+        (self._making / _OLD).mkdir()
+        (self._making / _NEW).mkdir()
+        self.path = self._making / _NEW
+        (self._making / _PARTS).write_text(json.dumps(self.parts), encoding="utf-8")
+
+    def commit(self) -> None:
+        """Take the place of the earlier result; nothing is done twice."""
+        if self._making is not None:
+            self._making.rename(self.folder / _READY)
+            self._making, self.path = None, self.folder
+            _take_place(self.folder)
+
+    def __enter__(self) -> Draft:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._making is None:
+            return
+        hidden, self._making, self.path = self.path, None, self.folder
+        shutil.rmtree(hidden.parent, ignore_errors=True)
+        if isinstance(error, OSError):
+            _name(error, self.folder, hidden, self.folder)
+
+
+def _take_place(folder: Path) -> None:
+    """Move the old parts out and the new ones in.
+
+    It may be called again wherever it was cut off, and by two processes at once: a name is moved by
+    the one or the other, and none is moved out once new ones are coming in, as its goal is gone.
+    """
+    ready, placing = folder / _READY, folder / _PLACING
+    if ready.is_dir() and not ready.is_symlink():
+        with suppress(FileNotFoundError):
+            for part in json.loads((ready / _PARTS).read_text(encoding="utf-8")):
+                if part == Path(part).name and os.path.lexists(folder / part):
+                    _move(folder / part, ready / _OLD / part)
+        _move(ready, placing)
+    if placing.is_dir() and not placing.is_symlink():
+        with suppress(FileNotFoundError):
+            for item in list((placing / _NEW).iterdir()):
+                _move(item, folder / item.name)
+        _sync(folder)
+        shutil.rmtree(placing, ignore_errors=True)
+
+
+def _move(path: Path, goal: Path) -> None:
+    with suppress(FileNotFoundError):
+        path.rename(goal)
+
+
+def settle(folder: Path) -> None:
+    """Finish what a command had begun that was killed while its result took its place.
+
+    Call it before a result is read; where nobody was killed it costs two questions to the disk.
+    """
+    if (folder / _READY).is_dir() or (folder / _PLACING).is_dir():
+        with suppress(OSError, ValueError, TypeError):  # on a read-only disk nothing is finished
+            _take_place(folder)
+
+
+@contextmanager
+def hold(target: Path, parts: Sequence[str] = (), *, wait: bool = False) -> Iterator[None]:
+    """Keep other commands from writing to a folder, or to a file, meanwhile.
+
+    What a killed command left is removed. The lock is the kernel's, so that of a dead process is
+    none.
+
+    Args:
+        target: a folder, made if it is missing; a file if there are no ``parts``.
+        parts: names that the result in the folder has.
+        wait: until the other command is done, instead of an error.
+
+    Raises:
+        ConfigError: naming the process that writes there.
+        OSError: naming the folder, if it cannot be written to.
+    """
+    folder = target if parts else target.parent
+    lock = folder / (_LOCK if parts else f".{target.name}{_LOCK}")
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    with _named(folder, lock, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(lock, str(target), wait):
+            _sweep(target, parts)
+            yield
+    finally:
+        with suppress(OSError):  # not empty, as something has been written
+            for path in new:
+                path.rmdir()
+
+
+@contextmanager
+def replacing(
+    folder: Path, parts: Sequence[str], overwrite: bool, remedy: str = "name another -o"
+) -> Iterator[Path]:
+    """Hold a folder and give an empty one, whose content takes the place of ``parts`` at the end.
+
+    Raises:
+        ConfigError: if the folder holds any of ``parts`` and may not be overwritten, or if another
+            command writes to it.
+        OSError: naming a path in the folder, if the disk is full or cannot be written to; the
+            earlier result is then as it was.
+    """
+    refuse_existing(folder, parts, overwrite, remedy)
+    with hold(folder, parts):
+        refuse_existing(folder, parts, overwrite, remedy)  # of one that has ended meanwhile
+        draft = Draft(folder, parts)
+        with _named(folder, folder / _LOCK, folder):
+            draft.begin()
+        with draft:
+            yield draft.path
+            draft.commit()
+
+
+@contextmanager
+def _locked(lock: Path, target: str, wait: bool) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    owner = lock.with_name(lock.name.replace(_LOCK, _OWNER))
+    held = FileLock(lock, timeout=-1 if wait else 0, mode=0o666)
+    try:
+        with _named(lock.parent, lock, lock.parent):
+            held.acquire()
+    except Timeout:
+        raise ConfigError(
+            f"{target} is being written to by {_owner(owner)}: wait for it, or name another folder"
+        ) from None
+    try:
+        with suppress(OSError):  # only for the message
+            command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
+            since = datetime.now().astimezone().isoformat(timespec="seconds")
+            words = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+            owner.write_text(json.dumps({**words, "command": command}), encoding="utf-8")
+        yield
+    finally:
+        with suppress(OSError):
+            owner.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+        held.release()
+
+
+def _owner(note: Path) -> str:
+    try:
+        said = json.loads(note.read_text(encoding="utf-8"))
+        place = f"process {said['pid']} on {said['host']} since {said['since']}"
+        return f"{place} (`{said['command']}`)"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another command"
+
+
+def _sweep(target: Path, parts: Sequence[str]) -> None:
+    """Remove what killed commands left of a result; its lock must be held."""
+    if not parts:
+        for path in target.parent.glob(".*.tmp"):
+            if re.fullmatch(rf"\.{re.escape(target.name)}\.\d+\.tmp", path.name):
+                path.unlink(missing_ok=True)
+        return
+    for folder in (target, *(target / name for name in _MODELS if name in parts)):
+        settle(folder)
+        for path in list(folder.iterdir()) if folder.is_dir() else ():
+            if path.is_dir() and not path.is_symlink():
+                if path.name.startswith(_MAKING) or path.name in (".making", _READY, _PLACING):
+                    shutil.rmtree(path)
+            elif _BESIDE.fullmatch(path.name):
+                path.unlink()

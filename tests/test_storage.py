@@ -1,0 +1,232 @@
+"""Results on disk: replaced whole or not at all, and by one command at a time."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from chemeleon.errors import ConfigError
+from chemeleon.storage import (
+    RUN_PARTS,
+    SAMPLE_PARTS,
+    Draft,
+    hold,
+    is_ours,
+    replacing,
+    settle,
+    write_atomically,
+    write_text,
+)
+
+PARTS = ("a", "b", "folder")
+OLD = {"a": "old", "folder/x": "old", "folder/y": "old", "mine.txt": "kept"}
+NEW = {"b": "new", "folder/y": "new", "mine.txt": "kept"}
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {
+        p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> Path:
+    return earlier(tmp_path / "out")
+
+
+def earlier(folder: Path) -> Path:
+    """Make a folder with an earlier result, and a file of the user's."""
+    for name, text in OLD.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def replace(folder: Path) -> None:
+    with replacing(folder, PARTS, True) as draft:
+        for name, text in NEW.items():
+            if name != "mine.txt":
+                (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                (draft / name).write_text(text)
+
+
+def killed(work: Callable[[], None]) -> int:
+    """Do work in a process of its own; return its exit code, negative for a signal."""
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join(60)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def test_a_result_takes_the_place_of_the_old_one(result: Path) -> None:
+    replace(result)
+    assert tree(result) == NEW
+    assert sorted(p.name for p in result.iterdir()) == ["b", "folder", "mine.txt"]
+
+
+CALLS = ("rename", "unlink", "rmdir", "mkdir", "open")
+
+
+def test_killed_before_any_step_it_is_the_old_or_the_new_one(tmp_path: Path) -> None:
+    """A process is killed at the first, second, ... of its system calls, until it gets through."""
+    ends, code = [], 1
+    for number in range(1, 100):
+        folder = earlier(tmp_path / f"trial-{number}")
+
+        def work(folder: Path = folder, number: int = number) -> None:
+            count = 0
+
+            def counted(real: Callable[..., object], *words: object, **more: object) -> object:
+                nonlocal count
+                count += 1
+                if count == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*words, **more)
+
+            for name in CALLS:
+                setattr(os, name, partial(counted, getattr(os, name)))
+            replace(folder)
+
+        code = killed(work)
+        settle(folder)
+        content = tree(folder).items()
+        ends.append({name: text for name, text in content if not is_ours(name.split("/")[0])})
+        replace(folder)  # the dead process's lock is none, and nothing of it is left
+        assert tree(folder) == NEW
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+    turn = ends.index(NEW)  # the moment from which the new one counts
+    assert 5 < turn < len(ends) - 5, (turn, len(ends))
+    assert ends == [OLD] * turn + [NEW] * (len(ends) - turn)
+
+
+def test_an_error_leaves_the_old_result_and_nothing_else(result: Path) -> None:
+    def fail(folder: Path, overwrite: bool) -> None:
+        with replacing(folder, PARTS, overwrite) as draft:
+            (draft / "a").write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail(result, True)
+    assert tree(result) == OLD
+    with pytest.raises(ConfigError, match=r"out already holds a, folder: name another -o, or rep"):
+        fail(result, False)
+    with pytest.raises(ZeroDivisionError):
+        fail(result.parent / "new" / "one", False)
+    assert not (result.parent / "new").exists()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_errors_of_the_disk_name_the_place_that_the_user_knows(result: Path, named: bool) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *((str(path),) if named else ()))
+
+    def fill(folder: Path) -> None:
+        with replacing(folder, PARTS, True) as draft:
+            full(draft / "folder" / "x")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        fill(result)
+    assert caught.value.filename == str(result / "folder" / "x" if named else result)
+    assert tree(result) == OLD
+
+    def fail(beside: Path) -> None:
+        beside.write_text("half")
+        full(beside)
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_atomically(result / "a", fail)
+    assert caught.value.filename == str(result / "a")
+    assert tree(result) == OLD
+
+
+def test_a_second_command_says_who_holds_a_folder(result: Path) -> None:
+    code = (
+        "import sys, pathlib; from chemeleon.storage import hold, RUN_PARTS\n"
+        "with hold(pathlib.Path(sys.argv[1]), RUN_PARTS): print('held', flush=True); input()"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", code, str(result)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert first.stdout is not None
+    assert first.stdout.readline() == b"held\n"
+    said = rf"out is being written to by process {first.pid} on \S+ since \S+ \(`-c .*`\): wait"
+    for parts in (RUN_PARTS, SAMPLE_PARTS):  # of another kind, too
+        with pytest.raises(ConfigError, match=said), hold(result, parts):
+            pass
+    first.kill()
+    first.wait()
+    assert (result / ".lock").exists()
+    with hold(result, RUN_PARTS):  # the lock of a dead process is none
+        pass
+    assert tree(result) == OLD
+
+
+def test_a_file_is_held_too_and_what_was_killed_is_swept(tmp_path: Path) -> None:
+    target = tmp_path / "hull.json"
+    others = [".hull.json.7.tmp.x", ".other.json.12.tmp", "hull.json.12.tmp"]
+    for name in (".hull.json.123.tmp", *others):
+        (tmp_path / name).write_text("left")
+    with hold(target):
+        with pytest.raises(ConfigError, match=r"hull\.json is being written to by"), hold(target):
+            pass
+        write_text(target, "{}")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, "hull.json"])
+
+
+def test_leftovers_are_removed_and_what_is_the_users_is_not(result: Path) -> None:
+    (result / ".making" / "cif").mkdir(parents=True)  # of an earlier version
+    (result / ".making-abc" / "new").mkdir(parents=True)
+    (result / ".a.99.tmp").write_text("left")
+    (result / ".hidden").write_text("mine")
+    link = result / ".making-link"
+    link.symlink_to(result / "folder")
+    with hold(result, PARTS):
+        pass
+    assert tree(result) == {**OLD, ".hidden": "mine"}
+    link.unlink()
+
+
+def test_a_hostile_folder_moves_nothing_from_elsewhere(tmp_path: Path) -> None:
+    home, folder = tmp_path / "home", tmp_path / "model"
+    (home / "new").mkdir(parents=True)
+    (home / "new" / "key").write_text("secret")
+    folder.mkdir()
+    for name in (".ready", ".placing"):
+        (folder / name).symlink_to(home)
+    settle(folder)
+    assert (home / "new" / "key").read_text() == "secret"
+    (folder / ".ready").unlink()
+    (folder / ".ready" / "old").mkdir(parents=True)
+    (folder / ".ready" / "parts.json").write_text(json.dumps(["../home", "/etc", 3, "..", ""]))
+    settle(folder)
+    assert (home / "new" / "key").read_text() == "secret"
+
+
+def test_a_draft_is_where_the_folder_is_before_and_after(tmp_path: Path) -> None:
+    draft = Draft(tmp_path, RUN_PARTS)
+    assert draft.path == tmp_path
+    assert not draft.replaces()
+    (tmp_path / "config.yaml").write_text("old")
+    assert draft.replaces()
+    with draft:
+        draft.begin()
+        (draft.path / "config.yaml").write_text("new")
+        assert (tmp_path / "config.yaml").read_text() == "old"
+        draft.commit()
+        assert draft.path == tmp_path
+        draft.commit()
+    assert (tmp_path / "config.yaml").read_text() == "new"
+    assert len(list(tmp_path.iterdir())) == 1
