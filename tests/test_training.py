@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,7 +165,7 @@ def test_ten_kills_at_random_moments_change_nothing(tmp_path):
     assert_same_run(tmp_path / "whole", folder)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path):
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path, tiny_vae):
     from chemeleon.training.vae import VAEStage
 
     loss = VAEStage.loss
@@ -178,18 +179,27 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path):
         seen.append([p.detach().clone() for p in stage.model.parameters()])
         return terms
 
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_vae, folder)
+    words = [*TINY_VAE, "trainer.max_steps=9"]
     VAEStage.loss = poisoned
     try:
         with pytest.raises(TrainingError, match=r"step 3: loss, angles, the gradient norm"):
-            api.vae_train("demo/dng", [*TINY_VAE, "trainer.max_steps=9"], output=tmp_path / "r")
+            api.vae_train("demo/dng", words, output=folder, overwrite=True)
     finally:
         VAEStage.loss = loss
     assert len(seen) == 4
+    # nothing was saved that could take the earlier run's place
+    files = {p.relative_to(folder) for p in folder.rglob("*")}
+    assert files == {p.relative_to(tiny_vae) for p in tiny_vae.rglob("*")}
+    assert all(
+        (folder / name).read_bytes() == (tiny_vae / name).read_bytes()
+        for name in files
+        if (folder / name).is_file()
+    )
 
 
 def test_an_earlier_run_is_kept_unless_told(tmp_path, tiny_vae):
-    import shutil
-
     folder = tmp_path / "run"
     shutil.copytree(tiny_vae, folder)
     before = (folder / "state.safetensors").read_bytes()
