@@ -108,8 +108,9 @@ def _named(default: Path, hidden: Path, shown: Path) -> Iterator[None]:
 
 def _name(error: OSError, default: Path, hidden: Path, shown: Path) -> None:
     if isinstance(error.filename, str | os.PathLike):
-        path = Path(error.filename)
-        if path == hidden or hidden in path.parents:
+        # absolute, as filelock and tempfile name files
+        path, hidden = Path(error.filename).absolute(), hidden.absolute()
+        if path.is_relative_to(hidden):
             error.filename = str(shown / path.relative_to(hidden))
     elif error.errno is not None:
         error.filename = str(default)
@@ -120,9 +121,10 @@ def refuse_existing(folder: Path, parts: Sequence[str], overwrite: bool, remedy:
     settle(folder)
     present = [part for part in parts if (folder / part).exists()]
     if present and not overwrite:
-        raise ConfigError(
-            f"{folder} already holds {', '.join(present)}: {remedy}, or replace it with --overwrite"
-        )
+        what = f"{folder} already holds {', '.join(present)}"
+        if len(parts) == 1:
+            what = f"{folder / parts[0]} exists already"
+        raise ConfigError(f"{what}: {remedy}, or replace it with --overwrite")
 
 
 def is_ours(name: str) -> bool:
@@ -240,7 +242,7 @@ def hold(target: Path, parts: Sequence[str] = (), *, wait: bool = False) -> Iter
     with _named(folder, lock, folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _locked(lock, str(target), wait):
+        with _locked(lock, target, wait):
             _sweep(target, parts)
             yield
     finally:
@@ -273,13 +275,13 @@ def replacing(
 
 
 @contextmanager
-def _locked(lock: Path, target: str, wait: bool) -> Iterator[None]:
+def _locked(lock: Path, target: Path, wait: bool) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     owner = lock.with_name(lock.name.replace(_LOCK, _OWNER))
     held = FileLock(lock, timeout=-1 if wait else 0, mode=0o666)
     try:
-        with _named(lock.parent, lock, lock.parent):
+        with _named(target, lock, target):
             held.acquire()
     except Timeout:
         raise ConfigError(
