@@ -152,9 +152,13 @@ class Draft:
         return any((self.folder / part).exists() for part in self.parts)
 
     def begin(self) -> None:
-        """Make the hidden folder, with all that taking its place will need."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._making = Path(tempfile.mkdtemp(prefix=_MAKING, dir=self.folder))
+        """Make the hidden folder, with all that taking its place will need; within ``with``."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._making = Path(tempfile.mkdtemp(prefix=_MAKING, dir=self.folder))
+        except OSError as error:
+            error.filename = str(self.folder)
+            raise
         (self._making / _OLD).mkdir()
         (self._making / _NEW).mkdir()
         self.path = self._making / _NEW
@@ -178,10 +182,11 @@ class Draft:
     ) -> None:
         if self._making is None:
             return
-        hidden, self._making, self.path = self.path, None, self.folder
-        shutil.rmtree(hidden.parent, ignore_errors=True)
+        making, self._making, self.path = self._making, None, self.folder
+        shutil.rmtree(making, ignore_errors=True)
         if isinstance(error, OSError):
-            _name(error, self.folder, hidden, self.folder)
+            _name(error, self.folder, making / _NEW, self.folder)
+            _name(error, self.folder, making, self.folder)
 
 
 def _take_place(folder: Path) -> None:
@@ -266,10 +271,8 @@ def replacing(
     refuse_existing(folder, parts, overwrite, remedy)
     with hold(folder, parts):
         refuse_existing(folder, parts, overwrite, remedy)  # of one that has ended meanwhile
-        draft = Draft(folder, parts)
-        with _named(folder, folder / _LOCK, folder):
+        with Draft(folder, parts) as draft:
             draft.begin()
-        with draft:
             yield draft.path
             draft.commit()
 

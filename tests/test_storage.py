@@ -230,3 +230,26 @@ def test_a_draft_is_where_the_folder_is_before_and_after(tmp_path: Path) -> None
         draft.commit()
     assert (tmp_path / "config.yaml").read_text() == "new"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("call", ["mkdir", "write_text"])
+def test_a_disk_without_room_for_a_draft(
+    result: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    real, count = getattr(Path, call), 0
+
+    def full(path: Path, *words: object, **more: object) -> object:
+        nonlocal count
+        if ".making-" in str(path):
+            count += 1
+            if count == 2 or call == "write_text":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return real(path, *words, **more)
+
+    monkeypatch.setattr(Path, call, full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        replace(result)
+    monkeypatch.undo()
+    assert str(caught.value.filename).startswith(str(result))
+    assert ".making" not in caught.value.filename
+    assert tree(result) == OLD
