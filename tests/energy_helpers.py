@@ -18,10 +18,17 @@ from chemeleon.energy.hull_crystals import compositions_of
 MP = DataConfig.model_validate({"name": "mp"})
 
 
+# written down, as pymatgen takes a second each time to make the operations of Fm-3m
 def rocksalt(a: float = 5.69, cation: str = "Na", anion: str = "Cl") -> Structure:
-    sites = [[0, 0, 0], [0.5, 0.5, 0.5]]
-    cubic = Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [cation, anion], sites)
-    return cubic.get_primitive_structure()
+    """The primitive cell."""
+    cell = a / 2 * (np.ones((3, 3)) - np.eye(3))
+    return Structure(Lattice(cell), [cation, anion], [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+
+def rocksalt_cube(a: float = 5.64, cation: str = "Na", anion: str = "Cl") -> Structure:
+    """The conventional cell of eight atoms."""
+    faces = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    return Structure(Lattice.cubic(a), [cation] * 4 + [anion] * 4, [*faces, *(faces + 0.5) % 1])
 
 
 def various() -> list[Structure]:

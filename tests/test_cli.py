@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from chemeleon.cli.app import app
+from chemeleon.cli.app import app, main
 from chemeleon.version import __version__
 
 runner = CliRunner()
@@ -45,26 +44,24 @@ def test_help_is_quick_and_imports_nothing_heavy():
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        command = [sys.executable, "-m", "chemeleon", "--help"]
-        subprocess.run(command, check=True, capture_output=True)
-        times.append(time.perf_counter() - start)
-    bare = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import typer.rich_utils, typer.main"], check=True)
-    bare = time.perf_counter() - bare
-    # 0.3 s on an idle machine; a loaded one is slow to start anything
-    assert statistics.median(times) < max(0.3, 2 * bare)
+    ours, bare = [], []
+    for _ in range(4):  # in turns, as a machine is slower at times
+        ours.append(seconds("-m", "chemeleon", "--help"))
+        bare.append(seconds("-c", "import typer.rich_utils, typer.main"))
+    # of the processor, so that others who work do not count; 0.3 s on an idle machine
+    assert min(ours) < max(0.3, 2 * min(bare))
+
+
+def seconds(*words: str) -> float:
+    """Return what a fresh Python takes of the processor."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *words], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_version():
     assert runner.invoke(app, ["--version"]).output.strip() == f"chemeleon {__version__}"
-
-
-def run(*words: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "chemeleon", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
@@ -78,16 +75,28 @@ def run(*words: str) -> subprocess.CompletedProcess:
         (["data", "describe", "mp_200"], "did you mean 'mp_20'"),
     ],
 )
-def test_errors_are_words_on_stderr_with_exit_code_two(words, text):
-    result = run(*words)
-    assert result.returncode == 2
-    assert text in result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stdout == ""
+def test_errors_are_words_on_stderr_with_exit_code_two(words, text, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["chemeleon", *words])
+    monkeypatch.setenv("SPGLIB_WARNING", "OFF")  # as `main` does, which nobody would undo
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert ended.value.code == 2
+    assert text in said.err
+    assert "Traceback" not in said.err
+    assert said.out == ""
 
 
 def test_debug_shows_the_traceback():
-    assert "Traceback" in run("--debug", "sample", "--model", "nowhere").stderr
+    def run(*words: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "chemeleon", *words, "sample", "--model", "nowhere"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    plain = run()
+    assert (plain.returncode, plain.stdout) == (2, "")
+    assert "chemeleon ldm train" in plain.stderr
+    assert "Traceback" not in plain.stderr
+    assert "Traceback" in run("--debug").stderr
 
 
 def test_show_config_names_who_set_each_key():

@@ -12,6 +12,7 @@ import pytest
 import torch
 import typer
 from conftest import TINY_LDM, TINY_VAE
+from energy_helpers import rocksalt, rocksalt_cube
 from test_ordering import split
 
 import chemeleon
@@ -150,7 +151,7 @@ def test_a_model_of_four_crystals_gives_them_back(tmp_path, monkeypatch):
     from pymatgen.core import Lattice, Structure
 
     four = [
-        Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0] * 3, [0.5] * 3]),
+        rocksalt(5.64),
         Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0] * 3, [0.5] * 3]),
         Structure(
             Lattice.cubic(3.9),
@@ -163,7 +164,6 @@ def test_a_model_of_four_crystals_gives_them_back(tmp_path, monkeypatch):
             [[0] * 3, [0.5] * 3, [0.3, 0.3, 0], [0.7, 0.7, 0], [0.2, 0.8, 0.5], [0.8, 0.2, 0.5]],
         ),
     ]
-    four[0] = four[0].get_primitive_structure()
     for name, times in (("train", 4), ("val", 1)):
         rows = [f'{name}-{i},"{s.to(fmt="cif")}"' for i, s in enumerate(four * times)]
         (tmp_path / "four").mkdir(exist_ok=True)
@@ -270,11 +270,8 @@ def test_conditions_of_candidates_go_where_they_go(csp_vae, tmp_path):
 
 def test_candidates_are_ranked_by_energy_if_chgnet_is_there(pipeline):
     pytest.importorskip("chgnet")
-    from pymatgen.core import Lattice, Structure
 
-    good = Structure.from_spacegroup(
-        "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0] * 3, [0.5] * 3]
-    )
+    good = rocksalt_cube()
     bad = good.copy().apply_strain(-0.2, inplace=False)
     scorer = make_scorer("auto", pipeline)
     assert scorer is not None

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY_LDM, TINY_VAE
+from rl_helpers import train
 from test_training import metrics
+from typer.testing import CliRunner
 
 from chemeleon import api
 from chemeleon.checkpoints.store import find_model, read_state, read_tensors
+from chemeleon.cli.app import app
+
+PRESETS = {"vae": "demo/dng", "ldm": "demo/null"}
+HALF = "data.batch_size=16"
 
 
 def free_port() -> int:
@@ -30,26 +39,47 @@ def launcher() -> list[str]:
     return [*command, "--num_cpu_threads_per_process", "1"]
 
 
-def launch(stage: str, preset: str, folder: Path, words: list[str]) -> str:
-    command = launcher()
-    command += ["-m", "chemeleon", stage, "train", "--preset", preset, "-o", str(folder), *words]
+def training(stage: str, vae: Path) -> list[str]:
+    """Return settings of a few steps."""
+    words = {"vae": TINY_VAE, "ldm": [*TINY_LDM, f"ldm.vae_ckpt_path={vae}"]}[stage]
+    words = [*words, "trainer.max_steps=6", "optim.warmup_steps=0", "optim.schedule=constant"]
+    return [*words, "trainer.val_every_steps=3", "optim.lr=1e-4"]
 
+
+TUNING = ["trainer.max_epochs=2", "optim.lr=1e-4", "rl.micro_batch=12", "rl.kl_weight=0.0"]
+TUNING += ["rl.drop_flat_groups=true", "rl.entropy_weight=1.0"]
+SAMPLING = ["-n", "9", "--steps", "3", "--seed", "4", "--format", "cif,json"]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, tiny_vae, tiny_ldm) -> Path:
+    """The folder of what two processes did; to start them takes longer than all of their work."""
+    folder = tmp_path_factory.mktemp("two")
+    jobs = {
+        stage: [stage, "train", "--preset", preset, *training(stage, tiny_vae), HALF]
+        for stage, preset in PRESETS.items()
+    }
+    jobs["sample"] = ["sample", "--model", str(tiny_ldm), *SAMPLING]
+    jobs["rl"] = [str(tiny_ldm), *TUNING, "data.batch_size=2"]
+    command = [*launcher(), str(Path(__file__).with_name("two_processes.py"))]
+    command += [str(folder), json.dumps(jobs)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout + done.stderr
+    return folder
 
 
-@pytest.mark.parametrize(("stage", "preset"), [("vae", "demo/dng"), ("ldm", "demo/null")])
-def test_two_processes_equal_one_with_the_doubled_batch(tmp_path, tiny_vae, stage, preset):
-    words = {"vae": TINY_VAE, "ldm": [*TINY_LDM, f"ldm.vae_ckpt_path={tiny_vae}"]}[stage]
-    words = [*words, "trainer.max_steps=6", "optim.warmup_steps=0", "optim.schedule=constant"]
-    words += ["trainer.val_every_steps=3", "optim.lr=1e-4"]
-    said = launch(stage, preset, tmp_path / "two", [*words, "data.batch_size=16"])
-    assert said.count("done after 6 steps") == 1  # only the first process speaks
-    assert "on 2 x cpu" in said
-    train = {"vae": api.vae_train, "ldm": api.ldm_train}[stage]
-    train(preset, [*words, "data.batch_size=32"], output=tmp_path / "one")
-    two, two_counters = read_state(tmp_path / "two")
+def said(two: Path, name: str) -> str:
+    """Return what both processes printed."""
+    return "".join((two / f"{name}.{rank}.txt").read_text() for rank in range(2))
+
+
+@pytest.mark.parametrize(("stage", "preset"), PRESETS.items())
+def test_two_processes_equal_one_with_the_doubled_batch(tmp_path, two, tiny_vae, stage, preset):
+    assert said(two, stage).count("done after 6 steps") == 1  # only the first process speaks
+    assert "on 2 x cpu" in said(two, stage)
+    whole = {"vae": api.vae_train, "ldm": api.ldm_train}[stage]
+    whole(preset, [*training(stage, tiny_vae), "data.batch_size=32"], output=tmp_path / "one")
+    found, two_counters = read_state(two / stage)
     one, one_counters = read_state(tmp_path / "one")
     assert two_counters["step"] == one_counters["step"] == 6
     assert two_counters["best"] == pytest.approx(one_counters["best"], rel=1e-4)
@@ -58,94 +88,46 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path, tiny_vae, stag
             if value.shape == (96,):
                 # the bias of attention keys has no effect, so its gradient is rounding, which Adam
                 # turns into full steps
-                two[name][32:64] = value[32:64]
-            torch.testing.assert_close(two[name], value, rtol=1e-5, atol=1e-5)
-    read_tensors(find_model(tmp_path / "two") / "model.safetensors")
+                found[name][32:64] = value[32:64]
+            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5)
+    read_tensors(find_model(two / stage) / "model.safetensors")
 
 
-def test_both_ranks_end_with_the_same_weights(tmp_path):
-    script = tmp_path / "ranks.py"
-    script.write_text(
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from chemeleon.training import loop\n"
-        "from chemeleon.checkpoints.store import write_tensors\n"
-        "from chemeleon import api\n"
-        "fit = loop.fit\n"
-        "def keep(run):\n"
-        "    fitted = fit(run)\n"
-        "    rank = run.accelerator.process_index\n"
-        "    path = Path(sys.argv[1]) / f'rank{rank}.safetensors'\n"
-        "    write_tensors(path, run.stage.model.state_dict())\n"
-        "    return fitted\n"
-        "from chemeleon.training import launch\n"
-        "launch.fit = keep\n"
-        "api.vae_train('demo/dng', sys.argv[2:], output=Path(sys.argv[1]) / 'run')\n"
-    )
-    command = launcher()
-    command += [str(script), str(tmp_path), *TINY_VAE, "trainer.max_steps=10"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, _ = read_tensors(tmp_path / "rank0.safetensors")
-    second, _ = read_tensors(tmp_path / "rank1.safetensors")
+@pytest.mark.parametrize("stage", PRESETS)
+def test_both_ranks_end_with_the_same_weights(two, stage):
+    first, _ = read_tensors(two / f"{stage}.0.safetensors")
+    second, _ = read_tensors(two / f"{stage}.1.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert len(list((tmp_path / "run").glob("state*"))) == 1  # saved once
+    assert len(list((two / stage).glob("state*"))) == 1  # saved once
 
 
-def test_two_processes_sample_what_one_does(tmp_path, tiny_ldm):
-    import gzip
-    import json
-
-    import numpy as np
-
-    found = {}
-    for name, start in (("two", launcher()), ("one", [sys.executable])):
-        words = ["-m", "chemeleon", "sample", "--model", str(tiny_ldm), "-n", "9", "--steps", "3"]
-        done = subprocess.run(
-            [*start, *words, "-o", str(tmp_path / name), "--seed", "4", "--format", "cif,json"],
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.count("9 crystals,") == 1  # only the first process speaks
-        text = gzip.decompress((tmp_path / name / "structures.json.gz").read_bytes())
-        found[name] = {item["properties"]["material_id"]: item for item in json.loads(text)}
-        assert len(list((tmp_path / name / "cif").glob("*.cif"))) == len(found[name]) > 0
-    assert found["one"].keys() == found["two"].keys()
-    for name, one in found["one"].items():
-        two = found["two"][name]
-        assert [s["species"] for s in one["sites"]] == [s["species"] for s in two["sites"]]
+def test_two_processes_sample_what_one_does(tmp_path, two, tiny_ldm):
+    words = ["sample", "--model", str(tiny_ldm), *SAMPLING, "-o", str(tmp_path / "sample")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    found = []
+    for folder, printed in ((two, said(two, "sample")), (tmp_path, done.stdout)):
+        assert printed.count("9 crystals,") == 1  # only the first process speaks
+        text = gzip.decompress((folder / "sample" / "structures.json.gz").read_bytes())
+        found.append({item["properties"]["material_id"]: item for item in json.loads(text)})
+        assert len(list((folder / "sample" / "cif").glob("*.cif"))) == len(found[-1]) > 0
+    theirs, ours = found
+    assert ours.keys() == theirs.keys()
+    for name, one in ours.items():
+        other = theirs[name]
+        assert [s["species"] for s in one["sites"]] == [s["species"] for s in other["sites"]]
         for key in ("a", "b", "c", "alpha", "beta", "gamma"):
-            np.testing.assert_allclose(one["lattice"][key], two["lattice"][key], rtol=1e-3)
+            np.testing.assert_allclose(one["lattice"][key], other["lattice"][key], rtol=1e-3)
 
 
-def test_two_processes_with_half_the_groups_are_one_with_all(tmp_path, tiny_ldm):
-    from rl_helpers import train
-
-    words = ["trainer.max_epochs=2", "optim.lr=1e-4", "rl.micro_batch=12", "rl.kl_weight=0.0"]
-    words += ["rl.drop_flat_groups=true", "rl.entropy_weight=1.0"]
-    script = tmp_path / "rl.py"
-    script.write_text(
-        "import sys\n"
-        "from pathlib import Path\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from rl_helpers import train\n"
-        "train(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])\n"
-    )
-    two = [str(tmp_path / "two"), str(tiny_ldm), *words, "data.batch_size=2"]
-    done = subprocess.run(
-        [*launcher(), str(script), *two], capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    train(tmp_path / "one", tiny_ldm, *words, "data.batch_size=4")
-    ours, theirs = (metrics(tmp_path / name) for name in ("two", "one"))
+def test_two_processes_with_half_the_groups_are_one_with_all(tmp_path, two, tiny_ldm):
+    train(tmp_path / "one", tiny_ldm, *TUNING, "data.batch_size=4")
+    ours, theirs = metrics(two / "rl"), metrics(tmp_path / "one")
     same = ("rollout/reward", "rollout/share_std", "formulas", "elements", "val/reward")
     for row, other in zip(ours, theirs, strict=True):
         assert {k: row[k] for k in same if k in other} == {k: other[k] for k in same if k in other}
     assert ours[0]["train/grad_norm"] == pytest.approx(theirs[0]["train/grad_norm"], rel=1e-3)
     one, _ = read_state(tmp_path / "one")
-    for name, value in read_state(tmp_path / "two")[0].items():
+    for name, value in read_state(two / "rl")[0].items():
         if name.startswith("weight."):
             torch.testing.assert_close(value, one[name], rtol=1e-3, atol=5e-4)

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from energy_helpers import rocksalt_cube
 from pymatgen.core import Lattice, Structure
 
 from chemeleon.errors import DataError
 from chemeleon.evaluation.draw import contact_sheet, draw_structure, space_group, structure_table
 from chemeleon.evaluation.render import Scene
 
-SALT = Structure.from_spacegroup(
-    "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
-)
+SALT = rocksalt_cube()
 SPINEL = Structure.from_spacegroup(
     "Fd-3m:1", Lattice.cubic(8.08), ["Mg", "Al", "O"],
     [[0, 0, 0], [0.625, 0.625, 0.625], [0.3875, 0.3875, 0.3875]],

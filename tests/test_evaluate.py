@@ -16,20 +16,20 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
+from energy_helpers import rocksalt_cube
 from pymatgen.core import Lattice, Structure
 
 import chemeleon
 from chemeleon.crystals.convert import to_structures
 from chemeleon.crystals.prototypes import demo_crystals
-from chemeleon.errors import ConfigError, DataError
+from chemeleon.errors import ChemeleonError, ConfigError, DataError
 from chemeleon.evaluation.collection import read_collection
 from chemeleon.evaluation.csp import assign, match_targets
 from chemeleon.evaluation.reference import load_reference
 from chemeleon.evaluation.report_data import PackedStructures
 from chemeleon.evaluation.statistics import frechet, mmd, wasserstein, wilson
 
-ROCKSALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"],
-                                     [[0, 0, 0], [0.5] * 3])  # fmt: skip
+ROCKSALT = rocksalt_cube()
 CSCL = Structure.from_spacegroup("Pm-3m", Lattice.cubic(4.11), ["Cs", "Cl"],
                                  [[0, 0, 0], [0.5] * 3])  # fmt: skip
 PEROVSKITE = Structure.from_spacegroup(
@@ -257,23 +257,25 @@ def test_settings_that_cannot_be(options: dict[str, Any], words: str) -> None:
 
 
 def test_command_line(tmp_path: Path, reference: Path) -> None:
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "chemeleon", "evaluate", *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+    from typer.testing import CliRunner
+
+    from chemeleon.cli.app import app
 
     output = tmp_path / "out"
-    done = run(str(reference), "-r", str(reference), "-o", str(output))
+    words = ["evaluate", str(reference), "-r", str(reference)]
+    command = [sys.executable, "-m", "chemeleon", *words, "-o", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Unique and novel" in done.stdout
     assert sorted(p.name for p in (output / "cif").iterdir()) == [
         "00001_perovskite.cif", "00002_salt.cif",
     ]  # fmt: skip
-    again = run(str(reference), "-o", str(output))
-    assert again.returncode == 2
-    assert "--overwrite" in again.stderr
-    missing = run(str(reference), "-r", "mp_2", "-o", str(tmp_path / "other"))
-    assert missing.returncode == 2
-    assert "no file or folder mp_2" in missing.stderr
+    again = CliRunner().invoke(app, [*words, "-o", str(output)]).exception
+    assert isinstance(again, ConfigError)
+    assert "--overwrite" in str(again)
+    missing = CliRunner().invoke(app, [*words, "-r", "mp_2", "-o", str(tmp_path / "x")]).exception
+    assert isinstance(missing, ChemeleonError)
+    assert "no file or folder mp_2" in str(missing)
 
 
 def test_sample_and_judge_in_one_go(tiny_ldm: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from chemeleon.checkpoints import hub
 from chemeleon.checkpoints.store import find_model, read_model
+from chemeleon.cli.app import app
 from chemeleon.config.schema import LDMConfig
 from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import CheckpointError, ConfigError
@@ -76,8 +77,8 @@ def test_several_processes_download_and_import_once(lightning: HubServer, tmp_pa
 def test_sample_from_the_hub_and_again_offline(lightning: HubServer, tmp_path: Path):
     words = ["sample", "--model", "hub:small_ldm", "-n", "2", "--steps", "4", "--num-atoms", "3"]
     one, two = tmp_path / "one", tmp_path / "two"
-    done = run("-m", "chemeleon", *words, "-o", str(one))
-    assert done.returncode == 0, done.stderr
+    online = CliRunner().invoke(app, [*words, "-o", str(one)])
+    assert online.exit_code == 0, online.output
     lightning.shutdown()
     asked = len(lightning.asked)
     done = run("-m", "chemeleon", *words, "-o", str(two), HF_HUB_OFFLINE="1")
@@ -197,8 +198,6 @@ def test_push_is_refused_in_words(server: HubServer, model: CrystalVAE, tmp_path
 
 
 def test_commands(lightning: HubServer, monkeypatch, tmp_path: Path):
-    from chemeleon.cli.app import app
-
     def chemeleon(*words: str) -> str:
         result = CliRunner().invoke(app, list(words), env={"COLUMNS": "120"})
         if result.exception and not isinstance(result.exception, SystemExit):

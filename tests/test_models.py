@@ -280,8 +280,8 @@ def test_four_crystals_are_fitted_to_match_rate_one(tmp_path, head):
         "optim.lr=2e-3",
         "optim.warmup_steps=20",
         "optim.schedule=cosine",
-        "trainer.max_steps=600",
-        "trainer.val_every_steps=600",
+        "trainer.max_steps=300",
+        "trainer.val_every_steps=300",
         "trainer.val_match_samples=4",
     ]
     config = load("vae", "demo/dng", None, words).config

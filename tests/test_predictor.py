@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from energy_helpers import rocksalt_cube
 from pymatgen.core import Lattice, Structure
 from reference import checkpoint
 
@@ -41,9 +42,7 @@ SMALL = [
     "trainer.grad_accumulation=1",
     "data.batch_size=32",
 ]
-ROCK_SALT = Structure.from_spacegroup(
-    "Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0] * 3, [0.5] * 3]
-)
+ROCK_SALT = rocksalt_cube(5.6)
 
 
 def settings(*words: str) -> PredictTrainConfig:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Page, find_browser
+from energy_helpers import rocksalt_cube
 from pymatgen.core import Lattice, Structure
 from report_fixture import FakeReport, make_report
 
@@ -21,9 +22,7 @@ EVIL = "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=
 needs_browser = pytest.mark.skipif(
     find_browser() is None, reason="no Chromium here (apt-get install chromium)"
 )
-SALT = Structure.from_spacegroup(
-    "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
-)
+SALT = rocksalt_cube()
 RUTILE = Structure.from_spacegroup(
     "P4_2/mnm", Lattice.tetragonal(4.59, 2.96), ["Ti", "O"], [[0, 0, 0], [0.305, 0.305, 0]]
 )

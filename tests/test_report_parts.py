@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from energy_helpers import rocksalt_cube
 from pymatgen.core import Lattice, Structure
 from report_fixture import make_report
 
@@ -27,9 +28,7 @@ from chemeleon.evaluation.page import data_block, definition_list
 from chemeleon.evaluation.periodic import place
 from chemeleon.evaluation.picture import picture
 
-SALT = Structure.from_spacegroup(
-    "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
-)
+SALT = rocksalt_cube()
 IRON = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pymatgen.core import Lattice, Structure
+from energy_helpers import rocksalt_cube
 
 from chemeleon.config.presets import load, parse_override
 from chemeleon.config.schema import DataConfig
@@ -231,9 +231,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         writer = csv.writer(file)
         writer.writerow(["material_id", "cif", "gap", "source"])
         for i, (a, x) in enumerate((a, x) for a in ("Li", "Na", "K") for x in ("F", "Cl")):
-            salt = Structure.from_spacegroup(
-                "Fm-3m", Lattice.cubic(4 + i / 5), [a, x], [[0] * 3, [0.5] * 3]
-            )
+            salt = rocksalt_cube(4 + i / 5, a, x)
             writer.writerow([f"m{i}", salt.to(fmt="cif"), i, "dft" if i % 2 else "mp"])
     return path
 
