@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
+import io
 import json
 import zipfile
 from collections.abc import Callable
@@ -16,19 +18,34 @@ ZEROS = bytes(1 << 20)
 FRAME = '1\nLattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:{}\nCs 0 0 0\n'
 
 
-def _zeros(path: Path, megabytes: int) -> None:
-    with gzip.open(path, "wb", compresslevel=9) as file:
+@functools.cache  # to compress so much takes seconds
+def _gzipped(megabytes: int) -> bytes:
+    buffer = io.BytesIO()
+    with gzip.open(buffer, "wb", compresslevel=9) as file:
         for _ in range(megabytes):
             file.write(ZEROS)
+    return buffer.getvalue()
 
 
-def _zip(path: Path, name: str, megabytes: int) -> None:
+def _zeros(path: Path, megabytes: int) -> None:
+    path.write_bytes(_gzipped(megabytes))
+
+
+@functools.cache
+def _zipped(megabytes: int) -> bytes:
+    buffer = io.BytesIO()
     with (
-        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
-        archive.open(name, "w", force_zip64=True) as file,
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("a.xyz", "w", force_zip64=True) as file,
     ):
         for _ in range(megabytes):
             file.write(ZEROS)
+    return buffer.getvalue()
+
+
+def _zip(path: Path, name: str, megabytes: int) -> None:
+    assert len(name) == len("a.xyz")  # it can then be renamed in place
+    path.write_bytes(_zipped(megabytes).replace(b"a.xyz", name.encode()))
 
 
 def _nested(path: Path) -> None:
