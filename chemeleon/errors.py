@@ -1,9 +1,13 @@
-"""The errors that a user can cause and cure; the command line prints them without a traceback."""
+"""The errors that a user can cause and cure; the command line prints them without a traceback.
+
+Their words may hold what a file said, so this module also makes text of any origin printable.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from contextlib import suppress
 
 
 class ChemeleonError(Exception):
@@ -34,3 +38,21 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` for the closest known name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def printable(text: str) -> str:
+    """Return text of any origin on one line, with what is no letter, mark or space as escapes.
+
+    So nothing in it moves the cursor of a terminal, turns the direction of writing or ends a line;
+    bytes of a file name that are not UTF-8 show as ``\\xff``.
+    """
+    if text.isprintable():
+        return text
+    with suppress(UnicodeEncodeError):  # half of a pair, which no file name has
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def visible(text: str) -> str:
+    """Return text of any origin and many lines as it may go to a terminal, see `printable`."""
+    return "\n".join(map(printable, text.split("\n")))

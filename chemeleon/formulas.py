@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from chemeleon.config.requests import check_request
 from chemeleon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -102,8 +103,6 @@ def of_formulas(
     if len(parsed) < len(formulas):
         twice = Counter(written).most_common(1)[0][0]
         raise ConfigError(f"formula '{twice}' is asked for twice: ask once, for more candidates")
-    if units is not None and (not units or min(units) < 1):
-        raise ConfigError(f"formula units must be positive numbers, got {list(units)}")
     plan = Candidates(None, list(parsed), [], [], count, [])
     for text, atoms in parsed.items():
         for number, candidates in _units(text, atoms, count, units, model, plan.notes).items():
@@ -192,6 +191,7 @@ def of_data(source: str, count: int, on_error: OnError = "few") -> Candidates:
     from chemeleon.data.named import find_set
 
     crystals = find_set(source, "test", on_error=on_error).load().crystals
+    check_request(len(crystals) * count)
     if len(set(crystals.ids)) < len(crystals):
         twice = Counter(crystals.ids).most_common(1)[0][0]
         raise ConfigError(f"{source}: two crystals are called '{twice}', so samples cannot be told")

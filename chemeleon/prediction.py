@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from chemeleon.data.building import collect, parse_source
 from chemeleon.data.cache import ParsedSet
 from chemeleon.data.names import stem
 from chemeleon.data.sources import Record, has_column
+from chemeleon.data.tables import write_rows
 from chemeleon.errors import DataError
 from chemeleon.models.predictor import Predictor
 from chemeleon.storage import write_atomically
@@ -106,12 +106,12 @@ def write_predictions(path: Path, predictions: Sequence[Prediction], model: Pred
     titles = [f"{n} ({u})" if u else n for n, u in zip(names, units, strict=True)]
 
     def write(beside: Path) -> None:
-        with beside.open("w", newline="", encoding="utf-8") as handle:
-            rows = csv.writer(handle)
-            rows.writerow(["id", "source", *titles, "reason"])
-            for p in predictions:
-                numbers = [f"{p.values[n]:.6g}" if p.values else "" for n in names]
-                rows.writerow([p.id, p.source, *numbers, p.reason or ""])
+        rows = [["id", "source", *titles, "reason"]]
+        for p in predictions:
+            numbers = [f"{p.values[n]:.6g}" if p.values else "" for n in names]
+            rows.append([p.id, p.source, *numbers, p.reason or ""])
+        with beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as handle:
+            write_rows(handle, rows)
 
     write_atomically(path, write)
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from chemeleon.config.requests import MAX_RELAX_STEPS, check_range
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.energy.potentials import Potential, load_potential
 from chemeleon.energy.relax import relax
@@ -49,10 +50,9 @@ class Relaxer:
         """Return one that takes at most ``steps`` steps, or None for no steps.
 
         Raises:
-            ConfigError: for fewer, or a potential that is not known or not installed.
+            ConfigError: for fewer or too many, or a potential that is not known or not installed.
         """
-        if steps < 0:
-            raise ConfigError(f"relax={steps}: steps of relaxation must not be negative")
+        check_range("relax", steps, 0, MAX_RELAX_STEPS)
         if steps == 0:
             return None
         if name == "none":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from datetime import UTC, datetime
@@ -16,7 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from chemeleon.checkpoints.shipped import default_model
-from chemeleon.config.requests import check_request
+from chemeleon.config.launched import share
+from chemeleon.config.requests import check_sample
+from chemeleon.config.schema import SamplerConfig
+from chemeleon.crystals.symbols import formula_amounts
 from chemeleon.errors import ConfigError
 from chemeleon.sample_result import SampleResult
 from chemeleon.storage import SAMPLE_PARTS, refuse_existing, replacing
@@ -117,8 +119,14 @@ def sample(
     import torch
 
     num_samples = num_samples if n is None else n
-    check_request(num_samples, num_atoms)
     formulas = [formula] if isinstance(formula, str) else list(formula or ())
+    total = num_samples * max(1, len(formulas))
+    check_sample(total, num_atoms, formula_units, seed, guidance, relax)
+    for text in formulas:
+        formula_amounts(text)
+    chosen: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "eta": eta}
+    chosen |= {"temperature": temperature, "element_price": element_price}
+    _sampler(SamplerConfig(), chosen)  # before the model is read, whose defaults are others
     _check_formulas(formulas, formula_units, formulas_from, num_atoms)
     folder = None if output is None else Path(output)
     if folder is not None:
@@ -129,7 +137,7 @@ def sample(
         model = shipped.reference
         notes.append(shipped.remark)
 
-    from chemeleon.crystals.convert import to_structures, write_structures
+    from chemeleon.crystals.convert import check_file_names, to_structures, write_structures
     from chemeleon.data.writing import CifFiles
     from chemeleon.evaluation.validity import structural_problems, writable
     from chemeleon.formulas import of_data, of_formulas
@@ -143,8 +151,6 @@ def sample(
         folder = None  # the first process writes
     with nullcontext() if folder is None else replacing(folder, SAMPLE_PARTS, overwrite) as draft:
         pipeline = Pipeline.from_pretrained(model, mine.device)
-        chosen: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "eta": eta}
-        chosen |= {"temperature": temperature, "element_price": element_price}
         settings = _sampler(pipeline.model.config.sampler, chosen)
         pipeline.check_kind(bool(formulas or formulas_from))
         relaxer = Relaxer.named(potential, relax, pipeline.device)
@@ -156,10 +162,11 @@ def sample(
             asked = of_data(formulas_from, num_samples, on_error)
         if asked is not None:
             num_samples = len(asked.atoms)
-            check_request(num_samples)
             for note in asked.notes if mine.rank == 0 else ():
                 logger.warning("%s", note)  # before the work, which may take long
         names = [f"sample-{i:06d}" for i in range(num_samples)] if asked is None else asked.names()
+        if asked is not None and draft is not None and "cif" in formats:
+            check_file_names(names)
         structures: list[Structure | None] = [None] * num_samples
         problems: list[str | None] = [None] * num_samples
         relaxed: dict[int, Note] = {}
@@ -281,42 +288,6 @@ def _finish(
             crystals, moves = relaxer(crystals)
         scores = None if scorer is None else scorer.score(crystals)
         yield Finished(numbers, crystals, moves, scores)
-
-
-class Share(NamedTuple):
-    """This process's part of work that is shared under ``accelerate launch``.
-
-    Attributes:
-        device: torch's name, or None to choose.
-        rank: number of the process.
-        world: how many there are.
-    """
-
-    device: str | None
-    rank: int = 0
-    world: int = 1
-
-    def gather(self, items: list[Any]) -> list[Any]:
-        """Return the items of all processes, on each of them."""
-        from accelerate.utils import gather_object
-
-        return gather_object(items)
-
-
-def share(device: str | None) -> Share:
-    """Return what this process should do; all of it if nothing launched several.
-
-    Args:
-        device: torch's name; each of several processes takes its own GPU if that is not given.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Share(device)
-    import torch
-    from accelerate import PartialState
-
-    # without it, processes that torchrun starts on a CPU would not know of each other
-    state = PartialState(cpu=not torch.accelerator.is_available())
-    return Share(device or str(state.device), state.process_index, state.num_processes)
 
 
 def _check_formulas(

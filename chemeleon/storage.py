@@ -56,6 +56,19 @@ _NEW, _OLD, _PARTS = "new", "old", "parts.json"
 _BESIDE = re.compile(r"\..+\.\d+\.tmp")
 
 
+def at_home(path: str | Path) -> Path:
+    """Return a path with ``~`` filled in; without a home (of nobody's name) it stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether a path leads to something; words that are too long for one do not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, then put it in place in one step.
 
@@ -85,7 +98,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    # half of a pair of letters, which JSON and names of files may hold, becomes an escape
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _sync(folder: Path) -> None:

@@ -125,7 +125,7 @@ def test_written_files_are_read_back(
 def test_names_and_formats_are_checked(structures: list[Structure], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="unknown format pdb; known are cif, extxyz, json"):
         write_structures(structures, tmp_path, ["pdb"])
-    with pytest.raises(DataError, match="is no file name"):
+    with pytest.raises(DataError, match="is no name for a file"):
         write_structures(structures[:1], tmp_path, ["cif"], ["../outside"])
     assert [p.name for p in write_structures(structures, tmp_path)] == [
         "00000.cif",

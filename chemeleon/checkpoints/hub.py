@@ -19,7 +19,7 @@ from chemeleon.checkpoints.registry import Entry, Named, entries, find
 from chemeleon.config.hubname import is_name
 from chemeleon.config.presets import parse_yaml
 from chemeleon.errors import CheckpointError
-from chemeleon.storage import MODEL_PARTS, hold, refuse_existing
+from chemeleon.storage import MODEL_PARTS, at_home, hold, refuse_existing
 from chemeleon.version import __version__
 
 # the names of store.py, which is imported late: with it comes torch, which `hub list` needs not
@@ -104,7 +104,7 @@ def convert(
         raise CheckpointError(
             f"{file} does not exist: name a Lightning checkpoint (.ckpt), or a run or model folder"
         )
-    output = Path(output).expanduser()
+    output = at_home(output)
     refuse_existing(output, MODEL_PARTS, overwrite, "name another -o")
     with hold(output, MODEL_PARTS):
         if path.is_file():
@@ -121,7 +121,7 @@ def convert(
 def models_cache() -> Path:
     """Return where imported models are kept: beside the cache of parsed data sets."""
     root = os.environ.get("CHEMELEON_CACHE")
-    return (Path(root).expanduser() if root else Path.home() / ".cache" / "chemeleon") / "models"
+    return at_home(root or "~/.cache/chemeleon") / "models"
 
 
 def _imported(named: Named, source: Path) -> Path:
@@ -149,7 +149,7 @@ def _import(named: Named, source: Path, folder: Path) -> None:
     from chemeleon.checkpoints.lightning import convert
 
     vae = named.entry.vae
-    if vae is not None and not is_name(vae) and not Path(vae).expanduser().exists():
+    if vae is not None and not is_name(vae) and not at_home(vae).exists():
         vae = f"hub:{vae}"
     convert(source, folder, weights=named.entry.weights, vae=vae)
 

@@ -31,7 +31,8 @@ from chemeleon.checkpoints.rounding import Dtype
 from chemeleon.checkpoints.store import read_model, write_model
 from chemeleon.checkpoints.torchzip import TorchArchive
 from chemeleon.config.schema import ImportedConfig, VAEConfig
-from chemeleon.errors import CheckpointError
+from chemeleon.errors import CheckpointError, printable
+from chemeleon.storage import at_home
 
 Config = dict[str, Any]
 Tensors = dict[str, Tensor]
@@ -62,18 +63,13 @@ def convert(
     Raises:
         CheckpointError: if the file is not such a checkpoint, is damaged, or is incomplete.
     """
-    output = Path(output_folder).expanduser()
+    output = at_home(output_folder)
     try:
         kind, config, tensors = _read(path, weights, vae)
     except CheckpointError as error:
-        raise CheckpointError(_printable(str(error))) from error
+        raise CheckpointError(printable(str(error))) from error
     write_model(output, kind, config, tensors, dtype)
     return output
-
-
-def _printable(text: str) -> str:
-    """Escape what could steer a terminal: names in a message are those of the file."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _read(

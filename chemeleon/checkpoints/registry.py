@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from chemeleon.config.hubname import hub_name
 from chemeleon.config.presets import parse_yaml, preset_root
 from chemeleon.errors import CheckpointError, ConfigError
+from chemeleon.storage import at_home
 
 USER_FILE = "CHEMELEON_HUB"
-_REPO = r"^[\w.-]+/[\w.-]+$"
+_PART = r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]  # also the name of a folder in the cache
+
+
+def _repo(text: str) -> str:
+    """Return OWNER/REPO if it is one that the hub can have."""
+    odd = "--" in text or ".." in text or text.endswith(".git")
+    if odd or not re.fullmatch(f"{_PART}/{_PART}", text):
+        raise ValueError("it is not OWNER/REPO")
+    return text
+
+
+def _revision(text: str) -> str:
+    """Return what may be a branch, a tag or a commit."""
+    if ".." in text or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_./+@-]{0,199}", text):
+        raise ValueError("it is no branch, tag or commit")
+    return text
 
 
 class Entry(BaseModel):
@@ -23,9 +40,9 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    repo: str = Field(pattern=_REPO)
+    repo: Annotated[str, AfterValidator(_repo)]
     file: str | None = Field(default=None, pattern=r"^[^/].*\.ckpt$")
-    revision: str = "main"
+    revision: Annotated[str, AfterValidator(_revision)] = "main"
     kind: str = "model"
     what: str = ""
     weights: Literal["raw", "ema"] = "raw"
@@ -48,10 +65,10 @@ class _Registry(BaseModel):
 
 
 def _user_files() -> list[Path]:
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+    home = at_home(os.environ.get("XDG_CONFIG_HOME") or "~/.config")
     files = [path for path in [home / "chemeleon" / "hub.yaml"] if path.is_file()]
     if named := os.environ.get(USER_FILE):
-        files.append(Path(named).expanduser())
+        files.append(at_home(named))
     return files
 
 
@@ -119,6 +136,10 @@ def find(reference: str, revision: str | None = None) -> Named:
             " or name a repository as hub:OWNER/REPO"
         )
     named = by_name[text]
-    if revision is not None:
-        named = named._replace(entry=named.entry.model_copy(update={"revision": revision}))
-    return named
+    if revision is None:
+        return named
+    try:
+        entry = Entry.model_validate({**named.entry.model_dump(), "revision": revision})
+    except ValidationError:
+        raise CheckpointError(f"'{revision}' is no branch, tag or commit of {text}") from None
+    return named._replace(entry=entry)

@@ -29,9 +29,10 @@ from torch import Tensor, nn
 from chemeleon.checkpoints import shipped
 from chemeleon.checkpoints.rounding import Dtype, rounded, widened
 from chemeleon.config.hubname import hub_name, shipped_name
+from chemeleon.config.plain_json import parse_json
 from chemeleon.config.presets import parse_yaml
 from chemeleon.errors import CheckpointError
-from chemeleon.storage import MODEL_PARTS, Draft, settle, write_atomically, write_text
+from chemeleon.storage import MODEL_PARTS, Draft, at_home, settle, write_atomically, write_text
 from chemeleon.version import __version__
 
 AnySection = TypeVar("AnySection", bound=BaseModel)
@@ -176,7 +177,7 @@ def find_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> 
         return hub.resolve(str(reference))
     if shipped_name(str(reference)) is not None:
         return shipped.resolve(str(reference))
-    path = Path(reference).expanduser()
+    path = at_home(reference)
     if path.is_file() and path.suffix == ".ckpt":
         raise CheckpointError(
             f"{path} is a Lightning checkpoint; import it: chemeleon hub convert {path} -o DIR"
@@ -261,7 +262,7 @@ def read_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what ``write_state`` wrote.
 
     Raises:
-        CheckpointError: if the run has not saved anything yet.
+        CheckpointError: if the run has not saved anything yet, or the file is damaged.
     """
     if not (run / STATE).is_file():
         raise CheckpointError(
@@ -269,7 +270,18 @@ def read_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             " ended. Start it again with --overwrite"
         )
     tensors, metadata = read_tensors(run / STATE)
-    return tensors, json.loads(metadata["counters"])
+    try:
+        return tensors, parse_json(metadata["counters"])
+    except (KeyError, ValueError) as error:
+        raise damaged_state(run, f"its counters cannot be read: {error}") from None
+
+
+def damaged_state(run: Path, what: str) -> CheckpointError:
+    """Return the error of a run that cannot be gone on with."""
+    return CheckpointError(
+        f"{run / STATE} is damaged ({what}), so the run cannot go on. Its models in best/ and last/"
+        " are files of their own, from which a new run can start"
+    )
 
 
 def weights_hash(tensors: Mapping[str, Tensor]) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor
 from chemeleon.checkpoints.inert import LazyTensor
 from chemeleon.checkpoints.unpickle import MAX_BYTES, unpickle
 from chemeleon.errors import CheckpointError
+from chemeleon.storage import at_home
 
 MAX_ENTRIES = 100_000
 _CHUNK = 1 << 24
@@ -51,7 +52,7 @@ class TorchArchive:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = at_home(path)
         _check_kind(self.path)
         try:
             self._zip = zipfile.ZipFile(self.path)

@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from chemeleon.cli import data, hub, ldm, predict, rl, vae
 from chemeleon.cli.evaluate import evaluate
 from chemeleon.cli.sample import sample
-from chemeleon.errors import ChemeleonError
+from chemeleon.config.launched import is_first
+from chemeleon.errors import ChemeleonError, visible
 from chemeleon.version import __version__
 
 DEBUG = "CHEMELEON_DEBUG"
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # nobody's mistake
 
+
+def _stop() -> NoReturn:
+    typer.echo("stopped", err=True)
+    sys.exit(130)
+
+
+class _Commands(TyperGroup):
+    """All commands; Ctrl-C ends each with a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # of which typer says nothing, or a word that fits no training
+            _stop()
+
+
 app = typer.Typer(
     name="chemeleon",
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -64,25 +85,65 @@ def chemeleon(
         os.environ[DEBUG] = "1"
 
 
+class _Visible(logging.Formatter):
+    """Shows what files say in messages as it stands, see `chemeleon.errors.visible`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 def main() -> None:
     """Run the command; user errors go to stderr in words, with exit code 2."""
     # pymatgen puts elements without one last, which is all that we ask
     warnings.filterwarnings("ignore", message="No Pauling electronegativity")
     os.environ.setdefault("SPGLIB_WARNING", "OFF")  # its notes of its own steps, on stderr
-    if os.environ.get("RANK", "0") != "0":  # the first process says it for all
-        logging.getLogger("chemeleon.data").setLevel(logging.ERROR)
+    _prepare_output()
     try:
         app()
+    except KeyboardInterrupt:  # before the command had begun
+        _stop()
     except ChemeleonError as error:
-        if os.environ.get(DEBUG):
-            raise
-        typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-        typer.echo(str(error), err=True)
-        sys.exit(2)
+        _fail(error, str(error))
     except OSError as error:  # no space, no permission, a file where a folder should be
-        if os.environ.get(DEBUG) or (error.filename is None and error.errno not in _DISK):
+        if error.filename is None and error.errno not in _DISK:
             raise
         place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-        typer.echo(f"{place}{error.strerror}", err=True)
-        sys.exit(2)
+        _fail(error, f"{place}{error.strerror}")
+    except (MemoryError, RuntimeError) as error:
+        words = _exhausted(error)
+        if words is None:
+            raise
+        _fail(error, words)
+
+
+def _prepare_output() -> None:
+    """Let nothing in a text of any origin stop it from being shown, or steer the terminal."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what it cannot encode becomes an escape
+        sys.stdout.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Visible())
+    logger = logging.getLogger("chemeleon")
+    logger.addHandler(handler)
+    logger.propagate = False
+    if not is_first():
+        logging.getLogger("chemeleon.data").setLevel(logging.ERROR)
+
+
+def _fail(error: Exception, words: str) -> NoReturn:
+    """Print one error in words and end; with --debug, as Python prints it."""
+    if os.environ.get(DEBUG):
+        raise error
+    typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+    typer.echo(visible(words), err=True)
+    sys.exit(2)
+
+
+def _exhausted(error: MemoryError | RuntimeError) -> str | None:
+    """Say what this process has run out of; None for errors of another kind."""
+    if isinstance(error, RecursionError):
+        return "what was given is nested too deeply to be read"
+    torch_says = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    if not (isinstance(error, MemoryError) or torch_says):
+        return None
+    said = str(error).partition("\n")[0] or "no more can be had"
+    return f"memory is short ({said}): ask for fewer crystals, a smaller batch or a smaller model"

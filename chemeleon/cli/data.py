@@ -9,6 +9,7 @@ import typer
 
 from chemeleon.cli import options
 from chemeleon.cli.hull import EXAMPLES, hull
+from chemeleon.cli.options import say
 from chemeleon.cli.sets import (
     holds_splits,
     looks_like_path,
@@ -21,6 +22,7 @@ from chemeleon.cli.sets import (
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from chemeleon.data.dataset import LoadReport
     from chemeleon.data.describe import Description, Histogram
@@ -60,12 +62,11 @@ def describe(
     problems: Annotated[int, typer.Option(min=0, help="Bad rows that are listed.")] = 20,
 ) -> None:
     """Show what is in a data set: sizes, elements, cells, properties, and rows with problems."""
-    from rich.console import Console
-
     from chemeleon.data import dataset
     from chemeleon.data.describe import describe as measure
     from chemeleon.data.named import both
     from chemeleon.data.sources import has_column
+    from chemeleon.terminal import Terminal
 
     base, own, inner = parts(name)
     path, split = Path(base), split or own
@@ -84,7 +85,7 @@ def describe(
         reports = [
             (f"{config.name} {s}", dataset.load_report(config, s, progress=True)) for s in splits
         ]
-    console = Console()
+    console = Terminal()
     for title, found in reports:
         description = measure(
             found.crystals,
@@ -138,9 +139,8 @@ def prepare(
     problems: Annotated[int, typer.Option(min=0, help="Bad rows that are listed.")] = 20,
 ) -> None:
     """Write train, val and test files in the project's layout, and a report."""
-    from rich.console import Console
-
     from chemeleon.data.prepare import prepare as write
+    from chemeleon.terminal import Terminal
 
     report = write(
         source,
@@ -159,21 +159,22 @@ def prepare(
         overwrite=overwrite,
         progress=True,
     )
-    console = Console()
+    console = Terminal()
     if report.problems:
         console.print(_problem_table(report.problems, problems))
     counts = ", ".join(f"{name} {count:,}" for name, count in report.written.items())
     console.print(
-        f"[bold]{output}[/bold]: {counts} of {report.total:,} crystals;"
+        _bold(f"{output}:"),
+        f"{counts} of {report.total:,} crystals;"
         f" {len(report.problems):,} with problems, {len(report.duplicates):,} duplicates"
-        " (all in report.json)"
+        " (all in report.json)",
     )
     for reason, count in report.left_out.items():
-        console.print(f"left out: {count:,} {reason}", markup=False)
+        console.print(f"left out: {count:,} {reason}")
     for note in report.notes:
-        console.print(f"Note: {note}", highlight=False, markup=False)
+        console.print(f"Note: {note}", highlight=False)
     # not by the console, which would break the line
-    typer.echo(f"Next: {report.command}")
+    say(f"Next: {report.command}")
 
 
 @app.command(
@@ -189,13 +190,12 @@ def download(
     ] = None,
 ) -> None:
     """Fetch a public data set; a broken download goes on where it stopped."""
-    from rich.console import Console
-
     from chemeleon.data.download import download as fetch
+    from chemeleon.terminal import Terminal
 
     config = named_set(name, root)
     folder = fetch(config, progress=True)
-    Console().print(f"[bold]{folder}[/bold] is complete: chemeleon data describe {name}")
+    Terminal().print(_bold(folder), f"is complete: chemeleon data describe {name}")
 
 
 @app.command(
@@ -221,11 +221,10 @@ def export(
     on_error: options.OnErrorWord = "few",
 ) -> None:
     """Write a data set to files, with all its columns."""
-    from rich.console import Console
-
     from chemeleon.data.export import FORMATS
     from chemeleon.data.export import export as write
     from chemeleon.data.named import both
+    from chemeleon.terminal import Terminal
 
     base, own, inner = parts(name)
     config = named_set(base, root)
@@ -237,27 +236,35 @@ def export(
         config, output, splits, options.choice("--format", form, *FORMATS), progress=True
     )
     counts = ", ".join(f"{part} {count:,}" for part, count in written.items())
-    console = Console()
-    console.print(f"[bold]{output}[/bold]: {counts} crystals of {config.name}")
+    console = Terminal()
+    console.print(_bold(f"{output}:"), f"{counts} crystals of {config.name}")
     if form == "csv":
         words = f"data.root={output.parent} data.name={output.name}"
         console.print(f"Use it with {words}", highlight=False)
 
 
+def _bold(text: object) -> Text:
+    from rich.text import Text
+
+    return Text(str(text), "bold")
+
+
 def _limits(words: list[str]) -> dict[str, int]:
+    from chemeleon.config.requests import whole_number
     from chemeleon.data.limits import Limits
     from chemeleon.errors import ConfigError, nearest
 
     found = {}
     for word in words:
-        name, _, number = word.removeprefix("data.limits.").partition("=")
-        if name not in Limits._fields or not (number.isascii() and number.isdigit()):
+        name, _, text = word.removeprefix("data.limits.").partition("=")
+        number = whole_number(text)
+        if name not in Limits._fields or number is None:
             known = ", ".join(Limits._fields)
             raise ConfigError(
                 f"--limit {word}: one of {known}, and a number, as in atoms=20000"
                 f"{nearest(name, Limits._fields)}"
             )
-        found[name] = int(number)
+        found[name] = number
     return found
 
 
@@ -275,12 +282,13 @@ def _show(console: Console, title: str, found: Description, report: LoadReport, 
 
     bad = len(found.problems)
     console.print(
-        f"\n[bold]{title}[/bold] ({report.source}): {found.crystals:,} crystals,"
+        _bold(f"\n{title}"),
+        f"({report.source}): {found.crystals:,} crystals,"
         f" {found.atoms:,} atoms, {len(found.elements)} elements, {bad:,} of {found.total:,} rows"
-        " with problems"
+        " with problems",
     )
     for reason, count in report.left_out.items():
-        console.print(f"left out: {count:,} {reason}", markup=False)
+        console.print(f"left out: {count:,} {reason}")
     tables = [_histogram(h) for h in [*found.histograms, *found.targets]]
     tables.append(_counts("elements (crystals with)", found.elements, found.crystals))
     if found.sampled:
@@ -327,14 +335,12 @@ def _counts(title: str, counts: dict[str, int], total: int, limit: int = 15) -> 
 
 def _problem_table(problems: list[Problem], limit: int) -> Table:
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(title=f"{len(problems):,} rows with problems", title_justify="left")
     for column in ("file", "row", "id", "reason"):
         table.add_column(column, justify="right" if column == "row" else "left")
     for problem in problems[:limit]:
-        # the words come from the data: they are shown, not read as markup
-        table.add_row(*(Text(str(x)) for x in problem))
+        table.add_row(*map(str, problem))
     if len(problems) > limit:
         table.caption = f"and {len(problems) - limit:,} more (--problems N)"
     return table

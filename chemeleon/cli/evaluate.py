@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chemeleon.cli import options
+from chemeleon.cli.options import say
 
 if TYPE_CHECKING:
     from chemeleon.evaluation.report_data import Report
@@ -124,10 +125,11 @@ def evaluate(
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, float], None]]:
     """Give a function that shows a word and the share done, one bar for each word."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
+    from chemeleon.terminal import Terminal
+
+    console = Terminal(stderr=True)
     columns = (TextColumn("{task.description:<16}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         tasks: dict[str, Any] = {}
@@ -142,8 +144,9 @@ def progress_bar() -> Iterator[Callable[[str, float], None]]:
 
 def print_report(report: Report, output: Path) -> None:
     """Print the headline and where the rest is."""
-    from rich.console import Console
     from rich.table import Table
+
+    from chemeleon.terminal import Terminal
 
     manifest = report.summary["manifest"]
     control = manifest["control"]
@@ -167,13 +170,13 @@ def print_report(report: Report, output: Path) -> None:
             rate = csp[key]
             value = f"{_figure(rate['value'], True)} (RMSE {_figure(rate['rmse'], False)})"
             table.add_row(label, value, "", "")
-    Console().print(table)
+    Terminal().print(table)
     failed = manifest["requested"] - manifest["parsed"]
     if failed:
-        typer.echo(f"{failed} crystals could not be read; crystals.csv says why")
+        say(f"{failed} crystals could not be read; crystals.csv says why")
     if manifest["matcher"]["timed_out_pairs"]:
-        typer.echo(f"{manifest['matcher']['timed_out_pairs']} comparisons had no verdict in time")
-    typer.echo(f"written to {output}")
+        say(f"{manifest['matcher']['timed_out_pairs']} comparisons had no verdict in time")
+    say(f"written to {output}")
 
 
 def _figure(value: float | None, share: bool) -> str:

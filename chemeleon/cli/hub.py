@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from chemeleon.cli.options import say
+
 _KINDS = {"vae": "a VAE", "ldm": "an LDM with its VAE", "predictor": "a predictor with its VAE"}
 _NEXT = {
     "vae": "Train on it: chemeleon ldm train --preset mp_20/null ldm.vae_ckpt_path={}",
@@ -30,12 +32,12 @@ def list_models() -> None:
     chemeleon hub list
     CHEMELEON_HUB=my_models.yaml chemeleon hub list
     """
-    from rich.console import Console
     from rich.table import Table
 
     from chemeleon import api
+    from chemeleon.terminal import Terminal
 
-    console = Console()
+    console = Terminal()
     if shipped := api.hub_shipped():
         table = Table(title="models inside this package")
         for column in ("name", "what", "size"):
@@ -74,7 +76,7 @@ def pull(
     """
     from chemeleon import api
 
-    typer.echo(str(api.hub_pull(name, revision=revision)))
+    say(str(api.hub_pull(name, revision=revision)))
 
 
 @app.command()
@@ -140,9 +142,9 @@ def convert(
     imported = config.get("imported") if Path(file).is_file() else None
     kept = f"{weights} weights" if imported else "weights"
     kept += " in bf16" if dtype == "bf16" else ""
-    typer.echo(f"{output}: {_KINDS[kind]}, {kept}. {_NEXT[kind].format(output)}")
+    say(f"{output}: {_KINDS[kind]}, {kept}. {_NEXT[kind].format(output)}")
     for line in (imported or {}).get("assumed") or []:
-        typer.echo(f"the file does not say, so it is assumed: {line}")
+        say(f"the file does not say, so it is assumed: {line}")
 
 
 @app.command()
@@ -175,4 +177,4 @@ def push(
     address = api.hub_push(
         folder, repo, private=private, revision=revision, message=message, license=license
     )
-    typer.echo(f"{address}\nUse it anywhere as hub:{repo}")
+    say(f"{address}\nUse it anywhere as hub:{repo}")

@@ -149,18 +149,18 @@ def _from_data_set(
 
 
 def _report(made: Hull, path: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
-    console = Console()
+    from chemeleon.terminal import Terminal
+
+    console = Terminal()
     table = Table(title=str(path), title_justify="left", box=None, show_header=False)
     for key, value in made.manifest.items():
         if key == "skipped_examples":
             value = "; ".join(value) or "none"
         elif isinstance(value, dict):
             value = "lowest of the set's own and of simple structures (each named in the file)"
-        table.add_row(key, Text(str(value)))
+        table.add_row(key, str(value))
     console.print(table)
     missing = sorted(s for s, energy in made.references.items() if energy is None)
     if missing:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from chemeleon.cli import options
+from chemeleon.cli.options import say
 
 app = typer.Typer(no_args_is_help=True, help="Latent diffusion: the model that generates.")
 
@@ -54,4 +55,4 @@ def merge(
     from chemeleon import api
 
     folder = api.ldm_merge(model, output, base=base, overwrite=overwrite)
-    typer.echo(f"merged: {folder}. Next: chemeleon sample --model {folder} -n 10 -o out")
+    say(f"merged: {folder}. Next: chemeleon sample --model {folder} -n 10 -o out")

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from chemeleon.config.launched import is_first
+from chemeleon.errors import visible
+
 if TYPE_CHECKING:
     from chemeleon.api import Stages
     from chemeleon.config.presets import Loaded
@@ -47,6 +50,11 @@ TrackerName = Annotated[
     str | None,
     typer.Option("--tracker", help="wandb, tensorboard or none; short for trainer.tracker=..."),
 ]
+
+
+def say(text: str, err: bool = False) -> None:
+    """Print text of any origin, see `chemeleon.errors.visible`."""
+    typer.echo(visible(text), err=err)
 
 
 def on_error(given: str) -> OnError:
@@ -126,7 +134,7 @@ def _print_config(loaded: Loaded) -> None:
         lines.append((f"{key}: {text}", loaded.origins[key]))
     width = min(max(len(text) for text, _ in lines), 60)
     for text, origin in lines:
-        typer.echo(f"{text:<{width}}  # {origin}")
+        say(f"{text:<{width}}  # {origin}")
 
 
 def _print_preset_names(stage: str) -> None:
@@ -136,20 +144,18 @@ def _print_preset_names(stage: str) -> None:
     names = list_presets(stage)
     width = max(map(len, names))
     for name in names:
-        typer.echo(f"{name:<{width}}  {describe_preset(stage, name)}")
+        say(f"{name:<{width}}  {describe_preset(stage, name)}")
 
 
 def _report_training(result: TrainResult, stage: str, next_step: str) -> None:
     """Say how a run ended and what to type next; only the first process speaks."""
-    import os
-
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first():
         return
     folder, fitted = result.folder, result.fitted
     go_on = f"Go on with: chemeleon {stage} train --resume {folder}"
     if fitted.interrupted:
-        typer.echo(f"stopped at step {fitted.step}, all saved. {go_on}")
+        say(f"stopped at step {fitted.step}, all saved. {go_on}")
         raise typer.Exit(130)
     if not fitted.complete:
-        typer.echo(f"trainer.max_minutes is over at step {fitted.step}, all saved. {go_on}")
-    typer.echo(f"done after {fitted.step} steps: {folder}. Next: {next_step}")
+        say(f"trainer.max_minutes is over at step {fitted.step}, all saved. {go_on}")
+    say(f"done after {fitted.step} steps: {folder}. Next: {next_step}")

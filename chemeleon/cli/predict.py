@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from chemeleon.cli import options
+from chemeleon.cli.options import say
 
 app = typer.Typer(no_args_is_help=True, help="Properties of crystals: train a model, use it.")
 
@@ -54,12 +55,12 @@ def run(
     chemeleon predict run runs/gap a.cif b.cif sampled.extxyz -o gaps.csv
     chemeleon predict run runs/gap candidates.csv --id-column name -o gaps.csv
     """
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
     from chemeleon import api
+    from chemeleon.terminal import Terminal
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("crystals", total=None)
@@ -74,10 +75,10 @@ def run(
             progress=lambda done, total: bar.update(task, advance=done, total=total),
         )
     failed = [p for p in found if p.values is None]
-    typer.echo(f"{len(found) - len(failed)} of {len(found)} crystals predicted, in {output}")
+    say(f"{len(found) - len(failed)} of {len(found)} crystals predicted, in {output}")
     for p in failed[:5]:
-        typer.echo(f"  {p.source}, {p.id or 'no id'}: {p.reason}", err=True)
+        say(f"  {p.source}, {p.id or 'no id'}: {p.reason}", err=True)
     if len(failed) > 5:
-        typer.echo(f"  and {len(failed) - 5} more, with their reasons in {output}", err=True)
+        say(f"  and {len(failed) - 5} more, with their reasons in {output}", err=True)
     if len(failed) == len(found):
         raise typer.Exit(1)

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from chemeleon.cli.options import say
+
 
 def rewards(
     names: Annotated[
@@ -34,14 +36,14 @@ def rewards(
     for name in known:
         kind = find_reward(name)
         line = (getdoc(kind) or "").partition("\n")[0] or "no description"
-        typer.echo(f"{name:<{width}}  {line}")
+        say(f"{name:<{width}}  {line}")
         options = kind.Options.model_fields
         if names:
             for key, field in options.items():
-                typer.echo(f"  {key} ({_default(field)})  {field.description or ''}".rstrip())
+                say(f"  {key} ({_default(field)})  {field.description or ''}".rstrip())
         elif options:
             described = (f"{key}={_default(field)}" for key, field in options.items())
-            typer.echo(f"{'':<{width}}  options: {', '.join(described)}")
+            say(f"{'':<{width}}  options: {', '.join(described)}")
 
 
 def _default(field: Any) -> str:

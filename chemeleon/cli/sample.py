@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from chemeleon.cli import options
+from chemeleon.cli.options import say
+from chemeleon.config.launched import is_first
 
 if TYPE_CHECKING:
     from chemeleon.sample_result import SampleResult
@@ -30,14 +31,15 @@ def _formats(text: str) -> tuple[Format, ...]:
 
 
 def _whole_numbers(text: str | None, option: str) -> list[int] | None:
+    from chemeleon.config.requests import whole_number
     from chemeleon.errors import ConfigError
 
     if text is None:
         return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"{option} takes whole numbers such as 5,8, got '{text}'") from None
+    found = [whole_number(part.strip()) for part in text.split(",")]
+    if None in found:
+        raise ConfigError(f"{option} takes whole numbers such as 5,8, got '{text}'")
+    return cast("list[int]", found)
 
 
 def _conditions(words: list[str] | None) -> dict[str, str] | None:
@@ -73,32 +75,15 @@ def _symbols(text: str | None) -> list[str] | None:
 
 
 def _batch_size(text: str) -> int | None:
+    from chemeleon.config.requests import whole_number
     from chemeleon.errors import ConfigError
 
     if text == "auto":
         return None
-    if not text.isdigit() or int(text) < 1:
+    size = whole_number(text)
+    if size is None or size < 1:
         raise ConfigError(f"--batch-size takes a positive number or auto, got '{text}'")
-    return int(text)
-
-
-def _precision(text: str) -> Literal["auto", "fp32", "bf16"]:
-    from chemeleon.errors import ConfigError
-
-    if text not in ("auto", "fp32", "bf16"):
-        raise ConfigError(f"--precision takes auto, fp32 or bf16, got '{text}'")
-    return cast("Literal['auto', 'fp32', 'bf16']", text)
-
-
-def _rank_by(text: str) -> Literal["auto", "energy", "model", "none"]:
-    from chemeleon.errors import ConfigError, nearest
-
-    choices = ("auto", "energy", "model", "none")
-    if text not in choices:
-        raise ConfigError(
-            f"--rank-by has no '{text}'{nearest(text, choices)} Known: {', '.join(choices)}"
-        )
-    return cast("Literal['auto', 'energy', 'model', 'none']", text)
+    return size
 
 
 def sample(
@@ -240,16 +225,18 @@ def sample(
     chemeleon sample --model runs/my_ldm -n 100 --allow-elements Li,Mn,Fe,O
     chemeleon sample --model runs/gap_ldm -n 100 --condition band_gap=2.0 --guidance 2
     """
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from chemeleon.config.requests import check_request
+    from chemeleon.config.requests import check_sample
     from chemeleon.crystals.symbols import formula_amounts
     from chemeleon.errors import ConfigError
+    from chemeleon.terminal import Terminal
 
     # before imports that take seconds
     sizes = _whole_numbers(num_atoms, "--num-atoms")
-    check_request(num_samples * max(1, len(formula or ())), sizes)
+    units = _whole_numbers(formula_units, "--formula-units")
+    total = num_samples * max(1, len(formula or ()))
+    check_sample(total, sizes, units, seed, guidance, relax)
     for text in formula or ():
         formula_amounts(text)
 
@@ -265,23 +252,22 @@ def sample(
     if model is None:
         shipped = default_model(bool(formula or formulas_from))
         model = shipped.reference
-        if os.environ.get("RANK", "0") == "0":  # before the work, which may take long
-            typer.echo(shipped.remark, err=True)
+        if is_first():  # before the work, which may take long
+            say(shipped.remark, err=True)
     if hub_name(model):
         api.hub_pull(model)  # first, as two progress bars at once would disturb each other
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        total = None if formulas_from else num_samples * max(1, len(formula or ()))
-        task = bar.add_task("crystals", total=total)
+        task = bar.add_task("crystals", total=None if formulas_from else total)
         result = api.sample(
             model,
             num_samples,
             formula=formula,
-            formula_units=_whole_numbers(formula_units, "--formula-units"),
+            formula_units=units,
             formulas_from=formulas_from,
             on_error=options.on_error(on_error),
-            rank_by=_rank_by(rank_by),
+            rank_by=options.choice("--rank-by", rank_by, "auto", "energy", "model", "none"),
             output=output,
             formats=formats,
             seed=seed,
@@ -300,7 +286,7 @@ def sample(
             relax=relax,
             potential=potential,
             device=device,
-            precision=_precision(precision),
+            precision=options.choice("--precision", precision, "auto", "fp32", "bf16"),
             contact_sheet=contact_sheet,
             overwrite=overwrite,
             progress=lambda made: bar.advance(task, made),
@@ -310,11 +296,9 @@ def sample(
     if table:
         _print_table(result)
     valid = sum(problem is None for problem in result.problems)
-    typer.echo(f"{len(result.problems)} crystals, {valid} structurally valid, in {output}")
+    say(f"{len(result.problems)} crystals, {valid} structurally valid, in {output}")
     if valid < len(result.problems):
-        typer.echo(
-            f"the others and what is wrong with them are named in {output / 'manifest.json'}"
-        )
+        say(f"the others and what is wrong with them are named in {output / 'manifest.json'}")
     if evaluate:
         _evaluate(result, output, reference or [])
 
@@ -340,10 +324,10 @@ def _evaluate(result: SampleResult, output: Path, references: list[str]) -> None
 
 
 def _print_table(result: SampleResult) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from chemeleon.evaluation.draw import structure_table
+    from chemeleon.terminal import Terminal
 
     table = Table(title="generated crystals")
     for name, side in (("#", "right"), ("formula", "left"), ("space group", "left")):
@@ -353,4 +337,4 @@ def _print_table(result: SampleResult) -> None:
     table.add_column("valid")
     for number, row in enumerate(structure_table(result.structures, result.problems)):
         table.add_row(str(number), *row)
-    Console().print(table)
+    Terminal().print(table)

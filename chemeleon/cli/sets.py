@@ -11,15 +11,14 @@ if TYPE_CHECKING:
 
 def named_set(name: str, root: Path | None) -> DataConfig:
     """Return the settings of a preset, or plain ones for a prepared folder without a preset."""
-    from chemeleon.config.presets import load_data
-    from chemeleon.config.schema import DataConfig
+    from chemeleon.config.presets import data_config, load_data
     from chemeleon.data.dataset import find_dir
     from chemeleon.errors import ConfigError
 
     try:
         config = load_data(name)
     except ConfigError:
-        config = DataConfig.model_validate({"name": name, "root": str(root) if root else None})
+        config = data_config({"name": name, "root": str(root) if root else None})
         if not find_dir(config).is_dir():
             raise
     return config if root is None else config.model_copy(update={"root": str(root)})
@@ -29,10 +28,11 @@ def parts(name: str) -> tuple[str, str | None, str | None]:
     """Return set or path, split and expression of a name as `data.named` describes it."""
     from chemeleon.data.dataset import SPLITS
     from chemeleon.data.named import split_name
+    from chemeleon.storage import at_home, is_there
 
     base, where = split_name(name)
     head, _, tail = base.rpartition("/")
-    if head and tail in SPLITS and not Path(base).expanduser().exists():
+    if head and tail in SPLITS and not is_there(at_home(base)):
         return head, tail, where
     return base, None, where
 
@@ -48,10 +48,10 @@ def looks_like_path(name: str) -> bool:
 
 def path_config(path: Path) -> DataConfig:
     """Return plain settings for a file or folder."""
-    from chemeleon.config.schema import DataConfig
+    from chemeleon.config.presets import data_config
 
     path = path.resolve()
-    return DataConfig.model_validate({"name": path.name, "root": str(path.parent)})
+    return data_config({"name": path.name, "root": str(path.parent)})
 
 
 def holds_splits(path: Path) -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from chemeleon.cli import options
+from chemeleon.cli.options import say
 
 app = typer.Typer(no_args_is_help=True, help="The autoencoder between crystals and latents.")
 
@@ -60,4 +61,4 @@ def reconstruct(
         jobs=jobs,
         on_error=options.on_error(on_error),
     )
-    typer.echo(json.dumps(found, indent=2))
+    say(json.dumps(found, indent=2))

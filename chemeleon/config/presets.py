@@ -8,14 +8,15 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from chemeleon.config.schema import STAGES, DataConfig, StageConfig
-from chemeleon.errors import ConfigError, nearest
+from chemeleon.errors import ConfigError, nearest, printable
 
+AnyConfig = TypeVar("AnyConfig", bound=BaseModel)
 SECTIONS = ("vae", "ldm", "rl", "predict")
 DEFAULT_ORIGIN = "default"
 _WHERE = "data.where"  # has a grammar of its own
@@ -132,7 +133,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
 def parse_override(word: str) -> dict[str, Any]:
     """Turn ``trainer.max_epochs=500`` into nested mappings; the value is read as YAML."""
     key, equals, text = word.partition("=")
-    if not equals or not re.fullmatch(r"[A-Za-z_][\w]*(\.[\w-]+)*", key):
+    if not equals or not re.fullmatch(r"[A-Za-z_][\w]*(\.[\w-]+){0,9}", key):
         raise ConfigError(
             f"'{word}' is not KEY=VALUE: write for example trainer.max_epochs=500"
             " (options such as --preset start with two dashes)"
@@ -220,12 +221,20 @@ def stack_layers(schema: type[StageConfig], stack: list[tuple[str, dict[str, Any
     for name, layer in stack:
         _merge(values, layer)
         origins.update((key, name) for key, _ in flatten(layer))
-    try:
-        config = schema.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, schema, origins)) from None
+    config = _validated(schema, values, origins)
     resolved = flatten(config.model_dump())
     return Loaded(config, {key: _origin(key, origins) for key, _ in resolved})
+
+
+def _validated(
+    schema: type[AnyConfig], values: Mapping[str, Any], origins: Mapping[str, str]
+) -> AnyConfig:
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, schema, origins)) from None
+    except UnicodeEncodeError as error:  # a problem with a text that it cannot even quote
+        raise ConfigError(f"{printable(error.object)}: this holds what is no Unicode") from None
 
 
 def _origin(key: str, origins: Mapping[str, str]) -> str:
@@ -285,10 +294,16 @@ def load_data(name: str) -> DataConfig:
     values: dict[str, Any] = {}
     for layer in (_read(preset_root() / "base.yaml"), _read(path)):
         _merge(values, layer.get("data", {}))
-    try:
-        return DataConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, DataConfig, {})) from None
+    return data_config(values)
+
+
+def data_config(values: Mapping[str, Any]) -> DataConfig:
+    """Return the settings of a set of crystals that is described elsewhere than in `configs`.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    return _validated(DataConfig, values, {})
 
 
 def to_yaml(config: BaseModel) -> str:

@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from chemeleon.errors import ConfigError
 
 MAX_CRYSTALS = 1_000_000  # of one sample: all of them are held in memory
 MAX_ATOMS = 1_000  # of a cell or a formula; published sets have at most 52 in a cell
+MAX_SEED = 2**64 - 1  # what keyed random numbers can tell apart
+MAX_RELAX_STEPS = 10_000  # what has not come to rest by then never will
+MAX_JOBS = 1_024  # processes of one command
+MAX_GUIDANCE = 1_000.0  # 2 is usual; far beyond, nothing but the push is left
+MAX_SECONDS = 86_400.0  # for two crystals: a day
+_WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
+
+
+def whole_number(text: str) -> int | None:
+    """Return the number of plain digits, or None for any other text: ``²``, ``1_0``, ``１０``."""
+    return int(text) if _WHOLE.fullmatch(text) else None
+
+
+def check_sample(
+    num_samples: int,
+    num_atoms: Sequence[int] | None,
+    formula_units: Sequence[int] | None,
+    seed: int,
+    guidance: float | None,
+    relax: int,
+) -> None:
+    """Refuse the numbers of a sample that no model can change anything about.
+
+    Raises:
+        ConfigError: naming the limit.
+    """
+    check_request(num_samples, num_atoms)
+    if formula_units is not None:
+        if not formula_units or min(formula_units) < 1:
+            raise ConfigError(f"formula units must be positive numbers, got {list(formula_units)}")
+        check_range("formula units", max(formula_units), 1, MAX_ATOMS)
+    check_seed(seed)
+    if guidance is not None:
+        check_range("guidance", guidance, 0, MAX_GUIDANCE)
+    check_range("relax", relax, 0, MAX_RELAX_STEPS)
 
 
 def check_request(num_samples: int, num_atoms: Sequence[int] | None = None) -> None:
@@ -20,8 +56,8 @@ def check_request(num_samples: int, num_atoms: Sequence[int] | None = None) -> N
         raise ConfigError(f"num_samples must be at least 1, got {num_samples}")
     if num_samples > MAX_CRYSTALS:
         raise ConfigError(
-            f"{num_samples:,} crystals are asked for, and one sample has at most {MAX_CRYSTALS:,}:"
-            " make several with different seeds"
+            f"{_shown(num_samples)} crystals are asked for, and one sample has at most"
+            f" {MAX_CRYSTALS:,}: make several with different seeds"
         )
     if num_atoms is None:
         return
@@ -41,5 +77,36 @@ def check_atoms(what: str, atoms: float) -> None:
         ConfigError: naming the limit.
     """
     if atoms > MAX_ATOMS:
-        count = f"{atoms:,.0f}" if atoms < 1e15 else f"{atoms:.3g}"
-        raise ConfigError(f"{what} asks for {count} atoms, and a cell has at most {MAX_ATOMS:,}")
+        raise ConfigError(
+            f"{what} asks for {_shown(atoms)} atoms, and a cell has at most {MAX_ATOMS:,}"
+        )
+
+
+def check_seed(seed: int) -> int:
+    """Return a seed of random numbers, of which there are 2^64.
+
+    Raises:
+        ConfigError: if it is none of these.
+    """
+    check_range("seed", seed, 0, MAX_SEED)
+    return seed
+
+
+def check_range(what: str, value: float, least: float, most: float) -> None:
+    """Refuse a number outside of two bounds, and what is no number.
+
+    Raises:
+        ConfigError: naming the bound.
+    """
+    if not least <= value <= most:
+        raise ConfigError(
+            f"{what} must be from {_shown(least)} to {_shown(most)}, got {_shown(value)}"
+        )
+
+
+def _shown(value: float) -> str:
+    if isinstance(value, int) and abs(value) >= 10**24:
+        return f"about 10^{int(value.bit_length() * 0.30103)}"
+    if isinstance(value, int) or (abs(value) < 1e15 and value == round(value)):
+        return f"{value:,.0f}" if isinstance(value, float) else f"{value:,}"
+    return f"{value:.6g}"

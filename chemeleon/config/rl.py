@@ -13,6 +13,7 @@ from chemeleon.config.architecture import (
     SamplerConfig,
     Section,
 )
+from chemeleon.config.requests import MAX_CRYSTALS
 from chemeleon.config.rewards import RewardConfig
 
 # metrics of a rollout and of validation that are no reward's
@@ -40,7 +41,9 @@ class RLConfig(Section):
         description="Name to reward; their weighted sum is made large. rl.rewards.NAME=null drops"
         " one of a preset.",
     )
-    num_group_samples: int = Field(default=64, ge=2, description="Crystals per group.")
+    num_group_samples: int = Field(
+        default=64, ge=2, le=MAX_CRYSTALS, description="Crystals per group."
+    )
     minibatches: Positive = Field(
         default=2, description="Optimizer steps per update; each takes its part of every group."
     )
@@ -55,7 +58,10 @@ class RLConfig(Section):
         " Not for rejection.",
     )
     clip_ratio: float = Field(
-        default=1e-3, gt=0, description="Probability ratios beyond 1 +- this gain nothing more."
+        default=1e-3,
+        gt=0,
+        le=1e6,
+        description="Probability ratios beyond 1 +- this gain nothing more.",
     )
     kl_weight: NonNegative = Field(
         default=1.0, description="Weight of the KL from the rollout's policy to the present one."
@@ -116,7 +122,9 @@ class RLConfig(Section):
         default=0.0, ge=0, lt=1, description="Decay of averaged weights; 0 (published) is off."
     )
     val_samples: Positive = Field(
-        default=128, description="Crystals per validation, always from the same noise."
+        default=128,
+        le=MAX_CRYSTALS,
+        description="Crystals per validation, always from the same noise.",
     )
     pictures_every: int = Field(
         default=25, ge=0, description="Updates between pictures of the best crystals; 0 is none."

@@ -5,7 +5,7 @@ Every section is frozen and refuses unknown keys; a field's description is its o
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -25,6 +25,7 @@ from chemeleon.config.architecture import (
     VAEConfig,
     VAELossConfig,
 )
+from chemeleon.config.requests import MAX_SEED
 from chemeleon.config.rewards import RewardConfig
 from chemeleon.config.rl import RLConfig
 from chemeleon.config.where import read_where
@@ -162,12 +163,15 @@ class DataConfig(Section):
         return value
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimConfig(Section):
     """AdamW and its learning rate."""
 
     lr: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
     weight_decay: NonNegative = Field(default=0.0, description="Decoupled weight decay.")
-    betas: tuple[Fraction, Fraction] = Field(default=(0.9, 0.999), description="Averages of AdamW.")
+    betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), description="Averages of AdamW.")
     schedule: Literal["constant", "cosine", "clock", "plateau"] = Field(
         default="constant",
         description="Learning rate after warm-up; `cosine` ends at min_lr_ratio with the last step,"
@@ -245,7 +249,7 @@ class StageConfig(Section):
     """What every training stage has."""
 
     seed: int = Field(
-        default=42, ge=0, lt=2**31, description="Start of every random number of the run."
+        default=42, ge=0, le=MAX_SEED, description="Start of every random number of the run."
     )
     data: DataConfig = Field(default_factory=DataConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)

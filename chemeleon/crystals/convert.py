@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 FORMATS = ("cif", "extxyz", "json")
+_LONGEST_NAME = 240  # bytes, as a suffix is to come
 
 
 def from_structures(
@@ -162,9 +163,8 @@ def write_structures(
         raise DataError(f"unknown format {', '.join(unknown)}; known are {', '.join(FORMATS)}")
     digits = max(5, len(str(len(structures))))
     names = [f"{i:0{digits}d}" for i in range(len(structures))] if names is None else list(names)
-    for name in names:
-        if not name or name != Path(name).name or name in {".", ".."}:
-            raise DataError(f"{name!r} is no file name; crystals are written one file each")
+    if "cif" in formats:
+        check_file_names(names)
     written: list[Path] = []
     folder.mkdir(parents=True, exist_ok=True)
     if "cif" in formats:
@@ -182,7 +182,8 @@ def write_structures(
             atoms.info = {**structure.properties, "material_id": name}
             frames.append(atoms)
         written.append(folder / "structures.extxyz")
-        write(written[-1], frames, format="extxyz")
+        with written[-1].open("w", encoding="utf-8", errors="backslashreplace") as file:
+            write(file, frames, format="extxyz")
     if "json" in formats:
         items = []
         for name, structure in zip(names, structures, strict=True):
@@ -193,6 +194,22 @@ def write_structures(
         with gzip.open(written[-1], "wt", encoding="utf-8") as file:
             json.dump(items, file)
     return written
+
+
+def check_file_names(names: Iterable[str]) -> None:
+    """Refuse names of crystals that cannot be names of files.
+
+    Raises:
+        DataError: naming the first one.
+    """
+    for name in names:
+        plain = name == Path(name).name and name not in {"", ".", ".."} and "\0" not in name
+        written = name.encode(errors="replace")
+        if not plain or len(written) > _LONGEST_NAME or written.decode() != name:
+            raise DataError(
+                f"{name[:80]!r} is no name for a file, and CIFs are written one file each: rename"
+                " the crystal, or choose another format"
+            )
 
 
 def _rows(crystals: FlatCrystals | CrystalBatch) -> Iterable[tuple[Any, Any, Any, dict[str, Any]]]:

@@ -16,6 +16,8 @@ import zlib
 import torch
 from torch import Tensor
 
+from chemeleon.config.requests import MAX_SEED, check_seed
+
 
 def _signed(value: int) -> int:
     value &= (1 << 64) - 1
@@ -39,10 +41,28 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def make_keys(seed: int, ids: Tensor) -> Tensor:
-    """Return one key per crystal, ``(B,)``, from the seed and the crystals' numbers ``(B,)``."""
+    """Return one key per crystal, ``(B,)``, from the seed and the crystals' numbers ``(B,)``.
+
+    Raises:
+        ConfigError: if the seed does not have 64 bits: it would be taken for another.
+    """
     # full, not tensor: a number copied to a GPU would wait for it
-    start = _mix(torch.full((), _signed(seed), dtype=torch.int64, device=ids.device))
-    return _mix(start + (ids.to(torch.int64) + 1) * _GOLDEN)
+    start = torch.full((), _signed(check_seed(seed)), dtype=torch.int64, device=ids.device)
+    return _mix(_mix(start) + (ids.to(torch.int64) + 1) * _GOLDEN)
+
+
+def torch_seed(seed: int, place: int, bits: int) -> int:
+    """Return a seed of torch's own generators for one place of a run, such as an epoch.
+
+    Args:
+        seed: of the run.
+        place: below ``2**bits``.
+        bits: tells purposes apart, too.
+    """
+    if seed < 1 << (63 - bits):
+        return (seed << bits) + place
+    key = fold(make_keys(seed, torch.tensor([place])), f"torch {bits}")
+    return int(key.item()) & MAX_SEED
 
 
 def fold(keys: Tensor, purpose: str, step: int | Tensor = 0) -> Tensor:

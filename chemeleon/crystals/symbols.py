@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from functools import cache
 
-from chemeleon.config.requests import MAX_ATOMS, check_atoms
+from chemeleon.config.requests import MAX_ATOMS, check_atoms, whole_number
 from chemeleon.crystals.notation import MAX_ATOMIC_NUMBER, NotationError, amounts, shown
 from chemeleon.errors import ConfigError, nearest
 
@@ -85,9 +85,10 @@ def space_group_number(text: str) -> int:
     Raises:
         ConfigError: if there is none of that name or number.
     """
-    if text.isdigit():
-        if 1 <= int(text) <= SPACE_GROUPS:
-            return int(text)
+    number = whole_number(text)
+    if number is not None:
+        if 1 <= number <= SPACE_GROUPS:
+            return number
         raise ConfigError(f"there is no space group {text}: numbers go from 1 to {SPACE_GROUPS}")
     symbol, known = text.replace("_", "").replace(" ", ""), _space_group_symbols()
     if symbol in known:

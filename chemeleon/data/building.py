@@ -63,16 +63,17 @@ def _bar(name: str, shown: bool) -> Iterator[Report | None]:
     if not shown:
         yield None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from chemeleon.terminal import Terminal, words
+
     columns = (
-        TextColumn("{task.description}"),
+        words(),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     # where it cannot be redrawn, as in a notebook, it would leave an empty line
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
@@ -141,7 +142,7 @@ def collect(
         rows=torch.tensor([r.row for r in kept], dtype=torch.int64),
         files=torch.tensor([index[r.file] for r in kept], dtype=torch.int32),
         columns=values,
-        ids=[r.id.replace("\n", " ") for r in kept],
+        ids=[r.id for r in kept],
         file_names=names,
         text_columns=list(labels),
         problems=problems,

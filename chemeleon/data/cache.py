@@ -18,14 +18,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from chemeleon.config.plain_json import parse_json
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.labels import Labels
 from chemeleon.data.parse import PARSER_VERSION
 from chemeleon.data.problems import Problem
-from chemeleon.storage import hold, write_atomically
+from chemeleon.storage import at_home, hold, write_atomically
 
 logger = logging.getLogger(__name__)
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class ParsedSet:
 def cache_dir() -> Path:
     """Return ``$CHEMELEON_CACHE``, else ``~/.cache/chemeleon``."""
     given = os.environ.get("CHEMELEON_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "chemeleon"
+    return at_home(given or "~/.cache/chemeleon")
 
 
 def cached(source: str, options: dict[str, object], build: Callable[[], ParsedSet]) -> ParsedSet:
@@ -119,12 +120,13 @@ def cached(source: str, options: dict[str, object], build: Callable[[], ParsedSe
 
 def _text(lines: list[str]) -> Tensor:
     # one line per name, so 600,000 of them are read in a fraction of a second
-    data = "\n".join(line.replace("\n", " ") for line in lines).encode()
+    data = "\n".join(line.replace("\n", " ") for line in lines).encode(errors="surrogatepass")
     return torch.frombuffer(bytearray(data or b"\0"), dtype=torch.uint8)
 
 
 def _lines(data: Tensor, count: int) -> list[str]:
-    return data.numpy().tobytes().decode().split("\n") if count else []
+    text = data.numpy().tobytes().decode(errors="surrogatepass")
+    return text.split("\n") if count else []
 
 
 def _write(path: Path, parsed: ParsedSet) -> None:
@@ -149,8 +151,8 @@ def _write(path: Path, parsed: ParsedSet) -> None:
         "ids": _text(parsed.ids),
         "file_names": _text(parsed.file_names),
         "details": _text([json.dumps(details)]),
-        **{f"column:{name}": value for name, value in parsed.columns.items()},
-        **{f"codes:{name}": torch.from_numpy(v.codes) for name, v in parsed.labels.items()},
+        **{f"column:{i}": value for i, value in enumerate(parsed.columns.values())},
+        **{f"codes:{i}": torch.from_numpy(v.codes) for i, v in enumerate(parsed.labels.values())},
     }
     content = save(tensors)
     write_atomically(path, lambda beside: beside.write_bytes(content))
@@ -164,9 +166,9 @@ def _read(path: Path) -> ParsedSet | None:
         return None
     try:
         tensors = load_file(path)  # memory-mapped
-        details = json.loads(tensors.pop("details").numpy().tobytes())
+        details = parse_json(tensors.pop("details").numpy().tobytes())
         num_atoms = tensors.pop("num_atoms")
-        return ParsedSet(
+        found = ParsedSet(
             atomic_numbers=tensors.pop("atomic_numbers"),
             frac_coords=tensors.pop("frac_coords"),
             lattice=tensors.pop("lattice"),
@@ -175,16 +177,50 @@ def _read(path: Path) -> ParsedSet | None:
             files=tensors.pop("files"),
             ids=_lines(tensors.pop("ids"), len(num_atoms)),
             file_names=_lines(tensors.pop("file_names"), details["file_count"]),
-            columns={name: tensors[f"column:{name}"] for name in details["columns"]},
+            columns={name: tensors[f"column:{i}"] for i, name in enumerate(details["columns"])},
             text_columns=details["text_columns"],
             problems=[Problem(*p) for p in details["problems"]],
             total=details["total"],
             labels={
-                name: Labels(tensors[f"codes:{name}"].numpy(), words)
-                for name, words in details["words"].items()
+                name: Labels(tensors[f"codes:{i}"].numpy(), words)
+                for i, (name, words) in enumerate(details["words"].items())
             },
             notes=details["notes"],
         )
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        _check(found)
+        return found
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         logger.warning("the cached data set %s is damaged (%s); parsing again", path, error)
         return None
+
+
+def _check(found: ParsedSet) -> None:
+    """Raise ValueError for parts that do not belong together, as of a file that was changed."""
+    count, atoms = len(found.num_atoms), len(found.atomic_numbers)
+    codes = {name: torch.from_numpy(labels.codes) for name, labels in found.labels.items()}
+    tensors = [
+        ("atomic_numbers", found.atomic_numbers, torch.uint8, (atoms,)),
+        ("frac_coords", found.frac_coords, torch.float32, (atoms, 3)),
+        ("lattice", found.lattice, torch.float32, (count, 3, 3)),
+        ("num_atoms", found.num_atoms, torch.int32, (count,)),
+        ("rows", found.rows, torch.int64, (count,)),
+        ("files", found.files, torch.int32, (count,)),
+        *((f"column {name}", x, torch.float32, (count,)) for name, x in found.columns.items()),
+        *((f"column {name}", x, torch.int32, (count,)) for name, x in codes.items()),
+    ]
+    for name, tensor, kind, shape in tensors:
+        if tensor.dtype != kind or tensor.shape != shape:
+            raise ValueError(f"{name} has type {tensor.dtype} and shape {tuple(tensor.shape)}")
+    ranges = [(found.files, 0, len(found.file_names))]
+    ranges += [(codes[name], -1, len(labels.words)) for name, labels in found.labels.items()]
+    if count and not all(low <= int(x.min()) <= int(x.max()) < end for x, low, end in ranges):
+        raise ValueError("a file or a word is named that is not there")
+    sizes = found.num_atoms.sum(dtype=torch.int64)
+    if len(found.ids) != count or sizes != atoms or (count and found.num_atoms.min() < 1):
+        raise ValueError("numbers of atoms or names do not add up")
+    words = [*found.text_columns, *found.notes]
+    words += [word for labels in found.labels.values() for word in labels.words]
+    words += [word for p in found.problems for word in (p.file, p.id, p.reason)]
+    rows = [found.total, *(p.row for p in found.problems)]
+    if not all(isinstance(word, str) for word in words) or not all(type(n) is int for n in rows):
+        raise ValueError("words and numbers are mixed up")

@@ -29,7 +29,7 @@ from chemeleon.data.problems import Problem, check_reasons, problems_error
 from chemeleon.data.selection import UNFIT, Partial, Selection, select, told
 from chemeleon.data.sources import fingerprint, is_archive
 from chemeleon.errors import DataError, nearest
-from chemeleon.storage import settle, write_atomically
+from chemeleon.storage import at_home, settle, write_atomically
 
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
@@ -157,7 +157,7 @@ def load_source(
 
 def data_root(config: DataConfig) -> Path:
     """Return ``config.root``, else ``$CHEMELEON_DATA``, else ``./data``."""
-    return Path(config.root or os.environ.get("CHEMELEON_DATA") or "data").expanduser()
+    return at_home(config.root or os.environ.get("CHEMELEON_DATA") or "data")
 
 
 def dataset_dir(config: DataConfig) -> Path:

@@ -17,6 +17,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 
+from chemeleon.config.requests import whole_number
 from chemeleon.config.schema import DataConfig, DownloadConfig
 from chemeleon.data.dataset import dataset_dir
 from chemeleon.errors import DataError
@@ -128,7 +129,8 @@ def _fetch_once(url: str, part: Path, advance: Advance) -> bool:
         if start and not resumed:
             start = 0  # the server sends the whole file
         length = response.headers.get("Content-Length")
-        total = None if length is None else start + int(length)
+        size = None if length is None else whole_number(length)
+        total = None if size is None else start + size
         done = start
         advance(done, total)
         with part.open("ab" if resumed else "wb") as file:
@@ -141,7 +143,7 @@ def _fetch_once(url: str, part: Path, advance: Advance) -> bool:
 
 def _range_start(response: HTTPResponse | Any) -> int | None:
     value = (response.headers.get("Content-Range") or "").removeprefix("bytes ").split("-")[0]
-    return int(value) if value.isdigit() else None
+    return whole_number(value)
 
 
 def _count_rows(path: Path) -> int:
@@ -163,15 +165,16 @@ def _bar(name: str, shown: bool) -> Iterator[Advance]:
     if not shown:
         yield lambda done, total: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    from chemeleon.terminal import Terminal, words
 
     columns = (
-        TextColumn("{task.description}"),
+        words(),
         BarColumn(),
         DownloadColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
         task = bar.add_task(name, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

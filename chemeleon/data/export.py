@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from chemeleon.data.dataset import SPLITS, LoadReport, load_report, split_path
 from chemeleon.data.limits import Limits
 from chemeleon.data.prepare import check_output, number_cells, write_table
 from chemeleon.data.sources import read_records
+from chemeleon.data.tables import write_rows
 from chemeleon.storage import replacing
 
 ExportFormat = Literal["csv", "cif", "extxyz"]
@@ -77,7 +77,7 @@ def _columns(config: DataConfig, split: str, found: LoadReport) -> dict[str, lis
     path = split_path(config, split)
     records = read_records(path, config.id_column, config.cif_column, limits=limits)
     for record in records:
-        at = rows.pop(record.id.replace("\n", " "), None)  # the first of its name, as in loading
+        at = rows.pop(record.id, None)  # the first of its name, as in loading
         for name, value in record.values.items():
             if name not in columns:
                 columns[name] = numbers.get(name, [""] * len(found.crystals))
@@ -109,7 +109,5 @@ def _write(
         (Path(beside) / "cif").rename(folder / split)
     # not among the crystals, of which it is none
     table = folder / f"{split}-properties.csv"
-    with table.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["material_id", *columns])
-        writer.writerows(zip(names, *columns.values(), strict=True))
+    with table.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        write_rows(file, [["material_id", *columns], *zip(names, *columns.values(), strict=True)])

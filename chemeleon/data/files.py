@@ -107,12 +107,6 @@ def decode(data: bytes) -> str:
     return text if "\n" in text else text.replace("\r", "\n")
 
 
-def printable(name: str) -> str:
-    """Return a file name that can be printed and stored; other bytes and letters as escapes."""
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def is_hidden(name: str) -> bool:
     """Tell dot files, what is in dot folders, what macOS adds, and our own reports."""
     path = PurePosixPath(name.replace("\\", "/"))

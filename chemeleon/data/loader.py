@@ -20,7 +20,7 @@ from torch import Tensor
 
 from chemeleon.config.schema import StageConfig
 from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
-from chemeleon.crystals.random import make_keys
+from chemeleon.crystals.random import make_keys, torch_seed
 from chemeleon.errors import DataError
 
 TOKEN_STEP = (1, 128)  # CPU, GPU: few shapes to record there, and full tiles of matrix products
@@ -168,7 +168,7 @@ class Loader:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Draw]]:
         """Yield each optimizer step's micro-batches of this process."""
-        generator = torch.Generator().manual_seed((self.seed << 24) + epoch)
+        generator = torch.Generator().manual_seed(torch_seed(self.seed, epoch, 24))
         shuffled = torch.randperm(len(self.sizes), generator=generator)
         steps = shuffled.split(self.step_size)
         steps = [step[torch.argsort(self.sizes[step], stable=True)] for step in steps]

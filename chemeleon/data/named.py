@@ -25,6 +25,7 @@ from chemeleon.data.dataset import (
 from chemeleon.data.problems import OnError
 from chemeleon.data.sources import has_column
 from chemeleon.errors import DataError, nearest
+from chemeleon.storage import at_home, is_there
 
 
 class NamedSet(NamedTuple):
@@ -71,16 +72,16 @@ def find_set(
         DataError: if there is neither a file nor a data set of that name.
     """
     base, where = split_name(name)
-    path = Path(base).expanduser()
+    path = at_home(base)
     own = {"root": None if root is None else str(root), "on_error": on_error, "where": where}
     if path.is_dir():  # of splits, or of crystals
-        config = DataConfig.model_validate(
+        config = presets.data_config(
             own | {"name": path.resolve().name, "root": str(path.resolve().parent)}
         )
         with suppress(DataError):
             return NamedSet(name, split_path(config, split), split, config)
-    if path.exists():
-        return NamedSet(name, path, None, DataConfig.model_validate(own))
+    if is_there(path):
+        return NamedSet(name, path, None, presets.data_config(own))
     dataset, _, given = base.partition("/")
     known = presets.list_data()
     config = presets.load_data(dataset) if dataset in known else DataConfig(name=dataset)
@@ -111,7 +112,7 @@ def split_name(name: str) -> tuple[str, str | None]:
         ConfigError: if the expression cannot be read.
     """
     base, word, where = name.partition(" where ")
-    if not word or Path(name).expanduser().exists():
+    if not word or is_there(at_home(name)):
         return name.strip(), None
     read_where(where)
     return base.strip(), where.strip()

@@ -51,6 +51,11 @@ def stem(name: str) -> str:
     return base.removesuffix(suffix) if suffix.lower() in _KINDS else base
 
 
+def plain_id(name: str) -> str:
+    """Return what a crystal is called, on one line: as the cell of a table gives it back."""
+    return name.replace("\r", " ").replace("\n", " ").strip()
+
+
 def unique_stems(names: Sequence[str]) -> dict[str, str]:
     """Return a name of its own for each file of a folder: its stem, with the folder if need be.
 

@@ -32,6 +32,7 @@ __all__ = [
 PARSER_VERSION = 2  # raise it when the same text gives other numbers: it is part of the cache key
 MIN_THICKNESS_ANGSTROM = 0.01  # pymatgen's limit too
 ON_TOP_ANGSTROM = 0.01
+_LONGEST_ANGSTROM = 1e6  # volumes and squares of lengths are far from the ends of float32
 _FURTHEST = 1000  # cells from the first; a number beyond is no place
 
 
@@ -124,9 +125,8 @@ def standardise(
     if numbers.min() < 1 or numbers.max() > MAX_ATOMIC_NUMBER:
         worst = int(numbers.min()) if numbers.min() < 1 else int(numbers.max())
         raise BadCrystalError(f"atomic number {worst} is outside 1 to {MAX_ATOMIC_NUMBER}")
-    with np.errstate(over="ignore"):
-        if not np.isfinite(lattice.astype(np.float32)).all():
-            raise BadCrystalError("a cell vector is not a finite number in float32")
+    if (longest := float(np.abs(lattice).max())) > _LONGEST_ANGSTROM:
+        raise BadCrystalError(f"a cell vector is {longest:.3g} angstrom long")
     volume = determinant(lattice)
     # the columns of the inverse are the reciprocal vectors: 1 / length is the distance of planes
     inverse = np.linalg.inv(lattice) if volume != 0 else np.full((3, 3), np.inf)

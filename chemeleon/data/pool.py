@@ -21,6 +21,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from chemeleon.config.requests import MAX_JOBS, whole_number
+from chemeleon.errors import DataError
+
 _COMMAND = "from chemeleon.data.pool import serve; serve()"
 WORKER_SIGN = "CHEMELEON_POOL_WORKER"  # set in the environment of a worker, and only there
 _idle: list[subprocess.Popen[bytes]] = []  # processes that wait for the next call
@@ -52,6 +55,10 @@ class LostError(Exception):
         self.died, self.final = died, final
 
 
+class WorkerDiedError(DataError, RuntimeError):
+    """A process was ended from outside; on the command line this is told in words."""
+
+
 def keep_workers() -> None:
     """Let worker processes wait for the next `run_parallel` from now on; they end with this one.
 
@@ -70,9 +77,9 @@ def workers_wait() -> bool:
 
 def worker_count() -> int:
     """Return the cores that this process may use, or ``$CHEMELEON_WORKERS``."""
-    given = os.environ.get("CHEMELEON_WORKERS", "")
-    if given.isdigit() and int(given) > 0:
-        return int(given)
+    given = whole_number(os.environ.get("CHEMELEON_WORKERS", ""))
+    if given is not None and 0 < given <= MAX_JOBS:
+        return given
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
@@ -150,8 +157,9 @@ class Worker:
             if self._closed:
                 raise RuntimeError("the worker process was ended") from None
             if rescue is None:
-                what = "died" if lost.died else "failed"
-                raise RuntimeError(f"a worker process {what}: {lost}") from lost
+                if lost.died:
+                    raise WorkerDiedError(f"a worker process died: {lost}") from lost
+                raise RuntimeError(f"a worker process failed: {lost}") from lost
             parts = rescue.split(job)
             if len(parts) > 1:
                 return rescue.join([self.answer(part, rescue) for part in parts])

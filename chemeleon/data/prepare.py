@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
 import json
@@ -13,17 +12,20 @@ import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from chemeleon.config.schema import DataConfig
+from chemeleon.config.presets import data_config
+from chemeleon.config.requests import check_seed
 from chemeleon.crystals.convert import to_structures
 from chemeleon.data.dataset import SPLITS, load_source
 from chemeleon.data.problems import OnError, Problem
 from chemeleon.data.properties import join_properties
 from chemeleon.data.sources import has_column
+from chemeleon.data.tables import write_rows
 from chemeleon.errors import DataError
 from chemeleon.storage import SET_PARTS, is_ours, replacing, settle
 
@@ -124,10 +126,11 @@ def prepare(
         DataError: if the output exists, the source is unusable, or ``split`` makes no sense.
     """
     output = Path(output)
+    check_seed(seed)
     if len(split) != 3 or min(split) < 0 or not math.isclose(sum(split), 1, abs_tol=1e-6):
         raise DataError(f"split {tuple(split)} must be three shares of train, val, test, sum 1")
     check_output(output, overwrite)
-    config = DataConfig.model_validate(
+    config = data_config(
         {
             "cif_column": cif_column,
             "max_atoms": max_atoms,
@@ -299,11 +302,11 @@ def write_table(
     """Write a gzipped CSV in the project's layout: ``material_id``, ``cif`` and the columns."""
     from pymatgen.io.cif import CifWriter
 
-    with gzip.open(path, "wt", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["material_id", "cif", *columns])
-        for name, structure, *values in zip(names, structures, *columns.values(), strict=True):
-            writer.writerow([name, str(CifWriter(structure)), *values])
+    rows = zip(names, structures, *columns.values(), strict=True)
+    cells = ([name, str(CifWriter(structure)), *values] for name, structure, *values in rows)
+    # half of a pair of letters, which JSON may hold, is written as an escape
+    with gzip.open(path, "wt", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        write_rows(file, chain([["material_id", "cif", *columns]], cells))
 
 
 def number_cells(values: Tensor) -> list[str]:

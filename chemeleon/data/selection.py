@@ -22,6 +22,7 @@ from chemeleon.data.where import Rows, judge
 from chemeleon.errors import DataError
 
 Partial = bool | Literal["any"]
+_MOST_ATOMS = 2**31 - 1  # that sizes are told apart from
 UNFIT = "do not fit"  # the expression is false
 
 
@@ -107,7 +108,7 @@ def _wishes(
         yes, no = (torch.from_numpy(flags) for flags in judge(config.where, rows, source))
         wishes += [(UNFIT, ~no), ("have no value to tell", yes)]
     if config.max_atoms is not None:
-        few = crystals.num_atoms <= config.max_atoms
+        few = crystals.num_atoms <= min(config.max_atoms, _MOST_ATOMS)
         wishes.append((f"have more atoms than max_atoms={config.max_atoms}", few))
     known = {name: ~columns[name].isnan() for name in config.targets}
     if partial == "any" or not known:

@@ -21,10 +21,10 @@ from chemeleon.data.cif import blocks
 from chemeleon.data.crystal import BadCrystalError
 from chemeleon.data.files import BROKEN, Member, TooLargeError
 from chemeleon.data.limits import Limits
-from chemeleon.data.names import KNOWN, kind_of, stem, unique_stems
+from chemeleon.data.names import KNOWN, kind_of, plain_id, stem, unique_stems
 from chemeleon.data.plain import plain_value
 from chemeleon.data.tables import column_place, open_table
-from chemeleon.errors import DataError
+from chemeleon.errors import DataError, printable
 
 Report = Callable[[float], None]
 
@@ -81,20 +81,26 @@ def read_records(
         report or (lambda share: None),
     )
     with _readable(path):
-        if path.is_dir():
-            members = list(files.folder_members(path))
-            yield from _read_members(members, reader._replace(many=True))
-        elif is_archive(path):
-            from chemeleon.data.archive import archive_records  # which imports this module
-
-            yield from archive_records(path)
-        elif kind_of(path.name) == "zip":
-            with zipfile.ZipFile(path) as archive:
-                members = list(files.zip_members(archive, path.stat().st_size))
-                yield from _read_members(members, reader._replace(many=True))
-        else:
-            yield from _read_single(path, reader)
+        for record in _records(path, reader):
+            name = plain_id(record.id)
+            yield record if name == record.id else record._replace(id=name)
     reader.report(1.0)
+
+
+def _records(path: Path, reader: _Reader) -> Iterator[Record]:
+    if path.is_dir():
+        members = list(files.folder_members(path))
+        yield from _read_members(members, reader._replace(many=True))
+    elif is_archive(path):
+        from chemeleon.data.archive import archive_records  # which imports this module
+
+        yield from archive_records(path)
+    elif kind_of(path.name) == "zip":
+        with zipfile.ZipFile(path) as archive:
+            members = list(files.zip_members(archive, path.stat().st_size))
+            yield from _read_members(members, reader._replace(many=True))
+    else:
+        yield from _read_single(path, reader)
 
 
 def is_archive(path: Path) -> bool:
@@ -179,7 +185,7 @@ def _read_single(path: Path, reader: _Reader) -> Iterator[Record]:
     _check_file(path, reader.limits)
     size = max(path.stat().st_size, 1)
     with path.open("rb") as raw:
-        found = _read_file(path.name, stem(path.name), raw, reader)
+        found = _read_file(printable(path.name), printable(stem(path.name)), raw, reader)
         for index, record in enumerate(found):
             if index % 256 == 0 and not raw.closed:
                 reader.report(min(raw.tell() / size, 1.0))
@@ -192,10 +198,10 @@ def _read_members(members: list[Member], reader: _Reader) -> Iterator[Record]:
     read = [m for m in seen if m.problem is not None or kind_of(m.name) != "words"]
     _note(reader, len(members) - len(seen), "hidden file{}")
     _note(reader, len(seen) - len(read), "text{} (.txt, .md)")
-    stems = unique_stems([files.printable(m.name) for m in read])
+    stems = unique_stems([printable(m.name) for m in read])
     for index, member in enumerate(read):
         reader.report(index / len(read))
-        name = files.printable(member.name)
+        name = printable(member.name)
         problem, row = member.problem, 0
         if problem is None and kind_of(name) in (None, "zip", "archive"):
             problem = "file of no known kind"

@@ -1,17 +1,53 @@
-"""CSV files, read row by row: a bad row costs the others nothing, and no row fills memory."""
+"""CSV files, read row by row: a bad row costs the others nothing, and no row fills memory.
+
+Spreadsheets take cells that begin with ``=`` and the like for formulas, which can start programs.
+So what is written here has an apostrophe before such text (`cell`), and what is read has not.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from chemeleon.data.files import TooLargeError, unpacked
 from chemeleon.errors import DataError, nearest
 
+if TYPE_CHECKING:
+    import pandas
+
 _LONGEST_ROW, _LONGEST_HEADER, _PIECE = 1 << 24, 1 << 20, 1 << 18
+_ACTING = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")  # wide letters do in some languages
+_KEPT = re.compile(r"'" + _ACTING.pattern)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+def cell(text: str) -> str:
+    """Return a text as a cell that is text in a spreadsheet, too; numbers stay numbers."""
+    return f"'{text}" if _ACTING.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def _uncell(text: str) -> str:
+    """Undo `cell`."""
+    return text[1:] if _KEPT.match(text) else text
+
+
+def write_rows(file: IO[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write rows of a CSV that `open_table` gives back and a spreadsheet only shows."""
+    csv.writer(file).writerows([cell(text) for text in row] for row in rows)
+
+
+def safe_cells(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """Return a table whose text can be written as `write_rows` would."""
+    texts = [name for name in frame if frame[name].dtype.kind not in "biufc"]
+    written = {
+        name: frame[name].map(lambda value: cell(value) if isinstance(value, str) else value)
+        for name in texts
+    }
+    return frame.assign(**written)  # pyright: ignore[reportArgumentType]
 
 
 class Row(NamedTuple):
@@ -79,7 +115,7 @@ def _lines(text: io.TextIOWrapper) -> Iterator[str]:
 
 
 def _header(line: str, separator: str) -> list[str]:
-    return [cell.strip() for cell in next(csv.reader([line], delimiter=separator))]
+    return [_uncell(name.strip()) for name in next(csv.reader([line], delimiter=separator))]
 
 
 def _separator(line: str, wanted: str | None) -> str:
@@ -101,12 +137,12 @@ def _rows(reader: Any, width: int, text: io.TextIOWrapper) -> Iterator[Row]:
             except csv.Error as error:
                 yield Row(number, [], f"is no row of a table: {error}")
                 continue
-            if not any(cell.strip() for cell in cells):
+            if not any(text.strip() for text in cells):
                 continue
             if len(cells) != width:
                 yield Row(number, [], f"has {len(cells)} cells, the header has {width}")
             else:
-                yield Row(number, cells)
+                yield Row(number, [_uncell(text) if text[:1] == "'" else text for text in cells])
 
 
 def column_place(table: Table, column: str, key: str, name: str) -> int:

@@ -62,4 +62,5 @@ def _normalise(found: dict[str, float], text: str) -> Fractions:
     if unknown or not 0 < total < float("inf") or min(found.values()) < 0:
         what = f": {unknown[0]} is no element" if unknown else ""
         raise DataError(f"'{text}' is no chemical formula{what}")
-    return tuple((s, round(a / total, 12)) for s, a in sorted(found.items()) if a > 0)
+    shares = [(s, round(a / total, 12)) for s, a in sorted(found.items())]
+    return tuple((s, share) for s, share in shares if share > 0)  # less is rounding

@@ -75,7 +75,7 @@ def walk(
     count, device = len(cells.num_atoms), cells.numbers.device
     whole = Cells(*(part.clone() for part in cells))
     starts = torch.cumsum(cells.num_atoms, 0) - cells.num_atoms
-    energies = torch.full((steps + 1, count), torch.nan, dtype=torch.float64, device=device)
+    energies: list[Tensor] = []  # of each step: few take as many as they may
     taken = torch.zeros_like(cells.num_atoms)
     largest = torch.full_like(cells.lattice[:, 0, 0], torch.nan)
     reasons: list[str | None] = [None] * count
@@ -89,7 +89,8 @@ def walk(
         size = _largest(now, force, cell_force)
         good = torch.isfinite(size) & torch.isfinite(found.energies)
         rows = state.crystals
-        energies[step, rows] = found.energies
+        energies.append(torch.full((count,), torch.nan, dtype=torch.float64, device=device))
+        energies[-1][rows] = found.energies
         taken[rows], largest[rows] = step, size
         flags = torch.stack([good, good & (size > fmax)], 1)
         for i, fine in zip(rows.tolist(), flags[:, 0].tolist(), strict=True):
@@ -109,7 +110,8 @@ def walk(
         atoms = ranges(starts[state.crystals], now.num_atoms)
         whole.frac_coords[atoms] = now.frac_coords
         whole.lattice[state.crystals] = now.lattice
-    return Walk(whole, energies, taken, largest, reasons)
+    table = torch.stack(energies) if energies else whole.lattice.new_empty((0, count))
+    return Walk(whole, table, taken, largest, reasons)
 
 
 def _begin(cells: Cells) -> _State:

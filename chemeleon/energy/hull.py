@@ -11,12 +11,14 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from chemeleon.config.plain_json import parse_json
 from chemeleon.data.files import BROKEN, TooLargeError, unpacked
 from chemeleon.energy.compositions import Fractions, fractions
 from chemeleon.energy.hull_solver import Array, best_mixture
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from chemeleon.energy.potentials import Potential
 
 FORMAT = "chemeleon hull 1"
+# what values of other types than expected raise
+ODD = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
 OK, NO_ENERGY, ELEMENT_MISSING = "ok", "no energy", "element missing"
 
 
@@ -214,16 +218,34 @@ class Hull:
                 f"{path} is no hull of this project; make one: chemeleon data hull SRC -o {path}"
             )
         try:
-            phases = [fractions(formula) for formula, _ in held["phases"]]
-            energies = [float(energy) for _, energy in held["phases"]]
-            references = {str(k): v for k, v in held["references_ev"].items()}
-            return cls(phases, energies, references, held["manifest"])
-        except (KeyError, TypeError, ValueError) as error:
+            return cls(*_content(held))
+        except (DataError, *ODD) as error:
             raise DataError(f"{path} is damaged ({error!r}); make it again") from error
 
 
+def _content(
+    held: dict[str, Any],
+) -> tuple[list[Fractions], list[float], dict[str, float | None], dict[str, Any]]:
+    """Return the arguments of a `Hull` from what its file says."""
+    phases = [fractions(str(formula)) for formula, _ in held["phases"]]
+    energies = [finite(energy) for _, energy in held["phases"]]
+    totals = held["references_ev"].items()
+    references = {symbol: None if v is None else finite(v) for symbol, v in totals}
+    manifest = held["manifest"] | {}
+    examples = manifest.get("skipped_examples") or []
+    return phases, energies, references, manifest | {"skipped_examples": [*map(str, examples)]}
+
+
+def finite(value: Any) -> float:
+    """Return a number that can be computed with; for anything else raise one of `ODD`."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is no energy")
+    return number
+
+
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file, compressed or not.
+    """Read a JSON file, compressed or not; what is no finite number in it is None.
 
     Raises:
         DataError: if it is missing or no JSON.
@@ -231,7 +253,7 @@ def read_json(path: str | Path) -> Any:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            return json.loads(unpacked(file).read())
+            return parse_json(unpacked(file).read(), finite=True)
     except FileNotFoundError:
         raise DataError(
             f"{path} does not exist; a hull is made with: chemeleon data hull SRC -o hull.json.gz"

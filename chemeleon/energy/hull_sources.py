@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from chemeleon.energy.hull import Hull
 from chemeleon.energy.hull_tables import TABLE_NAMES, from_table, table_in
 from chemeleon.errors import ConfigError, nearest
+from chemeleon.storage import at_home, is_there
 
 if TYPE_CHECKING:
     from chemeleon.energy.potentials import Potential
@@ -77,7 +78,7 @@ def find_hull(name: str | Path) -> FoundHull:
     from chemeleon.data.dataset import data_root
 
     asked, root = str(name), data_root(DataConfig())
-    places = [Path(asked).expanduser(), root / Path(asked).expanduser()]
+    places = [path for path in (at_home(asked), root / at_home(asked)) if is_there(path)]
     for path in places:
         if path.is_file() or table_in(path) is not None:
             return FoundHull(asked, (path,))

@@ -16,7 +16,7 @@ from chemeleon.data.files import BROKEN, TooLargeError
 from chemeleon.data.problems import OnError, check_reasons
 from chemeleon.data.tables import open_table
 from chemeleon.energy.compositions import Fractions, fractions
-from chemeleon.energy.hull import Hull, read_json
+from chemeleon.energy.hull import ODD, Hull, finite, read_json
 from chemeleon.errors import DataError, nearest
 
 FORMULA_COLUMNS = ("pretty_formula", "formula", "reduced_formula", "formula_pretty", "composition")
@@ -114,7 +114,7 @@ def from_entries(path: str | Path, on_error: OnError = "few") -> Hull:
     for i, item in enumerate(items, start=1):
         try:
             parts, total = _entry(item)
-        except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (DataError, *ODD) as error:
             skipped.append(f"entry {i}: {error!r}")
             continue
         phases.append(parts)
@@ -144,10 +144,10 @@ def read_references(path: str | Path) -> dict[str, float]:
     held = read_json(path)
     try:
         return {
-            str(symbol): float(item) if isinstance(item, int | float) else _entry(item)[1]
+            str(symbol): finite(item) if isinstance(item, int | float) else _entry(item)[1]
             for symbol, item in held.items()
         }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except ODD as error:
         raise DataError(
             f"{path} is no mapping of elements to energies or pymatgen entries ({error!r})"
         ) from error
@@ -156,7 +156,7 @@ def read_references(path: str | Path) -> dict[str, float]:
 def _entry(item: Any) -> tuple[Fractions, float]:
     """Return composition and corrected energy per atom; read by hand, so nothing in it is run."""
     amounts = {str(k).rstrip("0123456789+-."): float(v) for k, v in item["composition"].items()}
-    total = float(item["energy"]) + float(item.get("correction") or 0.0)
+    total = finite(item["energy"]) + finite(item.get("correction") or 0.0)
     return fractions(amounts), total / sum(amounts.values())
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from chemeleon.energy.cells import Cells, to_cells
 from chemeleon.errors import ConfigError, nearest
+from chemeleon.models.pretrained import find_device
 
 if TYPE_CHECKING:
     from chemeleon.energy.cells import Crystals
@@ -154,8 +155,9 @@ def load_potential(name: str, device: str | torch.device | None = None) -> Poten
 
     Raises:
         ConfigError: for an unknown name, or with what to install.
+        GenerationError: if the device cannot be used.
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = find_device(device)
     head, _, tail = name.partition(":")
     if head == "none" and not tail:
         return NoPotential()
@@ -192,14 +194,16 @@ def _load_by_path(name: str, module_name: str, attribute: str, device: torch.dev
     thing: Any = None
     try:
         thing = importlib.import_module(module_name)
+    except Exception as error:  # whatever the module does when it is imported
+        raise ConfigError(
+            f"potential '{name}': {type(error).__name__}: {error}; the module must be installed or"
+            " lie on PYTHONPATH"
+        ) from error
+    try:
         for part in attribute.split("."):
             thing = getattr(thing, part)
-    except ImportError as error:
-        raise ConfigError(
-            f"potential '{name}': {error}; the module must be installed or lie on PYTHONPATH"
-        ) from error
     except AttributeError:
-        known = [word for word in vars(thing) if not word.startswith("_")]
+        known = [word for word in dir(thing) if not word.startswith("_")]
         raise ConfigError(
             f"potential '{name}': {module_name} has no '{attribute}'{nearest(attribute, known)}"
         ) from None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from chemeleon.config.requests import MAX_RELAX_STEPS, check_range
 from chemeleon.energy.cells import Cells, to_cells
 from chemeleon.energy.fire import walk
 from chemeleon.energy.potentials import Potential
@@ -68,12 +69,11 @@ def relax(
         relax_cell: False keeps the lattices.
 
     Raises:
-        ConfigError: for a negative limit.
+        ConfigError: for a negative limit, or too many steps.
     """
-    if steps < 0 or not fmax_ev_per_angstrom >= 0:
-        raise ConfigError(
-            f"steps={steps} and fmax_ev_per_angstrom={fmax_ev_per_angstrom} must not be negative"
-        )
+    check_range("steps of relaxation", steps, 0, MAX_RELAX_STEPS)
+    if not fmax_ev_per_angstrom >= 0:
+        raise ConfigError(f"fmax_ev_per_angstrom={fmax_ev_per_angstrom} must not be negative")
     cells, reasons = to_cells(structures)
     good = torch.tensor([i for i, reason in enumerate(reasons) if reason is None]).long()
     start = cells.subset(good.to(cells.numbers.device)).to(potential.device)

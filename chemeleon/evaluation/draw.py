@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import re
 import warnings
@@ -26,6 +27,9 @@ from chemeleon.evaluation.render import Scene
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+MOST_SHOWN = 600
+logger = logging.getLogger(__name__)
+_MOST_COLUMNS = 100  # a picture has at most 2^16 pixels a side
 _PANEL_PIXELS = 380
 _DPI = 200
 AZIMUTH, ELEVATION = 17.0, 13.0  # degrees by which a, then the eye, leave the line of sight
@@ -102,7 +106,8 @@ def contact_sheet(
     """Draw crystals side by side into one PNG.
 
     Each is shown in its conventional cell (atoms where they are, not idealised), with the atoms
-    on faces and edges repeated. A crystal that cannot be drawn leaves a panel that says so.
+    on faces and edges repeated. A crystal that cannot be drawn leaves a panel that says so. Of
+    more than `MOST_SHOWN` the first are shown.
 
     Args:
         structures: ordered crystals.
@@ -120,7 +125,10 @@ def contact_sheet(
         raise DataError("there are no structures to draw")
     if titles is not None and len(titles) != len(structures):
         raise DataError(f"{len(structures)} structures but {len(titles)} titles")
-    columns = max(1, min(columns, len(structures)))
+    if len(structures) > MOST_SHOWN:
+        logger.warning("the picture shows %d of %d crystals", MOST_SHOWN, len(structures))
+        structures = structures[:MOST_SHOWN]
+    columns = max(1, min(columns, len(structures), _MOST_COLUMNS))
     rows = -(-len(structures) // columns)
     width, height = _PANEL_PIXELS / _DPI * 1.12, _PANEL_PIXELS / _DPI * 1.36
     figure = Figure(figsize=(columns * width, rows * height), dpi=_DPI, facecolor="white")

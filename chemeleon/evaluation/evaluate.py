@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.config.requests import (
+    MAX_CRYSTALS,
+    MAX_JOBS,
+    MAX_RELAX_STEPS,
+    MAX_SECONDS,
+    check_range,
+)
 from chemeleon.data.named import NamedSet, find_set, split_name
 from chemeleon.data.problems import OnError
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
@@ -86,14 +93,13 @@ class Settings:
                 f"unknown matcher '{self.matcher}'{nearest(self.matcher, TOLERANCES)};"
                 f" known: {', '.join(TOLERANCES)}"
             )
-        if not self.seconds_per_pair > 0 or (self.jobs is not None and self.jobs < 1):
-            raise ConfigError(
-                f"seconds_per_pair={self.seconds_per_pair} and jobs={self.jobs} must be positive"
-            )
-        for name, value in (("relax_steps", self.relax_steps),
-                            ("control_energies", self.control_energies)):  # fmt: skip
-            if value < 0:
-                raise ConfigError(f"{name}={value} must not be negative")
+        if not self.seconds_per_pair > 0:
+            raise ConfigError(f"seconds_per_pair={self.seconds_per_pair} must be positive")
+        check_range("seconds_per_pair", self.seconds_per_pair, 0, MAX_SECONDS)
+        if self.jobs is not None:
+            check_range("jobs", self.jobs, 1, MAX_JOBS)
+        check_range("relax_steps", self.relax_steps, 0, MAX_RELAX_STEPS)
+        check_range("control_energies", self.control_energies, 0, MAX_CRYSTALS)
         if self.coverage and not self.references and self.control in (None, "auto", "none"):
             raise ConfigError("coverage is of a set: name a --reference or a --control")
         if self.potential == "none" and (self.hull or self.relax_steps):
@@ -273,7 +279,8 @@ def _control(
         return None, {}
     others = [r for r in references if r.fingerprint != control.fingerprint]
     total = len(control.collection)
-    rows = np.unique(np.linspace(0, total - 1, settings.control_energies).round().astype(np.int64))
+    wanted = min(total, settings.control_energies)
+    rows = np.unique(np.linspace(0, total - 1, wanted).round().astype(np.int64))
     found = _judge(
         control.collection, control.prepared, others, settings, by if len(rows) else None, rows,
         progress,

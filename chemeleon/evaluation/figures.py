@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from chemeleon.errors import printable
 from chemeleon.evaluation.histograms import Histogram, histogram
 
 _OURS, _THEIRS, _INK, _GRID = "#7ba6f0", "#33394a", "#1b2230", "#e3e7ee"
@@ -56,7 +57,7 @@ def _draw(bins: Histogram, label: str, path: Path) -> None:
     axes.set_xlim(bins.edges[0], bins.edges[-1])
     if bins.discrete:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel(_plain(label), color=_INK)
+    axes.set_xlabel(plain_label(label), color=_INK)
     axes.set_ylabel("share (%)", color=_INK)
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -66,6 +67,6 @@ def _draw(bins: Histogram, label: str, path: Path) -> None:
     figure.savefig(path)
 
 
-def _plain(text: str) -> str:
-    """Keep matplotlib from reading formulas in a label."""
-    return text.replace("$", r"\$")
+def plain_label(text: str) -> str:
+    """Return text of any origin as matplotlib can draw it, with no formulas in it."""
+    return printable(text).replace("$", r"\$")

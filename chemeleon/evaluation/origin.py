@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from chemeleon.config.plain_json import parse_json
 from chemeleon.data.sources import Record
+from chemeleon.errors import DataError
 from chemeleon.storage import settle
 
 _FORMS = ("structures.extxyz", "structures.json.gz", "cif")
@@ -29,17 +30,34 @@ _TOLD = (
 
 
 def sample_manifest(path: Path) -> dict[str, Any] | None:
-    """Return the manifest of a folder that `chemeleon sample` wrote, or None for anything else."""
+    """Return the manifest of a folder that `chemeleon sample` wrote, or None for anything else.
+
+    Raises:
+        DataError: if it is one, but does not say which crystals are broken.
+    """
     settle(path)
     file = path / "manifest.json"
     if not path.is_dir() or not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = parse_json(file.read_bytes(), finite=True)
     except ValueError:
         return None
     ours = isinstance(found, dict) and {"requested", "broken", "formats"} <= found.keys()
-    return found if ours and any((path / form).exists() for form in _FORMS) else None
+    if not ours or not any((path / form).exists() for form in _FORMS):
+        return None
+    broken = found["broken"]
+    if not isinstance(broken, list) or not all(map(_is_entry, broken)):
+        raise DataError(
+            f"{file} does not list the broken crystals as `chemeleon sample` does (id, reason,"
+            " written): it has been changed. Without it the folder is judged by its files alone"
+        )
+    return found
+
+
+def _is_entry(entry: Any) -> bool:
+    names = isinstance(entry, dict) and [entry.get("id"), entry.get("reason")]
+    return bool(names) and all(isinstance(name, str) for name in names)
 
 
 def crystals_of(path: Path, manifest: dict[str, Any]) -> tuple[Path, list[Record]]:
@@ -50,11 +68,17 @@ def crystals_of(path: Path, manifest: dict[str, Any]) -> tuple[Path, list[Record
 
 def told(manifest: dict[str, Any]) -> dict[str, Any]:
     """Return what the manifest of an evaluation repeats of a sample's."""
-    return {key: manifest[key] for key in _TOLD if key in manifest}
+    return {key: manifest[key] for key in _TOLD if key in manifest and _is_flat(manifest[key])}
+
+
+def _is_flat(value: Any, levels: int = 4) -> bool:
+    """Tell what a report can show from what is nested as no setting is."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_flat(item, levels - 1) for item in inner)
 
 
 def _unwritten(manifest: dict[str, Any]) -> Iterator[Record]:
     for row, entry in enumerate(manifest["broken"], start=1):
         if not entry.get("written", True):
             reason = f"not written: {entry['reason']}"
-            yield Record("manifest.json", row, str(entry["id"]), "problem", reason, {})
+            yield Record("manifest.json", row, entry["id"], "problem", reason, {})

@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from chemeleon.config.plain_json import parse_json
 from chemeleon.data.cache import cache_dir
 from chemeleon.data.named import find_set
 from chemeleon.data.parse import PARSER_VERSION
 from chemeleon.data.problems import OnError
 from chemeleon.data.sources import fingerprint
 from chemeleon.evaluation.collection import Collection, Progress, read_collection
-from chemeleon.evaluation.describe import DESCRIPTION_VERSION
+from chemeleon.evaluation.describe import DESCRIPTION_VERSION, NUMBERS, TEXTS
 from chemeleon.evaluation.grouping import Prepared, composition_keys, prepare
 from chemeleon.evaluation.packed import Packed
 from chemeleon.evaluation.reduced import REDUCTION_VERSION
@@ -135,7 +136,7 @@ def _read(file: Path) -> tuple[Collection, Prepared] | None:
         return None
     try:
         arrays = load_file(file)
-        words = json.loads(arrays["words"].tobytes())
+        words = parse_json(arrays["words"].tobytes())
         given, reduced = (
             Packed(*(arrays[f"{prefix}.{field}"] for field in Packed._fields))
             for prefix in ("given", "reduced")
@@ -149,7 +150,33 @@ def _read(file: Path) -> tuple[Collection, Prepared] | None:
             [tuple(row) for row in words["texts"]],
             words["left_out"],
         )
+        _check(collection, reduced, words["unreduced"])
         return collection, Prepared(reduced, composition_keys(given), words["unreduced"])
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         logger.warning("the cached index %s is damaged (%s); indexing again", file, error)
         return None
+
+
+def _check(found: Collection, reduced: Packed, unreduced: list[str | None]) -> None:
+    """Raise ValueError for parts that do not belong together, as of a file that was changed."""
+    count = len(found.crystals.counts)
+    for crystals in (found.crystals, reduced):
+        atoms, (numbers, frac, lattice, counts) = len(crystals.numbers), crystals
+        shapes = numbers.shape, frac.shape, lattice.shape, counts.shape
+        kinds = numbers.dtype, frac.dtype, lattice.dtype, counts.dtype
+        fits = shapes == ((atoms,), (atoms, 3), (count, 3, 3), (count,))
+        fits &= kinds == (np.uint8, np.float64, np.float64, np.int64)
+        if not fits or counts.min(initial=0) < 0 or counts.sum() != atoms:
+            raise ValueError("sizes of crystals do not add up")
+    if found.numbers.shape != (count, len(NUMBERS)) or found.numbers.dtype != np.float64:
+        raise ValueError(f"numbers have type {found.numbers.dtype}, shape {found.numbers.shape}")
+    lists = found.ids, found.sources, found.reasons, found.texts, unreduced
+    if any(not isinstance(part, list) or len(part) != count for part in lists):
+        raise ValueError("lists of words do not fit the crystals")
+    if any(len(row) != len(TEXTS) for row in found.texts) or type(found.left_out) is not int:
+        raise ValueError("words are missing")
+    words = [*found.ids, *found.sources, *(word for row in found.texts for word in row)]
+    if not all(isinstance(w, str) for w in words) or not all(
+        isinstance(w, str | None) for w in [*found.reasons, *unreduced]
+    ):
+        raise ValueError("some words are none")

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from chemeleon.evaluation.figures import plain_label
 from chemeleon.storage import write_atomically
 
 _PANEL_INCHES = 4.0
@@ -54,12 +56,15 @@ def scores(predicted: Tensor, true: Tensor) -> Scores:
 def parity_plot(rows: Mapping[str, Mapping[str, Parity]], path: Path) -> None:
     """Draw predicted against true values as a PNG: a row per split, a panel per property.
 
+    Of more than a hundred properties the first are shown: a picture has at most 2^16 pixels a side.
+
     Args:
         rows: split to property to its numbers; every split has the same properties.
         path: file to write.
     """
     from matplotlib.figure import Figure
 
+    rows = {split: dict(islice(panels.items(), 100)) for split, panels in rows.items()}
     columns = max(len(panels) for panels in rows.values())
     size = (_PANEL_INCHES * columns, _PANEL_INCHES * len(rows))
     figure = Figure(figsize=size, layout="constrained")
@@ -74,7 +79,8 @@ def parity_plot(rows: Mapping[str, Mapping[str, Parity]], path: Path) -> None:
                 ends = min(true.min(), predicted.min()), max(true.max(), predicted.max())
                 axis.plot(ends, ends, "-", lw=0.8, color=_LINE)
             unit = f" ({panel.unit})" if panel.unit else ""
-            axis.set_xlabel(f"true {name}{unit}")
-            axis.set_ylabel(f"predicted{unit}")
-            axis.set_title(f"{split}: MAE {score.mae:.3g}{unit}, R² {score.r2:.3f}", fontsize=10)
+            axis.set_xlabel(plain_label(f"true {name}{unit}"))
+            axis.set_ylabel(plain_label(f"predicted{unit}"))
+            title = f"{split}: MAE {score.mae:.3g}{unit}, R² {score.r2:.3f}"
+            axis.set_title(plain_label(title), fontsize=10)
     write_atomically(path, lambda beside: figure.savefig(beside, format="png", dpi=150))

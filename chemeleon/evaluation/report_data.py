@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from chemeleon.data.tables import safe_cells
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.figures import write_figures
 from chemeleon.evaluation.packed import Packed
@@ -116,7 +117,8 @@ class Report:
             home: where it will be, to which links of the page are relative.
             cif: as with `save`.
         """
-        self.crystals.to_csv(folder / "crystals.csv", index=False)
+        table = safe_cells(self.crystals)
+        table.to_csv(folder / "crystals.csv", index=False, errors="backslashreplace")
         files = None
         if cif or (cif is None and len(self.structures) <= CIF_LIMIT):
             files = self._write_cifs(folder / "cif")
@@ -125,14 +127,15 @@ class Report:
         write_figures(self.summary, folder)
         write_html(self, folder, files, home)
         text = json.dumps(self.summary, indent=1, ensure_ascii=False, allow_nan=False)
-        (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+        path = folder / "summary.json"
+        path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
     def _write_relaxed(self, path: Path) -> None:
         """Append one crystal after the other: a list of all would take gigabytes."""
         from ase.io import write
 
         ids = self.crystals["id"].tolist()
-        with path.open("w", encoding="utf-8") as file:
+        with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
             for name, structure in zip(ids, self.relaxed, strict=True):
                 if structure is not None:
                     atoms = structure.to_ase_atoms()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from chemeleon.config.requests import whole_number
 from chemeleon.evaluation.charts import histogram_chart, interval_bar, number, paired_bars
 from chemeleon.evaluation.histograms import histogram
 from chemeleon.evaluation.page import Section, definition_list, escape, table
@@ -176,7 +177,7 @@ def _symbol(name: str) -> str:
     """A space group by number as symbol and number; other names stay."""
     import gemmi
 
-    if name.isdigit() and 1 <= int(name) <= 230:
+    if 1 <= (whole_number(name) or 0) <= 230:
         return f"{gemmi.find_spacegroup_by_number(int(name)).short_name()} ({name})"
     return name
 

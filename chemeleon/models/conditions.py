@@ -12,6 +12,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from chemeleon.config.requests import whole_number
 from chemeleon.config.schema import ConditionConfig
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from chemeleon.crystals.symbols import (
@@ -152,12 +153,13 @@ class Number(Condition):
     def parse(self, value: object) -> Tensor:
         """Read a number in the column's unit; see ``Condition.parse``."""
         try:
-            number = float(cast("str", value))
+            number = math.nan if "_" in str(value) else float(cast("str", value))
         except (TypeError, ValueError):
             number = math.nan
-        if not math.isfinite(number):
-            raise ConfigError(f"'{value}' is not a number")
-        return ((number - self.mean) / self.std).cpu().reshape(1)
+        features = ((number - self.mean) / self.std).cpu().reshape(1)
+        if not features.isfinite():
+            raise ConfigError(f"'{value}' is not a number that can be computed with")
+        return features
 
     def describe(self, values: Tensor) -> dict[str, object]:
         """Return the column's range."""
@@ -202,10 +204,10 @@ class Category(Condition):
         Raises:
             ConfigError: if there is no such class.
         """
-        text = str(value).strip()
-        if not text.isdecimal() or int(text) >= self.features:
+        number = whole_number(str(value).strip())
+        if number is None or not 0 <= number < self.features:
             raise ConfigError(f"'{value}' is not a class: they go from 0 to {self.features - 1}")
-        return int(text)
+        return number
 
     def parse(self, value: object) -> Tensor:
         """Read a class; see ``Condition.parse``."""
@@ -255,10 +257,10 @@ class NumElements(Category):
 
     def number(self, value: object) -> int:
         """Return the number that a user asks for; see ``Category.number``."""
-        text = str(value).strip()
-        if not text.isdecimal() or not 1 <= int(text) <= self.most:
+        number = whole_number(str(value).strip())
+        if number is None or not 1 <= number <= self.most:
             raise ConfigError(f"'{value}' is not a number of elements from 1 to {self.most}")
-        return int(text)
+        return number
 
 
 Kind = Composition | ChemicalSystem | NumElements | Number | Category | SpaceGroup

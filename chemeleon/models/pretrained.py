@@ -113,18 +113,31 @@ class Pretrained(nn.Module):
             return hub.push(self.save_pretrained(folder), repo, **options)
 
 
+def find_device(device: torch.device | str | None = None) -> torch.device:
+    """Return a device that can be computed on, by default a GPU if there is one.
+
+    Raises:
+        GenerationError: if it cannot be used, in torch's words.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+        if found.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError, ImportError) as error:  # by kind of build
+        raise GenerationError(
+            f"device '{device}' cannot be used: {str(error).splitlines()[0]}. Leave out --device to"
+            " take a GPU if there is one, else the CPU"
+        ) from None
+    return found
+
+
 def place(model: AnyModel, device: torch.device | str | None = None) -> AnyModel:
     """Move a model to a device, a GPU if there is one, for use without training.
 
     Raises:
         GenerationError: if the device cannot be used.
     """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return model.to(device).eval()
-    except (RuntimeError, AssertionError) as error:  # torch raises either, by kind of build
-        raise GenerationError(
-            f"device '{device}' cannot be used: {str(error).splitlines()[0]}. Leave out --device to"
-            " take a GPU if there is one, else the CPU"
-        ) from None
+    return model.to(find_device(device)).eval()

@@ -18,6 +18,7 @@ from chemeleon.config.rewards import RewardConfig
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.rewards._functions import reward_of
 from chemeleon.rewards.base import Context, Reward
+from chemeleon.storage import at_home
 
 _NO_REWARDS = ("base", "mix")
 
@@ -112,7 +113,7 @@ def _explain(error: ValidationError, schema: type[Any]) -> list[str]:
 
 
 def _load_file(name: str, place: str) -> ModuleType:
-    path = Path(place).expanduser().resolve()
+    path = at_home(place).resolve()
     if not path.is_file():
         raise ConfigError(f"reward '{name}': there is no file {path}")
     key = f"_chemeleon_reward_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from chemeleon.checkpoints.adapters import base_hash, own
@@ -10,6 +9,7 @@ from chemeleon.config.architecture import LoRAConfig
 from chemeleon.config.hubname import is_name
 from chemeleon.models.adapters import add_adapters, split
 from chemeleon.models.denoiser import LatentDiffusion
+from chemeleon.storage import at_home
 from chemeleon.training.run import Export
 
 
@@ -65,4 +65,4 @@ def _lasting(reference: str | None) -> str | None:
     """Return a model's name that is good in every folder."""
     if reference is None or is_name(reference):
         return reference
-    return str(Path(reference).expanduser().absolute())
+    return str(at_home(reference).absolute())

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from chemeleon.checkpoints.adapters import BASE_IN_RUN
 from chemeleon.checkpoints.store import write_model
+from chemeleon.config.launched import tell_if_alone
 from chemeleon.config.presets import to_yaml
 from chemeleon.config.schema import (
     LDMTrainConfig,
@@ -33,6 +34,7 @@ from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.storage import RUN_PARTS, Draft, hold, refuse_existing, write_text
+from chemeleon.terminal import Terminal
 from chemeleon.training.ldm import LDMStage
 from chemeleon.training.loop import Fitted, Stage, fit
 from chemeleon.training.predictor import PredictStage, load_targets
@@ -74,7 +76,9 @@ class TrainResult(NamedTuple):
         """Return what was logged (``metrics.jsonl``), a row for each step with anything to say."""
         import pandas
 
-        return pandas.DataFrame(read_metrics(self.folder)).groupby("step").first()
+        rows = read_metrics(self.folder)
+        frame = pandas.DataFrame(rows) if rows else pandas.DataFrame({"step": [], "epoch": []})
+        return frame.groupby("step").first()
 
 
 def train(
@@ -93,10 +97,11 @@ def train(
         ConfigError: if the folder holds a run and neither ``resume`` nor ``overwrite`` is given,
             or if another command trains there.
     """
-    console = console or Console(stderr=True)
+    console = console or Terminal(stderr=True)
     if not resume:
         refuse_existing(folder, RUN_PARTS, overwrite, "go on with --resume, or name another -o")
     accelerator = make_accelerator(config.trainer, folder, console)
+    tell_if_alone()
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     main = accelerator.is_main_process

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from chemeleon.training.run import Export, Run
+from chemeleon.training.state import seed_step
 
 
 class Stage(Protocol):
@@ -129,9 +129,8 @@ def fit(run: Run) -> Fitted:
 
 def _backward(run: Run, batches: list[Any]) -> dict[str, Tensor]:
     """Add up the gradients of one step; return its loss terms, still on the device."""
-    # dropout is the only user of the global generator: make it a function of the step
     place = run.at.step * run.accelerator.num_processes + run.accelerator.process_index
-    torch.manual_seed((run.config.seed << 32) + place)
+    seed_step(run.config.seed, place)
     sums: dict[str, Tensor] = {}
     for i, batch in enumerate(batches):
         last = i + 1 == len(batches)

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from chemeleon.config.requests import MAX_CRYSTALS, MAX_JOBS, check_range
 from chemeleon.data.named import find_set
 from chemeleon.data.problems import OnError
-from chemeleon.errors import ConfigError
 from chemeleon.evaluation.matching import TOLERANCES, crystal_arrays, match_pairs
 from chemeleon.evaluation.statistics import wilson
 from chemeleon.evaluation.summary import finite
@@ -43,12 +43,13 @@ def reconstruct(
         on_error: how many rows may be bad.
 
     Raises:
-        ConfigError: for a useless batch size.
+        ConfigError: for a useless batch size, or number of processes.
         CheckpointError: if there is no VAE there.
         DataError: if there is no such data set.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+    check_range("batch_size", batch_size, 1, MAX_CRYSTALS)
+    if jobs is not None:
+        check_range("jobs", jobs, 1, MAX_JOBS)
     named = find_set(dataset, split, on_error=on_error)
     vae = place(CrystalVAE.from_pretrained(model), device)
     where = vae.frequencies.device

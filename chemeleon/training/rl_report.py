@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from chemeleon.config.requests import whole_number
 from chemeleon.config.schema import RLTrainConfig
 from chemeleon.evaluation.charts import Frame, number, svg, ticks
 from chemeleon.evaluation.page import Section, definition_list, escape, page, table
@@ -159,14 +160,15 @@ def _formulas(updates: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _pictures(folder: Path) -> str:
-    files = sorted((folder / PICTURES).glob("update-*.png"))
+    numbers = {p: whole_number(p.stem[7:]) for p in (folder / PICTURES).glob("update-*.png")}
+    files = sorted(path for path, update in numbers.items() if update is not None)
     if len(files) > MOST_PICTURES:  # first, last, and evenly between
         last = len(files) - 1
         files = [files[round(i * last / (MOST_PICTURES - 1))] for i in range(MOST_PICTURES)]
     parts = []
     for path in files:
         data = base64.b64encode(path.read_bytes()).decode()
-        update = int(path.stem.removeprefix("update-"))
+        update = numbers[path]
         parts.append(
             f'<div class="card"><h3>update {update}</h3><img alt="best crystals of update {update}"'
             f' style="width:100%" src="data:image/png;base64,{data}"></div>'

@@ -119,9 +119,7 @@ class Run:
         self.at = state.Counters(steps_per_epoch=stage.steps_per_epoch())
         if resume:
             kept = (self.weights, self.optimizer, self.average, self.schedule)
-            self.at = state.load(self.folder, *kept)
-            if accelerator.scaler is not None and self.at.scaler:
-                accelerator.scaler.load_state_dict(self.at.scaler)
+            self.at = state.load(self.folder, *kept, accelerator.scaler)
             self._fit_epoch(console)
             self._fit_criterion(console)
         self.at.criterion = stage.criterion

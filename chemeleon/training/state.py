@@ -8,12 +8,14 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from chemeleon.checkpoints.store import read_state, write_state
+from chemeleon.checkpoints.store import damaged_state, read_state, write_state
+from chemeleon.crystals.random import torch_seed
 from chemeleon.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -23,6 +25,19 @@ if TYPE_CHECKING:
     from chemeleon.training.update import Weights
 
 OPTIMIZER_TENSORS = ("exp_avg", "exp_avg_sq")
+
+
+def seed_step(seed: int, place: int) -> None:
+    """Seed torch's global generator, which only dropout uses, for a step of a run.
+
+    Args:
+        seed: of the run.
+        place: of the step and the process among all of them.
+    """
+    torch.manual_seed(torch_seed(seed, place, 32))
+
+
+Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
 @dataclass
@@ -44,16 +59,18 @@ class Counters:
         scaler: loss scale of fp16.
     """
 
-    step: int = 0
-    epoch: int = 0
-    steps_per_epoch: int = 0
-    step_in_epoch: int = 0
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    step: Count = 0
+    epoch: Count = 0
+    steps_per_epoch: Count = 0
+    step_in_epoch: Count = 0
     metrics: dict[str, float] = field(default_factory=dict)
     criterion: str = ""
     best: float | None = None
-    stale: int = 0
+    stale: Count = 0
     window: dict[str, float] = field(default_factory=dict)
-    window_steps: int = 0
+    window_steps: Count = 0
     learning_rate: dict[str, float] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
 
@@ -133,16 +150,29 @@ def load(
     optimizer: torch.optim.Optimizer,
     average: Average,
     schedule: LearningRate,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Counters:
-    """Read the state of a run back into the live objects.
+    """Read the state of a run back into the live objects; ``scaler`` is that of fp16.
 
     Raises:
-        CheckpointError: if there is none, or it belongs to another model.
+        CheckpointError: if there is none, it is damaged, or it belongs to another model.
     """
     tensors, content = read_state(run)
+    try:
+        counters = TypeAdapter(Counters).validate_python(content)
+        schedule.load(counters.learning_rate)
+        if scaler is not None and counters.scaler:
+            scaler.load_state_dict(counters.scaler)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        place = ".".join(map(str, wrong["loc"])) or "counters"
+        raise damaged_state(run, f"{place}: {wrong['msg']}") from None
+    except (KeyError, ValueError, OverflowError, TypeError) as error:
+        raise damaged_state(run, f"learning_rate or scaler: {error!r}") from None
     saved = sum(name.startswith("weight.") for name in tensors)
     fits = saved == len(weights.parameters) and all(
-        tensors[f"weight.{i}"].shape == p.shape for i, p in enumerate(weights.parameters)
+        f"weight.{i}" in tensors and tensors[f"weight.{i}"].shape == p.shape
+        for i, p in enumerate(weights.parameters)
     )
     if not fits:
         raise CheckpointError(
@@ -150,14 +180,21 @@ def load(
             f" {len(weights.parameters)} wanted): resume with the config the run was started with"
         )
 
+    def find(name: str, shape: torch.Size) -> Tensor:
+        found = tensors.get(name)
+        if found is None or found.shape != shape or found.is_complex():
+            raise damaged_state(run, f"tensor {name} is missing or has another shape")
+        return found
+
     def restore(targets: list[Tensor], name: str) -> None:
         for i, target in enumerate(weights.pieces(targets)):
-            target.copy_(tensors[name.format(i)])
+            target.copy_(find(name.format(i), target.shape))
 
     with torch.no_grad():
         restore([p.data for p in weights.updated], "weight.{}")
-        steps = tensors.get("optimizer_steps", tensors.get("optimizer.0.step"))
-        if steps is not None:
+        old, now = "optimizer.0.step", "optimizer_steps"
+        if any(name.startswith("optimizer") for name in tensors):
+            steps = find(now if now in tensors else old, torch.Size(()))
             for parameter in weights.updated:
                 optimizer.state[parameter] = {  # pyright: ignore[reportArgumentType]
                     "step": steps.clone().to(parameter.device),
@@ -168,7 +205,5 @@ def load(
                 restore(values, f"optimizer.{{}}.{name}")
         if average.shadows is not None:
             restore(average.shadows, "average.{}")
-            average.steps = int(tensors["average_steps"])
-    counters = Counters(**content)
-    schedule.load(counters.learning_rate)
+            average.steps = int(find("average_steps", torch.Size(())).nan_to_num())
     return counters

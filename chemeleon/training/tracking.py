@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from chemeleon.config.plain_json import parse_json
 from chemeleon.config.schema import StageConfig, TrainerConfig
 from chemeleon.errors import ConfigError
-from chemeleon.storage import Draft, write_text
+from chemeleon.storage import Draft, write_atomically
+from chemeleon.terminal import words
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 METRICS = "metrics.jsonl"
+TABLES = ("formulas", "elements")  # metrics of reinforcement learning that count things
+LARGEST = 1e100  # beyond, no axis can be drawn
 
 
 def tracker_names(trainer: TrainerConfig, console: Console) -> list[Any]:
@@ -88,13 +92,29 @@ def _jsonable(value: Any) -> Any:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's ``metrics.jsonl``, but for one cut short by a kill."""
+    """Return the lines of a run's ``metrics.jsonl`` that `Tracker` has written.
+
+    One that was cut short by a kill, or that somebody changed into something else, is left out.
+    """
     path = run / METRICS
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        with suppress(ValueError):
-            rows.append(json.loads(line))
-    return rows
+    lines = path.read_bytes().splitlines() if path.is_file() else ()
+    return [row for row in map(_row, lines) if row is not None]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """Return one line of metrics, or None if it is none."""
+    with suppress(ValueError):
+        row = parse_json(line, finite=True)
+        counted = isinstance(row, dict) and all(type(row.get(k)) is int for k in ("step", "epoch"))
+        if counted and all(_fits(name, value) for name, value in row.items()):
+            return row
+    return None
+
+
+def _fits(name: str, value: Any) -> bool:
+    if name in TABLES:
+        return isinstance(value, dict) and all(_fits("", count) for count in value.values())
+    return value is None or (isinstance(value, int | float) and abs(value) < LARGEST)
 
 
 class Tracker:
@@ -113,7 +133,7 @@ class Tracker:
         if self.main:
             self._forget_after(resume_step)
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            words(),
             BarColumn(),
             TextColumn("{task.completed}/{task.total} steps"),
             TextColumn("loss {task.fields[loss]:.4g}  {task.fields[rate]:.0f} crystals/s"),
@@ -137,14 +157,11 @@ class Tracker:
         if step is None or not self.path.exists():
             self.path.unlink(missing_ok=True)
             return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
-            try:
-                if json.loads(line)["step"] <= step and line.endswith("\n"):
-                    kept.append(line)
-            except ValueError:
-                continue
-        write_text(self.path, "".join(kept))
+        rows = [(line, _row(line)) for line in self.path.read_bytes().split(b"\n")[:-1]]
+        kept = [line + b"\n" for line, row in rows if row is not None and row["step"] <= step]
+        if odd := sum(row is None for _, row in rows):
+            self.say(f"{self.path}: {odd} damaged lines are left out")
+        write_atomically(self.path, lambda beside: beside.write_bytes(b"".join(kept)))
 
     def log(self, step: int, epoch: int, values: Mapping[str, Any]) -> None:
         """Append one line; what is no number goes there alone, not to the tracker."""

@@ -1,0 +1,35 @@
+"""The terminal: what files say is shown there as it stands, and is neither markup nor commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import TextColumn
+from rich.segment import Segment
+
+from chemeleon.errors import visible
+
+
+class Terminal(Console):
+    """A console for text of any origin: no markup, no emoji, no control characters in it.
+
+    What is to be bold is a `rich.text.Text` with a style.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"markup": False, "emoji": False, **options})
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Return segments as ever, with what is not printable as escapes."""
+        for segment in super().render(renderable, options):
+            plain = segment.control or segment.text.isprintable()
+            yield segment if plain else Segment(visible(segment.text), segment.style)
+
+
+def words(text: str = "{task.description}") -> TextColumn:
+    """Return a column of a progress bar that may hold the name of a file."""
+    return TextColumn(text, markup=False)
