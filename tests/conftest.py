@@ -72,3 +72,20 @@ def tiny_ldm(tiny_vae, tmp_path_factory) -> Path:
     words = [*TINY_LDM, "trainer.max_steps=5", f"ldm.vae_ckpt_path={tiny_vae}"]
     api.ldm_train("demo/null", words, output=folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """A process that runs `chemeleon` in a fork each time: see forks.py."""
+    from forks import Forks
+
+    with Forks() as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def six(forks, tmp_path_factory):
+    """The commands that write results: see six.py."""
+    from six_commands import make_inputs
+
+    return make_inputs(tmp_path_factory.mktemp("inputs"), forks)
