@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from chemeleon.checkpoints.adapters import merge as ldm_merge
-from chemeleon.checkpoints.hub import convert as hub_convert
+from chemeleon.checkpoints.adapters import merge
+from chemeleon.checkpoints.hub import convert
 from chemeleon.checkpoints.hub import list_models as hub_list
 from chemeleon.checkpoints.hub import push as hub_push
 from chemeleon.checkpoints.hub import resolve as hub_pull
 from chemeleon.checkpoints.shipped import list_shipped as hub_shipped
 from chemeleon.config import presets
 from chemeleon.errors import ChemeleonError, ConfigError
+from chemeleon.models.pretrained import check_fit
 from chemeleon.sampling import sample
 from chemeleon.storage import REPORT_PARTS, hold, refuse_existing, replacing, settle
 
@@ -93,6 +94,8 @@ vae_train = partial(train, "vae")
 ldm_train = partial(train, "ldm")
 rl_train = partial(train, "rl")
 predict_train = partial(train, "predict")
+ldm_merge = partial(merge, fits=check_fit)
+hub_convert = partial(convert, fits=check_fit)
 
 
 def predict_run(

@@ -181,7 +181,8 @@ class Steering:
         """Return what a condition takes, in words."""
         facts = self.facts.get(name, {})
         unit = f" in {facts['unit']}" if facts.get("unit") else ""
-        trained = f", trained on {facts['low']:g} to {facts['high']:g}" if "low" in facts else ""
+        known = facts.get("low") is not None
+        trained = f", trained on {facts['low']:g} to {facts['high']:g}" if known else ""
         return f"{name} ({self.known[name].meaning}{unit}{trained})"
 
 

@@ -53,6 +53,7 @@ SET_PARTS = ("train.csv.gz", "val.csv.gz", "test.csv.gz", "report.json")
 _MAKING, _READY, _PLACING = ".making-", ".ready", ".placing"
 _LOCK, _OWNER = ".lock", ".lock-owner"
 _NEW, _OLD, _PARTS = "new", "old", "parts.json"
+_MOST_PARTS = 10_000  # characters of the names of parts
 _BESIDE = re.compile(r"\..+\.\d+\.tmp")
 
 
@@ -208,20 +209,32 @@ def _take_place(folder: Path) -> None:
 
     It may be called again wherever it was cut off, and by two processes at once: a name is moved by
     the one or the other, and none is moved out once new ones are coming in, as its goal is gone.
+    The folder may be anybody's, with links in it: nothing is moved from or to other folders.
     """
     ready, placing = folder / _READY, folder / _PLACING
-    if ready.is_dir() and not ready.is_symlink():
+    if _is_folder(ready):
         with suppress(FileNotFoundError):
-            for part in json.loads((ready / _PARTS).read_text(encoding="utf-8")):
+            for part in _parts(ready) if _is_folder(ready / _OLD) else ():
                 if part == Path(part).name and os.path.lexists(folder / part):
                     _move(folder / part, ready / _OLD / part)
         _move(ready, placing)
-    if placing.is_dir() and not placing.is_symlink():
+    if _is_folder(placing):
         with suppress(FileNotFoundError):
-            for item in list((placing / _NEW).iterdir()):
+            for item in list((placing / _NEW).iterdir()) if _is_folder(placing / _NEW) else ():
                 _move(item, folder / item.name)
         _sync(folder)
         shutil.rmtree(placing, ignore_errors=True)
+
+
+def _parts(ready: Path) -> list[str]:
+    if not (ready / _PARTS).is_file():  # a pipe would be waited for
+        return []
+    with (ready / _PARTS).open(encoding="utf-8") as file:
+        return json.loads(file.read(_MOST_PARTS))
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _move(path: Path, goal: Path) -> None:
@@ -235,7 +248,8 @@ def settle(folder: Path) -> None:
     Call it before a result is read; where nobody was killed it costs two questions to the disk.
     """
     if (folder / _READY).is_dir() or (folder / _PLACING).is_dir():
-        with suppress(OSError, ValueError, TypeError):  # on a read-only disk nothing is finished
+        # on a read-only disk, or of what is not ours, nothing is finished
+        with suppress(OSError, ValueError, TypeError, RecursionError):
             _take_place(folder)
 
 

@@ -19,10 +19,11 @@ from typing import Any
 
 from chemeleon.checkpoints import shipped
 from chemeleon.checkpoints.card import shipped_card
-from chemeleon.checkpoints.hub import CARD, read_config, without_local_paths
+from chemeleon.checkpoints.hub import CARD, without_local_paths
 from chemeleon.checkpoints.store import read_model, weights_hash, write_model
 from chemeleon.config.hubname import is_name
-from chemeleon.config.presets import parse_yaml
+from chemeleon.config.modelfile import read_model_config
+from chemeleon.config.plain_yaml import read_yaml
 from chemeleon.config.words import stage_of, training_words
 from chemeleon.errors import ChemeleonError, ConfigError
 from chemeleon.storage import MODEL_PARTS, replacing, write_text
@@ -50,7 +51,7 @@ def run_of(model: str | Path) -> Path | None:
     """Return the run folder that a model is, or lies in, if there is one."""
     for folder in (Path(model), Path(model).parent):
         path = folder / "config.yaml"
-        if path.is_file() and stage_of(parse_yaml(path.read_text(encoding="utf-8"), str(path))):
+        if path.is_file() and stage_of(read_yaml(path)):
             return folder
     return None
 
@@ -86,7 +87,7 @@ def _here(path: str | Path) -> str:
 def command(run: Path) -> str:
     """Return the command that trains a run; other folders are called runs/NAME."""
     preset, words = training_words(run / "config.yaml")
-    stage = stage_of(parse_yaml((run / "config.yaml").read_text(encoding="utf-8"), str(run)))
+    stage = stage_of(read_yaml(run / "config.yaml"))
     shown = [
         f"{key}={_here(value) if key in BEGINS_FROM and _path(value) else value}"
         for key, value in words.items()
@@ -164,7 +165,7 @@ def ship(words: argparse.Namespace) -> Path:
     seed = None
     if run is not None:
         path = run / "config.yaml"
-        seed = parse_yaml(path.read_text(encoding="utf-8"), str(path)).get("seed")
+        seed = read_yaml(path).get("seed")
     tables = {title: rows for word in words.metrics for title, rows in figures(word).items()}
     target = (words.root or shipped.root()) / words.name
     with replacing(target, PARTS, words.overwrite, "choose another NAME") as making:
@@ -174,7 +175,7 @@ def ship(words: argparse.Namespace) -> Path:
         numbers = sum(value.numel() for value in folder.tensors.values())
         facts = {"parameters": f"{numbers:,}", "seed": seed}
         card = shipped_card(
-            read_config(making / "config.yaml"),
+            read_model_config(making / "config.yaml"),
             words.name,
             license=words.license,
             data=data,

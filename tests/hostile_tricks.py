@@ -101,7 +101,7 @@ def tricks() -> list[Case]:
         Case("a pickle longer than its file", _first_size(60 * 2**20), message="damaged"),
         Case("all entries in one place", _one_place, message="damaged"),
         Case("a width of a billion", _state("encoder.atom_type_embedder.weight", wide)),
-        Case("five thousand layers of one", saved(many), message="missing"),
+        Case("five thousand layers of one", saved(many), message="equal to 128"),
         Case("layer 999999999", _state(layer.format(999_999_999), shared), message="not known"),
         Case("no rows of 2**47", tensor_at(32, 0, (0, 2**47), (1, 1)), message="expected (4, 8)"),
         Case("flags as a shape", tensor_at(32, 0, (True, 8), (8, 1)), message="impossible"),

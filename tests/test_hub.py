@@ -276,3 +276,18 @@ def test_local_trouble(server: HubServer, model: CrystalVAE, monkeypatch, code, 
     with pytest.raises(CheckpointError, match=f"{words}.*HF_HOME") as caught:
         hub.resolve(f"hub:{REPO}")
     one_line(caught)
+
+
+def test_a_config_that_is_none_is_refused_before_weights_are_fetched(server: HubServer):
+    for config, words in (
+        (b"kind: &a vae", "an anchor"),
+        (b"kind: vae\nvae: {width: 1000000}", r"vae\.width: .* equal to 16384"),
+        (b"#" * 200_000, r"config\.yaml \(main\) has 200,000 bytes, over 131,072"),
+    ):
+        server.commit("me/odd", {"config.yaml": config, "model.safetensors": b"x" * 100_000})
+        with pytest.raises(CheckpointError, match=words) as caught:
+            find_model("hub:me/odd")
+        one_line(caught)
+    fetched = [asked.path for asked in server.asked if asked.method == "GET"]
+    assert not [path for path in fetched if "model.safetensors" in path or "/cdn/" in path]
+    assert len([path for path in fetched if "config.yaml" in path]) == 2

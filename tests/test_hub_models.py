@@ -142,7 +142,7 @@ def test_push_of_an_ldm_keeps_words_and_forgets_paths(server: HubServer, monkeyp
             "init_ckpt_path": "hub:mp_20_ldm_base",
         }
     )
-    pipeline = Pipeline(LatentDiffusion(config, tiny_vae(), torch.ones(5)), "cpu")
+    pipeline = Pipeline(LatentDiffusion(config, tiny_vae(), torch.arange(5)), "cpu")
     pipeline.model.origin = {"adapted_from": {"base": "/home/me/secret-project/base", "rank": 4}}
     server.commit("me/ldm", {"README.md": b"my own words"})
     pipeline.push_to_hub("me/ldm", message="first", revision="try")

@@ -253,3 +253,25 @@ def test_a_disk_without_room_for_a_draft(
     assert str(caught.value.filename).startswith(str(result))
     assert ".making" not in caught.value.filename
     assert tree(result) == OLD
+
+
+def test_what_others_made_to_look_unfinished_moves_nothing_of_ours(tmp_path):
+    ours = tmp_path / "ours"
+    ours.mkdir()
+    (ours / "key").write_text("secret")
+    placing, ready, pipe, deep = (tmp_path / n for n in ("placing", "ready", "pipe", "deep"))
+    for folder, hidden in ((placing, ".placing"), (ready, ".ready"), (pipe, ".ready")):
+        (folder / hidden).mkdir(parents=True)
+        (folder / "config.yaml").write_text("theirs")
+    (placing / ".placing" / "new").symlink_to(ours)
+    (ready / ".ready" / "old").symlink_to(ours)
+    (ready / ".ready" / "parts.json").write_text('["config.yaml", "..", ""]')
+    (pipe / ".ready" / "old").mkdir()
+    os.mkfifo(pipe / ".ready" / "parts.json")
+    (deep / ".ready" / "old").mkdir(parents=True)
+    (deep / ".ready" / "parts.json").write_text("[" * 100_000)
+    for folder in (placing, ready, pipe, deep):
+        settle(folder)
+    assert [path.name for path in ours.iterdir()] == ["key"]
+    for folder in (placing, ready, pipe):
+        assert (folder / "config.yaml").read_text() == "theirs"

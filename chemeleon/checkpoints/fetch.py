@@ -31,11 +31,11 @@ _LOG_IN = "run `hf auth login` or set HF_TOKEN"
 T = TypeVar("T")
 
 
-def fetch(repo: str, file: str, revision: str) -> Path:
+def fetch(repo: str, file: str, revision: str, most_bytes: int | None = None) -> Path:
     """Return the local path of a file of the hub, downloading it if it is not cached.
 
     The path is ``.../snapshots/COMMIT/FILE``. If the hub cannot be asked, the copy that was last
-    seen at this revision is used, with a warning.
+    seen at this revision is used, with a warning. A file over ``most_bytes`` is not fetched.
 
     Raises:
         CheckpointError: one line that says what to do.
@@ -51,7 +51,9 @@ def fetch(repo: str, file: str, revision: str) -> Path:
     # with a copy at hand there is no sense in waiting for a hub that does not answer
     waits = LOOK_WAITS_SECONDS if cached is None else ()
     try:
-        _patiently(lambda: get_hf_file_metadata(url, timeout=timeout), waits, LOOK_PATIENCE_SECONDS)
+        found = _patiently(
+            lambda: get_hf_file_metadata(url, timeout=timeout), waits, LOOK_PATIENCE_SECONDS
+        )
     except Exception as error:
         words = in_words(error, repo, file, revision)
         if cached is None or _is_missing(error):
@@ -59,6 +61,11 @@ def fetch(repo: str, file: str, revision: str) -> Path:
         if not isinstance(error, OfflineModeIsEnabled):
             log.warning("%s. Going on with the copy in the cache, %s", words, cached)
         return cached
+    if most_bytes is not None and (found.size or 0) > most_bytes:
+        raise CheckpointError(
+            f"{repo}: {file} ({revision}) has {found.size:,} bytes, over {most_bytes:,}: it is not"
+            " what its name says, so it is not fetched"
+        )
     try:
         path = _patiently(
             lambda: hf_hub_download(repo, file, revision=revision), LOAD_WAITS_SECONDS

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
 
@@ -17,7 +18,8 @@ from chemeleon.checkpoints.card import model_card
 from chemeleon.checkpoints.fetch import cached_file, fetch, is_commit, push_in_words
 from chemeleon.checkpoints.registry import Entry, Named, entries, find
 from chemeleon.config.hubname import is_name
-from chemeleon.config.presets import parse_yaml
+from chemeleon.config.modelfile import read_model_config
+from chemeleon.config.plain_yaml import MOST_BYTES
 from chemeleon.errors import CheckpointError
 from chemeleon.storage import MODEL_PARTS, at_home, hold, refuse_existing
 from chemeleon.version import __version__
@@ -42,7 +44,8 @@ def resolve(reference: str, *, revision: str | None = None) -> Path:
     entry = named.entry
     if entry.file is not None:
         return _imported(named, fetch(entry.repo, entry.file, entry.revision))
-    config = fetch(entry.repo, CONFIG, entry.revision)
+    config = fetch(entry.repo, CONFIG, entry.revision, MOST_BYTES)
+    read_model_config(config)  # refused before the weights are fetched
     # the commit of the config, so that both files belong together even if a push comes between
     commit = config.parent.name
     return fetch(entry.repo, WEIGHTS, commit if is_commit(commit) else entry.revision).parent
@@ -79,6 +82,7 @@ def convert(
     vae: str | Path | None = None,
     dtype: Literal["fp32", "bf16"] = "fp32",
     overwrite: bool = False,
+    fits: Callable[[Any], object] = lambda folder: None,
 ) -> Path:
     """Import a Lightning checkpoint into a model folder, or write a model folder anew.
 
@@ -91,6 +95,7 @@ def convert(
         vae: VAE of an LDM or predictor that does not hold its own: a folder or ``hub:NAME``.
         dtype: of the weights in ``output``; bf16 halves it. Statistics are float32 in any case.
         overwrite: replace a model in ``output``.
+        fits: see ``store.read_model``; a folder is written anew only if it does.
 
     Raises:
         CheckpointError: if the file cannot be imported.
@@ -113,7 +118,8 @@ def convert(
             raise CheckpointError(
                 f"{file} is no Lightning checkpoint: leave out --weights and --vae"
             )
-        folder = read_model(file, ("vae", "ldm", "predictor"))
+        folder = read_model(file, ("vae", "ldm", "predictor"), fits=fits)
+        fits(folder)
         write_model(output, folder.kind, folder.content, folder.tensors, dtype)
     return output
 
@@ -214,7 +220,7 @@ def push(
         raise CheckpointError(f"'{repo}' is not OWNER/REPO, for example me/my-model")
     find(repo)  # refuses other malformed names before anything is read
     path = find_model(folder)
-    config = without_local_paths(read_config(path / CONFIG))
+    config = without_local_paths(read_model_config(path / CONFIG))
     if "adapter" in config:
         raise CheckpointError(
             f"{path} holds adapters, which are of no use without their base: publish both as one"
@@ -241,18 +247,6 @@ def push(
     except Exception as error:
         raise CheckpointError(push_in_words(error, repo)) from error
     return str(commit.commit_url)
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Return the content of a model's ``config.yaml``.
-
-    Raises:
-        CheckpointError: if it is not one.
-    """
-    config = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    if not isinstance(config, dict) or "kind" not in config:
-        raise CheckpointError(f"{path} is not the config of a model: it has no 'kind'")
-    return config
 
 
 def _as_json(config: dict[str, Any]) -> bytes:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from chemeleon.config.hubname import hub_name
-from chemeleon.config.presets import parse_yaml, preset_root
+from chemeleon.config.plain_yaml import read_yaml
+from chemeleon.config.presets import preset_root
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.storage import at_home
 
@@ -75,7 +76,7 @@ def _user_files() -> list[Path]:
 def _read(path: Path) -> _Registry:
     if not path.is_file():
         raise ConfigError(f"${USER_FILE} names {path}, which does not exist")
-    content: Any = parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    content: Any = read_yaml(path) or {}
     try:
         return _Registry.model_validate(content)
     except ValidationError as error:

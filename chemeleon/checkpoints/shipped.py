@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chemeleon.config.hubname import shipped_name
-from chemeleon.config.presets import parse_yaml
+from chemeleon.config.plain_yaml import read_yaml
 from chemeleon.errors import CheckpointError
 
 # the names of store.py, which is not imported: with it comes torch, which a list needs not
@@ -59,9 +59,8 @@ def list_shipped() -> list[Shipped]:
     for path in sorted(root().glob(f"*/{CONFIG}")):
         folder = path.parent
         if (folder / WEIGHTS).is_file():
-            config = parse_yaml(path.read_text(encoding="utf-8"), str(path))
             size = (folder / WEIGHTS).stat().st_size
-            found.append(Shipped(folder.name, describe(config), size, folder))
+            found.append(Shipped(folder.name, describe(read_yaml(path)), size, folder))
     return found
 
 

@@ -14,29 +14,26 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import yaml
-from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from chemeleon.checkpoints import shipped
-from chemeleon.checkpoints.rounding import Dtype, rounded, widened
+from chemeleon.checkpoints.opened import MODEL_CONFIG, MODEL_WEIGHTS, ModelFolder, read_tensors
+from chemeleon.checkpoints.rounding import Dtype, rounded
 from chemeleon.config.hubname import hub_name, shipped_name
+from chemeleon.config.modelfile import read_model_config
 from chemeleon.config.plain_json import parse_json
-from chemeleon.config.presets import parse_yaml
 from chemeleon.errors import CheckpointError
 from chemeleon.storage import MODEL_PARTS, Draft, at_home, settle, write_atomically, write_text
 from chemeleon.version import __version__
 
-AnySection = TypeVar("AnySection", bound=BaseModel)
-MODEL_CONFIG, MODEL_WEIGHTS = MODEL_PARTS
 STATE = "state.safetensors"
 _REPO = re.compile(r"\w[\w.-]*/[\w.-]+")  # a folder, or a repository of the hub without hub:
 _MAKERS = {
@@ -68,97 +65,11 @@ def write_tensors(
     write_atomically(path, write)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file and its metadata.
-
-    Raises:
-        CheckpointError: if it is missing or not a complete safetensors file.
-    """
-    try:
-        with safe_open(path, framework="pt") as handle:
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-            return tensors, dict(handle.metadata() or {})
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist") from None
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a complete safetensors file ({error})") from None
+Fits = Callable[[ModelFolder], object]
 
 
-@dataclass(frozen=True)
-class ModelFolder:
-    """A model as read from disk.
-
-    Attributes:
-        path: the folder.
-        kind: ``vae`` or ``ldm``.
-        config: the content of its ``config.yaml``.
-        tensors: its weights, in float32 also where they are kept in bf16.
-    """
-
-    path: Path
-    kind: str
-    config: dict[str, Any]
-    tensors: dict[str, Tensor]
-
-    def tensor(self, name: str) -> Tensor:
-        """Return one tensor.
-
-        Raises:
-            CheckpointError: if it is missing.
-        """
-        if name not in self.tensors:
-            raise CheckpointError(f"{self.path / MODEL_WEIGHTS} has no tensor '{name}'")
-        return self.tensors[name]
-
-    @property
-    def content(self) -> dict[str, Any]:
-        """The config as `write_model` takes it, without kind and version."""
-        return {k: v for k, v in self.config.items() if k not in ("chemeleon", "kind")}
-
-    def section(self, name: str, schema: type[AnySection]) -> AnySection:
-        """Return a section of the config.
-
-        Raises:
-            CheckpointError: if it is missing or not understood, for example as a newer version
-                wrote it.
-        """
-        try:
-            return schema.model_validate(self.config[name])
-        except (KeyError, ValidationError) as error:
-            raise CheckpointError(
-                f"section '{name}' of {self.path / MODEL_CONFIG} cannot be read by chemeleon"
-                f" {__version__} (it was written by {self.config.get('chemeleon')}): {error}"
-            ) from None
-
-    def load_into(self, module: nn.Module, prefix: str = "") -> None:
-        """Give a module the weights under ``prefix``, without copying them.
-
-        The module may be on the meta device (shapes without numbers), which saves making random
-        weights that are thrown away; the numbers are then paged in from the file when first used.
-
-        Raises:
-            CheckpointError: naming missing, superfluous and misshapen tensors.
-        """
-        weights = {
-            name.removeprefix(prefix): value
-            for name, value in self.tensors.items()
-            if name.startswith(prefix)
-        }
-        expected = module.state_dict()
-        problems = [f"missing {name}" for name in expected if name not in weights]
-        problems += [f"unexpected {name}" for name in weights if name not in expected]
-        problems += [
-            f"{name} has shape {tuple(weights[name].shape)}, expected {tuple(value.shape)}"
-            for name, value in expected.items()
-            if name in weights and weights[name].shape != value.shape
-        ]
-        if problems:
-            shown = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
-            raise CheckpointError(
-                f"{self.path / MODEL_WEIGHTS} does not fit its {MODEL_CONFIG}: {shown}"
-            )
-        fitting = {name: value.to(expected[name].dtype) for name, value in weights.items()}
-        module.load_state_dict(fitting, assign=True)
+def anything(folder: ModelFolder) -> None:
+    """Take any weights: for whoever compares them with the network later."""
 
 
 def find_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> Path:
@@ -177,15 +88,19 @@ def find_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> 
         return hub.resolve(str(reference))
     if shipped_name(str(reference)) is not None:
         return shipped.resolve(str(reference))
-    path = at_home(reference)
-    if path.is_file() and path.suffix == ".ckpt":
-        raise CheckpointError(
-            f"{path} is a Lightning checkpoint; import it: chemeleon hub convert {path} -o DIR"
-        )
-    for folder in (path, path / "best", path / "last"):
-        settle(folder)
-        if (folder / MODEL_WEIGHTS).is_file() and (folder / MODEL_CONFIG).is_file():
-            return folder
+    try:
+        path = at_home(reference)
+        if path.is_file() and path.suffix == ".ckpt":
+            raise CheckpointError(
+                f"{path} is a Lightning checkpoint; import it: chemeleon hub convert {path} -o DIR"
+            )
+        for folder in (path, path / "best", path / "last"):
+            settle(folder)
+            if (folder / MODEL_WEIGHTS).is_file() and (folder / MODEL_CONFIG).is_file():
+                return folder
+    except OSError as error:  # no permission, a name too long
+        said = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"no model can be read at {str(reference)[:200]}: {said}") from None
     make = " or ".join(f"`{_MAKERS[kind]} -o {path}`" for kind in kinds)
     if not path.exists():
         other = f", or fetch: hub:{reference}" if _REPO.fullmatch(str(reference)) else ""
@@ -195,37 +110,43 @@ def find_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> 
             f"there is no model at {path}: the folder does not exist. Make: {make}{other}"
         )
     raise CheckpointError(
-        f"{path} holds no {MODEL_WEIGHTS} with a {MODEL_CONFIG} (nor do its best/ and last/):"
-        f" training may not have saved yet. Make: {make}"
+        f"{path} holds no {MODEL_WEIGHTS} with a {MODEL_CONFIG}, both plain files (nor do its best/"
+        f" and last/): training may not have saved yet. Make: {make}"
     )
 
 
 def read_model(
-    reference: str | Path, kinds: Sequence[str] = ("vae", "ldm"), *, whole: bool = True
+    reference: str | Path,
+    kinds: Sequence[str] = ("vae", "ldm"),
+    *,
+    whole: bool = True,
+    fits: Fits = anything,
 ) -> ModelFolder:
-    """Read a model folder; see ``find_model`` for what ``reference`` may be.
+    """Open a model folder; see ``find_model`` for what ``reference`` may be.
 
     Args:
         reference: what to read.
         kinds: what it may be.
         whole: merge adapters with the model that they adapt.
+        fits: called with the model that adapters adapt before its numbers are read; refuses weights
+            that are not those of the network, as ``models.pretrained.check_fit`` does.
 
     Raises:
         CheckpointError: if there is none, it is damaged, or of another kind.
     """
     path = find_model(reference, kinds)
-    config = parse_yaml((path / MODEL_CONFIG).read_text(encoding="utf-8"), str(path / MODEL_CONFIG))
-    kind = str(config.get("kind")) if isinstance(config, dict) else ""
+    config = read_model_config(path / MODEL_CONFIG)
+    kind = config["kind"]
     if kind not in kinds:
         raise CheckpointError(
             f"{path} is a model of kind '{kind}', but {' or '.join(kinds)} is needed here"
         )
-    tensors, _ = read_tensors(path / MODEL_WEIGHTS)
-    folder = ModelFolder(path, kind, config, widened(tensors))
+    stored, _ = read_tensors(path / MODEL_WEIGHTS)
+    folder = ModelFolder(path, kind, config, stored)
     if whole and "adapter" in config:
         from chemeleon.checkpoints.adapters import combine  # here, as it reads models in its turn
 
-        return combine(folder)
+        return combine(folder, fits=fits)
     return folder
 
 

@@ -134,9 +134,9 @@ def convert(
         dtype="bf16" if dtype == "bf16" else "fp32",
         overwrite=overwrite,
     )
-    from chemeleon.checkpoints.hub import read_config
+    from chemeleon.config.modelfile import read_model_config
 
-    config = read_config(output / "config.yaml")
+    config = read_model_config(output / "config.yaml")
     kind = str(config["kind"])
     # an imported model that was written anew is no import any more
     imported = config.get("imported") if Path(file).is_file() else None

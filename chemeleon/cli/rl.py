@@ -18,6 +18,9 @@ options.add_training(
 
     An epoch is one update: groups of crystals are made, scored and learned from.
 
+    Rewards named ./FILE.py:NAME or package.module:NAME in a config are code, and it is run: read a
+    config from others, and what it names, before you use it with --config. A model brings none.
+
     [bold]Examples[/]
 
     \b

@@ -14,7 +14,8 @@ def rewards(
         list[str] | None,
         typer.Argument(
             metavar="[NAME]...",
-            help="Only these, with all about their options; also ./FILE.py:NAME, package:NAME.",
+            help="Only these, with all about their options; also ./FILE.py:NAME, package:NAME,"
+            " which are run.",
         ),
     ] = None,
 ) -> None:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-# a key of the config and of the weights, so no dots
-ConditionName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, strict about names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from chemeleon.config.bounds import (
+    MOST_CLASSES,
+    Channels,
+    Classes,
+    ConditionName,
+    Cutoff,
+    Fraction,
+    Heads,
+    HiddenWidth,
+    Layers,
+    Location,
+    NonNegative,
+    Radials,
+    Rank,
+    Scale,
+    Section,
+    TimeSteps,
+    Waves,
+    Width,
+    WidthRatio,
+    Word,
+    Words,
+)
 
 
 class VAELossConfig(Section):
@@ -38,12 +50,12 @@ class VAELossConfig(Section):
 class VAEConfig(Section):
     """The autoencoder between crystals and per-atom latents."""
 
-    latent_dim: Positive = Field(default=8, description="Latent channels per atom.")
-    width: Positive = Field(default=512, description="Width of both transformers.")
-    encoder_layers: Positive = Field(default=8, description="Blocks of the encoder.")
-    decoder_layers: Positive = Field(default=8, description="Blocks of the decoder.")
-    heads: Positive = Field(default=8, description="Attention heads.")
-    feedforward: Positive = Field(default=2048, description="Hidden width of the blocks' MLP.")
+    latent_dim: Channels = Field(default=8, description="Latent channels per atom.")
+    width: Width = Field(default=512, description="Width of both transformers.")
+    encoder_layers: Layers = Field(default=8, description="Blocks of the encoder.")
+    decoder_layers: Layers = Field(default=8, description="Blocks of the decoder.")
+    heads: Heads = Field(default=8, description="Attention heads.")
+    feedforward: HiddenWidth = Field(default=2048, description="Hidden width of the blocks' MLP.")
     dropout: Fraction = Field(default=0.0, description="Dropout inside the blocks.")
     kind: Literal["dng", "csp"] = Field(
         default="dng",
@@ -67,8 +79,10 @@ class VAEConfig(Section):
     coordinate_input: Literal["raw", "fourier"] = Field(
         default="raw", description="`raw`: three numbers (published); `fourier`: sines and cosines."
     )
-    fourier_frequencies: list[Positive] = Field(
-        default_factory=lambda: [1, 2, 4, 8], description="Waves per cell of the Fourier input."
+    fourier_frequencies: list[Waves] = Field(
+        default_factory=lambda: [1, 2, 4, 8],
+        max_length=64,
+        description="Waves per cell of the Fourier input.",
     )
     wrap_input: bool = Field(
         default=True,
@@ -96,10 +110,10 @@ class VAEConfig(Section):
 class DenoiserConfig(Section):
     """The diffusion transformer (DiT) over atoms."""
 
-    width: Positive = Field(default=768, description="Width of the transformer.")
-    layers: Positive = Field(default=12, description="Blocks.")
-    heads: Positive = Field(default=12, description="Attention heads.")
-    mlp_ratio: Positive = Field(default=4, description="Hidden width of the MLP over the width.")
+    width: Width = Field(default=768, description="Width of the transformer.")
+    layers: Layers = Field(default=12, description="Blocks.")
+    heads: Heads = Field(default=12, description="Attention heads.")
+    mlp_ratio: WidthRatio = Field(default=4, description="Hidden width of the MLP over the width.")
     dropout: Fraction = Field(
         default=0.0, description="Dropout after attention and inside the MLP."
     )
@@ -144,7 +158,7 @@ class DiffusionConfig(Section):
     learned_variance: bool = Field(
         default=True, description="Learn the reverse variance between its two bounds (ddpm only)."
     )
-    steps: Positive = Field(default=1000, description="Time steps of training.")
+    steps: TimeSteps = Field(default=1000, description="Time steps of training.")
     beta_schedule: Literal["linear", "squaredcos_cap_v2"] = Field(
         default="linear", description="How the noise grows, in diffusers' names."
     )
@@ -177,7 +191,7 @@ class SamplerConfig(Section):
         default="ddim",
         description="Name of the scheduler; `euler` is for flow models, the rest for ddpm.",
     )
-    steps: Positive = Field(default=50, description="Evaluations of the denoiser.")
+    steps: TimeSteps = Field(default=50, description="Evaluations of the denoiser.")
     eta: Fraction = Field(
         default=1.0, description="Share of fresh noise in DDIM: 0 none, 1 as in DDPM."
     )
@@ -187,9 +201,8 @@ class SamplerConfig(Section):
         le=2,
         description="Scale of all noise of the walk; below 1 for likelier, less varied crystals.",
     )
-    element_price: float = Field(
+    element_price: NonNegative = Field(
         default=0.0,
-        ge=0,
         description="How much likelier (log-probability over its atoms) a crystal must be for"
         " another element to be worth it; 0 lets every atom choose by itself.",
     )
@@ -201,12 +214,10 @@ class ConditionConfig(Section):
     kind: Literal[
         "composition", "chemical_system", "num_elements", "number", "category", "space_group"
     ] = Field(description="How the value is turned into numbers.")
-    column: str | None = Field(
+    column: Word | None = Field(
         default=None, description="Data column of a number, category or space group."
     )
-    categories: Positive | None = Field(
-        default=None, description="Number of classes of a category."
-    )
+    categories: Classes | None = Field(default=None, description="Number of classes of a category.")
 
     @model_validator(mode="after")
     def _complete(self) -> ConditionConfig:
@@ -220,10 +231,10 @@ class ConditionConfig(Section):
 class LoRAConfig(Section):
     """Low-rank adapters for fine-tuning (Hu et al. 2021)."""
 
-    rank: Positive = Field(default=16, description="Rank of the update.")
-    alpha: float = Field(default=32.0, gt=0, description="Scale of the update is alpha / rank.")
+    rank: Rank = Field(default=16, description="Rank of the update.")
+    alpha: Scale = Field(default=32.0, description="Scale of the update is alpha / rank.")
     dropout: Fraction = Field(default=0.0, description="Dropout on the adapter's input.")
-    targets: list[str] = Field(
+    targets: Words = Field(
         default_factory=lambda: ["attn.qkv", "attn.out", "mlp.up", "mlp.down"],
         description="Linear layers that are adapted.",
     )
@@ -232,17 +243,19 @@ class LoRAConfig(Section):
 class LDMConfig(Section):
     """Latent diffusion on a frozen VAE."""
 
-    vae_ckpt_path: str | None = Field(
+    vae_ckpt_path: Location | None = Field(
         default=None, description="VAE: a run or model folder, or hub:NAME. Needed for training."
     )
-    init_ckpt_path: str | None = Field(
+    init_ckpt_path: Location | None = Field(
         default=None, description="LDM to start from (fine-tuning): a folder, or hub:NAME."
     )
     denoiser: DenoiserConfig = Field(default_factory=DenoiserConfig)
     diffusion: DiffusionConfig = Field(default_factory=DiffusionConfig)
     sampler: SamplerConfig = Field(default_factory=SamplerConfig)
     conditions: dict[ConditionName, ConditionConfig] = Field(
-        default_factory=dict, description="Name to condition; empty is unconditional."
+        default_factory=dict,
+        max_length=64,
+        description="Name to condition; empty is unconditional.",
     )
     condition_drop: Fraction = Field(
         default=0.2,
@@ -262,6 +275,15 @@ class LDMConfig(Section):
     lora: LoRAConfig | None = Field(default=None, description="Train low-rank adapters only.")
 
     @model_validator(mode="after")
+    def _classes(self) -> LDMConfig:
+        together = sum(condition.categories or 0 for condition in self.conditions.values())
+        if together > MOST_CLASSES:
+            raise ValueError(
+                f"the conditions have {together:,} categories together, over {MOST_CLASSES:,}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _estimates(self) -> LDMConfig:
         if self.denoiser.self_conditioning and self.diffusion.prediction == "epsilon":
             raise ValueError(
@@ -274,11 +296,11 @@ class LDMConfig(Section):
 class PredictorConfig(Section):
     """Properties of crystals, from the features that a VAE's encoder gives their atoms."""
 
-    targets: list[str] = Field(min_length=1, description="Columns that are predicted.")
-    units: dict[str, str] = Field(
+    targets: Words = Field(min_length=1, description="Columns that are predicted.")
+    units: dict[Word, Word] = Field(
         default_factory=dict, description="Target to unit; training takes them from data.units."
     )
-    vae_ckpt_path: str | None = Field(
+    vae_ckpt_path: Location | None = Field(
         default=None,
         description="VAE: a run or model folder, or hub:NAME. Needed unless encoder=scratch.",
     )
@@ -287,7 +309,7 @@ class PredictorConfig(Section):
         description="`frozen`: the VAE's encoder as it is; `finetune`: it is trained on, from the"
         " VAE's weights; `scratch`: a new one is trained.",
     )
-    encoder_layers: Positive = Field(
+    encoder_layers: Layers = Field(
         default=2, description="Blocks of the encoder that is trained from scratch."
     )
     encoder_features: bool = Field(
@@ -298,13 +320,13 @@ class PredictorConfig(Section):
         description="`graph`: blocks that mix atoms by attention and distance; `pooled`: a small"
         " network on pooled features (published).",
     )
-    width: Positive = Field(default=256, description="Width of graph head and new encoder.")
-    layers: Positive = Field(default=4, description="Blocks of the graph head.")
-    heads: Positive = Field(default=8, description="Attention heads of graph head and new encoder.")
-    cutoff_angstrom: float = Field(
-        default=5.0, gt=1, description="Graph head: atoms farther apart are not neighbours."
+    width: Width = Field(default=256, description="Width of graph head and new encoder.")
+    layers: Layers = Field(default=4, description="Blocks of the graph head.")
+    heads: Heads = Field(default=8, description="Attention heads of graph head and new encoder.")
+    cutoff_angstrom: Cutoff = Field(
+        default=5.0, description="Graph head: atoms farther apart are not neighbours."
     )
-    radial: int = Field(default=24, ge=4, description="Graph head: radial functions to the cutoff.")
+    radial: Radials = Field(default=24, description="Graph head: radial functions to the cutoff.")
     reduce: Literal["mean", "sum"] = Field(
         default="mean", description="How what is said of atoms becomes the crystal's."
     )
@@ -325,24 +347,3 @@ class PredictorConfig(Section):
         if len(set(self.targets)) < len(self.targets):
             raise ValueError(f"targets {self.targets} name a column twice")
         return self
-
-
-class ImportedConfig(Section):
-    """What an imported model was, and what was done to it on the way in."""
-
-    file: str = Field(description="Name of the Lightning checkpoint.")
-    weights: Literal["raw", "ema"] = Field(
-        description="`raw`: its state_dict; `ema`: the averages kept beside it."
-    )
-    lora_merged: list[str] = Field(
-        default_factory=list, description="Layers into whose weights an adapter was added."
-    )
-    lora_inert: list[str] = Field(
-        default_factory=list,
-        description="Layers whose adapter was left out, because it never acted: PyTorch's attention"
-        " reads the weight of out_proj itself and passes the adapter by.",
-    )
-    assumed: list[str] = Field(
-        default_factory=list,
-        description="What the file does not say and was taken from the published models.",
-    )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from chemeleon.config.plain_yaml import parse_yaml, read_yaml
 from chemeleon.config.schema import STAGES, DataConfig, StageConfig
 from chemeleon.errors import ConfigError, nearest, printable
 
@@ -29,44 +30,6 @@ class Loaded(NamedTuple):
 
     config: StageConfig
     origins: dict[str, str]
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 scalars: `No` is nobelium, 0225 is 225 and 1e-4 is a number."""
-
-    # PyYAML looks this up on the class; an own empty one drops the 1.1 rules of the parent
-    yaml_implicit_resolvers = {}  # noqa: RUF012
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:null", re.compile(r"^(null|Null|NULL|~|)$"), ["n", "N", "~", ""]
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|nan)$"),
-    list("-+.0123456789"),
-)
-
-
-def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    return int(loader.construct_scalar(node), 10)  # 1.1 would read 0225 as octal
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Parse YAML text with 1.2 scalars; ``where`` names the source in errors."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {error}") from None
 
 
 def preset_root() -> Path:
@@ -105,9 +68,7 @@ def nearest_set(name: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"config file {path} does not exist")
-    content = parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    content = read_yaml(path) or {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold KEY: VALUE lines, not a {type(content).__name__}")
     return content
@@ -314,7 +275,10 @@ def to_yaml(config: BaseModel) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper whose plain strings are still strings for the 1.2 loader above."""
+    """SafeDumper whose plain strings are still strings for `parse_yaml`, and without aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def _represent_str(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -324,8 +288,8 @@ def _represent_str(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 def _reads_back(text: str) -> bool:
     try:
-        return yaml.load(text, Loader=_Loader) == text
-    except yaml.YAMLError:
+        return parse_yaml(text, "") == text
+    except ConfigError:
         return False
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from chemeleon.config.architecture import Section
+from chemeleon.config.bounds import Section
 
 Normalise = Literal["none", "minmax", "std", "mean", "clip"]
 

@@ -6,13 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from chemeleon.config.architecture import (
-    LoRAConfig,
-    NonNegative,
-    Positive,
-    SamplerConfig,
-    Section,
-)
+from chemeleon.config.architecture import LoRAConfig, SamplerConfig
+from chemeleon.config.bounds import Location, NonNegative, Positive, Section
 from chemeleon.config.requests import MAX_CRYSTALS
 from chemeleon.config.rewards import RewardConfig
 
@@ -28,7 +23,7 @@ class RLConfig(Section):
     training crystal.
     """
 
-    ldm_ckpt_path: str | None = Field(
+    ldm_ckpt_path: Location | None = Field(
         default=None, description="LDM to tune: a run or model folder, or hub:NAME. Needed."
     )
     algorithm: Literal["grpo", "rejection"] = Field(

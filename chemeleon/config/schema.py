@@ -13,18 +13,14 @@ from chemeleon.config.architecture import (
     ConditionConfig,
     DenoiserConfig,
     DiffusionConfig,
-    Fraction,
-    ImportedConfig,
     LDMConfig,
     LoRAConfig,
-    NonNegative,
-    Positive,
     PredictorConfig,
     SamplerConfig,
-    Section,
     VAEConfig,
     VAELossConfig,
 )
+from chemeleon.config.bounds import Fraction, NonNegative, Positive, Section, Word, Words
 from chemeleon.config.requests import MAX_SEED
 from chemeleon.config.rewards import RewardConfig
 from chemeleon.config.rl import RLConfig
@@ -39,7 +35,6 @@ __all__ = [
     "DenoiserConfig",
     "DiffusionConfig",
     "DownloadConfig",
-    "ImportedConfig",
     "LDMConfig",
     "LDMTrainConfig",
     "LimitsConfig",
@@ -110,7 +105,7 @@ def spoiled_form(vae: VAEConfig, augment: AugmentConfig) -> str | None:
 class DataConfig(Section):
     """Which crystals, and how they are batched."""
 
-    name: str = Field(
+    name: Word = Field(
         default="demo", description="Name of the data set: its folder under `data.root`."
     )
     source: Literal["table", "demo"] = Field(
@@ -122,10 +117,10 @@ class DataConfig(Section):
     )
     id_column: str = Field(default="material_id", description="Column with the crystal's name.")
     cif_column: str = Field(default="cif", description="Column with the CIF text.")
-    targets: list[str] = Field(
+    targets: Words = Field(
         default_factory=list, description="Property columns to read; a missing one is an error."
     )
-    units: dict[str, str] = Field(
+    units: dict[Word, Word] = Field(
         default_factory=dict, description="Property column to the unit of its numbers."
     )
     max_atoms: Positive | None = Field(

@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from chemeleon.config.presets import flatten, list_presets, load, parse_yaml
+from chemeleon.config.plain_yaml import parse_yaml, read_yaml
+from chemeleon.config.presets import flatten, list_presets, load
 from chemeleon.errors import ConfigError
 
 # where data lie and where numbers are shown: a matter of one computer
@@ -37,7 +38,7 @@ def training_words(path: Path) -> tuple[str, dict[str, str]]:
     Raises:
         ConfigError: if it is no config of a run, or no preset with words gives it.
     """
-    stage = stage_of(parse_yaml(path.read_text(encoding="utf-8"), str(path)))
+    stage = stage_of(read_yaml(path))
     if stage is None:
         raise ConfigError(f"{path} is not the config of a training")
     wanted = _plain(load(stage, None, path).config.model_dump(mode="json"))

@@ -49,9 +49,14 @@ class ConditionEncoder(nn.Module):
 
     def __init__(self, configs: Mapping[str, ConditionConfig], width: int) -> None:
         super().__init__()
-        self.encoders = nn.ModuleDict(
-            {name: KINDS[config.kind](config, width) for name, config in configs.items()}
-        )
+        self.encoders = nn.ModuleDict()
+        for name, config in configs.items():
+            if hasattr(self.encoders, name):  # keys, items, train, ...
+                raise ConfigError(
+                    f"a condition cannot be called '{name}', which means something to PyTorch:"
+                    f" call it the_{name}"
+                )
+            self.encoders[name] = KINDS[config.kind](config, width)
         self.project = nn.Sequential(
             nn.Linear(width * len(configs), width), nn.SiLU(), nn.Linear(width, width)
         )

@@ -168,6 +168,8 @@ class Number(Condition):
 
     def unusual(self, value: object, data: Mapping[str, object]) -> str | None:
         """Compare with the training range."""
+        if data.get("low") is None:
+            return None
         low, high = (cast("float", data[name]) for name in ("low", "high"))
         if low <= float(cast("str", value)) <= high:
             return None
@@ -221,8 +223,10 @@ class Category(Condition):
 
     def unusual(self, value: object, data: Mapping[str, object]) -> str | None:
         """Look for the class in the training data."""
-        known = self.number(value) in cast("list[int]", data["classes"])
-        return None if known else "no training crystal is of this class"
+        known = cast("list[int] | None", data.get("classes"))
+        if known is None or self.number(value) in known:
+            return None
+        return "no training crystal is of this class"
 
 
 class SpaceGroup(Category):

@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chemeleon.checkpoints.store import ModelFolder
+from chemeleon.checkpoints.opened import KEPT_AS, MODEL_CONFIG, ModelFolder
+from chemeleon.config.requests import MAX_ATOMS
 from chemeleon.config.schema import ConditionConfig, LDMConfig, VAEConfig
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.formula import atom_histogram, formula_histogram
+from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.elements import element_embedding
 from chemeleon.models.layers import (
@@ -181,24 +183,38 @@ class LatentDiffusion(Pretrained):
         Crystals are made in these sizes.
         """
         sizes = atom_histogram(train).to(self.size_histogram)
+        if len(sizes) > MAX_ATOMS + 1:
+            raise ConfigError(
+                f"a training crystal has {len(sizes) - 1:,} atoms, and a model makes cells of at"
+                f" most {MAX_ATOMS:,}: set data.max_atoms={MAX_ATOMS}"
+            )
         self.size_histogram = sizes
         if self.config.denoiser.types:
             self.formula_histogram = formula_histogram(train).to(sizes)
 
     @classmethod
-    def from_folder(cls, folder: ModelFolder) -> LatentDiffusion:
-        """Build from a folder that has been read."""
+    def outline(cls, folder: ModelFolder) -> LatentDiffusion:
+        """See ``Pretrained``."""
         config = folder.section("ldm", LDMConfig)
-        if config.denoiser.types and "formula_histogram" not in folder.tensors:
+        sizes = _sizes(folder)
+        if config.denoiser.types and "formula_histogram" not in folder.stored:
             # saved before formulas were counted: sizes are known, but not of which formulas
-            sizes = folder.tensor("size_histogram")
             unknown = torch.zeros(len(sizes), len(sizes)).index_fill_(0, torch.tensor([0]), 1)
-            folder.tensors["formula_histogram"] = unknown * sizes
+            folder.stored["formula_histogram"] = unknown * sizes
         with torch.device("meta"):
             vae = CrystalVAE(folder.section("vae", VAEConfig))
-            model = cls(config, vae, torch.zeros_like(folder.tensor("size_histogram")))
-        folder.load_into(model)
-        return model.eval()
+            try:
+                return cls(config, vae, torch.zeros(len(sizes)))
+            except ConfigError as error:  # the name of a condition
+                raise CheckpointError(f"{folder.path / MODEL_CONFIG}: {error}") from None
+
+    @classmethod
+    def from_folder(cls, folder: ModelFolder) -> LatentDiffusion:
+        """See ``Pretrained``."""
+        model = super().from_folder(folder)
+        if model.config.denoiser.types and (model.formula_histogram < 0).any():
+            raise folder.problem("formula_histogram counts less than no crystal")
+        return model
 
     def add_conditions(self, configs: Mapping[str, ConditionConfig]) -> ConditionEncoder:
         """Give a model without conditions new ones that change nothing yet, and return them."""
@@ -241,3 +257,18 @@ class LatentDiffusion(Pretrained):
     ) -> Denoised:
         """Denoise standardised latents; see ``Denoiser.forward``."""
         return self.denoiser(z, t, num_atoms, features, drop, layout, types, estimate)
+
+
+def _sizes(folder: ModelFolder) -> Tensor:
+    """Return the histogram of sizes, from which crystals are drawn, if it is one."""
+    sizes = folder.tensor("size_histogram")
+    if sizes.dim() != 1 or not 1 < len(sizes) <= MAX_ATOMS + 1 or sizes.dtype not in KEPT_AS:
+        raise folder.problem(
+            f"size_histogram ({sizes.dtype}, shape {str(tuple(sizes.shape))[:80]}) should count"
+            f" crystals of 0, 1, ... up to {MAX_ATOMS:,} atoms"
+        )
+    if not sizes.isfinite().all() or (sizes < 0).any() or sizes[0] or not sizes.any():
+        raise folder.problem(
+            "size_histogram counts less than no crystal, those without atoms, or none at all"
+        )
+    return sizes

@@ -92,7 +92,10 @@ class GraphBlock(nn.Module):
         self.attended = nn.Linear(width, width)
         self.norm2 = nn.LayerNorm(width)
         self.value = nn.Linear(width, width)
-        self.filters = nn.Parameter(torch.randn(functions, width) / functions**0.5)
+        filters = torch.empty(functions, width)
+        if not filters.is_meta:  # to draw them there, PyTorch would import its compiler
+            filters = torch.randn(functions, width) / functions**0.5
+        self.filters = nn.Parameter(filters)
         self.summed = nn.Linear(width, width)
         self.norm3 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(

@@ -51,13 +51,11 @@ class Predictor(Pretrained):
         self.register_buffer("target_std", torch.ones(len(config.targets)))
 
     @classmethod
-    def from_folder(cls, folder: ModelFolder) -> Predictor:
-        """Build from a folder that has been read."""
+    def outline(cls, folder: ModelFolder) -> Predictor:
+        """See ``Pretrained``."""
         config = folder.section("predictor", PredictorConfig)
         with torch.device("meta"):
-            predictor = cls(config, CrystalVAE(folder.section("vae", VAEConfig)))
-        folder.load_into(predictor)
-        return predictor.eval()
+            return cls(config, CrystalVAE(folder.section("vae", VAEConfig)))
 
     def architecture(self) -> dict[str, Any]:
         """See ``Pretrained``."""

@@ -65,7 +65,7 @@ class Pretrained(nn.Module):
             CheckpointError: if there is no such model there.
         """
         path = reference if revision is None else hub.resolve(str(reference), revision=revision)
-        folder = read_model(path, cls.kinds)
+        folder = read_model(path, cls.kinds, fits=check_fit)
         with _NoFilling():
             model = cls.from_folder(folder)
         # the VAE inside an LDM shares its data set, not its training
@@ -76,7 +76,18 @@ class Pretrained(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: ModelFolder) -> Self:
-        """Build from a folder that has been read."""
+        """Build from a folder that has been opened.
+
+        Raises:
+            CheckpointError: if its weights are not those of the network that its config declares.
+        """
+        model = cls.outline(folder)
+        folder.load_into(model)
+        return model.eval()
+
+    @classmethod
+    def outline(cls, folder: ModelFolder) -> Self:
+        """Return the network that a folder's config declares, without numbers (on `meta`)."""
         raise NotImplementedError
 
     def architecture(self) -> dict[str, Any]:
@@ -132,6 +143,23 @@ def find_device(device: torch.device | str | None = None) -> torch.device:
             " take a GPU if there is one, else the CPU"
         ) from None
     return found
+
+
+def check_fit(folder: ModelFolder) -> None:
+    """Refuse a folder whose weights are not those of the network that its config declares.
+
+    Raises:
+        CheckpointError: naming missing, superfluous and misshapen tensors before any is read, else
+            one whose numbers are none.
+    """
+    from chemeleon.models.denoiser import LatentDiffusion  # here, as they need this module
+    from chemeleon.models.predictor import Predictor
+    from chemeleon.models.vae import CrystalVAE
+
+    kinds: tuple[type[Pretrained], ...] = (CrystalVAE, LatentDiffusion, Predictor)
+    kind = next(kind for kind in kinds if kind.kinds[0] == folder.kind)
+    with _NoFilling():
+        kind.from_folder(folder)
 
 
 def place(model: AnyModel, device: torch.device | str | None = None) -> AnyModel:

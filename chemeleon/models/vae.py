@@ -97,17 +97,21 @@ class CrystalVAE(Pretrained):
         return Transformer(c.width, layers, c.heads, c.feedforward, c.dropout)
 
     @classmethod
+    def outline(cls, folder: ModelFolder) -> CrystalVAE:
+        """See ``Pretrained``."""
+        with torch.device("meta"):
+            return cls(folder.section("vae", VAEConfig))
+
+    @classmethod
     def from_folder(cls, folder: ModelFolder) -> CrystalVAE:
-        """Build from a folder that has been read."""
-        if folder.kind == "predictor" and "vae.from_latent.weight" not in folder.tensors:
+        """See ``Pretrained``; of a folder of another kind this is the VAE inside it."""
+        if folder.kind == "predictor" and "vae.from_latent.weight" not in folder.stored:
             raise CheckpointError(
                 f"{folder.path}: this predictor trained its own encoder and has no decoder, so"
                 " there is no VAE in it: name a folder of `chemeleon vae train`"
             )
-        with torch.device("meta"):
-            vae = cls(folder.section("vae", VAEConfig))
-        prefix = "" if folder.kind == "vae" else "vae."
-        folder.load_into(vae, prefix)
+        vae = cls.outline(folder)
+        folder.load_into(vae, "" if folder.kind == "vae" else "vae.")
         return vae.eval()
 
     def drop_decoder(self) -> None:

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from chemeleon.config.architecture import Section
+from chemeleon.config.bounds import Section
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.models.pretrained import place
 from chemeleon.models.vae import CrystalVAE

@@ -17,7 +17,7 @@ import torch
 from pydantic import create_model
 from torch import Tensor
 
-from chemeleon.config.architecture import Section
+from chemeleon.config.bounds import OpenSection, Section
 from chemeleon.errors import ConfigError, TrainingError
 from chemeleon.rewards.base import Answer, Candidates, Reward
 
@@ -163,4 +163,4 @@ def _options(function: Callable[..., Any], name: str) -> type[Section]:
         for p in rest
         if p.kind is p.KEYWORD_ONLY
     }
-    return create_model("Options", __base__=Section, **fields)
+    return create_model("Options", __base__=OpenSection, **fields)

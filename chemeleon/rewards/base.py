@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.config.architecture import Section
+from chemeleon.config.bounds import Section
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.evaluation.lookup import to_packed
 from chemeleon.evaluation.packed import Packed

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from chemeleon.config.architecture import Positive, Section
+from chemeleon.config.bounds import Positive, Section
 from chemeleon.data.pool import keep_workers
 from chemeleon.evaluation.amd import NEIGHBOURS, average_minimum_distances, chebyshev
 from chemeleon.evaluation.grouping import (

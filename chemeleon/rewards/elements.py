@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from pydantic import AfterValidator, Field, model_validator
 
-from chemeleon.config.architecture import Section
+from chemeleon.config.bounds import Section
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER
 from chemeleon.crystals.ragged import reduce_atoms
 from chemeleon.crystals.symbols import element_numbers

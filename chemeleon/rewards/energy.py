@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from chemeleon.config.architecture import Section
+from chemeleon.config.bounds import OpenSection
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.symbols import symbol
 from chemeleon.data.cache import cache_dir
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _load = functools.lru_cache(maxsize=1)(load_potential)  # checked, then used
 
 
-class EnergyOptions(Section):
+class EnergyOptions(OpenSection):
     """Settings of `Energy`."""
 
     potential: str = Field(

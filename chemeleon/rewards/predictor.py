@@ -8,14 +8,14 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 
-from chemeleon.config.architecture import Section
+from chemeleon.config.bounds import OpenSection
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.models.predictor import Predictor as Model
 from chemeleon.models.pretrained import place
 from chemeleon.rewards.base import Answer, Candidates, Context, Reward
 
 
-class PredictorOptions(Section):
+class PredictorOptions(OpenSection):
     """Settings of `Predictor`."""
 
     model: str = Field(description="Folder of `chemeleon predict train`, or hub:NAME.")

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from chemeleon.config.architecture import Section
+from chemeleon.config.bounds import Section
 from chemeleon.crystals.symbols import symbol
 from chemeleon.data.pool import keep_workers
 from chemeleon.evaluation.collection import parallel
