@@ -21,7 +21,7 @@ from chemeleon.config import presets
 from chemeleon.errors import ChemeleonError, ConfigError
 from chemeleon.models.pretrained import check_fit
 from chemeleon.sampling import sample
-from chemeleon.storage import REPORT_PARTS, hold, refuse_existing, replacing, settle
+from chemeleon.storage import REPORT_PARTS, hold, replacing, settle
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -128,15 +128,12 @@ def predict_run(
         ChemeleonError: one of its subclasses, saying what to do.
     """
     path = None if output is None else Path(output)
-    if path is not None:
-        refuse_existing(path.parent, (path.name,), overwrite, "name another -o")
-
-    from chemeleon.models.predictor import Predictor
-    from chemeleon.models.pretrained import place
-    from chemeleon.prediction import predict, write_predictions
-
     columns: dict[str, Any] = {"id_column": id_column, "cif_column": cif_column}
-    with nullcontext() if path is None else hold(path):
+    with nullcontext() if path is None else hold(path, overwrite=overwrite):
+        from chemeleon.models.predictor import Predictor
+        from chemeleon.models.pretrained import place
+        from chemeleon.prediction import predict, write_predictions
+
         predictor = place(Predictor.from_pretrained(model), device)
         found = predict(predictor, sources, **columns, progress=progress)
         if path is not None:

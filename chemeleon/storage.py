@@ -16,6 +16,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -51,7 +52,7 @@ SET_PARTS = ("train.csv.gz", "val.csv.gz", "test.csv.gz", "report.json")
 
 # hidden names: a result in the making, one that is complete, one that is taking its place
 _MAKING, _READY, _PLACING = ".making-", ".ready", ".placing"
-_LOCK, _OWNER = ".lock", ".lock-owner"
+_LOCK = ".lock"
 _NEW, _OLD, _PARTS = "new", "old", "parts.json"
 _MOST_PARTS = 10_000  # characters of the names of parts
 _BESIDE = re.compile(r"\..+\.\d+\.tmp")
@@ -133,7 +134,6 @@ def _name(error: OSError, default: Path, hidden: Path, shown: Path) -> None:
 
 def refuse_existing(folder: Path, parts: Sequence[str], overwrite: bool, remedy: str) -> None:
     """Raise ConfigError if the folder holds any of ``parts`` and they may not be replaced."""
-    settle(folder)
     present = [part for part in parts if (folder / part).exists()]
     if present and not overwrite:
         what = f"{folder} already holds {', '.join(present)}"
@@ -144,7 +144,7 @@ def refuse_existing(folder: Path, parts: Sequence[str], overwrite: bool, remedy:
 
 def is_ours(name: str) -> bool:
     """Tell the hidden files and folders of this module from those of a user."""
-    known = (_READY, _PLACING, _LOCK, _OWNER)
+    known = (_READY, _PLACING, _LOCK)
     return name in known or name.startswith(_MAKING) or _BESIDE.fullmatch(name) is not None
 
 
@@ -161,13 +161,21 @@ class Draft:
         self.folder, self.parts = folder, tuple(parts)
         self.path = folder
         self._making: Path | None = None
+        self._fresh = False
 
     def replaces(self) -> bool:
         """Tell whether there is an earlier result, or some of one."""
         return any((self.folder / part).exists() for part in self.parts)
 
-    def begin(self) -> None:
-        """Make the hidden folder, with all that taking its place will need; within ``with``."""
+    def begin(self, *, fresh: bool = False) -> None:
+        """Make the hidden folder, with all that taking its place will need; within ``with``.
+
+        Args:
+            fresh: there is nothing to be kept, so write to ``folder``, where all can see it.
+        """
+        self._fresh = fresh
+        if fresh:
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._making = Path(tempfile.mkdtemp(prefix=_MAKING, dir=self.folder))
@@ -181,6 +189,7 @@ class Draft:
 
     def commit(self) -> None:
         """Take the place of the earlier result; nothing is done twice."""
+        self._fresh = False
         if self._making is not None:
             self._making.rename(self.folder / _READY)
             self._making, self.path = None, self.folder
@@ -195,6 +204,9 @@ class Draft:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._fresh and isinstance(error, OSError):  # no room: what there is of it is no result
+            for part in self.parts:
+                _remove(self.folder / part)
         if self._making is None:
             return
         making, self._making, self.path = self._making, None, self.folder
@@ -202,6 +214,13 @@ class Draft:
         if isinstance(error, OSError):
             _name(error, self.folder, making / _NEW, self.folder)
             _name(error, self.folder, making, self.folder)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _take_place(folder: Path) -> None:
@@ -254,7 +273,14 @@ def settle(folder: Path) -> None:
 
 
 @contextmanager
-def hold(target: Path, parts: Sequence[str] = (), *, wait: bool = False) -> Iterator[None]:
+def hold(
+    target: Path,
+    parts: Sequence[str] = (),
+    *,
+    overwrite: bool = True,
+    remedy: str = "name another -o",
+    wait: bool = False,
+) -> Iterator[None]:
     """Keep other commands from writing to a folder, or to a file, meanwhile.
 
     What a killed command left is removed. The lock is the kernel's, so that of a dead process is
@@ -263,13 +289,16 @@ def hold(target: Path, parts: Sequence[str] = (), *, wait: bool = False) -> Iter
     Args:
         target: a folder, made if it is missing; a file if there are no ``parts``.
         parts: names that the result in the folder has.
+        overwrite: an earlier result may be replaced.
+        remedy: what to do where it may not.
         wait: until the other command is done, instead of an error.
 
     Raises:
-        ConfigError: naming the process that writes there.
+        ConfigError: naming the earlier result, or the process that writes there.
         OSError: naming the folder, if it cannot be written to.
     """
-    folder = target if parts else target.parent
+    folder, names = (target, parts) if parts else (target.parent, (target.name,))
+    refuse_existing(folder, names, overwrite, remedy)  # before anything is made
     lock = folder / (_LOCK if parts else f".{target.name}{_LOCK}")
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     with _named(folder, lock, folder):
@@ -277,6 +306,7 @@ def hold(target: Path, parts: Sequence[str] = (), *, wait: bool = False) -> Iter
     try:
         with _locked(lock, target, wait):
             _sweep(target, parts)
+            refuse_existing(folder, names, overwrite, remedy)  # of one that has ended meanwhile
             yield
     finally:
         with suppress(OSError):  # not empty, as something has been written
@@ -296,49 +326,45 @@ def replacing(
         OSError: naming a path in the folder, if the disk is full or cannot be written to; the
             earlier result is then as it was.
     """
-    refuse_existing(folder, parts, overwrite, remedy)
-    with hold(folder, parts):
-        refuse_existing(folder, parts, overwrite, remedy)  # of one that has ended meanwhile
-        with Draft(folder, parts) as draft:
-            draft.begin()
-            yield draft.path
-            draft.commit()
+    with hold(folder, parts, overwrite=overwrite, remedy=remedy), Draft(folder, parts) as draft:
+        draft.begin()
+        yield draft.path
+        draft.commit()
 
 
 @contextmanager
 def _locked(lock: Path, target: Path, wait: bool) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
-    owner = lock.with_name(lock.name.replace(_LOCK, _OWNER))
     held = FileLock(lock, timeout=-1 if wait else 0, mode=0o666)
     try:
         with _named(target, lock, target):
             held.acquire()
     except Timeout:
         raise ConfigError(
-            f"{target} is being written to by {_owner(owner)}: wait for it, or name another folder"
+            f"{target} is being written to by {_owner(lock)}: wait for it, or name another folder"
         ) from None
     try:
         with suppress(OSError):  # only for the message
             command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
             since = datetime.now().astimezone().isoformat(timespec="seconds")
-            words = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-            owner.write_text(json.dumps({**words, "command": command}), encoding="utf-8")
+            place = f"process {os.getpid()} on {socket.gethostname()} since {since}"
+            lock.write_text(f"{place} (`{command}`)", encoding="utf-8", errors="backslashreplace")
         yield
     finally:
+        # while it is held: who has it open and waits will find that it leads nowhere
         with suppress(OSError):
-            owner.unlink(missing_ok=True)
             lock.unlink(missing_ok=True)
         held.release()
 
 
-def _owner(note: Path) -> str:
-    try:
-        said = json.loads(note.read_text(encoding="utf-8"))
-        place = f"process {said['pid']} on {said['host']} since {said['since']}"
-        return f"{place} (`{said['command']}`)"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another command"
+def _owner(lock: Path) -> str:
+    for _ in range(10):  # the other one may be about to say it
+        with suppress(OSError, ValueError), lock.open(encoding="utf-8") as file:
+            if said := file.read(500):
+                return said
+        time.sleep(0.1)
+    return "another command"
 
 
 def _sweep(target: Path, parts: Sequence[str]) -> None:

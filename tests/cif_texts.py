@@ -287,7 +287,7 @@ def _grammar() -> list[Case]:
         "unknown length": (text.replace("_a 4", "_a ?"), "_cell_length_a is not known"),
         "impossible angles": (cif(cell=(4, 4, 4, 10, 100, 30)), "zero volume"),
         "negative length": (cif(cell=(-4, 4, 4, 90, 90, 90)), "no lengths"),
-        "not finite in float32": (cif(cell=("1e308",) * 3 + (90,) * 3), "not a finite number"),
+        "not finite in float32": (cif(cell=("1e308",) * 3 + (90,) * 3), "1e+308 angstrom long"),
         "atom on its image": (cif(cell=(0.3, 4, 4, 90, 90, 90)), "from its own image"),
         "mmCIF": (cartesian, "mmCIF"),
         "Cartesian": (text.replace("fract_", "Cartn_"), "Cartesian coordinates"),

@@ -67,7 +67,7 @@ ADAPTERS = {
     "base": ({"base": [1]}, r"adapter\.base: .* valid string"),
     "no base": ({"base": None}, "does not say of which model: chemeleon ldm merge .* --base"),
     "far base": ({"base": "../../../../../../../etc"}, r"etc holds no model\.safetensors"),
-    "base of nobody": ({"base": "~nobody-here/x"}, "no model can be read at ~nobody-here/x"),
+    "base of nobody": ({"base": "~nobody-here/x"}, "there is no model at ~nobody-here/x"),
     "long base": ({"base": "x" * 4000}, "no model can be read at xxx"),
     "other weights": ({"base_weights": "0" * 16}, "had the hash 0000000000000000, but"),
     "hash": ({"base_weights": {}}, r"adapter\.base_weights: .* valid string"),

@@ -101,7 +101,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "beyond float32": (
         {"lattice": {"matrix": [[1e308, 0, 0], [0, 1e308, 0], [0, 0, 1e308]]},
          "sites": [{"species": [{"element": "Na"}], "abc": [0, 0, 0]}]},
-        "not a finite number in float32"),
+        "a cell vector is 1e+308 angstrom long"),
     "matrix against a": (changed("lattice", "a", to=5.0), "the lattice's a is 5.0"),
     "number as word": (changed("sites", 0, "abc", 0, to="0.5"), "'0.5' is no number"),
     "bool": (changed("sites", 0, "abc", 0, to=True), "'True' is no number"),

@@ -250,7 +250,7 @@ def test_structures_are_made_when_asked_for() -> None:
     [
         ({"matcher": "pymatge"}, "did you mean 'pymatgen'"),
         ({"relax_steps": 5}, "name a --potential"),
-        ({"jobs": 0}, "must be positive"),
+        ({"jobs": 0}, "jobs must be from 1 to 1,024"),
     ],
 )
 def test_settings_that_cannot_be(options: dict[str, Any], words: str) -> None:

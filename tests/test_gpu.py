@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY_LDM, TINY_VAE
 from rich.console import Console
-from test_distributed import launch
+from test_distributed import launcher
 from torch import nn
 
 from chemeleon import api
@@ -167,7 +168,10 @@ def test_a_predictor_trains_with_recorded_steps(tmp_path, models):
 def test_two_gpus_train_like_one_with_the_doubled_batch(tmp_path, models, precision, near):
     words = [*TINY_LDM, f"ldm.vae_ckpt_path={models / 'vae'}", "trainer.max_steps=40"]
     words += [f"trainer.precision={precision}", "trainer.log_every=5", "optim.lr=1e-4"]
-    launch("ldm", "demo/null", tmp_path / "two", [*words, "data.batch_size=16"])
+    command = [*launcher(), "-m", "chemeleon", "ldm", "train", "--preset", "demo/null"]
+    subprocess.run(
+        [*command, "-o", str(tmp_path / "two"), *words, "data.batch_size=16"], check=True
+    )
     api.ldm_train(
         "demo/null", [*words, "data.batch_size=32"], output=tmp_path / "one", console=quiet()
     )

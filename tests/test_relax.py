@@ -104,7 +104,7 @@ def test_any_calculator_relaxes():
 
 
 def test_useless_limits_are_refused(chgnet):
-    with pytest.raises(ConfigError, match="must not be negative"):
+    with pytest.raises(ConfigError, match="must be from 0 to 10,000, got -1"):
         relax([rocksalt()], chgnet, -1)
 
 

@@ -70,7 +70,7 @@ def test_cells_go_to_their_least_energy_and_failures_stay_as_they_were():
 
 def test_unfit_requests_are_refused_before_the_work():
     assert Relaxer.named("chgnet", 0) is None
-    with pytest.raises(ConfigError, match="negative"):
+    with pytest.raises(ConfigError, match="relax must be from 0 to 10,000"):
         Relaxer.named("chgnet", -1)
     with pytest.raises(ConfigError, match="needs a potential"):
         Relaxer.named("none", 5)

@@ -17,7 +17,7 @@ from chemeleon.checkpoints.opened import KEPT_AS, MODEL_WEIGHTS, ModelFolder, sh
 from chemeleon.checkpoints.store import Fits, anything, read_model, weights_hash, write_model
 from chemeleon.config.modelfile import AdapterConfig
 from chemeleon.errors import CheckpointError
-from chemeleon.storage import MODEL_PARTS, hold, refuse_existing
+from chemeleon.storage import MODEL_PARTS, hold
 
 BASE_IN_RUN = "init"  # of a run's folder: the model before training
 MOST_CHAINED = 8  # adapters of adapters
@@ -122,7 +122,7 @@ def _find_base(
             f"{folder.path} holds adapters, and the model that they adapt cannot be read: {error}."
             f" If it is elsewhere: {elsewhere}"
         ) from None
-    if "adapter" in found.config:
+    if found.config.get("adapter") is not None:
         found = combine(found, fits=fits, above=chain)
     fits(found)
     wanted, hashed = adapter.base_weights, base_hash(found.tensors)
@@ -159,11 +159,10 @@ def merge(
         ChemeleonError: one of its subclasses, saying what to do.
     """
     folder = read_model(model, ("ldm",), whole=False)
-    if "adapter" not in folder.config:
+    if folder.config.get("adapter") is None:
         raise CheckpointError(f"{folder.path} is a whole model: it has no adapters to merge")
     path = Path(output)
-    refuse_existing(path, MODEL_PARTS, overwrite, "name another -o")
-    with hold(path, MODEL_PARTS):
+    with hold(path, MODEL_PARTS, overwrite=overwrite):
         whole = combine(folder, base, fits=fits)
         fits(whole)
         write_model(path, whole.kind, whole.content, whole.tensors)

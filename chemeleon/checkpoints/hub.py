@@ -21,7 +21,7 @@ from chemeleon.config.hubname import is_name
 from chemeleon.config.modelfile import read_model_config
 from chemeleon.config.plain_yaml import MOST_BYTES
 from chemeleon.errors import CheckpointError
-from chemeleon.storage import MODEL_PARTS, at_home, hold, refuse_existing
+from chemeleon.storage import MODEL_PARTS, at_home, hold
 from chemeleon.version import __version__
 
 # the names of store.py, which is imported late: with it comes torch, which `hub list` needs not
@@ -110,8 +110,7 @@ def convert(
             f"{file} does not exist: name a Lightning checkpoint (.ckpt), or a run or model folder"
         )
     output = at_home(output)
-    refuse_existing(output, MODEL_PARTS, overwrite, "name another -o")
-    with hold(output, MODEL_PARTS):
+    with hold(output, MODEL_PARTS, overwrite=overwrite):
         if path.is_file():
             return convert_file(file, output, weights=weights, vae=vae, dtype=dtype)
         if weights != "raw" or vae is not None:
@@ -221,7 +220,7 @@ def push(
     find(repo)  # refuses other malformed names before anything is read
     path = find_model(folder)
     config = without_local_paths(read_model_config(path / CONFIG))
-    if "adapter" in config:
+    if config.get("adapter") is not None:
         raise CheckpointError(
             f"{path} holds adapters, which are of no use without their base: publish both as one"
             f" model, made with `chemeleon ldm merge {path} -o DIR`"

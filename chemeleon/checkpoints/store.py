@@ -143,7 +143,7 @@ def read_model(
         )
     stored, _ = read_tensors(path / MODEL_WEIGHTS)
     folder = ModelFolder(path, kind, config, stored)
-    if whole and "adapter" in config:
+    if whole and config.get("adapter") is not None:
         from chemeleon.checkpoints.adapters import combine  # here, as it reads models in its turn
 
         return combine(folder, fits=fits)

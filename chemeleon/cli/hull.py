@@ -58,10 +58,9 @@ def hull(
 ) -> None:
     """Make the convex hull that energies above hull are measured against."""
     from chemeleon.errors import ConfigError
-    from chemeleon.storage import hold, refuse_existing
+    from chemeleon.storage import hold
 
     bad = options.on_error(on_error)
-    refuse_existing(output.parent, (output.name,), overwrite, "name another -o")
     if potential is not None and references is not None:
         raise ConfigError(
             "--references and --potential exclude each other: a potential's hull takes its"
@@ -69,7 +68,7 @@ def hull(
         )
     if relax and potential is None:
         raise ConfigError("--relax needs --potential, such as --potential chgnet")
-    with hold(output):
+    with hold(output, overwrite=overwrite):
         if potential is not None:
             made = _from_data_set(source, split, root, potential, relax, device, bad)
         else:

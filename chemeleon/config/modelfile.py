@@ -14,7 +14,7 @@ from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, ValidationError,
 from chemeleon.config.architecture import LDMConfig, PredictorConfig, VAEConfig
 from chemeleon.config.bounds import ConditionName, Location, Rank, Scale, Section, Word
 from chemeleon.config.plain_yaml import read_yaml
-from chemeleon.errors import CheckpointError, ConfigError
+from chemeleon.errors import CheckpointError, ConfigError, printable
 from chemeleon.version import __version__
 
 SHOWN = 3  # problems of one file
@@ -140,7 +140,8 @@ def in_one_line(error: ValidationError) -> str:
     """Say what is wrong with a section, and where."""
     problems = error.errors()
     said = [
-        f"{'.'.join(map(str, p['loc'])):.100}: {p['msg'].removeprefix('Value error, ')[:200]}"
+        f"{printable('.'.join(map(str, p['loc']))):.100}:"
+        f" {p['msg'].removeprefix('Value error, ')[:200]}"
         + ("" if isinstance(p["input"], dict | list) else f", got {p['input']!r:.40}")
         for p in problems[:SHOWN]
     ]

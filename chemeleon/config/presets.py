@@ -68,7 +68,8 @@ def nearest_set(name: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content = read_yaml(path) or {}
+    content = read_yaml(path)
+    content = {} if content is None else content
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold KEY: VALUE lines, not a {type(content).__name__}")
     return content

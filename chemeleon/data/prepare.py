@@ -27,7 +27,7 @@ from chemeleon.data.properties import join_properties
 from chemeleon.data.sources import has_column
 from chemeleon.data.tables import write_rows
 from chemeleon.errors import DataError
-from chemeleon.storage import SET_PARTS, is_ours, replacing, settle
+from chemeleon.storage import SET_PARTS, is_ours, replacing
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -266,7 +266,6 @@ def check_output(output: Path, overwrite: bool | None) -> None:
     Raises:
         DataError: naming the folder.
     """
-    settle(output)
     if not output.exists():
         return
     there = [p.name for p in output.iterdir()] if output.is_dir() else ["."]

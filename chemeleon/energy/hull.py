@@ -232,8 +232,9 @@ def _content(
     totals = held["references_ev"].items()
     references = {symbol: None if v is None else finite(v) for symbol, v in totals}
     manifest = held["manifest"] | {}
-    examples = manifest.get("skipped_examples") or []
-    return phases, energies, references, manifest | {"skipped_examples": [*map(str, examples)]}
+    if "skipped_examples" in manifest:
+        manifest["skipped_examples"] = [*map(str, manifest["skipped_examples"] or [])]
+    return phases, energies, references, manifest
 
 
 def finite(value: Any) -> float:

@@ -98,15 +98,19 @@ def train(
             or if another command trains there.
     """
     console = console or Terminal(stderr=True)
-    if not resume:
-        refuse_existing(folder, RUN_PARTS, overwrite, "go on with --resume, or name another -o")
+    parts: dict[str, Any] = {
+        "parts": RUN_PARTS,
+        "overwrite": overwrite or resume,
+        "remedy": "go on with --resume, or name another -o",
+    }
+    refuse_existing(folder, **parts)
     accelerator = make_accelerator(config.trainer, folder, console)
     tell_if_alone()
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     main = accelerator.is_main_process
     console.quiet |= not main
-    with hold(folder, RUN_PARTS) if main else nullcontext(), Draft(folder, RUN_PARTS) as draft:
+    with hold(folder, **parts) if main else nullcontext(), Draft(folder, RUN_PARTS) as draft:
         return _train(config, draft, accelerator, console, resume)
 
 
@@ -120,8 +124,7 @@ def _train(
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         if not resume:
-            if draft.replaces():
-                draft.begin()
+            draft.begin(fresh=not draft.replaces())
             if isinstance(stage, LDMStage | PredictStage | RLStage):
                 first = stage.export() if isinstance(stage, PredictStage) else stage.initial()
                 kind, content, tensors = first

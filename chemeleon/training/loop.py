@@ -94,6 +94,7 @@ def fit(run: Run) -> Fitted:
         if run.schedule.over():
             remedy = "its learning rate has come down by the clock: for more, train anew for longer"
         run.console.print(f"{run.folder} is trained to its end (step {at.step}); {remedy}")
+        run.finish()
         return Fitted(at.step, at.metrics, at.best, interrupted=False, complete=True)
     run.begin()
     run.model.train()

@@ -17,7 +17,9 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from rich.console import Console
 from torch import Tensor
 
+from chemeleon.checkpoints.opened import MODEL_CONFIG
 from chemeleon.checkpoints.store import write_model
+from chemeleon.config.plain_yaml import read_yaml
 from chemeleon.config.schema import StageConfig, TrainerConfig
 from chemeleon.errors import TrainingError
 from chemeleon.storage import Draft
@@ -328,6 +330,13 @@ class Run:
         if self.written.get(name) != self.at.step:
             with self.average.applied():
                 self._write(name)
+
+    def finish(self) -> None:
+        """Write the last model of a run that was killed between its last step and that."""
+        last = self.folder / "last" / MODEL_CONFIG
+        written = read_yaml(last) if last.is_file() else {}
+        if (written.get("trained") or {}).get("steps") != self.at.step:
+            self.export("last")
 
     def _write(self, name: str) -> None:
         self.written[name] = self.at.step
