@@ -16,6 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from chemeleon.checkpoints.registry import find
+from chemeleon.checkpoints.store import find_model
 from chemeleon.cli import app as commands
 from chemeleon.config import presets
 from chemeleon.config.launched import tell_if_alone
@@ -124,6 +125,9 @@ def test_names_that_the_hub_cannot_have():
     for name in [*names, "a/b@../x", "a/b@\udcff", "mp_20_vae@..", "mp_20_vae@\x1b"]:
         with pytest.raises(CheckpointError):
             find(f"hub:{name}")
+    for empty in ("hub:", "${hub:}"):
+        with pytest.raises(CheckpointError, match="the hub list has no"):
+            find_model(empty)
     assert find("hub:me/my-model.v2@refs/pr/1").entry.revision == "refs/pr/1"
 
 

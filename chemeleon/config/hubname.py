@@ -8,7 +8,7 @@ import re
 def hub_name(reference: str) -> str | None:
     """Return NAME of ``hub:NAME`` or ``${hub:NAME}``, else None."""
     match = re.fullmatch(r"\$\{hub:([^}]*)\}|hub:(.*)", reference.strip())
-    return (match.group(1) or match.group(2)) if match else None
+    return (match[1] or match[2] or "") if match else None
 
 
 def shipped_name(reference: str) -> str | None:
