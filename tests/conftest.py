@@ -84,8 +84,12 @@ def forks():
 
 
 @pytest.fixture(scope="session")
-def six(forks, tmp_path_factory):
-    """The commands that write results: see six.py."""
+def six(forks):
+    """The commands that write results: see six_commands.py. Their inputs can be read by others."""
+    import tempfile
+
     from six_commands import make_inputs
 
-    return make_inputs(tmp_path_factory.mktemp("inputs"), forks)
+    with tempfile.TemporaryDirectory(prefix="inputs-") as folder:
+        Path(folder).chmod(0o755)
+        yield make_inputs(Path(folder), forks)

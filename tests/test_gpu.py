@@ -169,9 +169,9 @@ def test_two_gpus_train_like_one_with_the_doubled_batch(tmp_path, models, precis
     words = [*TINY_LDM, f"ldm.vae_ckpt_path={models / 'vae'}", "trainer.max_steps=40"]
     words += [f"trainer.precision={precision}", "trainer.log_every=5", "optim.lr=1e-4"]
     command = [*launcher(), "-m", "chemeleon", "ldm", "train", "--preset", "demo/null"]
-    subprocess.run(
-        [*command, "-o", str(tmp_path / "two"), *words, "data.batch_size=16"], check=True
-    )
+    command += ["-o", str(tmp_path / "two"), *words, "data.batch_size=16"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
     api.ldm_train(
         "demo/null", [*words, "data.batch_size=32"], output=tmp_path / "one", console=quiet()
     )

@@ -14,8 +14,6 @@ import pytest
 from forks import Child, Done, Forks
 from six_commands import NAMES, SIZES, Case, Place, differences, listing, seen
 
-from chemeleon.storage import settle
-
 KILLS = 20
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -112,8 +110,6 @@ def test_a_kill_before_each_change_leaves_the_old_or_the_new(
         if done.code != -signal.SIGKILL:
             assert done.code == 0, done
             continue  # another order of changes, with less of them
-        for folder in (place.work, *place.work.rglob("*/")):
-            settle(folder)  # as all commands do before they read
         if (wrong := wrong_after(place)) is not None:
             failed.append(f"before change {number}, {done.words[-1]}: {wrong}")
     place.restore()

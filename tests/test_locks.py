@@ -21,9 +21,9 @@ OTHER = 12345  # another user
 
 
 def points(place: Place) -> list[int]:
-    """Return changes before which the first command waits: some from the middle to the last."""
-    count = len(place.words)
-    return sorted({max(2, count // 2), max(2, count - 1), count})
+    """Return changes before which the first command waits: one amid its work, and the last move."""
+    moves = [i for i, word in enumerate(place.words, start=1) if word.startswith("os.rename")]
+    return sorted({max(6, len(place.words) // 2), moves[0], moves[-1]})
 
 
 def complain(done: Done, pid: int, place: Place) -> list[str]:
@@ -53,8 +53,9 @@ def test_two_commands_in_one_folder(
             there = listing(place.work)
             second = place.run("a")
             wrong = complain(second, first.pid, place)
-            if listing(place.work) != there:
-                wrong.append("the second changed files")
+            # whoever comes may finish what the first has begun to put in place
+            if listing(place.work) != there and place.bare_state() != "new":
+                wrong.append(f"the second changed files: {place.left()}")
             first.send(signal.SIGCONT)
             failed += [f"at change {number}: {text}" for text in wrong]
         done = first.wait()
@@ -71,7 +72,7 @@ def test_two_commands_in_a_new_folder(
 ) -> None:
     place = Place(name, six[name], forks, tmp_path)
     subprocess.run(["rm", "-r", place.output], check=True)
-    first = place.start("b", stop_at=max(2, len(place.words) // 2))
+    first = place.start("b", stop_at=max(6, len(place.words) // 2))
     wrong = []
     if first.until_stopped():
         second = place.run("a")
@@ -113,7 +114,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(
     name: str, six: dict[str, Case], forks: Forks, tmp_path: Path
 ) -> None:
     place = Place(name, six[name], forks, tmp_path)
-    first = place.start("b", kill_at=max(2, len(place.words) * 3 // 4))
+    first = place.start("b", kill_at=max(2, len(place.words) - 1))
     assert first.wait().code == -signal.SIGKILL
     dead = str(first.pid).encode()
     for path in place.work.rglob("*"):  # its number now belongs to someone else who lives
@@ -136,15 +137,14 @@ def test_training_is_locked_against_all_that_write_there(
     place.run("b")
     there = place.output
     words = ("vae", "train", "--resume", there, "trainer.max_steps=60")
-    first = forks.start(*words, watch=place.work, stop_at=8)
+    first = forks.start(*words, watch=place.work, stop_at=12)
     assert first.until_stopped()
     wrong = []
     for second in (
         forks.run(*words),
         place.run("a"),
-        forks.run("hub", "convert", six["convert"].arguments("a", there)[2], "-o", there,
-                  "--overwrite"),
-    ):  # fmt: skip
+        forks.run(*six["convert"].arguments("a", there)),
+    ):
         wrong += complain(second, first.pid, place)
     read = forks.run("hub", "convert", there, "-o", tmp_path / "copy")  # the last saved model
     if read.code:

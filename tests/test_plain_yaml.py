@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from chemeleon.config.plain_yaml import MOST_BYTES, MOST_VALUES, parse_yaml, read_yaml
+from chemeleon.config.plain_yaml import MOST_BYTES, MOST_VALUES, dump_yaml, parse_yaml, read_yaml
 from chemeleon.errors import ConfigError
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
@@ -88,3 +88,11 @@ def test_files(data, said, tmp_path):
         read_yaml(path)
     with pytest.raises(ConfigError, match="nowhere does not exist"):
         read_yaml(tmp_path / "nowhere")
+
+
+def test_what_is_written_can_be_read() -> None:
+    shared = {"a": [1.0, None], "b": {"c": "No"}}
+    content = {"one": shared, "two": shared, "three": 1e-5}
+    text = dump_yaml(content)
+    assert "&" not in text
+    assert parse_yaml(text, "it") == content

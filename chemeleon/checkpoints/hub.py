@@ -12,14 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
 
-import yaml
-
 from chemeleon.checkpoints.card import model_card
 from chemeleon.checkpoints.fetch import cached_file, fetch, is_commit, push_in_words
 from chemeleon.checkpoints.registry import Entry, Named, entries, find
 from chemeleon.config.hubname import is_name
 from chemeleon.config.modelfile import read_model_config
-from chemeleon.config.plain_yaml import MOST_BYTES
+from chemeleon.config.plain_yaml import MOST_BYTES, dump_yaml
 from chemeleon.errors import CheckpointError
 from chemeleon.storage import MODEL_PARTS, at_home, hold
 from chemeleon.version import __version__
@@ -230,7 +228,7 @@ def push(
         api.create_repo(repo, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
-        text = yaml.safe_dump(config, sort_keys=False).encode()
+        text = dump_yaml(config).encode()
         mirror = _as_json(config)
         files: dict[str, bytes | Path] = {CONFIG: text, MIRROR: mirror, WEIGHTS: path / WEIGHTS}
         if (path / CARD).is_file():

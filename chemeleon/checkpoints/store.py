@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -30,6 +29,7 @@ from chemeleon.checkpoints.rounding import Dtype, rounded
 from chemeleon.config.hubname import hub_name, shipped_name
 from chemeleon.config.modelfile import read_model_config
 from chemeleon.config.plain_json import parse_json
+from chemeleon.config.plain_yaml import dump_yaml
 from chemeleon.errors import CheckpointError
 from chemeleon.storage import MODEL_PARTS, Draft, at_home, settle, write_atomically, write_text
 from chemeleon.version import __version__
@@ -169,7 +169,7 @@ def write_model(
     content = {"chemeleon": __version__, "kind": kind, **config}
     with Draft(folder, MODEL_PARTS) as draft:
         draft.begin()
-        write_text(draft.path / MODEL_CONFIG, yaml.safe_dump(content, sort_keys=False))
+        write_text(draft.path / MODEL_CONFIG, dump_yaml(content))
         write_tensors(draft.path / MODEL_WEIGHTS, rounded(tensors, dtype), {"format": "pt"})
         draft.commit()
 

@@ -8,7 +8,7 @@ twice, characters that cannot be seen.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,16 @@ def read_yaml(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not text in UTF-8: byte {error.start + 1}") from None
     return parse_yaml(text, str(path))
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: object) -> bool:
+        return True  # what stands twice is written twice, as aliases are refused on reading
+
+
+def dump_yaml(content: Mapping[str, Any]) -> str:
+    """Return a config as YAML that can be read here."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False)
 
 
 class _Builder:
