@@ -21,7 +21,7 @@ from chemeleon.config import presets
 from chemeleon.errors import ChemeleonError, ConfigError
 from chemeleon.models.pretrained import check_fit
 from chemeleon.sampling import sample
-from chemeleon.storage import REPORT_PARTS, hold, replacing, settle
+from chemeleon.storage import REPORT_PARTS, hold, refuse_inside, replacing, settle
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -198,9 +198,8 @@ def evaluate(
     from chemeleon.evaluation.evaluate import evaluate as judge
 
     folder = None if output is None else Path(output)
-    judged = Path(source).resolve() if isinstance(source, str | Path) else None
-    if overwrite and folder is not None and folder.resolve() == judged:
-        raise ConfigError(f"{folder} holds what is to be judged: name another -o")
+    if overwrite and folder is not None and isinstance(source, str | Path):
+        refuse_inside(Path(source), folder, REPORT_PARTS)
     settings = Settings(
         references=tuple(references),
         control=control,

@@ -17,8 +17,9 @@ import socket
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -55,7 +56,7 @@ _MAKING, _READY, _PLACING = ".making-", ".ready", ".placing"
 _LOCK = ".lock"
 _NEW, _OLD, _PARTS = "new", "old", "parts.json"
 _MOST_PARTS = 10_000  # characters of the names of parts
-_BESIDE = re.compile(r"\..+\.\d+\.tmp")
+_BESIDE = re.compile(r"\.(.+)\.\d+\.tmp")
 
 
 def at_home(path: str | Path) -> Path:
@@ -105,11 +106,12 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with suppress(OSError):  # not everywhere can a folder be opened
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextmanager
@@ -140,6 +142,13 @@ def refuse_existing(folder: Path, parts: Sequence[str], overwrite: bool, remedy:
         if len(parts) == 1:
             what = f"{folder / parts[0]} exists already"
         raise ConfigError(f"{what}: {remedy}, or replace it with --overwrite")
+
+
+def refuse_inside(source: Path, folder: Path, parts: Sequence[str]) -> None:
+    """Raise ConfigError if what is read is, or lies in, a result that would be replaced."""
+    inner, home = source.resolve(), folder.resolve()
+    if inner == home or any(inner.is_relative_to(home / part) for part in parts):
+        raise ConfigError(f"{source} would be replaced in {folder}: name another -o")
 
 
 def is_ours(name: str) -> bool:
@@ -193,7 +202,11 @@ class Draft:
         if self._making is not None:
             self._making.rename(self.folder / _READY)
             self._making, self.path = None, self.folder
-            _take_place(self.folder)
+            try:
+                _take_place(self.folder)
+            except OSError:
+                _put_back(self.folder)
+                raise
 
     def __enter__(self) -> Draft:
         return self
@@ -224,25 +237,33 @@ def _remove(path: Path) -> None:
 
 
 def _take_place(folder: Path) -> None:
-    """Move the old parts out and the new ones in.
+    """Move the old parts out and the new ones in; may be called again wherever it was cut off.
 
-    It may be called again wherever it was cut off, and by two processes at once: a name is moved by
-    the one or the other, and none is moved out once new ones are coming in, as its goal is gone.
     The folder may be anybody's, with links in it: nothing is moved from or to other folders.
     """
     ready, placing = folder / _READY, folder / _PLACING
-    if _is_folder(ready):
-        with suppress(FileNotFoundError):
-            for part in _parts(ready) if _is_folder(ready / _OLD) else ():
-                if part == Path(part).name and os.path.lexists(folder / part):
-                    _move(folder / part, ready / _OLD / part)
-        _move(ready, placing)
-    if _is_folder(placing):
-        with suppress(FileNotFoundError):
-            for item in list((placing / _NEW).iterdir()) if _is_folder(placing / _NEW) else ():
-                _move(item, folder / item.name)
+    if _is_folder(ready) and _is_folder(ready / _OLD):
+        for part in _parts(ready):
+            if part == Path(part).name and os.path.lexists(folder / part):
+                (folder / part).rename(ready / _OLD / part)
+        ready.rename(placing)
+    if _is_folder(placing) and _is_folder(placing / _NEW):
+        for item in list((placing / _NEW).iterdir()):
+            item.rename(folder / item.name)
         _sync(folder)
-        shutil.rmtree(placing, ignore_errors=True)
+        # out of the way first, as a network disk may keep a file that somebody reads
+        gone = folder / f"{_MAKING}{os.getpid()}-{time.monotonic_ns()}"
+        placing.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _put_back(folder: Path) -> None:
+    """Undo the first half of `_take_place`, before anything new has come in."""
+    ready = folder / _READY
+    if _is_folder(ready / _OLD):
+        for item in list((ready / _OLD).iterdir()):
+            item.rename(folder / item.name)
+        shutil.rmtree(ready, ignore_errors=True)
 
 
 def _parts(ready: Path) -> list[str]:
@@ -256,20 +277,24 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _move(path: Path, goal: Path) -> None:
-    with suppress(FileNotFoundError):
-        path.rename(goal)
-
-
 def settle(folder: Path) -> None:
     """Finish what a command had begun that was killed while its result took its place.
 
-    Call it before a result is read; where nobody was killed it costs two questions to the disk.
+    Call it before a result is read; where nobody was killed it costs two questions to the disk. A
+    command that lives is given a second to finish by itself.
     """
-    if (folder / _READY).is_dir() or (folder / _PLACING).is_dir():
+    for _ in range(10):
+        if not ((folder / _READY).is_dir() or (folder / _PLACING).is_dir()):
+            return
         # on a read-only disk, or of what is not ours, nothing is finished
-        with suppress(OSError, ValueError, TypeError, RecursionError):
+        odd = (ConfigError, OSError, ValueError, TypeError, RecursionError)
+        with suppress(*odd), ExitStack() as held:
+            for lock in (folder.parent / _LOCK, folder / _LOCK):  # a model's is that of its run
+                if lock.parent == folder or lock.exists():
+                    held.enter_context(_locked(lock, folder, wait=False))
             _take_place(folder)
+            return
+        time.sleep(0.1)
 
 
 @contextmanager
@@ -297,6 +322,8 @@ def hold(
         ConfigError: naming the earlier result, or the process that writes there.
         OSError: naming the folder, if it cannot be written to.
     """
+    if not parts and target.is_dir():
+        raise ConfigError(f"{target} is a folder: name a file")
     folder, names = (target, parts) if parts else (target.parent, (target.name,))
     refuse_existing(folder, names, overwrite, remedy)  # before anything is made
     lock = folder / (_LOCK if parts else f".{target.name}{_LOCK}")
@@ -304,7 +331,7 @@ def hold(
     with _named(folder, lock, folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _locked(lock, target, wait):
+        with _locked(lock, target, wait, remedy):
             _sweep(target, parts)
             refuse_existing(folder, names, overwrite, remedy)  # of one that has ended meanwhile
             yield
@@ -333,36 +360,41 @@ def replacing(
 
 
 @contextmanager
-def _locked(lock: Path, target: Path, wait: bool) -> Iterator[None]:
-    from filelock import FileLock, Timeout
+def _locked(
+    lock: Path, target: Path, wait: bool, remedy: str = "name another folder"
+) -> Iterator[None]:
+    from filelock import FileLock, SoftFileLock, Timeout
 
     held = FileLock(lock, timeout=-1 if wait else 0, mode=0o666)
     try:
-        with _named(target, lock, target):
+        with _named(target, lock, target), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a disk without locks, where filelock has its own
             held.acquire()
     except Timeout:
         raise ConfigError(
-            f"{target} is being written to by {_owner(lock)}: wait for it, or name another folder"
+            f"{target} is being written to by {_owner(lock)}: wait for it, or {remedy}"
         ) from None
     try:
         with suppress(OSError):  # only for the message
             command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
             since = datetime.now().astimezone().isoformat(timespec="seconds")
-            place = f"process {os.getpid()} on {socket.gethostname()} since {since}"
-            lock.write_text(f"{place} (`{command}`)", encoding="utf-8", errors="backslashreplace")
+            said = f"process {os.getpid()} on {socket.gethostname()} since {since} (`{command}`)"
+            if not isinstance(held, SoftFileLock):  # whose file has a meaning
+                lock.write_text(said, encoding="utf-8", errors="backslashreplace")
         yield
     finally:
-        # while it is held: who has it open and waits will find that it leads nowhere
-        with suppress(OSError):
-            lock.unlink(missing_ok=True)
+        if not isinstance(held, SoftFileLock):
+            # while it is held: who has it open and waits will find that it leads nowhere
+            with suppress(OSError):
+                lock.unlink(missing_ok=True)
         held.release()
 
 
 def _owner(lock: Path) -> str:
     for _ in range(10):  # the other one may be about to say it
         with suppress(OSError, ValueError), lock.open(encoding="utf-8") as file:
-            if said := file.read(500):
-                return said
+            if said := " ".join(file.read(500).split()):
+                return said if said.startswith("process") else f"process {said}"
         time.sleep(0.1)
     return "another command"
 
@@ -370,15 +402,23 @@ def _owner(lock: Path) -> str:
 def _sweep(target: Path, parts: Sequence[str]) -> None:
     """Remove what killed commands left of a result; its lock must be held."""
     if not parts:
-        for path in target.parent.glob(".*.tmp"):
-            if re.fullmatch(rf"\.{re.escape(target.name)}\.\d+\.tmp", path.name):
-                path.unlink(missing_ok=True)
+        _sweep_beside(target.parent, (target.name,))
         return
-    for folder in (target, *(target / name for name in _MODELS if name in parts)):
-        settle(folder)
-        for path in list(folder.iterdir()) if folder.is_dir() else ():
-            if path.is_dir() and not path.is_symlink():
-                if path.name.startswith(_MAKING) or path.name in (".making", _READY, _PLACING):
-                    shutil.rmtree(path)
-            elif _BESIDE.fullmatch(path.name):
-                path.unlink()
+    models = {target / name: MODEL_PARTS for name in _MODELS if name in parts}
+    for folder, names in {target: parts, **models}.items():
+        if not folder.is_dir():
+            continue
+        with suppress(ValueError, TypeError, RecursionError):  # a list of parts that is not ours
+            _take_place(folder)
+        _sweep_beside(folder, names)
+        for path in folder.glob(".making*"):
+            # a draft, or the folder that an earlier version sampled into
+            if _is_folder(path) and (path.name.startswith(_MAKING) or (path / "cif").is_dir()):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _sweep_beside(folder: Path, names: Sequence[str]) -> None:
+    for path in folder.glob(".*.tmp"):
+        found = _BESIDE.fullmatch(path.name)
+        if found is not None and found[1] in names:
+            path.unlink(missing_ok=True)

@@ -92,7 +92,13 @@ def test_files(data, said, tmp_path):
 
 def test_what_is_written_can_be_read() -> None:
     shared = {"a": [1.0, None], "b": {"c": "No"}}
-    content = {"one": shared, "two": shared, "three": 1e-5}
+    content = {
+        "one": shared,
+        "two": shared,
+        "three": 1e-5,
+        "hash": "1234567890123e45",
+        "2e5": "012",
+    }
     text = dump_yaml(content)
     assert "&" not in text
     assert parse_yaml(text, "it") == content

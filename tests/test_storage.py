@@ -22,6 +22,7 @@ from chemeleon.storage import (
     Draft,
     hold,
     is_ours,
+    refuse_inside,
     replacing,
     settle,
     write_atomically,
@@ -213,6 +214,55 @@ def test_a_hostile_folder_moves_nothing_from_elsewhere(tmp_path: Path) -> None:
     (folder / ".ready" / "parts.json").write_text(json.dumps(["../home", "/etc", 3, "..", ""]))
     settle(folder)
     assert (home / "new" / "key").read_text() == "secret"
+
+
+def test_what_cannot_be_put_in_place_is_put_back(
+    result: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.rename
+
+    def refused(path: Path, goal: Path) -> Path:
+        if path == result / "folder":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, goal)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    for _ in range(2):
+        with pytest.raises(PermissionError):
+            replace(result)
+        assert tree(result) == OLD
+    monkeypatch.undo()
+    replace(result)
+    assert tree(result) == NEW
+
+
+def test_files_of_others_stay(result: Path) -> None:
+    for name in (".cache.7.tmp", ".ready/x", ".placing/x", ".making/x"):
+        (result / name).parent.mkdir(exist_ok=True)
+        (result / name).write_text("mine")
+    with hold(result, PARTS):
+        pass
+    assert len(tree(result)) == len(OLD) + 4
+    with pytest.raises(ConfigError, match="is a folder: name a file"), hold(result):
+        pass
+
+
+def test_what_is_read_is_not_replaced(result: Path) -> None:
+    for source in (result, result / "folder", result / "folder" / "x"):
+        with pytest.raises(ConfigError, match="would be replaced in"):
+            refuse_inside(source, result, PARTS)
+    refuse_inside(result / "mine.txt", result, PARTS)
+
+
+def test_a_reader_waits_for_a_command_that_lives(result: Path) -> None:
+    with Draft(result, PARTS) as draft, hold(result, PARTS):
+        draft.begin()
+        (draft.path / "a").write_text("new")
+        draft.path.parent.rename(result / ".ready")
+        settle(result)
+        assert (result / "a").read_text() == "old"
+    settle(result)
+    assert tree(result) == {"a": "new", "mine.txt": "kept"}
 
 
 def test_a_draft_is_where_the_folder_is_before_and_after(tmp_path: Path) -> None:

@@ -77,14 +77,24 @@ def read_yaml(path: Path) -> Any:
     return parse_yaml(text, str(path))
 
 
-class _Dumper(yaml.SafeDumper):
-    def ignore_aliases(self, data: object) -> bool:
-        return True  # what stands twice is written twice, as aliases are refused on reading
-
-
 def dump_yaml(content: Mapping[str, Any]) -> str:
-    """Return a config as YAML that can be read here."""
+    """Return a config as YAML that `parse_yaml` reads as the same."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts such that they are no numbers, and what stands twice twice, without aliases."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    other = any(re.fullmatch(pattern, text) for pattern, _ in _SCALARS)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if other else None)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 class _Builder:

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from chemeleon.config.plain_yaml import parse_yaml, read_yaml
+from chemeleon.config.plain_yaml import dump_yaml, parse_yaml, read_yaml
 from chemeleon.config.schema import STAGES, DataConfig, StageConfig
 from chemeleon.errors import ConfigError, nearest, printable
 
@@ -270,31 +269,7 @@ def data_config(values: Mapping[str, Any]) -> DataConfig:
 
 def to_yaml(config: BaseModel) -> str:
     """Return the config as YAML that ``--config`` accepts."""
-    return yaml.dump(
-        config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, default_flow_style=False
-    )
-
-
-class _Dumper(yaml.SafeDumper):
-    """SafeDumper whose plain strings are still strings for `parse_yaml`, and without aliases."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _represent_str(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    parsed = _reads_back(text)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if parsed else '"')
-
-
-def _reads_back(text: str) -> bool:
-    try:
-        return parse_yaml(text, "") == text
-    except ConfigError:
-        return False
-
-
-_Dumper.add_representer(str, _represent_str)
+    return dump_yaml(config.model_dump(mode="json"))
 
 
 def runs_root() -> Path:

@@ -54,15 +54,26 @@ def download(config: DataConfig, root: str | Path | None = None, progress: bool 
             " and make it with `chemeleon data prepare SOURCE -o FOLDER`"
         )
     folder = Path(root) / config.name if root is not None else dataset_dir(config)
+    rows = config.download.rows
+    if all(_is_complete(_goal(config.download, folder, s), n) for s, n in rows.items()):
+        return folder  # which may be on a read-only disk
     with hold(folder, SET_PARTS):
         return _download(config, config.download, folder, progress)
+
+
+def _goal(source: DownloadConfig, folder: Path, split: str) -> Path:
+    return folder / (f"{split}.csv.gz" if source.url.endswith(".gz") else f"{split}.csv")
+
+
+def _is_complete(path: Path, rows: int) -> bool:
+    return path.is_file() and _count_rows(path) == rows
 
 
 def _download(config: DataConfig, source: DownloadConfig, folder: Path, progress: bool) -> Path:
     for split, rows in source.rows.items():
         url = _address(source.url.replace("{split}", split))
-        path = folder / (f"{split}.csv.gz" if url.endswith(".gz") else f"{split}.csv")
-        if path.is_file() and _count_rows(path) == rows:
+        path = _goal(source, folder, split)
+        if _is_complete(path, rows):
             continue
         part = path.with_name(path.name + ".part")
         with _bar(f"{config.name} {split}", progress) as advance:

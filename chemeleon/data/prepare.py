@@ -27,7 +27,7 @@ from chemeleon.data.properties import join_properties
 from chemeleon.data.sources import has_column
 from chemeleon.data.tables import write_rows
 from chemeleon.errors import DataError
-from chemeleon.storage import SET_PARTS, is_ours, replacing
+from chemeleon.storage import SET_PARTS, is_ours, refuse_inside, replacing
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -130,6 +130,8 @@ def prepare(
     if len(split) != 3 or min(split) < 0 or not math.isclose(sum(split), 1, abs_tol=1e-6):
         raise DataError(f"split {tuple(split)} must be three shares of train, val, test, sum 1")
     check_output(output, overwrite)
+    if isinstance(source, str | Path):
+        refuse_inside(Path(source), output, SET_PARTS)
     config = data_config(
         {
             "cif_column": cif_column,

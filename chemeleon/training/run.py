@@ -21,7 +21,7 @@ from chemeleon.checkpoints.opened import MODEL_CONFIG
 from chemeleon.checkpoints.store import write_model
 from chemeleon.config.plain_yaml import read_yaml
 from chemeleon.config.schema import StageConfig, TrainerConfig
-from chemeleon.errors import TrainingError
+from chemeleon.errors import ConfigError, TrainingError
 from chemeleon.storage import Draft
 from chemeleon.training import state
 from chemeleon.training.graphs import Compiler, GraphedBackward
@@ -280,10 +280,12 @@ class Run:
             bad = []  # the loss scaler of fp16 skips steps with infinite gradients by itself
         if bad:
             named = ", ".join(bad).replace("grad_norm", "the gradient norm")
+            saved = "nothing of this run has been saved yet"
+            if self.written or self.resumed:
+                saved = f"the last save is in {self.folder}"
             raise TrainingError(
                 f"step {step}: {named} not finite, weights not updated. Lower optim.lr or"
-                " trainer.clip_norm, or set trainer.precision=no; the last save is in"
-                f" {self.folder}"
+                f" trainer.clip_norm, or set trainer.precision=no; {saved}"
             )
 
     def _log(self) -> None:
@@ -333,9 +335,13 @@ class Run:
 
     def finish(self) -> None:
         """Write the last model of a run that was killed between its last step and that."""
-        last = self.folder / "last" / MODEL_CONFIG
-        written = read_yaml(last) if last.is_file() else {}
-        if (written.get("trained") or {}).get("steps") != self.at.step:
+        if not self.accelerator.is_main_process:
+            return
+        try:
+            steps = read_yaml(self.folder / "last" / MODEL_CONFIG)["trained"]["steps"]
+        except (ConfigError, KeyError, TypeError):
+            steps = None
+        if steps != self.at.step:
             self.export("last")
 
     def _write(self, name: str) -> None:
