@@ -284,7 +284,8 @@ def settle(folder: Path) -> None:
     command that lives is given a second to finish by itself.
     """
     for _ in range(10):
-        if not ((folder / _READY).is_dir() or (folder / _PLACING).is_dir()):
+        # os.path, as it answers for words that are no path, too
+        if not any(os.path.isdir(folder / name) for name in (_READY, _PLACING)):  # noqa: PTH112
             return
         # on a read-only disk, or of what is not ours, nothing is finished
         odd = (ConfigError, OSError, ValueError, TypeError, RecursionError)

@@ -114,7 +114,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(
     name: str, six: dict[str, Case], forks: Forks, tmp_path: Path
 ) -> None:
     place = Place(name, six[name], forks, tmp_path)
-    first = place.start("b", kill_at=max(2, len(place.words) - 1))
+    first = place.start("b", kill_at=max(2, len(place.words) * 3 // 4))
     assert first.wait().code == -signal.SIGKILL
     dead = str(first.pid).encode()
     for path in place.work.rglob("*"):  # its number now belongs to someone else who lives

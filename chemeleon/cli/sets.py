@@ -56,6 +56,9 @@ def path_config(path: Path) -> DataConfig:
 
 def holds_splits(path: Path) -> bool:
     """Tell a folder of train, val and test from a folder of crystals."""
+    from chemeleon.storage import settle
+
+    settle(path)
     return path.is_dir() and any(p.name.split(".")[0] == "train" for p in path.iterdir())
 
 

@@ -25,7 +25,7 @@ from chemeleon.data.dataset import (
 from chemeleon.data.problems import OnError
 from chemeleon.data.sources import has_column
 from chemeleon.errors import DataError, nearest
-from chemeleon.storage import at_home, is_there
+from chemeleon.storage import at_home, is_there, settle
 
 
 class NamedSet(NamedTuple):
@@ -74,6 +74,7 @@ def find_set(
     base, where = split_name(name)
     path = at_home(base)
     own = {"root": None if root is None else str(root), "on_error": on_error, "where": where}
+    settle(path)
     if path.is_dir():  # of splits, or of crystals
         config = presets.data_config(
             own | {"name": path.resolve().name, "root": str(path.resolve().parent)}

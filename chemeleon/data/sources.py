@@ -25,6 +25,7 @@ from chemeleon.data.names import KNOWN, kind_of, plain_id, stem, unique_stems
 from chemeleon.data.plain import plain_value
 from chemeleon.data.tables import column_place, open_table
 from chemeleon.errors import DataError, printable
+from chemeleon.storage import settle
 
 Report = Callable[[float], None]
 
@@ -88,6 +89,7 @@ def read_records(
 
 
 def _records(path: Path, reader: _Reader) -> Iterator[Record]:
+    settle(path)
     if path.is_dir():
         members = list(files.folder_members(path))
         yield from _read_members(members, reader._replace(many=True))
