@@ -48,7 +48,16 @@ SAMPLE_PARTS = (
     "evaluation",
 )
 _MODELS = ("best", "last", "init")  # of a run: model folders, written as such
-REPORT_PARTS = ("summary.json", "crystals.csv", "cif", "report.html", "figures", "relaxed.extxyz")
+REPORT_PARTS = (
+    "summary.json",
+    "crystals.csv",
+    "comparison.csv",
+    "sets",
+    "cif",
+    "report.html",
+    "figures",
+    "relaxed.extxyz",
+)
 SET_PARTS = ("train.csv.gz", "val.csv.gz", "test.csv.gz", "report.json")
 
 # hidden names: a result in the making, one that is complete, one that is taking its place

@@ -49,6 +49,8 @@ class Scores(NamedTuple):
 class Share:
     """Share of atoms that are of one element: 1 at best."""
 
+    judges = ("a test",)
+
     def __init__(self, number: int = 16) -> None:
         self.number = number
 

@@ -108,6 +108,7 @@ class ModelConfig(BaseModel):
     predictor: PredictorConfig | None = None
     data: DataFacts | None = None
     trained: Trained | None = None
+    rewarded_by: list[Location] | None = None
     imported: ImportedConfig | None = None
     adapter: AdapterConfig | None = None
     adapted_from: AdaptedFrom | None = None

@@ -22,6 +22,7 @@ from chemeleon.data.problems import OnError
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.evaluation import coverage, stability
 from chemeleon.evaluation import summary as figures
+from chemeleon.evaluation.basis import warnings
 from chemeleon.evaluation.collection import Collection, Progress, read_collection
 from chemeleon.evaluation.csp import assign, match_targets
 from chemeleon.evaluation.energies import EnergyJudge, add_energies, load_judge, no_energies
@@ -186,6 +187,7 @@ def evaluate(
         result["coverage"], shares = found, coverage.entries(found)
     means = stability.energy_means(ours.table)
     result["headline"] = figures.headline(ours.table, shares, means | distances, ceiling)
+    result["warnings"] = warnings(result["manifest"], result["headline"])
     base = None
     if settings.base is not None:
         base = _read(find_set(settings.base), common)

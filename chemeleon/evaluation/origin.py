@@ -23,7 +23,6 @@ _TOLD = (
     "forbid_elements",
     "formulas",
     "formulas_from",
-    "ranked_by",
     "seed",
     "num_atoms",
 )
@@ -67,8 +66,23 @@ def crystals_of(path: Path, manifest: dict[str, Any]) -> tuple[Path, list[Record
 
 
 def told(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return what the manifest of an evaluation repeats of a sample's."""
-    return {key: manifest[key] for key in _TOLD if key in manifest and _is_flat(manifest[key])}
+    """Return what the manifest of an evaluation repeats of a sample's.
+
+    What was done to the crystals is kept where it is what `chemeleon sample` writes: the judge's
+    independence is told from it (`basis.warnings`).
+    """
+    found = {key: manifest[key] for key in _TOLD if key in manifest and _is_flat(manifest[key])}
+    if isinstance(ranked := manifest.get("ranked_by"), str):
+        found["ranked_by"] = ranked
+    rewarded = manifest.get("rewarded_by")
+    if isinstance(rewarded, list) and all(isinstance(name, str) for name in rewarded):
+        found["rewarded_by"] = rewarded
+    relaxation = manifest.get("relaxation")
+    if isinstance(relaxation, dict) and isinstance(relaxation.get("potential"), str):
+        found["relaxation"] = {key: relaxation.get(key) for key in ("potential", "steps")}
+    if manifest.get("symmetrized"):
+        found["symmetrized"] = True
+    return found
 
 
 def _is_flat(value: Any, levels: int = 4) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from chemeleon.evaluation.basis import basis
 from chemeleon.evaluation.charts import interval_bar, number, paired_bars
 from chemeleon.evaluation.page import Section, escape, table
 
@@ -31,18 +32,10 @@ def energies_section(summary: Mapping[str, Any]) -> Section | None:
         rows.append([word, *(number(part[key]) for part in found.values())])
     header = ["Crystals", *(str(key).capitalize() for key in found)]
     body = f'<div class="card">{table(header, rows)}</div>'
-    return Section("energies", "Energies", body, _judge(summary["manifest"]))
-
-
-def _judge(manifest: Mapping[str, Any]) -> str:
-    potential, hull = manifest.get("potential") or {}, manifest.get("hull") or {}
-    words = f"Energies by {potential.get('name', '?')} {potential.get('version', '')}".rstrip()
-    if hull:
-        of = hull.get("energies") or "unknown energies"
-        words += f"; hull of {number(hull.get('phases'))} phases, {of}"
-    steps = manifest.get("relax_steps")
-    words += f"; at most {steps} steps of relaxation." if steps else "; not relaxed."
-    return f"{words} What is not judged counts as not stable, which it need not be."
+    said = basis(summary["manifest"])
+    lead = " ".join(said[group] for group in ("energy", "relaxed") if group in said)
+    lead += " What is not judged counts as not stable, which it need not be."
+    return Section("energies", "Energies", body, lead)
 
 
 def csp_section(summary: Mapping[str, Any]) -> Section | None:

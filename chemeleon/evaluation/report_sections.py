@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chemeleon.config.requests import whole_number
+from chemeleon.evaluation.basis import GROUPS, basis, grouped
 from chemeleon.evaluation.charts import histogram_chart, interval_bar, number, paired_bars
 from chemeleon.evaluation.histograms import histogram
 from chemeleon.evaluation.page import Section, definition_list, escape, table
@@ -19,9 +20,25 @@ _KEY = (
 
 
 def headline_section(summary: Mapping[str, Any]) -> Section:
-    """One row per figure: value, 95 % interval, count, and the control's value."""
+    """One row per figure, by groups: value, 95 % interval, count, and the control's value."""
     entries = summary.get("headline") or []
     controlled = any(entry.get("control") is not None for entry in entries)
+    said = basis(summary["manifest"])
+    body = "".join(
+        f'<div class="card"><h3>{escape(GROUPS.get(group, group.capitalize()))}</h3>'
+        f'<p class="note">{escape(said.get(group, ""))}</p>{_figures(members, controlled)}</div>'
+        for group, members in grouped(entries).items()
+    )
+    lead = "Shares are of all crystals requested; what failed counts as not valid."
+    if controlled:
+        lead += " The control row is the reference test set through the same code."
+        marks = '<span><i class="tick"></i>control</span>'
+        body = f'<div class="key"><span><i></i>these crystals</span>{marks}</div>{body}'
+    notices = "".join(f'<p class="warning">{escape(w)}</p>' for w in summary.get("warnings") or ())
+    return Section("headline", "Headline", f'{notices}<div class="stack">{body}</div>', lead)
+
+
+def _figures(entries: Sequence[Mapping[str, Any]], controlled: bool) -> str:
     rows = []
     for entry in entries:
         value, low, high = (entry.get(key) for key in ("value", "low", "high"))
@@ -44,15 +61,7 @@ def headline_section(summary: Mapping[str, Any]) -> Section:
             cells.append(_figure(control, fraction) + (unit if control is not None else ""))
         rows.append(cells)
     header = ["", "Value", "95 % interval", "0 to 100 %", "Count"]
-    lead = "Shares are of all crystals requested; what failed counts as not valid."
-    if controlled:
-        header.append("Control")
-        lead += " The control row is the reference test set through the same code."
-    body = f'<div class="card">{table(header, rows, "headline")}</div>'
-    if controlled:
-        marks = '<span><i class="tick"></i>control</span>'
-        body = f'<div class="key"><span><i></i>these crystals</span>{marks}</div>{body}'
-    return Section("headline", "Headline", body, lead)
+    return table(header + ["Control"] * controlled, rows, "headline")
 
 
 def distributions_section(summary: Mapping[str, Any]) -> Section | None:

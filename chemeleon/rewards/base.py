@@ -105,11 +105,13 @@ class Reward(ABC):
         Options: its settings; checked before training.
         floor: score of crystals without one; None takes the lowest of the batch.
         busy: ``cpu`` or ``gpu``, what it keeps busy; rewards of either kind run side by side.
+        judge: the potential or predictor that scores, as manifests name it; None for a rule.
     """
 
     Options: ClassVar[type[Section]] = Section
     floor: ClassVar[float | None] = None
     busy: ClassVar[str] = "cpu"
+    judge: str | None = None
 
     def __init__(self, options: Any, context: Context) -> None:
         self.options = options

@@ -76,6 +76,7 @@ class Energy(Reward):
         self.floor = -options.highest  # type: ignore[misc]
         self.potential = _load(options.potential, context.device)
         self.hull = _hull(options, context, self.potential)
+        self.judge = f"{self.potential.name} {self.potential.version}"
 
     @classmethod
     def problems(cls, options: EnergyOptions, context: Context) -> list[str]:

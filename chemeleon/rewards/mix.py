@@ -81,6 +81,11 @@ class Mix:
         self.device = torch.device(device)
         self.rewards = make_rewards(configs, Context(home, self.device, vae, jobs))
 
+    @property
+    def judges(self) -> list[str]:
+        """The potentials and predictors that score: they must not judge the tuned model."""
+        return sorted({reward.judge for reward in self.rewards.values() if reward.judge})
+
     def score(self, crystals: FlatCrystals, group: Tensor) -> Scores:
         """Score crystals.
 

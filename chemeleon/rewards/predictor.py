@@ -49,6 +49,7 @@ class Predictor(Reward):
         super().__init__(options, context)
         self.model = place(Model.from_pretrained(options.model), context.device)
         self.property = self._choose(self.model.config.targets)
+        self.judge = f"predictor {options.model} ({self.property})"
 
     @classmethod
     def problems(cls, options: PredictorOptions, context: Context) -> list[str]:

@@ -187,8 +187,10 @@ class LDMStage(DataStage):
 
     def _content(self) -> dict[str, Any]:
         data = {"name": self.config.data.name, "niggli": self.config.data.niggli}
+        rewarded = self.model.origin.get("rewarded_by")  # before it was tuned further
         return {
             "vae": self.model.vae.config.model_dump(mode="json"),
             "ldm": self.model.config.model_dump(mode="json"),
             "data": {**data, "conditions": self.facts} if self.facts else data,
+            **({"rewarded_by": rewarded} if rewarded else {}),
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -35,6 +35,11 @@ ACTIVATION_BYTES = 130  # per token, block and channel, kept for the backward pa
 
 class Scorer(Protocol):
     """What is used of `chemeleon.rewards.mix.Mix`."""
+
+    @property
+    def judges(self) -> Sequence[str]:
+        """The potentials and predictors that score."""
+        ...
 
     def score(self, crystals: FlatCrystals, group: Tensor) -> Scored:
         """Score crystals; ``group`` ``(B,)`` says which belong together."""
@@ -231,4 +236,8 @@ class RLStage:
         facts = (self.model.origin.get("data") or {}).get("conditions")
         if facts:  # units, ranges and classes stay those that the model was trained with
             data["conditions"] = facts
-        return {**self.model.architecture(), "data": data}
+        content = {**self.model.architecture(), "data": data}
+        rewarded = {*(self.model.origin.get("rewarded_by") or ()), *self.scorer.judges}
+        if rewarded:  # an evaluation must know whom the model has learned to please
+            content["rewarded_by"] = sorted(rewarded)
+        return content

@@ -1,0 +1,159 @@
+"""What figures rest on: who judged, against what and by which limits; and what to mistrust.
+
+A figure without this is not comparable: a share of stable crystals may differ twofold by potential
+and hull. So every figure belongs to a group, and the basis of each group is said beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from chemeleon.evaluation.stability import METASTABLE_EV
+from chemeleon.evaluation.validity import MIN_DISTANCE, MIN_VOLUME
+
+GROUPS = {
+    "validity": "Validity",
+    "novelty": "Uniqueness and novelty",
+    "energy": "Energy, as given",
+    "relaxed": "Relaxed",
+    "idealised": "Idealised",
+    "symmetry": "Symmetry",
+    "property": "Properties",
+    "supply": "Elements",
+    "distance": "Distance to the reference",
+}
+_DISTANCES = ("wasserstein", "frechet", "mmd", "cov_")
+_ENERGY = ("stable", "metastable", "sun", "msun", "mean_e_")
+
+
+def group_of(name: str) -> str:
+    """Return the group of a figure by its name in ``summary["headline"]``."""
+    if name.startswith(("relax", "mean_relax")):
+        return "relaxed"
+    if name.startswith(("idealised", "mean_idealised")):
+        return "idealised"
+    if name.startswith(_DISTANCES):
+        return "distance"
+    if name.startswith(_ENERGY):
+        return "energy"
+    return "novelty" if "novel" in name or name.startswith("unique") else "validity"
+
+
+def grouped(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the entries of a headline by their groups, in the order of `GROUPS`."""
+    found: dict[str, list[Mapping[str, Any]]] = {name: [] for name in GROUPS}
+    for entry in entries:
+        found.setdefault(entry.get("group") or group_of(entry["name"]), []).append(entry)
+    return {name: members for name, members in found.items() if members}
+
+
+def basis(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return one sentence for each group of which the manifest says what it rests on."""
+    found = {}
+    references = manifest.get("references") or []
+    if states := manifest.get("composition_validity"):
+        found["validity"] = (
+            f"Distances over {MIN_DISTANCE} Å, volume over {MIN_VOLUME} Å³; composition by"
+            f" {states['by'].upper()}, oxidation states {states['oxidation_states']}."
+        )
+    if matcher := manifest.get("matcher"):
+        limits = f"ltol {matcher['ltol']}, stol {matcher['stol']}"
+        limits += f", angle {matcher['angle_tol_degree']}°"
+        found["novelty"] = f"Matcher {matcher['name']}: {limits}."
+        if references:
+            found["novelty"] += f" New against {' and '.join(map(_set, references))}."
+    if against := manifest.get("control") or next(iter(references), None):
+        found["distance"] = f"To {_set(against)}."
+    judge = judged_by(manifest)
+    if judge:
+        limits = f"SUN: E ≤ 0, MSUN: E ≤ {METASTABLE_EV} eV/atom above the hull, unique and new."
+        found["energy"] = f"{judge} {limits} {_before(manifest)}"
+        if manifest.get("relax_steps"):
+            found["relaxed"] = (
+                f"At most {manifest['relax_steps']} steps of relaxation by the judge itself;"
+                " uniqueness and novelty are found anew."
+            )
+    return found
+
+
+def judged_by(manifest: Mapping[str, Any]) -> str:
+    """Return who gave energies, on which scale, and the hull that they are measured against."""
+    potential, hull = manifest.get("potential"), manifest.get("hull")
+    if not potential:
+        return ""
+    words = f"Energies by {name_of(potential)}"
+    if potential.get("energy_scale"):
+        words += f", scale {potential['energy_scale']}"
+    if potential.get("corrections"):
+        words += f" with {potential['corrections']}"
+    if not hull:
+        return f"{words}; no hull."
+    made = hull.get("energies") or "unknown energies"
+    return f"{words}; hull {hull['file']}: {hull['phases']:,} phases, {made}."
+
+
+def name_of(potential: Mapping[str, Any]) -> str:
+    """Return name and version of a potential in a manifest."""
+    return f"{potential.get('name', '?')} {potential.get('version', '')}".rstrip()
+
+
+def warnings(manifest: Mapping[str, Any], headline: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what makes the figures of a set less than they seem.
+
+    Args:
+        manifest: of the evaluation; what a sample's manifest says of its making is in it.
+        headline: its figures, with those of the control.
+    """
+    return [*_same_judge(manifest), *_too_good(headline)]
+
+
+def _same_judge(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """A judge that made, chose or taught what it judges: families share their errors."""
+    if not manifest.get("potential"):
+        return
+    judge = name_of(manifest["potential"])
+    relaxation = manifest.get("relaxation") or {}
+    made = [(word, "the model was rewarded by") for word in manifest.get("rewarded_by") or ()]
+    made += [(relaxation.get("potential"), "the crystals were relaxed by")]
+    made += [(manifest.get("ranked_by"), "the crystals were ranked by")]
+    for word, what in made:
+        if word and _words(judge)[0] in _words(word):
+            yield (
+                f"{what} {word}, and {judge} judges them: the same family does not see its own"
+                " errors; name another --potential"
+            )
+
+
+def _too_good(headline: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """More stable new crystals than the real ones that nobody has trained on."""
+    for entry in headline:
+        low, control = entry.get("low"), entry.get("control")
+        if low is None or control is None or entry["name"].rpartition("_")[2] != "sun":
+            continue
+        if low > control:
+            yield (
+                f"{entry['label']} of {100 * entry['value']:.1f} % is above that of the real"
+                f" crystals of the control, {100 * control:.1f} %: phases missing from the hull, or"
+                " errors of the potential, may be exploited; look before you report it"
+            )
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def _before(manifest: Mapping[str, Any]) -> str:
+    """What had been done to the crystals before they were judged."""
+    relaxation = manifest.get("relaxation") or {}
+    done = []
+    if relaxation.get("potential"):
+        done.append(f"relaxed by {relaxation['potential']}, at most {relaxation['steps']} steps")
+    if manifest.get("symmetrized"):
+        done.append("idealised")
+    return f"The crystals had been {' and '.join(done)} when they were made." if done else ""
+
+
+def _set(reference: Mapping[str, Any]) -> str:
+    return f"{reference['name']} ({reference['crystals']:,} crystals)"
