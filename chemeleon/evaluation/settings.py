@@ -1,0 +1,81 @@
+"""How crystals are judged, as asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from chemeleon.config.requests import (
+    MAX_CRYSTALS,
+    MAX_JOBS,
+    MAX_RELAX_STEPS,
+    MAX_SECONDS,
+    check_range,
+)
+from chemeleon.data.problems import OnError
+from chemeleon.errors import ConfigError, nearest
+from chemeleon.evaluation.matching import TOLERANCES
+from chemeleon.evaluation.table import novel_column
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to judge.
+
+    Attributes:
+        references: sets to be novel against: data sets (their train split), ``NAME/SPLIT`` or
+            paths, each with ``where EXPRESSION`` or without. The first is the training set for
+            "unique and novel".
+        control: set that passes through the same code, and whose distributions are those to
+            compare with; ``auto`` is the test split of the first reference that is a data set.
+        matcher: named tolerances, see `matching.TOLERANCES`.
+        targets: crystals that samples should meet (crystal structure prediction).
+        base: crystals of the model before fine-tuning.
+        potential: judge of energies, or ``none``.
+        hull: what the energies are measured against: ``mp``, ``mp_all`` or a path, see
+            ``energy.hull_sources``; by default ``mp`` for CHGNet, else none.
+        relax_steps: most steps of relaxation.
+        device: torch's name, for energies.
+        jobs: processes; all cores if None.
+        seconds_per_pair: limit of one comparison; what has no verdict then is counted.
+        coverage: also COV-R and COV-P, which take matminer and time.
+        control_energies: crystals of the control set, evenly spread, that get energies.
+        on_error: how many rows of references, control and targets may be bad: ``few`` is 1 %.
+    """
+
+    references: Sequence[str] = ()
+    control: str | None = "auto"
+    matcher: str = "pymatgen"
+    targets: str | None = None
+    base: str | None = None
+    potential: str = "none"
+    hull: str | None = None
+    relax_steps: int = 0
+    device: str | None = None
+    jobs: int | None = None
+    seconds_per_pair: float = 10.0
+    coverage: bool = False
+    control_energies: int = 1000
+    on_error: OnError = "few"
+
+    def check(self) -> None:
+        """Raise ConfigError for what cannot be done."""
+        if self.matcher not in TOLERANCES:
+            raise ConfigError(
+                f"unknown matcher '{self.matcher}'{nearest(self.matcher, TOLERANCES)};"
+                f" known: {', '.join(TOLERANCES)}"
+            )
+        if not self.seconds_per_pair > 0:
+            raise ConfigError(f"seconds_per_pair={self.seconds_per_pair} must be positive")
+        check_range("seconds_per_pair", self.seconds_per_pair, 0, MAX_SECONDS)
+        if self.jobs is not None:
+            check_range("jobs", self.jobs, 1, MAX_JOBS)
+        check_range("relax_steps", self.relax_steps, 0, MAX_RELAX_STEPS)
+        check_range("control_energies", self.control_energies, 0, MAX_CRYSTALS)
+        if self.coverage and not self.references and self.control in (None, "auto", "none"):
+            raise ConfigError("coverage is of a set: name a --reference or a --control")
+        if self.potential == "none" and (self.hull or self.relax_steps):
+            raise ConfigError("--hull and --relax need energies: name a --potential such as chgnet")
+        columns = [novel_column(name) for name in self.references]
+        if len(set(columns)) < len(columns):
+            raise ConfigError(f"references are named twice: {', '.join(self.references)}")
