@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from chemeleon.checkpoints.hub import push as hub_push
 from chemeleon.checkpoints.hub import resolve as hub_pull
 from chemeleon.checkpoints.shipped import list_shipped as hub_shipped
 from chemeleon.config import presets
-from chemeleon.errors import ChemeleonError, ConfigError
+from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.models.pretrained import check_fit
 from chemeleon.sampling import sample
 from chemeleon.storage import REPORT_PARTS, hold, refuse_inside, replacing, settle
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from chemeleon.data.prepare import PrepareReport
     from chemeleon.data.problems import OnError
+    from chemeleon.evaluation.comparison import Comparison
     from chemeleon.evaluation.report_data import Report
     from chemeleon.prediction import Prediction
     from chemeleon.training.launch import TrainResult
@@ -224,6 +226,48 @@ def evaluate(
     return report
 
 
+def compare(
+    sources: Sequence[str | Path],
+    *,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Callable[[str, float], None] | None = None,
+    **settings: Any,
+) -> Comparison:
+    """Judge several sets of crystals by the same judge, side by side.
+
+    Args:
+        sources: files or folders of crystals.
+        output: folder to write to: a table and a page of all, and in ``sets/NAME`` the report of
+            each; nothing is written if None.
+        overwrite: replace an earlier evaluation there.
+        progress: called with a word and the share done of what it names.
+        settings: the fields of `chemeleon.evaluation.settings.Settings`, which are the options of
+            `evaluate`: ``references``, ``potential``, ``relax_steps``...
+
+    Raises:
+        ChemeleonError: one of its subclasses, saying what to do.
+    """
+    from chemeleon.evaluation.evaluate import compare as judge
+    from chemeleon.evaluation.settings import Settings
+
+    known = {field.name for field in fields(Settings)}
+    for name in settings:
+        if name not in known:
+            raise ConfigError(f"there is no setting '{name}'{nearest(name, known)}")
+    chosen = Settings(**settings)
+    if output is None:
+        return judge(sources, chosen, progress=progress)
+    folder = Path(output)
+    if overwrite:
+        for source in sources:
+            refuse_inside(Path(source), folder, REPORT_PARTS)
+    with replacing(folder, REPORT_PARTS, overwrite) as draft:
+        found = judge(sources, chosen, progress=progress)
+        found.write(draft, folder)
+    return found
+
+
 def vae_reconstruct(
     model: str | Path,
     dataset: str,
@@ -292,6 +336,7 @@ hub = SimpleNamespace(
 )
 __all__ = [
     "ChemeleonError",
+    "compare",
     "evaluate",
     "hub",
     "ldm",

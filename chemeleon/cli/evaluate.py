@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,14 +13,18 @@ from chemeleon.cli import options
 from chemeleon.cli.options import say
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from chemeleon.evaluation.comparison import Comparison
     from chemeleon.evaluation.report_data import Report
 
 
 def evaluate(
     source: Annotated[
-        Path,
+        list[Path],
         typer.Argument(
-            help="Folder or zip of CIFs, extxyz, JSON of structures, or CSV with a cif column."
+            help="Folder or zip of CIFs, extxyz, JSON of structures, or CSV with a cif column;"
+            " several are put side by side."
         ),
     ],
     output: Annotated[
@@ -95,42 +99,48 @@ def evaluate(
     chemeleon evaluate samples.extxyz -r mp -r my_structures/ --matcher lemat
     chemeleon evaluate samples.csv.gz -r mp --potential chgnet --relax 50 --hull mp
     chemeleon evaluate csp.zip --targets mp/test -o csp_report
+    chemeleon evaluate ours/ theirs.csv.gz tuned/ -r mp --potential sevennet -o out
     """
     from chemeleon import api
+    from chemeleon.evaluation.comparison import Comparison
 
     with progress_bar() as progress:
-        report = api.evaluate(
-            source,
-            references=reference or [],
-            control=control,
-            matcher=matcher,
-            targets=targets,
-            base=base,
-            potential=potential,
-            hull=hull,
-            relax_steps=relax,
-            device=device,
-            jobs=jobs,
-            seconds_per_pair=seconds,
-            coverage=coverage,
-            control_energies=control_energies,
-            on_error=options.on_error(on_error),
-            output=output,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    print_report(report, output)
+        settings: dict[str, Any] = {
+            "references": reference or [],
+            "control": control,
+            "matcher": matcher,
+            "targets": targets,
+            "base": base,
+            "potential": potential,
+            "hull": hull,
+            "relax_steps": relax,
+            "device": device,
+            "jobs": jobs,
+            "seconds_per_pair": seconds,
+            "coverage": coverage,
+            "control_energies": control_energies,
+            "on_error": options.on_error(on_error),
+            "output": output,
+            "overwrite": overwrite,
+            "progress": progress,
+        }
+        several = len(source) > 1
+        found = api.compare(source, **settings) if several else api.evaluate(source[0], **settings)
+    if isinstance(found, Comparison):
+        print_comparison(found, output)
+    else:
+        print_report(found, output)
 
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, float], None]]:
     """Give a function that shows a word and the share done, one bar for each word."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
-    from chemeleon.terminal import Terminal
+    from chemeleon.terminal import Terminal, words
 
     console = Terminal(stderr=True)
-    columns = (TextColumn("{task.description:<16}"), BarColumn(), TimeElapsedColumn())
+    columns = (words("{task.description:<16}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         tasks: dict[str, Any] = {}
 
@@ -146,37 +156,101 @@ def print_report(report: Report, output: Path) -> None:
     """Print the headline and where the rest is."""
     from rich.table import Table
 
+    from chemeleon.evaluation.basis import basis
     from chemeleon.terminal import Terminal
 
-    manifest = report.summary["manifest"]
+    summary = report.summary
+    manifest = summary["manifest"]
     control = manifest["control"]
     table = Table(title=f"{manifest['requested']} crystals, matcher {manifest['matcher']['name']}")
     table.add_column("")
     for name in ("value", "95 % interval", control["name"] if control else "control"):
         table.add_column(name, justify="right")
-    for entry in report.summary["headline"]:
-        share = entry["of"] is not None
-        low, high = entry["low"], entry["high"]
-        interval = f"{100 * low:.1f} to {100 * high:.1f}" if share and low is not None else ""
-        table.add_row(
-            entry["label"],
-            _figure(entry["value"], share),
-            interval,
-            _figure(entry["control"], share),
-        )
-    if "csp" in report.summary:
-        csp = report.summary["csp"]
+    _add_groups(table, summary["headline"], _row)
+    if "csp" in summary:
+        csp = summary["csp"]
         for key, label in (("at_1", "match rate at 1"), ("at_k", f"match rate at {csp['k']}")):
             rate = csp[key]
             value = f"{_figure(rate['value'], True)} (RMSE {_figure(rate['rmse'], False)})"
             table.add_row(label, value, "", "")
     Terminal().print(table)
+    _say_basis(basis(manifest))
     failed = manifest["requested"] - manifest["parsed"]
     if failed:
         say(f"{failed} crystals could not be read; crystals.csv says why")
     if manifest["matcher"]["timed_out_pairs"]:
         say(f"{manifest['matcher']['timed_out_pairs']} comparisons had no verdict in time")
+    for text in summary["warnings"]:
+        say(f"warning: {text}")
     say(f"written to {output}")
+
+
+def print_comparison(found: Comparison, output: Path) -> None:
+    """Print the figures of several sets side by side."""
+    from rich.table import Table
+
+    from chemeleon.terminal import Terminal
+
+    summary = found.summary
+    table = Table(title=f"{len(found.reports)} sets of crystals, 95 % intervals below each share")
+    table.add_column("")
+    for name in (*found.reports, "control"):
+        table.add_column(name, justify="right")
+    _add_groups(table, summary["headline"], lambda entry: _row_of_sets(entry, list(found.reports)))
+    Terminal().print(table)
+    _say_basis(summary["manifest"]["basis"])
+    for name, texts in summary["warnings"].items():
+        for text in texts:
+            say(f"warning: {name}: {text}")
+    say(f"written to {output}: report.html, and the report of each set in sets/")
+
+
+def _add_groups(
+    table: Table, headline: list[Any], row: Callable[[Mapping[str, Any]], list[str]]
+) -> None:
+    from rich.text import Text
+
+    from chemeleon.evaluation.basis import GROUPS, grouped
+
+    for group, entries in grouped(headline).items():
+        table.add_section()
+        table.add_row(Text(GROUPS.get(group, group), "bold"))
+        for entry in entries:
+            table.add_row(*row(entry))
+
+
+def _row(entry: Mapping[str, Any]) -> list[str]:
+    share = entry["of"] is not None
+    value, control = (_figure(entry[key], share) for key in ("value", "control"))
+    return [f"  {entry['label']}", value, _interval(entry), control]
+
+
+def _row_of_sets(entry: Mapping[str, Any], names: list[str]) -> list[str]:
+    cells, share = [], False
+    for name in names:
+        found = entry["sets"].get(name)
+        if found is None:
+            cells.append("-")
+            continue
+        share = found["of"] is not None
+        interval = _interval(found)
+        below = f"\n{interval}" if interval else ""
+        cells.append(f"{_figure(found['value'], share)}{below}")
+    return [f"  {entry['label']}", *cells, _figure(entry["control"], share)]
+
+
+def _interval(entry: Mapping[str, Any]) -> str:
+    low, high = entry["low"], entry["high"]
+    if entry["of"] is None or low is None:
+        return ""
+    return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def _say_basis(found: Mapping[str, str]) -> None:
+    from chemeleon.evaluation.basis import GROUPS
+
+    for group, text in found.items():
+        say(f"{GROUPS[group]}: {text}")
 
 
 def _figure(value: float | None, share: bool) -> str:
