@@ -20,7 +20,7 @@ from chemeleon.energy.hull import Hull
 from chemeleon.energy.hull_crystals import compositions_of
 from chemeleon.energy.hull_sources import SHIPPED, SHIPPED_FILES
 from chemeleon.energy.hull_tables import from_table
-from chemeleon.energy.potentials import MP2020
+from chemeleon.energy.scales import MP2020
 
 MEASURED, ESTIMATED = "formation_energy_per_atom", "formation_energy_chgnet"  # eV/atom
 DECIMALS = 6

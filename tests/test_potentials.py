@@ -9,7 +9,7 @@ from energy_helpers import rocksalt, val_rows, various
 from pymatgen.core import Lattice, Structure
 
 from chemeleon.crystals.convert import from_structures, to_structures
-from chemeleon.energy import chgnet_potential
+from chemeleon.energy import batching
 from chemeleon.energy.bond_graph import angle_counts, make_graph
 from chemeleon.energy.cells import to_cells
 from chemeleon.energy.neighbours import find_bonds
@@ -111,8 +111,8 @@ def test_energies_do_not_depend_on_the_batch_or_the_form(chgnet, monkeypatch):
     np.testing.assert_allclose(chgnet.energies(flat).per_atom_ev, whole, atol=1e-5)
     batch = flat.batch(torch.arange(len(crystals)))
     np.testing.assert_allclose(chgnet.energies(batch).per_atom_ev, whole, atol=1e-5)
-    monkeypatch.setattr(chgnet_potential, "CPU_ITEMS", 1)
-    monkeypatch.setattr(chgnet_potential, "CPU_CANDIDATES", 1)
+    monkeypatch.setattr(type(chgnet), "costs", chgnet.costs._replace(cpu=1))
+    monkeypatch.setattr(batching, "CPU_CANDIDATES", 1)
     np.testing.assert_allclose(chgnet.energies(crystals).per_atom_ev, whole, atol=2e-6)
 
 
@@ -132,7 +132,7 @@ def test_short_memory_is_met_by_halves(monkeypatch):
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return super().forward(graph)
 
-    monkeypatch.setattr(chgnet_potential, "CPU_ITEMS", 10**9)
+    monkeypatch.setattr(type(potential), "costs", potential.costs._replace(cpu=10**9))
     potential.model.__class__ = Small
     found = potential.energies(crystals, forces=True)
     assert seen[0] == sum(bonds)
@@ -159,7 +159,7 @@ def test_bad_crystals_get_reasons_and_stop_nothing(chgnet):
             "too close",
         ),
         "disorder": (Structure(Lattice.cubic(3), [{"Na": 0.5, "K": 0.5}], [[0] * 3]), "disordered"),
-        "element": (Structure(Lattice.cubic(3.5), ["Cm"], [[0] * 3]), "beyond 94"),
+        "element": (Structure(Lattice.cubic(3.5), ["Cm"], [[0] * 3]), "the element Cm"),
         "dummy": (Structure(Lattice.cubic(3.5), ["X"], [[0] * 3]), "X"),
         "isolated": (Structure(Lattice.cubic(20), ["Na"], [[0] * 3]), "no neighbour"),
         "nothing": (None, "no crystal"),

@@ -9,6 +9,7 @@ import torch
 
 from chemeleon.energy.cells import Cells
 from chemeleon.energy.potentials import Evaluation, Potential, empty_evaluation
+from chemeleon.energy.scales import stated_scale
 
 
 class ASEPotential(Potential):
@@ -19,12 +20,20 @@ class ASEPotential(Potential):
         name: for messages and manifests.
         version: for manifests.
         device: where the calculator computes.
+        energy_scale: one of `scales.SCALES`; by default what the calculator states.
     """
 
-    def __init__(self, calculator: Any, name: str, version: str, device: torch.device) -> None:
+    def __init__(
+        self,
+        calculator: Any,
+        name: str,
+        version: str,
+        device: torch.device,
+        energy_scale: str | None = None,
+    ) -> None:
         self.calculator = calculator
         self.name, self.version, self.device = name, version, device
-        self.energy_scale = getattr(calculator, "energy_scale", None)
+        self.energy_scale = energy_scale or stated_scale(calculator, name)
 
     def evaluate(self, cells: Cells, *, forces: bool = False, stresses: bool = False) -> Evaluation:
         """Evaluate each crystal; what the calculator raises becomes the crystal's reason."""

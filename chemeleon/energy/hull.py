@@ -149,7 +149,7 @@ class Hull:
         """
         self.formation_energies([], [])
         made_with, used = self.manifest.get("potential"), f"{potential.name} {potential.version}"
-        scale, own = self.manifest.get("energy_scale"), potential.energy_scale
+        scale, own = self.manifest.get("energy_scale", "").lower(), potential.energy_scale
         if made_with and made_with != used:
             wrong = f"of {made_with}, but the judge is {used}: they lie on different scales"
         elif scale and own is None:

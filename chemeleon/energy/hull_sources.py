@@ -94,7 +94,7 @@ def find_hull(name: str | Path) -> FoundHull:
 
 def default_hull(potential: Potential) -> str | None:
     """Return the name of the package's hull that takes the energies of a potential, if one does."""
-    from chemeleon.energy.potentials import MP2020
+    from chemeleon.energy.scales import MP2020
 
     return "mp" if potential.energy_scale == MP2020 else None
 

@@ -1,4 +1,4 @@
-"""Energies of crystals from a potential named in words: CHGNet, MACE, or any ASE calculator.
+"""Energies of crystals from a potential named in words: CHGNet, SevenNet, any ASE calculator.
 
 A potential never stops at a bad crystal: that one's energy is NaN, with the reason beside it.
 
@@ -7,9 +7,11 @@ Shapes: ``M`` crystals, ``A`` atoms of all crystals in a row.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,14 +19,17 @@ import torch
 from torch import Tensor
 
 from chemeleon.energy.cells import Cells, to_cells
+from chemeleon.energy.scales import OWN, RAW, stated_scale
 from chemeleon.errors import ConfigError, nearest
 from chemeleon.models.pretrained import find_device
 
 if TYPE_CHECKING:
     from chemeleon.energy.cells import Crystals
 
-NAMES = ("chgnet", "mace", "none")
-MP2020 = "MP2020"  # PBE and PBE+U total energies with the corrections of the Materials Project
+NAMES = ("chgnet", "sevennet", "mace", "none")
+# trained on MPtrj, or on it and sAlex, whose calculations have the Materials Project's settings
+RAW_MACE = ("small", "medium", "large", "small-0b", "medium-0b", "small-0b2", "medium-0b2",
+            "large-0b2", "medium-0b3", "medium-mpa-0")  # fmt: skip
 
 
 class Evaluation(NamedTuple):
@@ -67,14 +72,18 @@ class Potential(ABC):
         name: as `load_potential` takes it, without version.
         version: of the weights or of the package, for manifests.
         device: where it computes.
-        energy_scale: whose total energies these are meant to be, such as ``MP2020``; None if that
-            is not known. A hull that states a scale takes no others (`Hull.check_judge`).
+        energy_scale: what its total energies can be compared with, one of `scales.SCALES`.
     """
 
     name: str
     version: str
     device: torch.device
-    energy_scale: str | None = None
+    energy_scale: str = OWN
+
+    def __init_subclass__(cls, **words: Any) -> None:
+        super().__init_subclass__(**words)
+        if "evaluate" in vars(cls):
+            cls.evaluate = _in_full_precision(cls.evaluate)  # type: ignore[method-assign]
 
     @abstractmethod
     def evaluate(self, cells: Cells, *, forces: bool = False, stresses: bool = False) -> Evaluation:
@@ -121,6 +130,25 @@ class Potential(ABC):
         return Energies(per_atom, reasons, split if forces else None, tensors)
 
 
+def _in_full_precision(evaluate: Callable[..., Evaluation]) -> Callable[..., Evaluation]:
+    """Keep what training sets for the process (TF32, autocast) away from energies.
+
+    With TF32 those of CHGNet move by up to 8e-4 eV/atom.
+    """
+
+    @functools.wraps(evaluate)
+    def evaluated(self: Potential, cells: Cells, **asked: bool) -> Evaluation:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            with torch.autocast(self.device.type, enabled=False):
+                return evaluate(self, cells, **asked)
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    return evaluated
+
+
 class NoPotential(Potential):
     """Gives no energies; for runs that do not want any."""
 
@@ -147,10 +175,11 @@ def load_potential(name: str, device: str | torch.device | None = None) -> Poten
     """Make a potential by its name.
 
     Args:
-        name: ``chgnet`` or ``chgnet:VERSION`` (0.3.0, 0.2.0, r2scan), ``mace`` or ``mace:MODEL``,
-            ``none``, or ``package.module:thing`` where thing is a `Potential`, an ASE calculator,
-            or a function or class that makes one when called without arguments. A calculator may
-            state the scale of its energies by an attribute ``energy_scale``.
+        name: ``chgnet`` or ``chgnet:VERSION`` (0.3.0, 0.2.0, r2scan), ``sevennet`` or
+            ``sevennet:VERSION`` (l3i5, 0, mf-0), ``mace`` or ``mace:MODEL``, ``none``, or
+            ``package.module:thing`` where thing is a `Potential`, an ASE calculator, or a function
+            or class that makes one when called without arguments. A calculator may state the scale
+            of its energies by an attribute ``energy_scale``.
         device: where to compute; CUDA if there is any by default.
 
     Raises:
@@ -165,6 +194,10 @@ def load_potential(name: str, device: str | torch.device | None = None) -> Poten
         from chemeleon.energy.chgnet_potential import CHGNetPotential
 
         return CHGNetPotential(tail or "0.3.0", place)
+    if head == "sevennet":
+        from chemeleon.energy.sevennet_potential import SevenNetPotential
+
+        return SevenNetPotential(tail or "l3i5", place)
     if head == "mace":
         return _load_mace(tail or "small", place)
     if not tail:
@@ -185,7 +218,8 @@ def _load_mace(model: str, device: torch.device) -> Potential:
     calculators = importlib.import_module("mace.calculators")
     version = importlib.import_module("importlib.metadata").version("mace-torch")
     calculator = calculators.mace_mp(model=model, device=device.type, default_dtype="float64")
-    return ASEPotential(calculator, "mace", f"{model}, mace-torch {version}", device)
+    scale = RAW if model in RAW_MACE else OWN
+    return ASEPotential(calculator, "mace", f"{model}, mace-torch {version}", device, scale)
 
 
 def _load_by_path(name: str, module_name: str, attribute: str, device: torch.device) -> Potential:
@@ -215,6 +249,7 @@ def _load_by_path(name: str, module_name: str, attribute: str, device: torch.dev
                 f"potential '{name}': calling it without arguments failed: {error}"
             ) from error
     if isinstance(thing, Potential):
+        thing.energy_scale = stated_scale(thing, name)
         return thing
     if _calculates(thing):
         package = importlib.import_module(module_name.partition(".")[0])

@@ -1,0 +1,27 @@
+"""On which scale total energies lie. A potential says it of its own, a hull of what it holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chemeleon.errors import ConfigError, nearest
+
+MP2020 = "mp2020"  # PBE and PBE+U of the Materials Project's settings, with its corrections of 2020
+RAW = "raw"  # the same without corrections, which `corrections` adds
+OWN = "own"  # any other: comparable with energies of the same potential alone
+SCALES = (MP2020, RAW, OWN)
+
+
+def stated_scale(thing: Any, name: str) -> str:
+    """Return the scale that a calculator or potential of the user states, `OWN` if none.
+
+    Raises:
+        ConfigError: if it is no scale.
+    """
+    scale = str(getattr(thing, "energy_scale", None) or OWN).lower()
+    if scale not in SCALES:
+        raise ConfigError(
+            f"potential '{name}' states energy_scale '{scale}'{nearest(scale, SCALES)}; known:"
+            f" {', '.join(SCALES)}"
+        )
+    return scale

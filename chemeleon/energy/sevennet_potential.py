@@ -1,0 +1,123 @@
+"""SevenNet in batches, on the project's own lists of neighbours.
+
+Park et al., J. Chem. Theory Comput. 20, 4857 (2024). The weights and the layers are those of the
+package `sevenn`; a layer here takes each pair of neighbours once, where the package takes it twice.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from chemeleon.energy.batching import BatchedPotential, Costs, Slopes
+from chemeleon.energy.cells import Cells
+from chemeleon.energy.neighbours import Bonds
+from chemeleon.energy.scales import RAW
+from chemeleon.errors import ConfigError, nearest
+
+
+class Weights(NamedTuple):
+    """Weights of the package.
+
+    Attributes:
+        file: within its folder of pretrained potentials.
+        modal: which of several DFT settings is asked for, None where there is one.
+    """
+
+    file: str
+    modal: str | None = None
+
+
+VERSIONS = {
+    "l3i5": Weights("SevenNet_l3i5/checkpoint_l3i5.pth"),
+    "0": Weights("SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth"),
+    "mf-0": Weights("SevenNet_MF_0/checkpoint_sevennet_mf_0.pth", "PBE"),
+}
+
+
+class SevenNetPotential(BatchedPotential):
+    """Energies, forces and stresses of SevenNet, PBE(+U) without corrections.
+
+    Args:
+        version: of the weights in the package, l3i5, 0 or mf-0 (by its PBE).
+        device: where to compute.
+
+    Raises:
+        ConfigError: if the package or the version is missing.
+    """
+
+    name = "sevennet"
+    energy_scale = RAW
+    costs = Costs((300_000, 300_000), (60_000, 240_000), 4_000, 400_000)
+
+    def __init__(self, version: str, device: torch.device) -> None:
+        path, weights = _weight_file(version)
+        net = _load(path).to(device)
+        self.version = f"{version}, sevenn {importlib.import_module('sevenn').__version__}"
+        self.device, self.cutoff = device, float(net.cutoff)
+        self.modal = None if weights.modal is None else net.modal_map[weights.modal]
+        self.types = torch.full((120,), -1, dtype=torch.int64, device=device)
+        self.types[list(net.type_map)] = torch.tensor(list(net.type_map.values()), device=device)
+        self.known = self.types >= 0
+        children = dict(net.named_children())
+        # the sums over atoms and the forces are ours
+        self.layers = [
+            children[k] for k in children if k not in ("reduce_total_enegy", "force_output")
+        ]
+
+    def slopes(self, cells: Cells, bonds: Bonds, gradients: bool) -> Slopes:
+        """See `BatchedPotential`."""
+        vectors = bonds.vectors.float().requires_grad_(gradients)
+        sites = self._site_energies(cells, bonds, vectors)
+        energies = sites.new_zeros(len(cells.num_atoms)).index_add(0, cells.owners, sites)
+        slopes = torch.autograd.grad(energies.sum(), vectors)[0] if gradients else None
+        return Slopes(energies, bonds.first, bonds.second, vectors, slopes)
+
+    def _site_energies(self, cells: Cells, bonds: Bonds, vectors: Tensor) -> Tensor:
+        """Return ``(A,)`` float64, eV, differentiable in the vectors."""
+        data: dict[str, Any] = {
+            "x": self.types[cells.numbers],
+            "edge_index": torch.stack(
+                [torch.cat([bonds.first, bonds.second]), torch.cat([bonds.second, bonds.first])]
+            ),
+            "edge_vec": torch.cat([vectors, -vectors]),
+            "batch": cells.owners,
+        }
+        if self.modal is not None:
+            data["modal_type"] = torch.full_like(cells.num_atoms, self.modal)
+        for layer in self.layers:
+            data = layer(data)
+        return data["atomic_energy"].squeeze(1).double()
+
+
+def _load(path: Path) -> nn.Module:
+    """Build the package's network; the file is the package's own, so that it may be unpickled."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        checkpoint = importlib.import_module("sevenn.checkpoint").SevenNetCheckpoint(str(path))
+        net = checkpoint.build_model()
+    net.set_is_batch_data(True)
+    return net.eval().requires_grad_(False)
+
+
+def _weight_file(version: str) -> tuple[Path, Weights]:
+    spec = importlib.util.find_spec("sevenn")
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            "the potential 'sevennet' needs a package that is not installed: pip install sevenn"
+        )
+    if version not in VERSIONS:
+        raise ConfigError(
+            f"sevennet has no weights '{version}'{nearest(version, VERSIONS)}; known:"
+            f" {', '.join(VERSIONS)}"
+        )
+    path = Path(spec.origin).parent / "pretrained_potentials" / VERSIONS[version].file
+    if not path.is_file():
+        raise ConfigError(f"the installed package sevenn lacks {path}: pip install -U sevenn")
+    return path, VERSIONS[version]
