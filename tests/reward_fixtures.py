@@ -45,7 +45,12 @@ def needed(vae, tmp_path_factory) -> dict[str, dict[str, Any]]:
     from ase.data import chemical_symbols
 
     references.update(dict.fromkeys(chemical_symbols[1:], -0.1))
-    Hull([(("Na", 0.5), ("Cl", 0.5))], [-1.0], references, {}).save(folder / "hull.json")
+    Hull(
+        [(("Na", 0.5), ("Cl", 0.5))],
+        [-1.0],
+        references,
+        {"potential": "energy_helpers:lennard_jones unknown"},
+    ).save(folder / "hull.json")
     lennard_jones = {"potential": "energy_helpers:lennard_jones"}
     return {
         "predictor": {"model": str(folder / "predictor")},

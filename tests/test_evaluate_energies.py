@@ -28,7 +28,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHEMELEON_CACHE", str(tmp_path / "cache"))
 
 
-def save_hull(path: Path, element_ev: float, potential: str | None = None) -> str:
+def save_hull(path: Path, element_ev: float, potential: str = f"{POTENTIAL} unknown") -> str:
     """A hull of NaCl and of the elements Na, Cl and Cs, all without formation energy."""
     phases = {"NaCl": -1e-9, "Na": 0.0, "Cl": 0.0, "Cs": 0.0}
     references: dict[str, float | None] = dict.fromkeys(("Na", "Cl", "Cs"), element_ev)

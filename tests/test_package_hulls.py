@@ -179,15 +179,15 @@ def test_the_judge_must_be_on_the_hulls_scale(hulls):
     chgnet, other = load_potential("chgnet", "cpu"), load_potential("chgnet:r2scan", "cpu")
     unknown, stated = (load_potential(f"{__name__}:{n}") for n in ("lennard_jones", "corrected"))
     for hull in hulls.values():
-        hull.check_judge(chgnet, "mp", "chgnet")
-        hull.check_judge(load_potential("chgnet:0.2.0", "cpu"), "mp", "chgnet:0.2.0")
-        hull.check_judge(stated, "mp", "corrected")
-        with pytest.raises(ConfigError, match="on the scale of mp2020, but"):
-            hull.check_judge(other, "mp", "chgnet:r2scan")
-        with pytest.raises(ConfigError, match=r"--potential thing"):
-            hull.check_judge(unknown, "mp", "thing")
+        assert not hull.corrects(chgnet, "mp", "chgnet")
+        assert not hull.corrects(load_potential("chgnet:0.2.0", "cpu"), "mp", "chgnet:0.2.0")
+        assert not hull.corrects(stated, "mp", "corrected")
+        for judge, asked in ((other, "chgnet:r2scan"), (unknown, "thing")):
+            words = f"'mp2020', and .* states none .*--potential {asked} -o hull.json.gz"
+            with pytest.raises(ConfigError, match=words):
+                hull.corrects(judge, "mp", asked)
     assert [default_hull(p) for p in (chgnet, stated, other, unknown)] == ["mp", "mp", None, None]
-    assert hull_for(other, None, "chgnet:r2scan") == hull_for(unknown, None, "x") == (None, None)
+    assert hull_for(other, None, "chgnet:r2scan") is hull_for(unknown, None, "x") is None
     total = chgnet.energies([rocksalt()]).per_atom_ev
     formation = hulls["mp"].formation_energies(["NaCl"], total)
     assert formation == pytest.approx(-2.1, abs=0.05)  # MP: -2.10
@@ -232,7 +232,7 @@ def test_evaluation_takes_mp_for_chgnet(tmp_path, caplog):
     assert report.summary["manifest"]["hull"] is None
     report = chemeleon.evaluate(crystals, potential=LENNARD_JONES)
     assert report.summary["manifest"]["hull"] is None
-    with pytest.raises(ChemeleonError, match="scale of mp2020"):
+    with pytest.raises(ChemeleonError, match="on the scale 'mp2020'"):
         chemeleon.evaluate(crystals, potential="chgnet:r2scan", hull="mp", device="cpu")
 
 
@@ -240,6 +240,9 @@ def test_a_table_is_a_hull_for_evaluation_too(tmp_path):
     table = tmp_path / "formation_energies.csv"
     table.write_text("formula,e_form\nNaCl,-2\n")
     (tmp_path / "elemental_references.json").write_text('{"Na": -1.3, "Cl": -1.8}')
-    report = chemeleon.evaluate([rocksalt()], potential=LENNARD_JONES, hull=table)
+    report = chemeleon.evaluate([rocksalt()], potential=f"{__name__}:corrected", hull=table)
+    told = report.summary["manifest"]
+    assert told["potential"]["energy_scale"] == told["hull"]["energy_scale"] == MP2020
+    assert not told["potential"]["mp2020_corrections_added"]
     formation = report.crystals["energy_ev_per_atom"][0] + 1.55
     assert report.crystals["e_above_hull_ev"].tolist() == pytest.approx([formation + 2])

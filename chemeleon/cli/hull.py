@@ -39,6 +39,14 @@ def hull(
         str | None,
         typer.Option(help="Take energies of a data set's crystals from chgnet, mace, pkg:thing."),
     ] = None,
+    energy_scale: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a table or entries: mp2020 (the Materials Project's corrected energies), raw"
+            " (without its corrections), or own (no potential's energies are placed on it)."
+            " \\[mp2020]"
+        ),
+    ] = None,
     split: Annotated[
         str, typer.Option(help="Split of the data set; all: every split that there is.")
     ] = "train",
@@ -57,10 +65,15 @@ def hull(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
     """Make the convex hull that energies above hull are measured against."""
+    from chemeleon.energy.scales import MP2020, check_scale
     from chemeleon.errors import ConfigError
     from chemeleon.storage import hold
 
     bad = options.on_error(on_error)
+    if energy_scale is not None:
+        check_scale(energy_scale, "--energy-scale")
+        if potential is not None:
+            raise ConfigError("--energy-scale is of tables; a potential's hull is its own scale")
     if potential is not None and references is not None:
         raise ConfigError(
             "--references and --potential exclude each other: a potential's hull takes its"
@@ -72,7 +85,8 @@ def hull(
         if potential is not None:
             made = _from_data_set(source, split, root, potential, relax, device, bad)
         else:
-            made = _from_file(source, references, formula_column, energy_column, bad)
+            columns = formula_column, energy_column
+            made = _from_file(source, references, columns, bad, energy_scale or MP2020)
         made.save(output)
     _report(made, output)
 
@@ -80,16 +94,17 @@ def hull(
 def _from_file(
     source: str,
     references: Path | None,
-    formula_column: str | None,
-    energy_column: str | None,
+    columns: tuple[str | None, str | None],
     on_error: OnError,
+    energy_scale: str,
 ) -> Hull:
     from chemeleon.energy.hull_sources import find_hull
     from chemeleon.energy.hull_tables import from_entries, from_table
+    from chemeleon.energy.scales import MP2020
     from chemeleon.errors import ConfigError, DataError
 
     if source.endswith((".json", ".json.gz")):
-        return from_entries(source, on_error)
+        return from_entries(source, on_error, energy_scale)
     try:
         found = find_hull(source)
     except ConfigError as error:
@@ -97,8 +112,8 @@ def _from_file(
     else:
         if found.is_table:
             table = found.files[0]
-            return from_table(table, references, formula_column, energy_column, on_error)
-        if found.shipped and not (references or formula_column or energy_column):
+            return from_table(table, references, *columns, on_error, energy_scale)
+        if found.shipped and not (references or any(columns) or energy_scale != MP2020):
             return found.load()
         wrong = f"{source} is no CSV, nor a folder of one, nor JSON of entries"
     raise DataError(

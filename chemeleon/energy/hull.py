@@ -22,6 +22,7 @@ from chemeleon.config.plain_json import parse_json
 from chemeleon.data.files import BROKEN, TooLargeError, unpacked
 from chemeleon.energy.compositions import Fractions, fractions
 from chemeleon.energy.hull_solver import Array, best_mixture
+from chemeleon.energy.scales import MP2020, OWN, RAW
 from chemeleon.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -134,8 +135,18 @@ class Hull:
                 result[i] = total - sum(v * share for v, (_, share) in shares if v is not None)
         return result
 
-    def check_judge(self, potential: Potential, source: str | Path, asked: str) -> None:
-        """Make sure that total energies of a potential can be placed on this hull.
+    @property
+    def energy_scale(self) -> str:
+        """On which of `scales.SCALES` its energies lie.
+
+        Files from before hulls said so hold a potential's energies, which they name, or those of a
+        table or of entries, which were the Materials Project's.
+        """
+        stated = self.manifest.get("energy_scale")
+        return str(stated) if stated else OWN if self.manifest.get("potential") else MP2020
+
+    def corrects(self, potential: Potential, source: str | Path, asked: str) -> bool:
+        """Return whether total energies of a potential need `corrections` to lie on this hull.
 
         Args:
             potential: the judge.
@@ -144,23 +155,24 @@ class Hull:
 
         Raises:
             DataError: if the hull has no elemental references.
-            ConfigError: if it holds total energies of another potential, or states a scale
-                (``energy_scale`` of the manifest) that is not the potential's.
+            ConfigError: if they cannot be placed on it, by corrections or without.
         """
         self.formation_energies([], [])
         made_with, used = self.manifest.get("potential"), f"{potential.name} {potential.version}"
-        scale, own = self.manifest.get("energy_scale", "").lower(), potential.energy_scale
-        if made_with and made_with != used:
+        scale, own = self.energy_scale, potential.energy_scale
+        if (made_with == used) if scale == OWN else scale == own:
+            return False
+        if (own, scale) == (RAW, MP2020):
+            return True
+        if made_with:
             wrong = f"of {made_with}, but the judge is {used}: they lie on different scales"
-        elif scale and own is None:
-            wrong = f"on the scale of {scale}, and {used} does not state its own (energy_scale)"
-        elif scale and own != scale:
-            wrong = f"on the scale of {scale}, but those of {used} are on that of {own}"
+        elif own == OWN:
+            wrong = f"on the scale '{scale}', and {used} states none that others share"
         else:
-            return
+            wrong = f"on the scale '{scale}', but those of {used} are on '{own}'"
         raise ConfigError(
             f"{source} holds energies {wrong}. Make a hull of the judge's own: chemeleon data hull"
-            f" DATA --potential {asked} -o hull.json.gz"
+            f" mp --split all --potential {asked} -o hull.json.gz"
         )
 
     def energy(self, parts: Fractions) -> float:
@@ -232,6 +244,8 @@ def _content(
     totals = held["references_ev"].items()
     references = {symbol: None if v is None else finite(v) for symbol, v in totals}
     manifest = held["manifest"] | {}
+    if isinstance(manifest.get("energy_scale"), str):
+        manifest["energy_scale"] = manifest["energy_scale"].lower()
     if "skipped_examples" in manifest:
         manifest["skipped_examples"] = [*map(str, manifest["skipped_examples"] or [])]
     return phases, energies, references, manifest

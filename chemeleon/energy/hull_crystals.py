@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from chemeleon.energy.compositions import Fractions, fractions
 from chemeleon.energy.hull_tables import from_totals
+from chemeleon.energy.scales import OWN
 from chemeleon.errors import DataError
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def from_crystals(
         rows=len(reasons),
         references_from={s: _origin(s, lowest.get(s), found) for s, found in simple.items()},
         potential=f"{potential.name} {potential.version}",
+        energy_scale=OWN,
         relax_steps=relax_steps,
     )
 

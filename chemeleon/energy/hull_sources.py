@@ -8,15 +8,22 @@ card in their folder tells the source. Others are made by `hull_tables` and `hul
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
+from chemeleon.data.parse import Crystal
+from chemeleon.energy.corrections import corrections
 from chemeleon.energy.hull import Hull
 from chemeleon.energy.hull_tables import TABLE_NAMES, from_table, table_in
+from chemeleon.energy.scales import MP2020, RAW
 from chemeleon.errors import ConfigError, nearest
 from chemeleon.storage import at_home, is_there
 
 if TYPE_CHECKING:
+    from chemeleon.energy.compositions import Formula
     from chemeleon.energy.potentials import Potential
 
 logger = logging.getLogger(__name__)
@@ -92,17 +99,53 @@ def find_hull(name: str | Path) -> FoundHull:
     )
 
 
+class Ground(NamedTuple):
+    """A hull, and how total energies of a potential come to lie on it.
+
+    Attributes:
+        hull: the known phases.
+        label: what messages and manifests call it.
+        corrected: whether MP2020 corrections are added to the potential's energies.
+    """
+
+    hull: Hull
+    label: str
+    corrected: bool
+
+    def formation_energies(
+        self,
+        formulas: Sequence[Formula],
+        total_ev: Sequence[float],
+        crystals: Sequence[Crystal | None],
+    ) -> tuple[np.ndarray, list[str | None]]:
+        """Turn a potential's total energies of crystals into formation energies, eV/atom.
+
+        Args:
+            formulas: ``M`` formulas or compositions.
+            total_ev: ``(M,)`` NaN where there is none.
+            crystals: ``M``, as the energies belong to them; corrections depend on their bonds.
+
+        Returns:
+            ``(M,)`` NaN where there is none, and for each None or why there is no correction.
+        """
+        totals = np.array(total_ev, dtype=np.float64)
+        reasons: list[str | None] = [None] * len(totals)
+        if self.corrected:
+            rows = np.flatnonzero(np.isfinite(totals)).tolist()
+            added, why = corrections([crystals[row] for row in rows])
+            totals[rows] += added
+            for row, reason in zip(rows, why, strict=True):
+                reasons[row] = reason
+        return self.hull.formation_energies(formulas, totals.tolist()), reasons
+
+
 def default_hull(potential: Potential) -> str | None:
     """Return the name of the package's hull that takes the energies of a potential, if one does."""
-    from chemeleon.energy.scales import MP2020
-
-    return "mp" if potential.energy_scale == MP2020 else None
+    return "mp" if potential.energy_scale in (MP2020, RAW) else None
 
 
-def hull_for(
-    potential: Potential, name: str | Path | None, asked: str
-) -> tuple[Hull, str] | tuple[None, None]:
-    """Return the hull for the energies of a potential, and what to call it.
+def hull_for(potential: Potential, name: str | Path | None, asked: str) -> Ground | None:
+    """Return the hull for the energies of a potential.
 
     Without a name it is the `default_hull`, which is said, or none.
 
@@ -116,16 +159,16 @@ def hull_for(
     """
     chosen = default_hull(potential) if name is None else name
     if chosen is None:
-        return None, None
+        return None
     found = find_hull(chosen)
     hull = found.load()
-    hull.check_judge(potential, found.label, asked)
+    corrected = hull.corrects(potential, found.label, asked)
     if name is None:
         logger.warning(
             "no hull was named: %s is judged against '%s', %d phases of %s",
             asked, found.label, len(hull), hull.manifest.get("source"),
         )  # fmt: skip
-    return hull, found.label
+    return Ground(hull, found.label, corrected)
 
 
 def _beside(measured: Hull, estimated: Hull) -> Hull:

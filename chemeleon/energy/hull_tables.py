@@ -2,7 +2,7 @@
 
 The manifest of a hull says: ``energies`` (of what kind), ``source``, ``rows`` read, ``phases``
 kept, ``skipped`` with examples, ``references_from`` (where the elements' energies come from),
-``potential`` (name and version, or None) and, if it is known, ``energy_scale`` (see `Potential`).
+``potential`` (name and version, or None) and ``energy_scale`` (one of `scales.SCALES`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from chemeleon.data.problems import OnError, check_reasons
 from chemeleon.data.tables import open_table
 from chemeleon.energy.compositions import Fractions, fractions
 from chemeleon.energy.hull import ODD, Hull, finite, read_json
+from chemeleon.energy.scales import MP2020
 from chemeleon.errors import DataError, nearest
 
 FORMULA_COLUMNS = ("pretty_formula", "formula", "reduced_formula", "formula_pretty", "composition")
@@ -34,6 +35,7 @@ def from_table(
     formula_column: str | None = None,
     energy_column: str | None = None,
     on_error: OnError = "few",
+    energy_scale: str = MP2020,
 ) -> Hull:
     """Make a hull from a CSV of formulas and formation energies, eV/atom; elements lie at 0.
 
@@ -45,6 +47,7 @@ def from_table(
         formula_column: found by its usual names if not given.
         energy_column: likewise.
         on_error: how many rows may be bad.
+        energy_scale: what total energies the references and formation energies come from.
 
     Raises:
         DataError: if the file or a column is missing, no row is usable, or too many are bad.
@@ -95,10 +98,11 @@ def from_table(
         rows=len(rows),
         references_from=str(references) if references else "none: the elements lie at 0",
         potential=None,
+        energy_scale=energy_scale,
     )
 
 
-def from_entries(path: str | Path, on_error: OnError = "few") -> Hull:
+def from_entries(path: str | Path, on_error: OnError = "few", energy_scale: str = MP2020) -> Hull:
     """Make a hull from pymatgen entries (corrected total energies), a JSON list or mapping.
 
     The lowest entry of each element is its reference; entries with another element are skipped.
@@ -132,6 +136,7 @@ def from_entries(path: str | Path, on_error: OnError = "few") -> Hull:
         rows=len(items),
         references_from="lowest entry of each element",
         potential=None,
+        energy_scale=energy_scale,
     )
 
 

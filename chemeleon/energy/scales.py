@@ -19,9 +19,13 @@ def stated_scale(thing: Any, name: str) -> str:
         ConfigError: if it is no scale.
     """
     scale = str(getattr(thing, "energy_scale", None) or OWN).lower()
+    check_scale(scale, f"energy_scale of potential '{name}':")
+    return scale
+
+
+def check_scale(scale: str, what: str) -> None:
+    """Raise ConfigError for what is no scale."""
     if scale not in SCALES:
         raise ConfigError(
-            f"potential '{name}' states energy_scale '{scale}'{nearest(scale, SCALES)}; known:"
-            f" {', '.join(SCALES)}"
+            f"{what} '{scale}' is no scale{nearest(scale, SCALES)}; known: {', '.join(SCALES)}"
         )
-    return scale

@@ -59,8 +59,7 @@ class SevenNetPotential(BatchedPotential):
     def __init__(self, version: str, device: torch.device) -> None:
         path, weights = _weight_file(version)
         net = _load(path).to(device)
-        self.version = f"{version}, sevenn {importlib.import_module('sevenn').__version__}"
-        self.device, self.cutoff = device, float(net.cutoff)
+        self.version, self.device, self.cutoff = version, device, float(net.cutoff)
         self.modal = None if weights.modal is None else net.modal_map[weights.modal]
         self.types = torch.full((120,), -1, dtype=torch.int64, device=device)
         self.types[list(net.type_map)] = torch.tensor(list(net.type_map.values()), device=device)

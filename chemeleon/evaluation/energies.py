@@ -5,6 +5,7 @@ Shapes: ``C`` crystals.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import pandas
     from pymatgen.core import Structure
 
-    from chemeleon.energy.hull import Hull
+    from chemeleon.energy.hull_sources import Ground
     from chemeleon.energy.potentials import Potential
     from chemeleon.energy.relax import Relaxed
 
@@ -32,8 +33,7 @@ class EnergyJudge(NamedTuple):
     """A potential and the hull that its energies are measured against."""
 
     potential: Potential
-    hull: Hull | None
-    hull_file: str | None
+    ground: Ground | None
 
 
 def load_judge(potential: str, hull: str | Path | None, device: str | None) -> EnergyJudge:
@@ -56,7 +56,7 @@ def load_judge(potential: str, hull: str | Path | None, device: str | None) -> E
     if hull is not None:
         find_hull(hull)  # a potential takes longer to load
     judge = load_potential(potential, device)
-    return EnergyJudge(judge, *hull_for(judge, hull, potential))
+    return EnergyJudge(judge, hull_for(judge, hull, potential))
 
 
 class Energies(NamedTuple):
@@ -98,7 +98,7 @@ def add_energies(
     """
     from chemeleon.energy.relax import relax
 
-    judge, above = by.potential, by.hull
+    judge = by.potential
     sound = table["valid_structure"].to_numpy()
     chosen = np.flatnonzero(sound) if rows is None else rows[sound[rows]]
     relaxed: list[Crystal | None] = [None] * len(table)
@@ -123,12 +123,11 @@ def add_energies(
             why[row] = reason
         if progress:
             progress("energies", (begin + len(part)) / len(chosen))
-    said = [word if isinstance(word, str) else None for word in table["reason"]]
-    table["reason"] = [first or second for first, second in zip(said, why, strict=True)]
-    _fill(table, raw, above, "")
+    _add_reasons(table, why)
+    _fill(table, raw, structures.crystal, by.ground, "")
     if relax_steps:
         last = np.array([ends[i].energy_ev if i in ends else np.nan for i in range(len(table))])
-        _fill(table, last, above, "relaxed_")
+        _fill(table, last, lambda row: relaxed[row], by.ground, "relaxed_")
         each = [ends.get(i) for i in range(len(table))]
         table["relax_steps"] = [np.nan if end is None else end.steps for end in each]
         table["relax_converged"] = [end is not None and end.converged for end in each]
@@ -142,27 +141,50 @@ def _crystal(structure: Structure) -> Crystal:
 
 
 def _told(by: EnergyJudge, relax_steps: int) -> dict[str, Any]:
-    hull = None
-    if by.hull is not None:
+    hull, potential = None, by.potential
+    if by.ground is not None:
         kept = ("energies", "energy_scale", "source", "potential", "references_from")
-        made = {key: by.hull.manifest[key] for key in kept if key in by.hull.manifest}
+        known = by.ground.hull
+        made = {key: known.manifest[key] for key in kept if key in known.manifest}
+        made["energy_scale"] = known.energy_scale
         if isinstance(made.get("references_from"), dict):
             made["references_from"] = "simple structures and the set's own, by the same potential"
-        hull = {"file": by.hull_file, "phases": len(by.hull), **made}
-    potential = {"name": by.potential.name, "version": by.potential.version}
-    return {"potential": potential, "hull": hull, "relax_steps": relax_steps}
+        hull = {"file": by.ground.label, "phases": len(known), **made}
+    told = {
+        "name": potential.name,
+        "version": potential.version,
+        "energy_scale": potential.energy_scale,
+        "mp2020_corrections_added": by.ground is not None and by.ground.corrected,
+    }
+    return {"potential": told, "hull": hull, "relax_steps": relax_steps}
 
 
-def _fill(table: pandas.DataFrame, energies: np.ndarray, hull: Hull | None, prefix: str) -> None:
+def _add_reasons(table: pandas.DataFrame, why: Sequence[str | None]) -> None:
+    said = [word if isinstance(word, str) else None for word in table["reason"]]
+    table["reason"] = [first or second for first, second in zip(said, why, strict=True)]
+
+
+def _fill(
+    table: pandas.DataFrame,
+    energies: np.ndarray,
+    crystal: Callable[[int], Crystal | None],
+    ground: Ground | None,
+    prefix: str,
+) -> None:
     table[f"{prefix}energy_ev_per_atom"] = energies
     table[f"{prefix}e_above_hull_ev"] = np.nan
     table[f"{prefix}hull_state"] = None
-    if hull is None:
+    if ground is None:
         return
     rows = np.flatnonzero(table["formula"].notna().to_numpy())
     formulas = table["formula"].iloc[rows].tolist()
-    formation = hull.formation_energies(formulas, energies[rows].tolist())
-    answer = hull.above(formulas, formation.tolist())
+    crystals = [crystal(row) for row in rows.tolist()]
+    formation, why = ground.formation_energies(formulas, energies[rows].tolist(), crystals)
+    reasons: list[str | None] = [None] * len(table)
+    for row, reason in zip(rows.tolist(), why, strict=True):
+        reasons[row] = reason
+    _add_reasons(table, reasons)
+    answer = ground.hull.above(formulas, formation.tolist())
     values = np.full(len(table), np.nan)
     values[rows] = answer.e_above_hull_ev
     states = np.full(len(table), None, dtype=object)

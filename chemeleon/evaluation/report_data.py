@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas
     from pymatgen.core import Structure
 
+    from chemeleon.data.parse import Crystal
+
 CIF_LIMIT = 20_000
 
 
@@ -45,11 +47,16 @@ class PackedStructures(Sequence["Structure | None"]):
             return [self[i] for i in range(*index.indices(len(self)))]
         from pymatgen.core import Structure
 
-        row = range(len(self))[index]
+        crystal = self.crystal(range(len(self))[index])
+        if crystal is None:
+            return None
+        return Structure(crystal.lattice, crystal.atomic_numbers.tolist(), crystal.frac_coords)
+
+    def crystal(self, row: int) -> Crystal | None:
+        """Return one as arrays, without the cost of a Structure."""
         if self._crystals.counts[row] == 0:
             return None
-        numbers, frac, lattice = self._crystals.crystal(row, int(self._starts[row]))
-        return Structure(lattice, numbers.tolist(), frac)
+        return self._crystals.crystal(row, int(self._starts[row]))
 
     def __iter__(self) -> Iterator[Structure | None]:
         return (self[i] for i in range(len(self)))

@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,11 +21,11 @@ from chemeleon.config.bounds import OpenSection
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.symbols import symbol
 from chemeleon.data.cache import cache_dir
-from chemeleon.energy.cells import to_cells
+from chemeleon.energy.cells import ranges, to_cells
 from chemeleon.energy.fire import walk
 from chemeleon.energy.hull import Hull
 from chemeleon.energy.hull_crystals import from_crystals
-from chemeleon.energy.hull_sources import default_hull, find_hull, hull_for
+from chemeleon.energy.hull_sources import Ground, default_hull, find_hull, hull_for
 from chemeleon.energy.potentials import Potential, load_potential
 from chemeleon.errors import ChemeleonError, DataError
 from chemeleon.evaluation.grouping import composition_keys, elements_of
@@ -39,14 +40,15 @@ class EnergyOptions(OpenSection):
     """Settings of `Energy`."""
 
     potential: str = Field(
-        default="chgnet", description="chgnet[:VERSION], mace[:MODEL] or package.module:thing."
+        default="chgnet",
+        description="chgnet[:VERSION], sevennet[:VERSION], mace[:MODEL] or package.module:thing.",
     )
     hull: str | None = Field(
         default=None,
         description="mp, mp_all (docs/energy.md), a file of `chemeleon data hull`, or a CSV (or its"
         " folder) of formation energies with elemental_references.json.gz beside it, also under the"
-        " root of the data sets; default: mp for CHGNet, which is on its scale of energies, else"
-        " the training set with the same potential.",
+        " root of the data sets; default: mp for potentials whose scale of energies is known,"
+        " such as chgnet and sevennet, else the training set with the same potential.",
     )
     relax_steps: int = Field(
         default=0, ge=0, description="Relax by so many steps first, positions and cells."
@@ -75,7 +77,7 @@ class Energy(Reward):
         super().__init__(options, context)
         self.floor = -options.highest  # type: ignore[misc]
         self.potential = _load(options.potential, context.device)
-        self.hull = _hull(options, context, self.potential)
+        self.ground = _ground(options, context, self.potential)
         self.judge = f"{self.potential.name} {self.potential.version}"
 
     @classmethod
@@ -98,22 +100,29 @@ class Energy(Reward):
         reasons = {i: p for i, p in enumerate(candidates.problems) if p is not None}
         if len(rows):
             part = candidates.crystals.subset(rows)
-            energies, why = self._energies(part)
-            formulas = [_amounts(key) for key in composition_keys(to_packed(part))]
-            formation = self.hull.formation_energies(formulas, energies).tolist()
-            answer = self.hull.above(formulas, formation)
+            energies, why, part = self._energies(part)
+            packed = to_packed(part)
+            formulas = [_amounts(key) for key in composition_keys(packed)]
+            crystals = [packed.crystal(i, start) for i, start in enumerate(packed.starts.tolist())]
+            formation, no = self.ground.formation_energies(formulas, energies, crystals)
+            answer = self.ground.hull.above(formulas, formation.tolist())
             above[rows] = torch.from_numpy(answer.e_above_hull_ev)
-            for row, reason, state in zip(rows.tolist(), why, answer.states, strict=True):
+            for row, *said, state in zip(rows.tolist(), why, no, answer.states, strict=True):
                 if state != "ok":
-                    reasons[row] = reason or f"hull: {state}"
+                    reasons[row] = said[0] or said[1] or f"hull: {state}"
         limited = above.clamp(self.options.lowest, self.options.highest)
         return Answer(-limited, reasons, {"e_hull": above.float()})
 
-    def _energies(self, crystals: FlatCrystals) -> tuple[Sequence[float], list[str | None]]:
-        """Return total energies, eV/atom, NaN with a reason where there is none."""
+    def _energies(
+        self, crystals: FlatCrystals
+    ) -> tuple[Sequence[float], list[str | None], FlatCrystals]:
+        """Return total energies, eV/atom, NaN with a reason where there is none, and the crystals.
+
+        The crystals are as they were evaluated: relaxed, if they are to be.
+        """
         if not self.options.relax_steps:
             found = self.potential.energies(crystals)
-            return found.per_atom_ev.tolist(), found.reasons
+            return found.per_atom_ev.tolist(), found.reasons, crystals
         cells, reasons = to_cells(crystals)
         good = torch.tensor([i for i, reason in enumerate(reasons) if reason is None]).long()
         start = cells.subset(good).to(self.potential.device)
@@ -123,15 +132,20 @@ class Energy(Reward):
         values[good.numpy()] = (last / start.num_atoms).cpu().numpy()
         for row, reason in zip(good.tolist(), ended.reasons, strict=True):
             reasons[row] = reason
-        return values.tolist(), reasons
+        coords, lattice = crystals.frac_coords.clone(), crystals.lattice.clone()
+        home = crystals.lattice.device
+        atoms = ranges(crystals.starts[good.to(home)], crystals.num_atoms[good.to(home)])
+        coords[atoms] = ended.cells.frac_coords.to(coords)
+        lattice[good] = ended.cells.lattice.to(lattice)
+        return values.tolist(), reasons, replace(crystals, frac_coords=coords, lattice=lattice)
 
 
 def _amounts(key: bytes) -> dict[str, float]:
     return {symbol(z): float(n) for z, n in elements_of(key).items()}
 
 
-def _hull(options: EnergyOptions, context: Context, potential: Potential) -> Hull:
-    known, _ = hull_for(potential, options.hull, options.potential)
+def _ground(options: EnergyOptions, context: Context, potential: Potential) -> Ground:
+    known = hull_for(potential, options.hull, options.potential)
     if known is not None:
         return known
     assert context.reference is not None
@@ -140,14 +154,14 @@ def _hull(options: EnergyOptions, context: Context, potential: Potential) -> Hul
     path = cache_dir() / "hulls" / f"{name}.json.gz"
     if path.is_file():
         with suppress(DataError):  # a damaged file of the cache is made again
-            return Hull.load(path)
+            return Ground(Hull.load(path), str(path), False)
     logger.warning(
         "making a hull of %d training crystals by %s; it is kept in %s",
         len(context.reference), potential.name, path,
     )  # fmt: skip
     made = from_crystals(context.reference, potential, "training set", options.relax_steps)
     made.save(path)
-    return made
+    return Ground(made, str(path), False)
 
 
 def _digest(crystals: FlatCrystals) -> str:
