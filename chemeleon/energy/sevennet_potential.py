@@ -1,7 +1,7 @@
 """SevenNet in batches, on the project's own lists of neighbours.
 
 Park et al., J. Chem. Theory Comput. 20, 4857 (2024). The weights and the layers are those of the
-package `sevenn`; a layer here takes each pair of neighbours once, where the package takes it twice.
+package `sevenn`; the message passing is that of `sevennet_convolution`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from chemeleon.energy.batching import BatchedPotential, Costs, Slopes
 from chemeleon.energy.cells import Cells
 from chemeleon.energy.neighbours import Bonds
 from chemeleon.energy.scales import RAW
+from chemeleon.energy.sevennet_convolution import Convolution, Couplings, Neighbours
 from chemeleon.errors import ConfigError, nearest
 
 
@@ -54,7 +55,7 @@ class SevenNetPotential(BatchedPotential):
 
     name = "sevennet"
     energy_scale = RAW
-    costs = Costs((300_000, 300_000), (60_000, 240_000), 4_000, 400_000)
+    costs = Costs((500_000, 500_000), (30_000, 100_000), 4_000, 400_000)
 
     def __init__(self, version: str, device: torch.device) -> None:
         path, weights = _weight_file(version)
@@ -65,10 +66,15 @@ class SevenNetPotential(BatchedPotential):
         self.types[list(net.type_map)] = torch.tensor(list(net.type_map.values()), device=device)
         self.known = self.types >= 0
         children = dict(net.named_children())
-        # the sums over atoms and the forces are ours
+        for name in ("reduce_total_enegy", "force_output"):  # sums and forces are ours
+            del children[name]
+        self.embed = children.pop("edge_embedding")
+        couplings = Couplings()
         self.layers = [
-            children[k] for k in children if k not in ("reduce_total_enegy", "force_output")
+            Convolution(layer, couplings) if name.endswith("_convolution") else layer
+            for name, layer in children.items()
         ]
+        self.couplings = couplings.matrix((self.embed.spherical.lmax + 1) ** 2, device)
 
     def slopes(self, cells: Cells, bonds: Bonds, gradients: bool) -> Slopes:
         """See `BatchedPotential`."""
@@ -82,16 +88,19 @@ class SevenNetPotential(BatchedPotential):
         """Return ``(A,)`` float64, eV, differentiable in the vectors."""
         data: dict[str, Any] = {
             "x": self.types[cells.numbers],
-            "edge_index": torch.stack(
-                [torch.cat([bonds.first, bonds.second]), torch.cat([bonds.second, bonds.first])]
-            ),
-            "edge_vec": torch.cat([vectors, -vectors]),
+            "edge_vec": vectors,
             "batch": cells.owners,
         }
         if self.modal is not None:
             data["modal_type"] = torch.full_like(cells.num_atoms, self.modal)
+        data = self.embed(data)
+        couplings = data["edge_attr"] @ self.couplings
+        around = Neighbours.of(bonds, len(cells.numbers))
         for layer in self.layers:
-            data = layer(data)
+            if isinstance(layer, Convolution):
+                data["x"] = layer(data["x"], data["edge_embedding"], couplings, around)
+            else:
+                data = layer(data)
         return data["atomic_energy"].squeeze(1).double()
 
 
