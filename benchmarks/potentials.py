@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from chemeleon.energy.relax import relax
 
 def timed(function, count: int, name: str) -> float:
     """Print the rate of the second of two runs."""
+    spent = 0.0
     for _ in range(2):
         start = time.perf_counter()
         function()
@@ -71,9 +73,10 @@ def main() -> None:
                 print(f"{name:<12}{column:<28}MAE {error:.4f} eV/atom", flush=True)
             continue
         timed(lambda p=potential: p.energies(crystals), len(crystals), f"{name}, energies")
-        ask = {"forces": True, "stresses": True}
         timed(
-            lambda p=potential: p.energies(crystals, **ask), len(crystals), f"{name}, with forces"
+            lambda p=potential: p.energies(crystals, forces=True, stresses=True),
+            len(crystals),
+            f"{name}, with forces",
         )
         if words.relax:
             part = crystals[: words.relax]
@@ -88,7 +91,7 @@ def main() -> None:
 
         def theirs() -> None:
             for crystal in crystals[: words.ase]:
-                atoms = AseAtomsAdaptor.get_atoms(crystal)
+                atoms: Any = AseAtomsAdaptor.get_atoms(crystal)
                 atoms.calc = own
                 atoms.get_forces()
 

@@ -71,7 +71,7 @@ def _kinds(crystal: Crystal, counts: Counter[int]) -> tuple[str, str]:
 
     oxide, sulfide = "oxide", "sulfide"
     if len(counts) > 1 and counts[OXYGEN] > 1:
-        oxide = oxide_type(_structure(crystal), PEROXIDE_WITHIN)
+        oxide = str(oxide_type(_structure(crystal), PEROXIDE_WITHIN))
     if counts[SULFUR] and STRONG & counts.keys():
         sulfide = sulfide_type(_structure(crystal)) or "sulfate"
     return oxide, sulfide

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from chemeleon.energy.batching import BatchedPotential, Costs, Slopes
 from chemeleon.energy.cells import Cells
@@ -104,7 +104,7 @@ class SevenNetPotential(BatchedPotential):
         return data["atomic_energy"].squeeze(1).double()
 
 
-def _load(path: Path) -> nn.Module:
+def _load(path: Path) -> Any:
     """Build the package's network; the file is the package's own, so that it may be unpickled."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
