@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from chemeleon.crystals.symmetry import SYMPREC, space_group
 from chemeleon.data.cif_items import Items, blocks, read_numbers, units
 from chemeleon.data.crystal import Array, BadCrystalError, Crystal, cell_from
 from chemeleon.data.elements import elements, read_label, read_symbol
@@ -27,7 +28,7 @@ _COLUMNS = ["type_symbol", "label", "fract_x", "fract_y", "fract_z", "occupancy"
             "disorder_group", "disorder_assembly"]  # fmt: skip
 _FULL = 0.01  # an occupancy of 0.99 to 1.01 counts as 1
 _THIRDS = 1e-4  # relative: 0.6667 is meant as 2/3
-_SYMPREC_ANGSTROM = (0.01, 0.1)
+_SYMPREC_ANGSTROM = (0.01, SYMPREC)
 
 
 def read_cif(text: str, limits: Limits) -> Crystal:
@@ -144,18 +145,8 @@ def _check_group(crystal: Crystal, unmet: set[int], count: int) -> None:
     Files whose atoms were written out in full keep the name of the group and list ``x,y,z``: the
     crystal itself must then have it.
     """
-    import spglib
-
-    numbers, frac, lattice = crystal
-    found = set()
-    for symprec in _SYMPREC_ANGSTROM:
-        try:
-            cell = (lattice.tolist(), frac.tolist(), numbers.tolist())
-            text = spglib.get_spacegroup(cell, symprec=symprec)
-        except Exception:
-            text = None
-        if text:
-            found.add(int(text.rsplit("(", 1)[1].rstrip(")")))
+    groups = [space_group(*crystal, symprec) for symprec in _SYMPREC_ANGSTROM]
+    found = {group.number for group in groups if group is not None}
     if not unmet <= found:
         said = ", ".join(map(str, sorted(unmet - found)))
         raise BadCrystalError(

@@ -5,10 +5,8 @@ Shapes: ``M`` crystals, ``A`` atoms.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +14,7 @@ from torch import Tensor
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.lattice import lattice_lengths, lattice_volume
 from chemeleon.crystals.ragged import reduce_atoms
+from chemeleon.crystals.symmetry import space_group
 from chemeleon.data.problems import Problem
 
 _DALTON_PER_A3_IN_G_PER_CM3 = 1.66053906660  # CODATA 2018
@@ -166,8 +165,6 @@ def _histogram(name: str, values: Tensor, bins: int, discrete: bool = False) -> 
 
 
 def _space_groups(crystals: FlatCrystals, sample: int) -> tuple[dict[str, int], int]:
-    import spglib
-
     wanted = min(sample, len(crystals))
     if wanted == 0:
         return {}, 0
@@ -175,15 +172,10 @@ def _space_groups(crystals: FlatCrystals, sample: int) -> tuple[dict[str, int], 
     found: Counter[str] = Counter()
     for i in chosen.tolist():
         start, size = int(crystals.starts[i]), int(crystals.num_atoms[i])
-        cell: Any = (
-            crystals.lattice[i].double().numpy(),
-            crystals.frac_coords[start : start + size].double().numpy(),
+        group = space_group(
             crystals.atomic_numbers[start : start + size].tolist(),
+            crystals.frac_coords[start : start + size].double().numpy(),
+            crystals.lattice[i].double().numpy(),
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                found[spglib.get_spacegroup(cell, symprec=0.01) or "not found"] += 1
-            except Exception:  # newer spglib raises where older ones return None
-                found["not found"] += 1
+        found["not found" if group is None else f"{group.symbol} ({group.number})"] += 1
     return dict(found.most_common()), len(chosen)

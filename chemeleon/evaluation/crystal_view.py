@@ -61,7 +61,7 @@ def crystal_record(
             "lattice": _whole(exact[1], _FINE),
             "numbers": [int(z) for z in structure.atomic_numbers],
         }
-    except Exception:  # spglib, pymatgen and disordered sites fail in many ways
+    except Exception:  # pymatgen and disordered sites fail in many ways
         return None
 
 

@@ -6,18 +6,17 @@ import itertools
 import logging
 import math
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from chemeleon.crystals import symmetry
 from chemeleon.errors import DataError
 from chemeleon.evaluation.picture import (
     BOND_RADIUS,
     EDGE_SHARE,
-    SYMPREC,
     ball_radii,
     element_colours,
     picture,
@@ -82,19 +81,12 @@ def plain_formula(structure: Structure) -> str:
 
 
 def space_group(structure: Structure | None) -> str:
-    """Return the Hermann-Mauguin symbol within 0.1 angstrom, or '-' where none is found."""
-    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
-
-    if structure is None:
+    """Return the Hermann-Mauguin symbol, or '-' where no group is found."""
+    if structure is None or not structure.is_ordered:
         return "-"
-    if not np.isfinite([*structure.lattice.matrix, *structure.frac_coords]).all():
-        return "-"  # spglib ends the process
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return SpacegroupAnalyzer(structure, symprec=SYMPREC).get_space_group_symbol()
-    except Exception:  # spglib and pymatgen raise many kinds on broken cells
-        return "-"
+    crystal = (structure.atomic_numbers, structure.frac_coords, structure.lattice.matrix)
+    found = symmetry.space_group(*crystal)
+    return "-" if found is None else found.symbol
 
 
 def contact_sheet(

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chemeleon.crystals.symmetry import SYMPREC
 from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.describe import OXIDATION_STATES, SYMPREC_ANGSTROM
+from chemeleon.evaluation.describe import OXIDATION_STATES
 from chemeleon.evaluation.matching import TOLERANCES
 from chemeleon.evaluation.reference import Reference
 from chemeleon.evaluation.statistics import MMD_LIMIT
@@ -50,7 +51,7 @@ def manifest(
         },
         "references": [_told(r) for r in references],
         "control": None if control is None else _told(control),
-        "space_groups": {"by": "moyopy", "symprec_angstrom": SYMPREC_ANGSTROM},
+        "space_groups": {"by": "moyopy", "symprec_angstrom": SYMPREC},
         "composition_validity": {"by": "smact", "oxidation_states": OXIDATION_STATES},
         "mmd_crystals": MMD_LIMIT,
         "versions": {"chemeleon": __version__, **_versions()},

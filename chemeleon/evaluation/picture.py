@@ -7,17 +7,17 @@ Letters: `N` atoms of the crystal, `K` atoms drawn, `M` bonds. Lengths are in an
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from chemeleon.crystals.symmetry import dataset
+
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-SYMPREC = 0.1
 BOND_RADIUS = 0.11  # angstrom
 EDGE_SHARE = 0.0028  # radius of cell edges, in cell diagonals
 _BOUNDARY = 0.03  # fractional: atoms this near a face are drawn on the opposite one too
@@ -108,21 +108,13 @@ def _conventional(
         ``(3, 3)`` its vectors in units of those given, ``(P, 3)`` the lattice points in it and
         ``(3,)`` the shift of the origin, both in units of its own vectors.
     """
-    import spglib
-
     lattice, coords = np.frombuffer(matrix).reshape(3, 3), np.frombuffer(places).reshape(-1, 3)
     numbers = np.frombuffer(species).astype(int)
-    if not (np.isfinite(lattice).all() and np.isfinite(coords).all()):
-        return None  # spglib ends the process
+    found = dataset(numbers, coords, lattice)
+    if found is None:
+        return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            cell = (lattice.tolist(), coords.tolist(), numbers.tolist())
-            found = spglib.get_symmetry_dataset(cell, symprec=SYMPREC)
-        if found is None:
-            return None
-        # (a b c) = (as bs cs) P, so the standard cell has P^-1 in units of the given one
-        cells = np.linalg.inv(found.transformation_matrix).T
+        cells = np.array(found.std_linear).T
         whole = np.round(cells)
         count = round(float(np.linalg.det(whole)))
         if np.abs(cells - whole).max() > 1e-3 or not 1 <= count <= _MOST_ATOMS / len(numbers):
@@ -132,8 +124,9 @@ def _conventional(
         points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
         points = points @ np.linalg.inv(whole)
         points = points[((points > -1e-6) & (points < 1 - 1e-6)).all(1)]
-        return (whole, points, found.origin_shift) if len(points) == count else None
-    except Exception:  # a crystal beyond spglib is still worth a picture
+        shift = -np.array(found.std_origin_shift) @ np.linalg.inv(whole)
+        return (whole, points, shift) if len(points) == count else None
+    except Exception:  # whatever comes of a broken crystal, it is still worth a picture
         return None
 
 
