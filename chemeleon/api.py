@@ -159,6 +159,8 @@ def evaluate(
     seconds_per_pair: float = 10.0,
     coverage: bool = False,
     control_energies: int = 1000,
+    properties: Mapping[str, float | tuple[float, float]] | None = None,
+    predictor: str | Path | None = None,
     on_error: OnError = "few",
     output: str | Path | None = None,
     overwrite: bool = False,
@@ -171,7 +173,7 @@ def evaluate(
     Args:
         source: file or folder of crystals, or pymatgen structures (None: asked for, not made).
         references: data sets, ``NAME/SPLIT`` or paths to be novel against, each with ``where
-            EXPRESSION`` or without; the first one is the training set.
+            EXPRESSION`` or without; "unique and novel" is against all of them.
         control: set that passes through the same code: a data set or path, ``auto`` (the test
             split of the first reference that is a data set) or ``none``.
         matcher: pymatgen, cdvae or lemat.
@@ -185,6 +187,8 @@ def evaluate(
         seconds_per_pair: limit of one comparison.
         coverage: also COV-R and COV-P (needs matminer, and time).
         control_energies: crystals of the control set, evenly spread, that get energies too.
+        properties: name of a property to the interval that is wanted, or to a value.
+        predictor: run or model folder, ``hub:NAME`` or ``shipped:NAME``, that predicts them.
         on_error: bad rows of references, control and targets: ``few`` (up to 1 %), ``skip`` or
             ``fail``; those that are judged keep their rows.
         output: folder to write to; nothing is written if None.
@@ -198,6 +202,7 @@ def evaluate(
     """
     from chemeleon.evaluation.evaluate import Settings
     from chemeleon.evaluation.evaluate import evaluate as judge
+    from chemeleon.prediction import wanting
 
     folder = None if output is None else Path(output)
     if overwrite and folder is not None and isinstance(source, str | Path):
@@ -218,6 +223,7 @@ def evaluate(
         control_energies=control_energies,
         on_error=on_error,
     )
+    settings = wanting(settings, properties, predictor)
     if folder is None:
         return judge(source, settings, ids=ids, manifest=manifest, progress=progress)
     with replacing(folder, REPORT_PARTS, overwrite) as draft:
@@ -250,12 +256,14 @@ def compare(
     """
     from chemeleon.evaluation.evaluate import compare as judge
     from chemeleon.evaluation.settings import Settings
+    from chemeleon.prediction import wanting
 
+    wanted = settings.pop("properties", None), settings.pop("predictor", None)
     known = {field.name for field in fields(Settings)}
     for name in settings:
         if name not in known:
             raise ConfigError(f"there is no setting '{name}'{nearest(name, known)}")
-    chosen = Settings(**settings)
+    chosen = wanting(Settings(**settings), *wanted)
     if output is None:
         return judge(sources, chosen, progress=progress)
     folder = Path(output)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,12 +17,16 @@ from chemeleon.data.cache import ParsedSet
 from chemeleon.data.names import stem
 from chemeleon.data.sources import Record, has_column
 from chemeleon.data.tables import write_rows
-from chemeleon.errors import DataError
+from chemeleon.errors import ConfigError, DataError, nearest
+from chemeleon.evaluation.metrics.base import Wanted
 from chemeleon.models.predictor import Predictor
+from chemeleon.models.pretrained import place
 from chemeleon.storage import write_atomically
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+
+    from chemeleon.evaluation.settings import Settings
 
 ID_COLUMN, CIF_COLUMN = "material_id", "cif"
 
@@ -97,6 +102,44 @@ def predict(
         else:
             answers[number][at] = before._replace(reason="the prediction is not a finite number")
     return [answer for group in answers for answer in group]
+
+
+def wanting(
+    settings: Settings,
+    properties: Mapping[str, float | tuple[float, float]] | None,
+    predictor: str | Path | None,
+) -> Settings:
+    """Return settings of an evaluation with properties that are wanted; their predictor is loaded.
+
+    Args:
+        settings: of the evaluation.
+        properties: name of a property to an interval, or to a value.
+        predictor: run or model folder, ``hub:NAME`` or ``shipped:NAME``.
+
+    Raises:
+        ChemeleonError: if only one of both is given, or the predictor does not know a property.
+    """
+    if not properties and predictor is None:
+        return settings
+    if not properties or predictor is None:
+        raise ConfigError(
+            "properties and predictor go together: --property band_gap=1.5..2.5 --predictor MODEL"
+        )
+    model = place(Predictor.from_pretrained(predictor), settings.device)
+    known, wanted = model.config.targets, {}
+    for name, asked in properties.items():
+        if name not in known:
+            raise ConfigError(
+                f"the predictor knows no property '{name}'{nearest(name, known)};"
+                f" it knows {', '.join(known)}"
+            )
+        low, high = asked if isinstance(asked, tuple) else (asked, asked)
+        wanted[name] = Wanted(float(low), float(high), model.config.units.get(name) or "")
+
+    def ask(structures: Sequence[Structure]) -> list[dict[str, float] | None]:
+        return [found.values for found in predict(model, structures)]
+
+    return replace(settings, properties=wanted, predictor=str(predictor), predict=ask)
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction], model: Predictor) -> None:

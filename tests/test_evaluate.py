@@ -26,7 +26,7 @@ from chemeleon.crystals.convert import to_structures
 from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import ChemeleonError, ConfigError, DataError
 from chemeleon.evaluation.collection import read_collection
-from chemeleon.evaluation.csp import assign, match_targets
+from chemeleon.evaluation.csp import RATES, assign, match_targets
 from chemeleon.evaluation.reference import load_reference
 from chemeleon.evaluation.report_data import PackedStructures
 from chemeleon.evaluation.statistics import frechet, mmd, wasserstein, wilson
@@ -219,6 +219,33 @@ def test_prediction_counts_all_targets(tmp_path: Path) -> None:
     assert assign(["x", "y", "z", "w"], ["p", "q"]) == [[0, 1], [2, 3]]
     with pytest.raises(DataError, match="3 samples cannot be told apart over 2 targets"):
         assign(["x", "y", "z"], ["p", "q"])
+
+
+def test_prediction_is_told_for_valid_pairs_too() -> None:
+    crushed = CSCL.copy()
+    crushed.scale_lattice(0.12)  # pymatgen scales it back, and finds the same crystal
+    targets = read_collection([CSCL, ROCKSALT], ids=["c", "s"])
+    samples = read_collection([crushed, CSCL, ROCKSALT], ids=["c-0", "c-1", "s-0"])
+    found = match_targets(samples, targets)
+    counts = {name: (found[name]["count"], found[name]["of"]) for name in RATES if name in found}
+    assert counts == {
+        "at_1": (2, 2), "at_k": (2, 2), "valid_at_1": (1, 2), "valid_at_k": (2, 2),
+        "among_valid_at_1": (1, 1), "among_valid_at_k": (2, 2),
+    }  # fmt: skip
+
+
+def test_polymorphs_are_met_by_any_sample_of_their_composition() -> None:
+    # rock salt and the structure of CsCl for NaCl, each given for the other; nothing for CsCl
+    other = Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0, 0, 0], [0.5] * 3])
+    targets = read_collection([ROCKSALT, other, CSCL], ids=["s", "o", "c"])
+    found = match_targets(read_collection([other, ROCKSALT, None], ids=["s", "o", "c"]), targets)
+    assert found["at_1"]["count"] == 0
+    metre = found["metre"]
+    assert (metre["count"], metre["of"], metre["polymorphs"]) == (2, 3, 2)
+    assert metre["rmse"] == pytest.approx(0, abs=1e-6)
+    assert metre["crmse"] == pytest.approx(0.5 / 3)  # stol of the preset for the one not met
+    alone = match_targets(read_collection([CSCL], ids=["c"]), read_collection([CSCL], ids=["c"]))
+    assert "metre" not in alone
 
 
 def test_statistics_equal_known_numbers() -> None:

@@ -26,6 +26,8 @@ from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.crystals.random import make_keys
 from chemeleon.data.loader import Loader
 from chemeleon.errors import CheckpointError, ConfigError, DataError, GenerationError
+from chemeleon.evaluation.columns import column_table
+from chemeleon.evaluation.metrics import METRICS
 from chemeleon.evaluation.regression import scores
 from chemeleon.models.neighbours import PairFeatures
 from chemeleon.models.predictor import Predictor
@@ -329,6 +331,33 @@ def test_requests_that_cannot_be_met(run, tiny_vae, tmp_path):
         chemeleon.predict.run(tiny_vae, [])
     with pytest.raises(GenerationError, match="device 'tpu9'"):
         chemeleon.predict.run(run, [], device="tpu9")
+
+
+def test_hits_are_counted_by_what_a_predictor_says(run):
+    made = Predictor.from_pretrained(run).config.targets
+    name, other = made[0], made[1]
+    given = [ROCK_SALT, None, ROCK_SALT]
+    [first, _] = chemeleon.predict.run(run, [ROCK_SALT, ROCK_SALT])
+    value = first.values[name]
+    wanted = {name: (value - 1, value + 2), other: first.values[other] + 3.0}
+    report = chemeleon.evaluate(given, properties=wanted, predictor=run)
+    assert report.crystals[f"predicted_{name}"][[0, 2]].tolist() == pytest.approx([value] * 2)
+    assert math.isnan(report.crystals[f"predicted_{name}"][1])
+    figures = report.headline["value"]
+    assert figures[f"hit_{name}"] == pytest.approx(2 / 3)
+    assert figures[f"mae_{name}"] == pytest.approx(0.5)
+    assert f"hit_{other}" not in figures
+    assert figures[f"mae_{other}"] == pytest.approx(3.0)
+    assert report.summary["manifest"]["properties"]["predictor"] == str(run)
+    more = [c for metric in METRICS for c in metric.known(report.crystals.columns)]
+    shown = column_table(report.crystals, [0, 1], more)
+    assert shown["values"][f"predicted_{name}"] == [pytest.approx(value, abs=1e-4), None]
+    with pytest.raises(ConfigError, match="knows no property 'gap'"):
+        chemeleon.evaluate(given, properties={"gap": 1.0}, predictor=run)
+    with pytest.raises(ConfigError, match="go together"):
+        chemeleon.evaluate(given, properties={name: 1.0})
+    with pytest.raises(ConfigError, match="no interval"):
+        chemeleon.evaluate(given, properties={name: (2.0, 1.0)}, predictor=run)
 
 
 def test_an_imported_predictor_runs(tmp_path):

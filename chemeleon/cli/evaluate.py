@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,7 +36,7 @@ def evaluate(
             "--reference",
             "-r",
             help="Set to be novel against: data set, NAME/SPLIT or path, or 'NAME where"
-            " EXPRESSION'; repeatable. The first one is the training set.",
+            " EXPRESSION'; repeatable. What is new is so against all of them.",
         ),
     ] = None,
     control: Annotated[
@@ -85,6 +85,20 @@ def evaluate(
     control_energies: Annotated[
         int, typer.Option("--control-energies", help="Control crystals that get energies too.")
     ] = 1000,
+    wanted: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--property",
+            metavar="NAME=LOW..HIGH",
+            help="What crystals should have, an interval or a value; repeatable.",
+        ),
+    ] = None,
+    predictor: Annotated[
+        str | None,
+        typer.Option(
+            "--predictor", help="What predicts it: run or model folder, hub:NAME or shipped:NAME."
+        ),
+    ] = None,
     on_error: options.OnErrorWord = "few",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier evaluation in the folder.")
@@ -99,11 +113,13 @@ def evaluate(
     chemeleon evaluate samples.extxyz -r mp -r my_structures/ --matcher lemat
     chemeleon evaluate samples.csv.gz -r mp --potential chgnet --relax 50 --hull mp
     chemeleon evaluate csp.zip --targets mp/test -o csp_report
+    chemeleon evaluate out/ -r mp --property band_gap=1.5..2.5 --predictor runs/my_predictor
     chemeleon evaluate ours/ theirs.csv.gz tuned/ -r mp --potential sevennet -o out
     """
     from chemeleon import api
     from chemeleon.evaluation.comparison import Comparison
 
+    properties = _properties(wanted or ())
     with progress_bar() as progress:
         settings: dict[str, Any] = {
             "references": reference or [],
@@ -119,6 +135,8 @@ def evaluate(
             "seconds_per_pair": seconds,
             "coverage": coverage,
             "control_energies": control_energies,
+            "properties": properties,
+            "predictor": predictor,
             "on_error": options.on_error(on_error),
             "output": output,
             "overwrite": overwrite,
@@ -130,6 +148,28 @@ def evaluate(
         print_comparison(found, output)
     else:
         print_report(found, output)
+
+
+def _properties(words: Iterable[str]) -> dict[str, float | tuple[float, float]]:
+    """Return what NAME=LOW..HIGH or NAME=VALUE say."""
+    from chemeleon.errors import ConfigError
+
+    found: dict[str, float | tuple[float, float]] = {}
+    for word in words:
+        name, _, text = (part.strip() for part in word.partition("="))
+        try:
+            ends = [float(part) for part in text.split("..")]
+        except ValueError:
+            ends = []
+        if not name or len(ends) not in (1, 2):
+            raise ConfigError(
+                f"--property takes NAME=LOW..HIGH or NAME=VALUE such as band_gap=1.5..2.5,"
+                f" got '{word}'"
+            )
+        if name in found:
+            raise ConfigError(f"--property {name} is given twice")
+        found[name] = (ends[0], ends[1]) if len(ends) == 2 else ends[0]
+    return found
 
 
 @contextmanager
@@ -157,6 +197,7 @@ def print_report(report: Report, output: Path) -> None:
     from rich.table import Table
 
     from chemeleon.evaluation.basis import basis
+    from chemeleon.evaluation.csp import rates
     from chemeleon.terminal import Terminal
 
     summary = report.summary
@@ -168,11 +209,10 @@ def print_report(report: Report, output: Path) -> None:
         table.add_column(name, justify="right")
     _add_groups(table, summary["headline"], _row)
     if "csp" in summary:
-        csp = summary["csp"]
-        for key, label in (("at_1", "match rate at 1"), ("at_k", f"match rate at {csp['k']}")):
-            rate = csp[key]
-            value = f"{_figure(rate['value'], True)} (RMSE {_figure(rate['rmse'], False)})"
-            table.add_row(label, value, "", "")
+        table.add_section()
+        for label, rate, error in rates(summary["csp"]):
+            value = f"{_figure(rate['value'], True)} ({error})" if error else "0.0 %"
+            table.add_row(label, value, _interval(rate), "")
     Terminal().print(table)
     _say_basis(basis(manifest))
     failed = manifest["requested"] - manifest["parsed"]
@@ -256,4 +296,6 @@ def _say_basis(found: Mapping[str, str]) -> None:
 def _figure(value: float | None, share: bool) -> str:
     if value is None:
         return "-"
-    return f"{100 * value:.1f} %" if share else f"{value:.4f}"
+    if share:
+        return f"{100 * value:.1f} %"
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"

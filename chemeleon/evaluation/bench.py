@@ -16,25 +16,22 @@ from chemeleon.errors import ChemeleonError
 from chemeleon.evaluation import coverage, stability
 from chemeleon.evaluation import summary as figures
 from chemeleon.evaluation.basis import warnings
+from chemeleon.evaluation.bins import bins
 from chemeleon.evaluation.collection import Collection, Progress, read_collection
 from chemeleon.evaluation.csp import assign, match_targets
 from chemeleon.evaluation.energies import EnergyJudge, add_energies, load_judge, no_energies
-from chemeleon.evaluation.grouping import (
-    Prepared,
-    composition_keys,
-    find_groups,
-    find_known,
-    prepare,
-    shared,
-)
+from chemeleon.evaluation.grouping import Prepared
 from chemeleon.evaluation.manifest import manifest as describe_run
 from chemeleon.evaluation.matching import TOLERANCES
+from chemeleon.evaluation.metrics import METRICS
+from chemeleon.evaluation.metrics.base import STATES, Options, add_columns, find_figures
+from chemeleon.evaluation.novelty import DISORDERED, NOVEL, compare, novel_column
 from chemeleon.evaluation.origin import sample_manifest, told
 from chemeleon.evaluation.reference import Reference, load_reference
 from chemeleon.evaluation.relaxed import add_relaxed
 from chemeleon.evaluation.report_data import PackedStructures, Report
 from chemeleon.evaluation.settings import Settings
-from chemeleon.evaluation.table import build_table, check_structures, novel_column
+from chemeleon.evaluation.table import build_table, check_structures, described
 
 if TYPE_CHECKING:
     import pandas
@@ -114,8 +111,8 @@ class Bench:
         return [self.sets[name] for name in self.settings.references]
 
     @functools.cached_property
-    def ceiling(self) -> tuple[figures.Side | None, dict[str, float]]:
-        """The set to compare distributions with, and the control row's figures."""
+    def ceiling(self) -> Ceiling:
+        """The set to compare with, and the control row's figures."""
         name = _control_name(self.settings) or ""
         control = self.sets.get(name)
         return _control(control, self.references, self.settings, self.by, self.progress)
@@ -127,7 +124,7 @@ class Bench:
         settings, progress = self.settings, self.progress
         references, control = self.references, self.sets.get(_control_name(settings) or "")
         ours = _judge(collection, None, references, settings, self.by, None, progress)
-        against, row = self.ceiling
+        against, beside, row = self.ceiling
         distances = {} if against is None else figures.set_distances(ours.side, against)
         result: dict[str, Any] = {
             "manifest": {
@@ -136,6 +133,7 @@ class Bench:
                     references, control,
                 ),
                 **ours.told,
+                **_wanted(settings),
                 **_origin(source),
                 **(manifest or {}),
             },
@@ -149,17 +147,18 @@ class Bench:
                 "sample": ours.side.space_groups,
                 "reference": {} if against is None else against.space_groups,
             },
-            "bins": figures.bins(ours.table),
+            "bins": bins(ours.table, METRICS, beside, settings.options),
         }  # fmt: skip
         if self.by is not None:
             result["energies"] = stability.energy_states(ours.table)
         shares = []
         if settings.coverage:
-            found = _coverage(collection, ours.table, control, references, settings, progress)
-            row = row | found.pop("control")
-            result["coverage"], shares = found, coverage.entries(found)
+            covered = _coverage(collection, ours.table, control, references, settings, progress)
+            row = row | covered.pop("control")
+            result["coverage"], shares = covered, coverage.entries(covered)
         means = stability.energy_means(ours.table)
-        result["headline"] = figures.headline(ours.table, shares, means | distances, row)
+        found = find_figures(ours.table, METRICS, beside, settings.options)
+        result["headline"] = figures.headline(ours.table, found, shares, means | distances, row)
         result["warnings"] = warnings(result["manifest"], result["headline"])
         novel = novel_column(settings.references[0]) if settings.references else None
         result["repetition"] = figures.repetition(ours.table, ours.side, self.base, novel)
@@ -172,6 +171,14 @@ class Bench:
 
 def _read(named: NamedSet, common: dict[str, Any]) -> Collection:
     return read_collection(named.path, where=named.where, **common)
+
+
+class Ceiling(NamedTuple):
+    """The set to compare with, as a side and as rows, and the control row's figures."""
+
+    side: figures.Side | None
+    table: pandas.DataFrame | None
+    row: dict[str, float]
 
 
 class _Judged(NamedTuple):
@@ -200,22 +207,18 @@ def _judge(
         "workers": settings.jobs,
         "progress": progress,
     }
-    if prepared is None:
-        # who is alone with its composition needs no reduction
-        keys = composition_keys(collection.crystals)
-        wanted = shared(keys, [set(r.prepared.keys) for r in references])
-        prepared = prepare(collection.crystals, wanted, **common)
     soundness = check_structures(collection.crystals)
-    groups = find_groups(prepared, tolerances, **common)
-    novelty = {r.name: find_known(prepared, r.prepared, tolerances, **common) for r in references}
-    table = build_table(collection, soundness, prepared, groups, novelty)
+    compared = compare(collection.crystals, prepared, references, tolerances, **common)
+    table = build_table(collection, soundness, compared)
+    add_columns(table, METRICS, collection, settings.options)
     structures = PackedStructures(collection.crystals)
     found = no_energies(len(table))
     steps = settings.relax_steps
     if by is not None:
         found = add_energies(table, structures, by, relax_steps=steps, rows=rows, progress=progress)
         if steps:
-            add_relaxed(table, found.relaxed, references, tolerances, **common)
+            options = settings.options
+            add_relaxed(table, found.relaxed, references, tolerances, options, **common)
     side = figures.make_side(collection, soundness.shortest, table)
     return _Judged(table, side, structures, found.relaxed, found.told)
 
@@ -242,13 +245,13 @@ def _control(
     settings: Settings,
     by: EnergyJudge | None,
     progress: Progress | None,
-) -> tuple[figures.Side | None, dict[str, float]]:
-    """Return the set to compare distributions with, and the control row's figures."""
+) -> Ceiling:
     if control is None and references:
         first = references[0].collection
-        return figures.make_side(first, check_structures(first.crystals).shortest), {}
+        side = figures.make_side(first, check_structures(first.crystals).shortest)
+        return Ceiling(side, described(first), {})
     if control is None:
-        return None, {}
+        return Ceiling(None, None, {})
     others = [r for r in references if r.fingerprint != control.fingerprint]
     total = len(control.collection)
     wanted = min(total, settings.control_energies)
@@ -263,10 +266,28 @@ def _control(
         for name, (_, flag) in stability.energy_flags(found.table).items()
     }
     row |= {name: value for name, (_, value) in stability.energy_means(found.table).items()}
+    if others:  # of one reference, ours may have more
+        row |= {name: float(found.table[name].to_numpy().mean()) for name in (NOVEL, DISORDERED)}
+    row |= _metric_values(found.table, rows, settings.options)
     # the best that distances between sets can be: those of two halves of the control set
     halves = figures.halve(found.side)
     row |= {name: value for name, (_, value) in figures.set_distances(*halves).items()}
-    return found.side, row
+    return Ceiling(found.side, found.table, row)
+
+
+def _metric_values(
+    table: pandas.DataFrame, rows: NDArray[np.int64], options: Options
+) -> dict[str, float]:
+    """Return the figures of the control set: distances are those of its two halves."""
+    value = {}
+    for part in (table, table.iloc[rows]):  # crystals in other states are those with energies
+        raw = part is table
+        for figure in find_figures(part, METRICS, None, options):
+            if raw or any(figure.name.startswith(state) for state in STATES if state):
+                value[figure.name] = figure.number
+    for figure in find_figures(table.iloc[::2], METRICS, table.iloc[1::2], options):
+        value.setdefault(figure.name, figure.number)
+    return value
 
 
 def _coverage(
@@ -283,6 +304,13 @@ def _coverage(
     ours = coverage.fingerprints(collection.crystals, sound, **common)
     theirs = coverage.reference_fingerprints(target, **common)
     return coverage.coverage(ours, theirs, target.name, is_control=control is not None)
+
+
+def _wanted(settings: Settings) -> dict[str, Any]:
+    if not settings.properties:
+        return {}
+    wanted = {name: asked._asdict() for name, asked in settings.properties.items()}
+    return {"properties": {"predictor": settings.predictor, "wanted": wanted}}
 
 
 def _origin(given: object) -> dict[str, Any]:

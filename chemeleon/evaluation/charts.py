@@ -36,6 +36,8 @@ def number(value: float | None, digits: int = 3) -> str:
         return "–"
     if value == int(value) and abs(value) < 1e6:
         return f"{int(value):,}".replace("-", "−")
+    if 10**digits <= abs(value) < 1e6:
+        return f"{value:,.0f}".replace("-", "−")
     return f"{value:.{digits}g}".replace("-", "−")
 
 

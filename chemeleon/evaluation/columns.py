@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -56,14 +56,17 @@ _RELAXATION = (
 )
 
 
-def column_table(crystals: pandas.DataFrame, rows: Sequence[int]) -> dict[str, Any]:
+def column_table(
+    crystals: pandas.DataFrame, rows: Sequence[int], more: Sequence[Column] = ()
+) -> dict[str, Any]:
     """Return ``{"columns": [...], "values": {key: [...]}, "rows": [...]}``; missing is None.
 
     Args:
         crystals: the per-crystal table of a report.
         rows: which of its rows, by position; they are numbered from 1 in ``rows``.
+        more: columns that there may be.
     """
-    columns = _known(list(map(str, crystals.columns)))
+    columns = _known(list(map(str, crystals.columns)), more)
     part = crystals.iloc[list(rows)]
     return {
         "columns": [column._asdict() for column in columns],
@@ -72,29 +75,31 @@ def column_table(crystals: pandas.DataFrame, rows: Sequence[int]) -> dict[str, A
     }
 
 
-def _known(names: list[str]) -> list[Column]:
+def _known(names: list[str], more: Sequence[Column]) -> list[Column]:
     """Return the columns that there are; relaxed ones follow those of the raw crystal."""
-    novel = [
-        Column(name, f"Novel: {name.removeprefix('novel_')}", kind="flag", shown=True)
-        for name in names
-        if name.startswith("novel_")
-    ]
-    relaxed = [
+    at = [column.key for column in _PLAIN].index("group")
+    plain = [*_PLAIN[:at], *_novel(names), *_PLAIN[at:]]
+    place = [column.key for column in plain].index("status")
+    plain = [*plain[:place], *more, *plain[place:]]
+    states = [
         column._replace(
-            key=f"relaxed_{column.key}",
-            label=f"{column.label}, relaxed",
+            key=f"{state}_{column.key}",
+            label=f"{column.label}, {state}",
             shown=column.key == "e_above_hull_ev",
         )
-        for column in _PLAIN
+        for state in ("relaxed", "idealised")
+        for column in plain
     ]
-    relaxed += [
-        Column(name, f"Novel, relaxed: {name.removeprefix('relaxed_novel_')}", kind="flag")
-        for name in names
-        if name.startswith("relaxed_novel_")
-    ]
-    at = [column.key for column in _PLAIN].index("group")
-    ordered = [*_PLAIN[:at], *novel, *_PLAIN[at:], *_RELAXATION, *relaxed]
-    return [column for column in ordered if column.key in set(names)]
+    there = set(names)
+    return [column for column in (*plain, *_RELAXATION, *states) if column.key in there]
+
+
+def _novel(names: list[str]) -> Iterator[Column]:
+    for name in names:
+        if name.startswith("novel"):
+            disordered, of = name.startswith("novel_disordered"), name.removeprefix("novel_")
+            label = f"Novel: {of}" if name != of else "Novel"
+            yield Column(name, label, kind="flag", shown=not disordered)
 
 
 def _values(series: pandas.Series, column: Column) -> list[Any]:

@@ -16,15 +16,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chemeleon.crystals.symmetry import space_group
+from chemeleon.crystals.symmetry import SYMPREC, space_group
 from chemeleon.data.niggli import cell_parameters
 from chemeleon.data.parse import BadCrystalError, Crystal, parse_as_given
 from chemeleon.data.pool import Rescue
 from chemeleon.evaluation._match_worker import TimeUpError, time_limit
 from chemeleon.evaluation.packed import Packed, join, pack
 
-DESCRIPTION_VERSION = 1  # part of the key of cached references
+DESCRIPTION_VERSION = 2  # part of the key of cached references
 OXIDATION_STATES = "smact14"
+STRICT_SYMPREC = 0.01  # angstrom, beside `symmetry.SYMPREC`: what is symmetric without rounding up
 _GRAM_PER_DALTON_ANGSTROM3 = 1.66053906660
 _SECONDS = 10.0  # of processor time
 # read before the first crystal, so that what readers import is not counted as its time
@@ -43,7 +44,7 @@ _TAME_ATOMS, _TAME_LETTERS = 200, 20_000
 TEXTS = ("formula", "reduced_formula", "space_group_symbol", "crystal_system")
 NUMBERS = (
     "num_atoms", "num_elements", "space_group", "density_g_cm3", "volume_per_atom_a3",
-    "a", "b", "c", "alpha", "beta", "gamma", "valid_composition",
+    "a", "b", "c", "alpha", "beta", "gamma", "valid_composition", "space_group_strict",
 )  # fmt: skip
 
 
@@ -138,7 +139,7 @@ def _describe(crystal: Crystal) -> tuple[list[float], tuple[str, ...]]:
     formula, reduced, mass, valid = _composition(tuple(np.bincount(numbers).tolist()))
     volume = abs(float(np.linalg.det(lattice)))
     lengths, angles = cell_parameters(lattice)
-    group, symbol, system = _symmetry(crystal)
+    group, symbol, system = _symmetry(crystal, SYMPREC)
     row = [
         len(numbers),
         len(np.unique(numbers)),
@@ -148,6 +149,7 @@ def _describe(crystal: Crystal) -> tuple[list[float], tuple[str, ...]]:
         *lengths.tolist(),
         *np.degrees(angles).tolist(),
         valid,
+        _symmetry(crystal, STRICT_SYMPREC)[0],
     ]
     return row, (formula, reduced, symbol, system)
 
@@ -180,11 +182,11 @@ def smact_chunk(formulas: list[str]) -> list[float]:
     return [_smact(formula) for formula in formulas]
 
 
-def _symmetry(crystal: Crystal) -> tuple[float, str, str]:
+def _symmetry(crystal: Crystal, symprec: float) -> tuple[float, str, str]:
     numbers, frac, lattice = crystal
     try:
         with time_limit(_SECONDS):
-            found = space_group(numbers, frac, lattice)
+            found = space_group(numbers, frac, lattice, symprec)
     except TimeUpError:
         found = None
     return (np.nan, "", "") if found is None else found

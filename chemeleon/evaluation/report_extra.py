@@ -7,6 +7,7 @@ from typing import Any
 
 from chemeleon.evaluation.basis import basis
 from chemeleon.evaluation.charts import interval_bar, number, paired_bars
+from chemeleon.evaluation.csp import rates
 from chemeleon.evaluation.page import Section, escape, table
 
 _ELEMENTS = 15  # with the largest change of their share
@@ -44,24 +45,28 @@ def csp_section(summary: Mapping[str, Any]) -> Section | None:
     if not found:
         return None
     rows = []
-    for key, label in (("at_1", "at 1"), ("at_k", f"at {found.get('k', 'k')}")):
-        rate = found.get(key)
-        if rate is not None:
-            value, low, high = (rate.get(name) for name in ("value", "low", "high"))
-            rows.append([
-                f"Match rate {escape(label)}",
-                f'<span class="value">{_percent(value)}</span>',
-                f'<span class="range">{_percent(low, False)} to {_percent(high)}</span>',
-                interval_bar(float(value or 0), low, high),
-                f"{number(rate.get('count'))} of {number(rate.get('of'))}",
-                number(rate.get("rmse"), 4),
-            ])  # fmt: skip
+    for label, rate, error in rates(found):
+        value, low, high = (rate.get(name) for name in ("value", "low", "high"))
+        rows.append([
+            escape(label),
+            f'<span class="value">{_percent(value)}</span>',
+            f'<span class="range">{_percent(low, False)} to {_percent(high)}</span>',
+            interval_bar(float(value or 0), low, high),
+            f"{number(rate.get('count'))} of {number(rate.get('of'))}",
+            escape(error),
+        ])  # fmt: skip
     header = ["", "Value", "95 % interval", "0 to 100 %", "Count", "RMSE"]
     body = f'<div class="card">{table(header, rows, "headline")}</div>'
     lead = (
         f"Of all {number(found.get('targets'))} targets; matcher {found.get('matcher')}; RMSE of"
         f" those met, in units of (V/N)^(1/3). Pairs that timed out: {found.get('timed_out', 0)}."
+        " A valid pair is a sample and a target that CDVAE's rule passes, SMACT included; others"
+        " count as not met."
     )
+    metre = found.get("metre") or {}
+    if metre:
+        lead += f" {number(metre.get('polymorphs'))} targets share their composition with another"
+        lead += f"; METRe was left out: {metre['left_out']}." if "left_out" in metre else "."
     return Section("csp", "Structure prediction", body, lead)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from chemeleon.errors import DataError
 from chemeleon.evaluation.columns import column_table
 from chemeleon.evaluation.crystal_view import crystal_views, select, viewer_settings
+from chemeleon.evaluation.metrics import METRICS
 from chemeleon.evaluation.page import Section, asset, escape, page
 from chemeleon.evaluation.report_extra import (
     csp_section,
@@ -85,7 +86,8 @@ def write_html(
     target = Path(folder) / "report.html"
     chosen = select(report.structures, relaxed, _hull_energies(crystals))
     rows = _rows(total, chosen.positions)
-    data = column_table(crystals, rows)
+    more = [c for metric in METRICS for c in metric.known(map(str, crystals.columns))]
+    data = column_table(crystals, rows, more)
     data["files"] = _files(crystals, rows, home or target.parent)
     if files is not None:
         data["files"] = [(name := files[i]) and f"./{quote(name)}" for i in rows]

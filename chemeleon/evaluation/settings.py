@@ -1,9 +1,10 @@
-"""How crystals are judged, as asked for."""
+"""How crystals are to be judged, checked before any work."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from chemeleon.config.requests import (
     MAX_CRYSTALS,
@@ -15,7 +16,8 @@ from chemeleon.config.requests import (
 from chemeleon.data.problems import OnError
 from chemeleon.errors import ConfigError, nearest
 from chemeleon.evaluation.matching import TOLERANCES
-from chemeleon.evaluation.table import novel_column
+from chemeleon.evaluation.metrics.base import Options, Predict, Wanted
+from chemeleon.evaluation.novelty import all_columns
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Settings:
 
     Attributes:
         references: sets to be novel against: data sets (their train split), ``NAME/SPLIT`` or
-            paths, each with ``where EXPRESSION`` or without. The first is the training set for
-            "unique and novel".
+            paths, each with ``where EXPRESSION`` or without. "Unique and novel" is against all of
+            them; the first is the training set of ``replay``.
         control: set that passes through the same code, and whose distributions are those to
             compare with; ``auto`` is the test split of the first reference that is a data set.
         matcher: named tolerances, see `matching.TOLERANCES`.
@@ -40,6 +42,9 @@ class Settings:
         seconds_per_pair: limit of one comparison; what has no verdict then is counted.
         coverage: also COV-R and COV-P, which take matminer and time.
         control_energies: crystals of the control set, evenly spread, that get energies.
+        properties: name of a property to what is wanted of it.
+        predictor: what predicts them, by name.
+        predict: gives the properties of structures; see ``prediction.wanting``.
         on_error: how many rows of references, control and targets may be bad: ``few`` is 1 %.
     """
 
@@ -56,7 +61,15 @@ class Settings:
     seconds_per_pair: float = 10.0
     coverage: bool = False
     control_energies: int = 1000
+    properties: Mapping[str, Wanted] = field(default_factory=dict)
+    predictor: str | None = None
+    predict: Predict | None = None
     on_error: OnError = "few"
+
+    @property
+    def options(self) -> Options:
+        """What metrics are asked for."""
+        return Options(self.properties, self.predict)
 
     def check(self) -> None:
         """Raise ConfigError for what cannot be done."""
@@ -76,6 +89,16 @@ class Settings:
             raise ConfigError("coverage is of a set: name a --reference or a --control")
         if self.potential == "none" and (self.hull or self.relax_steps):
             raise ConfigError("--hull and --relax need energies: name a --potential such as chgnet")
-        columns = [novel_column(name) for name in self.references]
+        if bool(self.properties) != (self.predict is not None):
+            raise ConfigError("properties of crystals are predicted: name a --predictor")
+        for name, (low, high, _) in self.properties.items():
+            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+                raise ConfigError(
+                    f"property {name}: {low:g}..{high:g} is no interval, lower end first"
+                )
+        columns = all_columns(self.references)
         if len(set(columns)) < len(columns):
-            raise ConfigError(f"references are named twice: {', '.join(self.references)}")
+            raise ConfigError(
+                "references are named twice, or like each other's columns: "
+                + ", ".join(self.references)
+            )

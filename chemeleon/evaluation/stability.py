@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.evaluation.metrics.base import STATES
+from chemeleon.evaluation.novelty import NOVEL, against
+
 if TYPE_CHECKING:
     import pandas
 
@@ -34,16 +37,16 @@ def energy_flags(table: pandas.DataFrame) -> dict[str, tuple[str, NDArray[np.boo
     found: dict[str, tuple[str, NDArray[np.bool_]]] = {}
     if "relax_converged" in table:
         found["relax_converged"] = ("Relaxation converged", table["relax_converged"].to_numpy())
-    for prefix in ("", "relaxed_"):
-        above = finite_column(table, f"{prefix}e_above_hull_ev")
-        if not np.isfinite(above).any():
-            continue
-        unique = table[f"{prefix}unique"].to_numpy()
-        novel = [n for n in table.columns if n.startswith(f"{prefix}novel_")]
-        new = unique & table[novel[0]].to_numpy() if novel else None
+    for prefix, word in STATES.items():
+        new, of = None, ""
+        if f"{prefix}{NOVEL}" in table:
+            new = (table[f"{prefix}unique"] & table[f"{prefix}{NOVEL}"]).to_numpy()
+            of = against(table)
         if prefix and new is not None:
-            found["relaxed_unique_novel"] = ("Unique and novel (relaxed)", new)
-        found |= _stability(above, new, prefix)
+            found[f"{prefix}unique_novel"] = (f"Unique and novel{word}{of}", new)
+        above = finite_column(table, f"{prefix}e_above_hull_ev")
+        if np.isfinite(above).any():
+            found |= _stability(above, new, prefix, f"{word}{of}")
     return found
 
 
@@ -55,16 +58,16 @@ def finite_column(table: pandas.DataFrame | None, name: str) -> NDArray[np.float
 
 
 def _stability(
-    above: NDArray[np.float64], new: NDArray[np.bool_] | None, prefix: str
+    above: NDArray[np.float64], new: NDArray[np.bool_] | None, prefix: str, word: str
 ) -> dict[str, tuple[str, NDArray[np.bool_]]]:
     """Return stability by both conventions; NaN counts as not stable."""
-    word = " (relaxed)" if prefix else ""
+    state = STATES[prefix]
     with np.errstate(invalid="ignore"):
         stable = above <= _HULL_TOLERANCE_EV
         below = above <= METASTABLE_EV + _HULL_TOLERANCE_EV
     found = {
-        f"{prefix}stable": (f"E above hull ≤ 0{word}", stable),
-        f"{prefix}metastable": (f"E above hull ≤ 0.1 eV/atom{word}", below),
+        f"{prefix}stable": (f"E above hull ≤ 0{state}", stable),
+        f"{prefix}metastable": (f"E above hull ≤ 0.1 eV/atom{state}", below),
     }
     if new is not None:
         found[f"{prefix}sun"] = (f"SUN{word}", new & stable)

@@ -47,6 +47,19 @@ def wasserstein(sample: Floats, reference: Floats) -> float:
     return float(wasserstein_distance(sample, reference))
 
 
+def jensen_shannon(one: Floats, two: Floats) -> float:
+    """Return the Jensen-Shannon distance of two counts ``(K,)``: the square root of the divergence
+    to base 2, from 0 (same shares) to 1 (nothing in common); NaN if one side counts nothing.
+
+    Source: J. Lin, IEEE Trans. Inf. Theory 37, 145 (1991).
+    """
+    from scipy.spatial.distance import jensenshannon
+
+    if not (one.sum() > 0 and two.sum() > 0):
+        return math.nan
+    return float(jensenshannon(one, two, base=2))
+
+
 def standardised(sample: Floats, reference: Floats) -> tuple[Floats, Floats]:
     """Return both in units of the reference's mean and deviation; rows with gaps are left out."""
     sample = sample[np.isfinite(sample).all(-1)]

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.evaluation.basis import group_of
 from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.features import composition_features, structure_features
+from chemeleon.evaluation.metrics.base import Figure
+from chemeleon.evaluation.novelty import NOVEL, against, novelty_flags
 from chemeleon.evaluation.stability import ENERGY_DISTRIBUTIONS, energy_flags, finite_column
 from chemeleon.evaluation.statistics import frechet, mmd, standardised, wasserstein, wilson
 from chemeleon.evaluation.validity import MIN_DISTANCE, MIN_VOLUME
@@ -33,7 +36,6 @@ DISTRIBUTIONS = {
     **{x: (f"Cell length {x}", "Å") for x in "abc"},
     **{x: (f"Cell angle {x}", "°") for x in ("alpha", "beta", "gamma")},
 }
-_ATOM_BINS = ((1, 5), (6, 10), (11, 20), (21, 50))
 
 
 class Side(NamedTuple):
@@ -119,7 +121,6 @@ def flags(table: pandas.DataFrame) -> dict[str, tuple[str, NDArray[np.bool_]]]:
     structure = table["valid_structure"].to_numpy()
     composition = table["valid_composition"].to_numpy()
     unique = table["unique"].to_numpy()
-    novel = {n: table[n].to_numpy() for n in table.columns if n.startswith("novel_")}
     found = {
         "parsed": ("Parsed", ok),
         "valid_structure": ("Valid structure", structure),
@@ -131,20 +132,20 @@ def flags(table: pandas.DataFrame) -> dict[str, tuple[str, NDArray[np.bool_]]]:
         "valid": ("Valid, both", structure & composition),
         "unique": ("Unique", unique),
     }
-    for name, flag in novel.items():
-        found[name] = (f"Novel: {name.removeprefix('novel_')}", flag)
-    if novel:
-        first = next(iter(novel.values()))
-        found["unique_novel"] = ("Unique and novel", unique & first)
+    if NOVEL in table:
+        found |= novelty_flags(table)
+        new, of = unique & table[NOVEL].to_numpy(), against(table)
+        found["unique_novel"] = (f"Unique and novel{of}", new)
         found["valid_unique_novel"] = (
-            "Valid, unique and novel",
-            structure & composition & unique & first,
+            f"Valid, unique and novel{of}",
+            structure & composition & new,
         )
     return found | energy_flags(table)
 
 
 def headline(
     table: pandas.DataFrame,
+    found: Iterable[Figure],
     shares: Sequence[tuple[str, str, dict[str, Any]]],
     values: Mapping[str, tuple[str, float]],
     control: Mapping[str, float],
@@ -153,43 +154,41 @@ def headline(
 
     Args:
         table: one row per crystal.
+        found: of the metrics.
         shares: (name, label, share) of further shares.
         values: name to (label, value) of figures that are no shares.
         control: name to value; what it lacks has none.
     """
-    total = len(table)
-    entries = []
-    for name, (label, flag) in flags(table).items():
-        count = int(flag.sum())
-        share = wilson(count, total)
-        entries.append(_entry(name, label, *share, count, total, control.get(name)))
-    for name, label, share in shares:
-        entries.append({"name": name, "label": label, **share, "control": control.get(name)})
-    for name, (label, value) in values.items():
-        entries.append(_entry(name, label, value, None, None, None, None, control.get(name)))
-    return entries
+    entries = [
+        _entry(Figure(name, label, group_of(name), flag))
+        for name, (label, flag) in flags(table).items()
+    ]
+    entries += map(_entry, found)
+    entries += [{"name": n, "label": label, "group": group_of(n), **s} for n, label, s in shares]
+    entries += [
+        _entry(Figure(name, label, group_of(name), value=value))
+        for name, (label, value) in values.items()
+    ]
+    return [{**entry, "control": finite(control.get(entry["name"]))} for entry in entries]
 
 
-def _entry(
-    name: str,
-    label: str,
-    value: float,
-    low: float | None,
-    high: float | None,
-    count: int | None,
-    of: int | None,
-    control: float | None,
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "label": label,
-        "value": finite(value),
-        "low": finite(low),
-        "high": finite(high),
-        "count": count,
-        "of": of,
-        "control": finite(control),
-    }
+def _entry(figure: Figure) -> dict[str, Any]:
+    entry = {"name": figure.name, "label": figure.label, "group": figure.group}
+    if figure.flag is not None:
+        return entry | interval(figure.flag)
+    nothing = dict.fromkeys(("low", "high", "count", "of"))
+    return {**entry, "value": finite(figure.value), **nothing, "unit": figure.unit}
+
+
+def interval(flag: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return the share of the true ones as JSON, with its 95 % Wilson interval."""
+    return share(int(flag.sum()), len(flag))
+
+
+def share(count: int, total: int) -> dict[str, Any]:
+    """Return a share as JSON, with its 95 % Wilson interval."""
+    value, low, high = map(finite, wilson(count, total))
+    return {"value": value, "low": low, "high": high, "count": count, "of": total}
 
 
 def finite(value: float | None) -> float | None:
@@ -242,48 +241,6 @@ def set_distances(sample: Side, reference: Side) -> dict[str, tuple[str, float]]
     return found
 
 
-def bins(table: pandas.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """Return the counted properties by number of atoms, of elements, and by crystal system."""
-    shown = {name: flag for name, (_, flag) in flags(table).items() if name != "parsed"}
-    atoms = table["num_atoms"].to_numpy(dtype=float, na_value=np.nan)
-    elements = table["num_elements"].to_numpy(dtype=float, na_value=np.nan)
-    system = table["crystal_system"].to_numpy(dtype=object)
-    parts = {
-        "atoms": [
-            (f"{low} to {high}", (atoms >= low) & (atoms <= high)) for low, high in _ATOM_BINS
-        ]
-        + [
-            (f"over {_ATOM_BINS[-1][1]}", atoms > _ATOM_BINS[-1][1]),
-        ],
-        "elements": [
-            (f"{n}" if n < 6 else "6 and more", elements == n if n < 6 else elements >= n)
-            for n in range(1, 7)
-        ],
-        "crystal_system": [
-            (name, system == name)
-            for name in ("triclinic", "monoclinic", "orthorhombic", "tetragonal", "trigonal",
-                         "hexagonal", "cubic")
-        ],
-    }  # fmt: skip
-    result: dict[str, list[dict[str, Any]]] = {}
-    for kind, masks in parts.items():
-        rows = []
-        for name, mask in masks:
-            count = int(mask.sum())
-            if count:
-                shares = {
-                    key: _interval(int((flag & mask).sum()), count) for key, flag in shown.items()
-                }
-                rows.append({kind: name, "crystals": count, **shares})
-        result[kind] = rows
-    return result
-
-
-def _interval(count: int, total: int) -> dict[str, Any]:
-    value, low, high = wilson(count, total)
-    return {"value": value, "low": low, "high": high, "count": count, "of": total}
-
-
 def repetition(
     table: pandas.DataFrame, sample: Side, base: Collection | None, first_novel: str | None
 ) -> dict[str, Any]:
@@ -304,15 +261,15 @@ def repetition(
     top = Counter(table["reduced_formula"].dropna()).most_common(10)
     found: dict[str, Any] = {
         "top_formulas": [{"formula": name, "count": count} for name, count in top],
-        "top_ten": _interval(sum(count for _, count in top), total),
+        "top_ten": share(sum(count for _, count in top), total),
     }
     if first_novel is not None:
         known = (table["status"].to_numpy() == "ok") & ~table[first_novel].to_numpy()
-        found["replay"] = _interval(int(np.sum(known)), total)
+        found["replay"] = share(int(np.sum(known)), total)
     if base is not None:
         found["elements"] = {"sample": sample.elements, "base": _elements(base)}
         read = int((base.crystals.counts > 0).sum())
         found["crystals"] = {"sample": int(np.sum(table["status"] == "ok")), "base": read}
         counts = Counter(word for word in base.text("reduced_formula") if word).most_common(10)
-        found["base_top_ten"] = _interval(sum(count for _, count in counts), len(base))
+        found["base_top_ten"] = share(sum(count for _, count in counts), len(base))
     return found

@@ -5,8 +5,7 @@ Shapes: ``C`` crystals.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.grouping import Groups, Novelty, Prepared
+from chemeleon.evaluation.novelty import Compared
 from chemeleon.evaluation.packed import Packed
 from chemeleon.evaluation.validity import shortest_distances, structural_problems
 
@@ -39,18 +38,30 @@ class Soundness(NamedTuple):
 
 def check_structures(crystals: Packed) -> Soundness:
     """Look for atoms too close, cells too flat and the like."""
-    total = len(crystals.counts)
-    problems: list[str | None] = [None] * total
-    shortest = np.full(total, np.nan)
-    rows = np.flatnonzero(crystals.counts)
-    rows = rows[np.argsort(crystals.counts[rows], kind="stable")]  # like sizes: little padding
-    for begin in range(0, len(rows), _CHUNK):
-        part = rows[begin : begin + _CHUNK]
-        flat = flat_crystals(crystals.take(part))
-        shortest[part] = shortest_distances(flat).numpy()
+    problems: list[str | None] = [None] * len(crystals.counts)
+    for part, flat in by_size(crystals):
         for row, problem in zip(part.tolist(), structural_problems(flat), strict=True):
             problems[row] = problem
-    return Soundness(problems, shortest)
+    return Soundness(problems, of_each(shortest_distances, crystals))
+
+
+def by_size(crystals: Packed) -> Iterator[tuple[NDArray[np.int64], FlatCrystals]]:
+    """Yield rows and tensors of those that have atoms, like sizes together: little padding."""
+    rows = np.flatnonzero(crystals.counts)
+    rows = rows[np.argsort(crystals.counts[rows], kind="stable")]
+    for begin in range(0, len(rows), _CHUNK):
+        part = rows[begin : begin + _CHUNK]
+        yield part, flat_crystals(crystals.take(part))
+
+
+def of_each(
+    function: Callable[[FlatCrystals], torch.Tensor], crystals: Packed
+) -> NDArray[np.float64]:
+    """Return what a function of crystals says of each, ``(C,)``; NaN for those without atoms."""
+    found = np.full(len(crystals.counts), np.nan)
+    for part, flat in by_size(crystals):
+        found[part] = function(flat).numpy()
+    return found
 
 
 def flat_crystals(crystals: Packed) -> FlatCrystals:
@@ -65,26 +76,30 @@ def flat_crystals(crystals: Packed) -> FlatCrystals:
     )
 
 
-def novel_column(reference: str) -> str:
-    """Return the column of novelty against a reference set."""
-    return "novel_" + re.sub(r"\W+", "_", reference).strip("_")
+def described(collection: Collection) -> pandas.DataFrame:
+    """Return what is said of crystals alone, one row each."""
+    import pandas
+
+    frame = pandas.DataFrame(
+        {name: [w or None for w in collection.text(name)] for name in _WORDS}
+        | {name: collection.column(name) for name in _NUMBERS}
+    )
+    for name in ("num_atoms", "num_elements", "space_group"):
+        frame[name] = frame[name].astype("Int64")
+    return frame
 
 
 def build_table(
     collection: Collection,
     soundness: Soundness,
-    prepared: Prepared,
-    groups: Groups,
-    novelty: Mapping[str, Novelty],
+    compared: Compared,
 ) -> pandas.DataFrame:
     """Put everything that is known into rows.
 
     Args:
         collection: the crystals.
         soundness: their structural checks.
-        prepared: their reduction, for its reasons.
-        groups: uniqueness.
-        novelty: by the name of the reference.
+        compared: their uniqueness and novelty.
     """
     import pandas
 
@@ -92,47 +107,33 @@ def build_table(
     reasons = [
         read or problem or (f"not compared: {reduced}" if reduced else None)
         for read, problem, reduced in zip(
-            collection.reasons, soundness.problems, prepared.reasons, strict=True
+            collection.reasons, soundness.problems, compared.reasons, strict=True
         )
     ]
     sound = np.array([problem is None for problem in soundness.problems], dtype=bool) & readable
-    words = {name: [w or None for w in collection.text(name)] for name in _WORDS}
-    undecided = groups.undecided.copy()
-    for known in novelty.values():
-        undecided += known.undecided
-    numbers = {name: collection.column(name) for name in _NUMBERS}
+    said = described(collection)
     table = {
         "id": collection.ids,
         "source": collection.sources,
         "status": np.where(readable, "ok", "failed"),
         "reason": reasons,
-        "formula": words["formula"],
-        "reduced_formula": words["reduced_formula"],
-        "num_atoms": numbers["num_atoms"],
-        "num_elements": numbers["num_elements"],
-        "space_group": numbers["space_group"],
-        "space_group_symbol": words["space_group_symbol"],
-        "crystal_system": words["crystal_system"],
-        **{name: numbers[name] for name in _NUMBERS[3:]},
+        **{name: said[name] for name in _ORDER},
         "shortest_distance_a": soundness.shortest,
         "valid_structure": sound,
         "valid_composition": collection.column("valid_composition") == 1,
-        "unique": groups.unique,
-        "group": groups.group,
-        **{novel_column(n): (known.match < 0) & readable for n, known in novelty.items()},
-        "timed_out_pairs": undecided,
+        **compared.columns,
         "energy_ev_per_atom": np.nan,
         "e_above_hull_ev": np.nan,
         "hull_state": None,
     }
-    frame = pandas.DataFrame(table)
-    for name in ("num_atoms", "num_elements", "space_group"):
-        frame[name] = frame[name].astype("Int64")
-    return frame
+    return pandas.DataFrame(table)
 
 
 _WORDS = ("formula", "reduced_formula", "space_group_symbol", "crystal_system")
 _NUMBERS = (
     "num_atoms", "num_elements", "space_group", "density_g_cm3", "volume_per_atom_a3",
     "a", "b", "c", "alpha", "beta", "gamma",
+)  # fmt: skip
+_ORDER = (
+    *_WORDS[:2], *_NUMBERS[:3], *_WORDS[2:], *_NUMBERS[3:],
 )  # fmt: skip

@@ -143,12 +143,22 @@ def _degrees_from_straight(lattice: Tensor) -> Tensor:
     return torch.rad2deg(torch.arcsin(torch.stack(sines, -1).amin(-1).clamp(max=1.0)))
 
 
-def _closest_pairs(batch: CrystalBatch) -> Closest:
-    """Find the closest atoms among 27 images in a Minkowski-reduced cell.
+class _Near(NamedTuple):
+    """Squared distances to the nearest images: ``B`` cells, ``P`` pairs ``first < second``."""
 
-    The 27 are enough for the shortest distance: with fractional differences in [-1/2, 1/2] every
-    further image lies beyond 3/2 of a spacing of lattice planes, no spacing of a reduced cell is
-    below its shortest vector over sqrt(2), and that vector is itself one of the distances.
+    own: Tensor  # (B,) of an atom and its own image
+    between: Tensor  # (B, P); infinite where a pair is padding
+    first: Tensor  # (P,)
+    second: Tensor  # (P,)
+    usable: Tensor  # (B,) bool: finite, with volume and atoms
+
+
+def _nearest_images(batch: CrystalBatch) -> _Near:
+    """Look for the nearest image of each atom among 27 in a Minkowski-reduced cell.
+
+    The 27 are enough: with fractional differences in [-1/2, 1/2], the lattice vector nearest to
+    a difference has coordinates of at most 1 in a Minkowski-reduced basis of three vectors
+    (Nguyen and Stehle, ACM Trans. Algorithms 5, 46 (2009)).
     """
     lattice = batch.lattice.double()
     usable = _finite(batch) & (_volume(lattice) > 1e-9) & (batch.num_atoms > 0)
@@ -164,24 +174,53 @@ def _closest_pairs(batch: CrystalBatch) -> Closest:
 
     own = shifts.square().sum(-1)
     own[:, 13] = torch.inf  # the atom itself
-    squared, first, second = own.amin(-1), torch.zeros_like(batch.num_atoms), None
+    i, j = torch.triu_indices(batch.width, batch.width, 1, device=lattice.device)
+    delta = frac[:, i] - frac[:, j]
+    vectors = (delta - delta.round()) @ reduced  # (B, P, 3)
+    # |v + t|^2 = |v|^2 + (|t|^2 + 2 v.t), the least over the images t
+    lengths = shifts.square().sum(-1).unsqueeze(-2)
+    excess = torch.baddbmm(lengths, vectors, shifts.transpose(-1, -2), alpha=2.0)
+    between = vectors.square().sum(-1) + excess.amin(-1)
+    real = batch.mask[:, i] & batch.mask[:, j]
+    return _Near(own.amin(-1), between.masked_fill(~real, torch.inf), i, j, usable)
+
+
+def _closest_pairs(batch: CrystalBatch) -> Closest:
+    near = _nearest_images(batch)
+    squared, first = near.own, torch.zeros_like(batch.num_atoms)
     second = first
     if batch.width > 1:
-        i, j = torch.triu_indices(batch.width, batch.width, 1, device=lattice.device)
-        delta = frac[:, i] - frac[:, j]
-        vectors = (delta - delta.round()) @ reduced  # (B, P, 3)
-        # |v + t|^2 = |v|^2 + (|t|^2 + 2 v.t), the least over the images t
-        lengths = shifts.square().sum(-1).unsqueeze(-2)
-        excess = torch.baddbmm(lengths, vectors, shifts.transpose(-1, -2), alpha=2.0)
-        between = vectors.square().sum(-1) + excess.amin(-1)
-        real = batch.mask[:, i] & batch.mask[:, j]
-        nearest, pair = between.masked_fill(~real, torch.inf).min(-1)
+        nearest, pair = near.between.min(-1)
         closer = nearest < squared
         squared = torch.where(closer, nearest, squared)
-        first = torch.where(closer, i[pair], first)
-        second = torch.where(closer, j[pair], second)
-    distance = squared.clamp_min(0).sqrt().masked_fill(~usable, torch.nan)
+        first = torch.where(closer, near.first[pair], first)
+        second = torch.where(closer, near.second[pair], second)
+    distance = squared.clamp_min(0).sqrt().masked_fill(~near.usable, torch.nan)
     return Closest(distance, first, second)
+
+
+def closest_contacts(crystals: CrystalBatch | FlatCrystals) -> Tensor:
+    """Return the smallest distance over the sum of two covalent radii, ``(B,)`` float64.
+
+    An atom's own images count. NaN as with `shortest_distances`, and for elements without a radius.
+    Radii are those of ``ase.data.covalent_radii`` (Cordero et al., Dalton Trans. 2832 (2008)).
+    """
+    from ase.data import covalent_radii, missing
+
+    known = torch.from_numpy(covalent_radii)
+    known = torch.where(known == missing, torch.nan, known)
+    found = []
+    for batch in _chunks(crystals):
+        near = _nearest_images(batch)
+        numbers = batch.atomic_numbers.clamp(0, len(known) - 1).cpu()
+        radii = known[numbers].to(near.own.device).masked_fill(~batch.mask, 0.0)
+        least = near.own.sqrt() / (2 * radii.amax(-1))
+        if batch.width > 1:
+            sums = radii[:, near.first] + radii[:, near.second]
+            between = near.between.clamp_min(0).sqrt() / sums.clamp_min(1e-9)
+            least = torch.minimum(least, between.amin(-1))
+        found.append(least.masked_fill(~near.usable, torch.nan))
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
 
 
 def minkowski_reduced(lattice: Tensor) -> Tensor:
