@@ -298,4 +298,5 @@ def _figure(value: float | None, share: bool) -> str:
         return "-"
     if share:
         return f"{100 * value:.1f} %"
-    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
+    whole = value == round(value) or abs(value) >= 100
+    return f"{value:,.0f}" if whole else f"{value:.4f}"
