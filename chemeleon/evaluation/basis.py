@@ -66,6 +66,18 @@ def basis(manifest: Mapping[str, Any]) -> dict[str, str]:
             found["novelty"] += f" New against {' and '.join(map(_set, references))}."
     if against := manifest.get("control") or next(iter(references), None):
         found["distance"] = f"To {_set(against)}."
+    if limits := manifest.get("disordered_novelty"):
+        found["novelty"] += (
+            " Disordered: like elements stand for each other, radii within"
+            f" {100 * limits['radius_difference']:g} %, electronegativities within"
+            f" {limits['electronegativity_difference']:g}."
+        )
+    for metric in (manifest.get("metrics") or {}).values():
+        if metric["group"] != "property" or manifest.get("properties"):
+            before = found.get(metric["group"], "")
+            found[metric["group"]] = f"{before} {metric['basis']}".strip()
+    if asked := manifest.get("properties"):
+        found["property"] += f" By {asked['predictor']}."
     judge = judged_by(manifest)
     if judge:
         limits = f"SUN: E ≤ 0, MSUN: E ≤ {METASTABLE_EV} eV/atom above the hull, unique and new."

@@ -12,8 +12,13 @@ import numpy as np
 
 from chemeleon.crystals.symmetry import SYMPREC
 from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.describe import OXIDATION_STATES
+from chemeleon.evaluation.describe import OXIDATION_STATES, STRICT_SYMPREC
+from chemeleon.evaluation.disordered import (
+    MOST_ELECTRONEGATIVITY_DIFFERENCE,
+    MOST_RADIUS_DIFFERENCE,
+)
 from chemeleon.evaluation.matching import TOLERANCES
+from chemeleon.evaluation.metrics import METRICS
 from chemeleon.evaluation.reference import Reference
 from chemeleon.evaluation.statistics import MMD_LIMIT
 from chemeleon.version import __version__
@@ -50,8 +55,15 @@ def manifest(
             "timed_out_pairs": _count(table["timed_out_pairs"]),
         },
         "references": [_told(r) for r in references],
-        "control": None if control is None else _told(control),
-        "space_groups": {"by": "moyopy", "symprec_angstrom": SYMPREC},
+        "control": None if control is None else _told(control) | {
+            "novel_against": [r.name for r in references if r.fingerprint != control.fingerprint],
+        },
+        "disordered_novelty": {
+            "radius_difference": MOST_RADIUS_DIFFERENCE,
+            "electronegativity_difference": MOST_ELECTRONEGATIVITY_DIFFERENCE,
+        },
+        "metrics": {m.name: {"group": m.group, "basis": m.basis} for m in METRICS},
+        "space_groups": {"by": "moyopy", "symprec_angstrom": SYMPREC, "strict": STRICT_SYMPREC},
         "composition_validity": {"by": "smact", "oxidation_states": OXIDATION_STATES},
         "mmd_crystals": MMD_LIMIT,
         "versions": {"chemeleon": __version__, **_versions()},

@@ -35,7 +35,7 @@ class Figure:
     Attributes:
         name: key, without the prefix of a state.
         label: for people, without the word of a state.
-        group: rows of one group stand together.
+        group: rows of one group stand together, see `basis.GROUPS`; by default its metric's.
         flag: ``(C,)`` bool of a share.
         value: of what is no share; NaN where there is none.
         unit: of the value.
@@ -44,7 +44,7 @@ class Figure:
 
     name: str
     label: str
-    group: str
+    group: str = ""
     flag: NDArray[np.bool_] | None = None
     value: float = float("nan")
     unit: str = ""
@@ -106,6 +106,8 @@ class Metric:
     """
 
     name: ClassVar[str]
+    group: ClassVar[str]  # of its figures, see `basis.GROUPS`
+    basis: ClassVar[str]  # what they rest on, a sentence
     of_composition: ClassVar[bool] = False  # the same in every state: found once
     shown: ClassVar[tuple[Column, ...]] = ()  # of its columns, what the report's table can show
 
@@ -180,4 +182,5 @@ def find_figures(
                 found += metric.distances(view, View(control))
             for figure in found:
                 label = figure.label + STATES[prefix]
-                yield replace(figure, name=prefix + figure.name, label=label)
+                group = figure.group or metric.group
+                yield replace(figure, name=prefix + figure.name, label=label, group=group)

@@ -21,6 +21,8 @@ class Contacts(Metric):
     as in ``ase.data.covalent_radii``), own periodic images included."""
 
     name = "contacts"
+    group = "validity"
+    basis = f"Close: below {LEAST_RATIO:g} of the sum of covalent radii (Cordero et al. 2008)."
     shown = (Column("closest_contact", "Closest contact over sum of radii", digits=2),)
 
     def columns(self, crystals: Collection, options: Options) -> Mapping[str, Any]:
@@ -30,4 +32,4 @@ class Contacts(Metric):
         with np.errstate(invalid="ignore"):
             close = crystals.numbers("closest_contact") < LEAST_RATIO
         label = f"A distance below {LEAST_RATIO:g} of covalent radii"
-        yield Figure("close_contact", label, "validity", flag=close, binned=True)
+        yield Figure("close_contact", label, flag=close, binned=True)

@@ -20,7 +20,8 @@ class PropertyHits(Metric):
     A crystal without a prediction is no hit; the error is of those that have one.
     """
 
-    name = "property"
+    name = group = "property"
+    basis = "Predicted, not computed."
 
     def known(self, names: Iterable[str]) -> Iterator[Column]:
         for name in names:
@@ -52,8 +53,8 @@ class PropertyHits(Metric):
                 with np.errstate(invalid="ignore"):
                     hit = (values >= low) & (values <= high)
                 label = f"Predicted {name} within {low:g} to {high:g}{end}"
-                yield Figure(f"hit_{name}", label, "property", flag=hit)
+                yield Figure(f"hit_{name}", label, flag=hit)
             known = values[np.isfinite(values)]
             error = float(np.abs(known - (low + high) / 2).mean()) if len(known) else math.nan
             label = f"Mean absolute error of {name} to {(low + high) / 2:g}{end}"
-            yield Figure(f"mae_{name}", label, "property", value=error, unit=unit)
+            yield Figure(f"mae_{name}", label, value=error, unit=unit)

@@ -35,7 +35,8 @@ class Supply(Metric):
     Chem. Mater. 25, 2911 (2013), whose table pymatgen has; NaN for elements that are not in it.
     """
 
-    name = "supply"
+    name = group = "supply"
+    basis = "Herfindahl-Hirschman indices of Gaultois et al. (2013), from 0 to 10,000, by weight."
     of_composition = True
     shown = (
         Column("hhi_production", "HHI of production"),
@@ -52,7 +53,7 @@ class Supply(Metric):
         for name in ("production", "reserves"):
             values = crystals.numbers(f"hhi_{name}")
             mean = float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
-            yield Figure(f"mean_hhi_{name}", f"Mean HHI of {name}", "supply", value=mean)
+            yield Figure(f"mean_hhi_{name}", f"Mean HHI of {name}", value=mean)
         why = crystals.words("impractical")
         for name, label, reasons in (
             ("impractical", "Holds a radioactive element or noble gas", _RULED_OUT),
@@ -60,7 +61,7 @@ class Supply(Metric):
             ("scarce", "Holds an extremely scarce element", ("scarce",)),
         ):
             flag = np.array([any(f"({r})" in word for r in reasons) for word in why], dtype=bool)
-            yield Figure(name, label, "supply", flag=flag)
+            yield Figure(name, label, flag=flag)
 
 
 @functools.lru_cache(maxsize=100_000)

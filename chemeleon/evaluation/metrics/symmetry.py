@@ -24,7 +24,8 @@ class Symmetry(Metric):
     A crystal whose group is not found counts among the requested, and is not P1.
     """
 
-    name = "symmetry"
+    name = group = "symmetry"
+    basis = f"By moyopy, within {SYMPREC:g} Å where nothing else is said."
     shown = (Column("space_group_strict", f"Space group no. within {STRICT_SYMPREC:g} Å"),)
 
     def columns(self, crystals: Collection, options: Options) -> Mapping[str, Any]:
@@ -40,10 +41,10 @@ class Symmetry(Metric):
         ):
             label = f"Space group P1 within {symprec:g} Å"
             flag = crystals.numbers(name) == 1
-            yield Figure(key, label, "symmetry", flag=flag, binned=True)
+            yield Figure(key, label, flag=flag, binned=True)
         groups = crystals.numbers("space_group")
         count = len(np.unique(groups[np.isfinite(groups)]))
-        yield Figure("space_groups", "Different space groups", "symmetry", value=count, binned=True)
+        yield Figure("space_groups", "Different space groups", value=count, binned=True)
 
     def distances(self, crystals: View, control: View) -> Iterator[Figure]:
         ours, theirs = (
@@ -52,4 +53,4 @@ class Symmetry(Metric):
         )
         value = jensen_shannon(ours, theirs)
         label = "Jensen-Shannon distance of crystal systems"
-        yield Figure("jsd_crystal_systems", label, "symmetry", value=value, binned=True)
+        yield Figure("jsd_crystal_systems", label, value=value, binned=True)
