@@ -38,7 +38,7 @@ def test_space_group_of_nothing() -> None:
     assert space_group(None) == "-"
     assert space_group(FLAT) == "-"
     nowhere = Structure(np.eye(3) * 4, ["C"], [[0, np.nan, 0]])
-    assert space_group(nowhere) == "-" 
+    assert space_group(nowhere) == "-"
 
 
 def test_a_ball_is_drawn_where_it_is_and_hides_what_is_behind() -> None:
