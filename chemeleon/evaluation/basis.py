@@ -25,14 +25,14 @@ GROUPS = {
     "distance": "Distance to the reference",
 }
 _DISTANCES = ("wasserstein", "frechet", "mmd", "cov_")
-_ENERGY = ("stable", "metastable", "sun", "msun", "mean_e_")
+_ENERGY = ("stable", "metastable", "sun", "msun", "mean_e_", "median_e_")
 
 
 def group_of(name: str) -> str:
     """Return the group of a figure by its name in ``summary["headline"]``."""
-    if name.startswith(("relax", "mean_relax")):
+    if name.startswith(("relax", "mean_relax", "median_relax")):
         return "relaxed"
-    if name.startswith(("idealised", "mean_idealised")):
+    if name.startswith(("idealised", "mean_idealised", "median_idealised")):
         return "idealised"
     if name.startswith(_DISTANCES):
         return "distance"

@@ -77,7 +77,7 @@ def _stability(
 
 
 def energy_means(table: pandas.DataFrame) -> dict[str, tuple[str, float]]:
-    """Return means over the crystals that have a value: name to (label, value)."""
+    """Return medians and means over the crystals that have a value: name to (label, value)."""
     labels = {
         "e_above_hull_ev": "Mean E above hull, eV/atom, where known",
         "relaxed_e_above_hull_ev": "Mean E above hull (relaxed), eV/atom, where known",
@@ -88,6 +88,11 @@ def energy_means(table: pandas.DataFrame) -> dict[str, tuple[str, float]]:
     for name, label in labels.items():
         values = finite_column(table, name)
         if np.isfinite(values).any():
+            if name.endswith("hull_ev"):  # a few broken crystals rule the mean
+                found[f"median_{name}"] = (
+                    label.replace("Mean", "Median"),
+                    float(np.nanmedian(values)),
+                )
             found[f"mean_{name}"] = (label, float(np.nanmean(values)))
     return found
 
