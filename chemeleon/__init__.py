@@ -2,8 +2,8 @@
 
 ``chemeleon.vae``, ``chemeleon.ldm``, ``chemeleon.rl``, ``chemeleon.predict``, ``chemeleon.hub``,
 ``chemeleon.prepare``, ``chemeleon.sample``, ``chemeleon.evaluate`` and ``chemeleon.compare``
-(evaluate with several sets) are the verbs of the command line; they are imported on first use, so
-that ``import chemeleon`` stays cheap.
+(evaluate with several sets) are the verbs of the command line, ``chemeleon.symmetrize`` what two
+of them do on request; they are imported on first use, so that ``import chemeleon`` stays cheap.
 """
 
 from __future__ import annotations
@@ -13,25 +13,27 @@ from typing import TYPE_CHECKING, Any
 from chemeleon.version import __version__
 
 if TYPE_CHECKING:
-    from chemeleon.api import compare, evaluate, hub, ldm, predict, prepare, rl, sample, vae
+    from chemeleon.api import (
+        compare,
+        evaluate,
+        hub,
+        ldm,
+        predict,
+        prepare,
+        rl,
+        sample,
+        symmetrize,
+        vae,
+    )
 
-_VERBS = ("compare", "evaluate", "hub", "ldm", "predict", "prepare", "rl", "sample", "vae")
 __all__ = [
-    "__version__",
-    "compare",
-    "evaluate",
-    "hub",
-    "ldm",
-    "predict",
-    "prepare",
-    "rl",
-    "sample",
-    "vae",
-]
+    "__version__", "compare", "evaluate", "hub", "ldm", "predict", "prepare", "rl", "sample",
+    "symmetrize", "vae",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in _VERBS:
+    if name in __all__:
         from chemeleon import api
 
         return getattr(api, name)

@@ -20,6 +20,7 @@ from chemeleon.checkpoints.hub import resolve as hub_pull
 from chemeleon.checkpoints.shipped import list_shipped as hub_shipped
 from chemeleon.config import presets
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
+from chemeleon.evaluation.idealise import symmetrize
 from chemeleon.models.pretrained import check_fit
 from chemeleon.sampling import sample
 from chemeleon.storage import REPORT_PARTS, hold, refuse_inside, replacing, settle
@@ -353,5 +354,6 @@ __all__ = [
     "resolve",
     "rl",
     "sample",
+    "symmetrize",
     "vae",
 ]

@@ -1,10 +1,12 @@
-"""Relaxation of crystals that were just made, before they are ranked and written.
+"""Crystals that were just made are relaxed and idealised before they are ranked and written.
 
 Shapes: ``M`` crystals.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,11 +16,17 @@ import torch
 
 from chemeleon.config.requests import MAX_RELAX_STEPS, check_range
 from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.lattice import wrap
 from chemeleon.energy.potentials import Potential, load_potential
-from chemeleon.energy.relax import relax
 from chemeleon.errors import ConfigError
+from chemeleon.evaluation.idealise import Idealised, check_bounds, crystals_of, idealise, told
+from chemeleon.evaluation.packed import pack
+from chemeleon.evaluation.sound import relax_soundly
+from chemeleon.evaluation.table import flat_crystals
 
 FMAX = 0.05  # eV/angstrom
+POTENTIAL = "chgnet"  # where none is named
+logger = logging.getLogger(__name__)
 
 
 class Note(NamedTuple):
@@ -29,12 +37,14 @@ class Note(NamedTuple):
         converged: whether forces fell to the limit.
         rmsd_angstrom: how far atoms moved; NaN where the crystal could not be relaxed.
         reason: None, or why it is as it was made, or could not go on.
+        taken_back: whether it is as it was made because relaxation would have broken it.
     """
 
     steps: int
     converged: bool
     rmsd_angstrom: float
     reason: str | None
+    taken_back: bool
 
 
 class Relaxer:
@@ -45,9 +55,9 @@ class Relaxer:
 
     @classmethod
     def named(
-        cls, name: str, steps: int, device: torch.device | str | None = None
+        cls, name: str | None, steps: int, device: torch.device | str | None = None
     ) -> Relaxer | None:
-        """Return one that takes at most ``steps`` steps, or None for no steps.
+        """Return one that takes at most ``steps`` steps, or None for no steps; by default CHGNet.
 
         Raises:
             ConfigError: for fewer or too many, or a potential that is not known or not installed.
@@ -57,26 +67,28 @@ class Relaxer:
             return None
         if name == "none":
             raise ConfigError("relaxation needs a potential: leave out --relax, or name chgnet")
-        return cls(load_potential(name, device), steps)
+        return cls(load_potential(name or POTENTIAL, device), steps)
 
     def __call__(self, crystals: FlatCrystals) -> tuple[FlatCrystals, list[Note]]:
         """Return the ``M`` crystals relaxed, and a note for each.
 
-        One that cannot be evaluated stays as it is.
+        One that cannot be evaluated stays as it is, and so does a sound one that would be broken.
         """
         coords, lattice = crystals.frac_coords.clone(), crystals.lattice.clone()
         starts, sizes = crystals.starts.tolist(), crystals.num_atoms.tolist()
         notes = []
-        for i, end in enumerate(relax(crystals, self.potential, self.steps, FMAX)):
-            if end.structure is not None:
+        for i, end in enumerate(relax_soundly(crystals, self.potential, self.steps, FMAX)):
+            if end.structure is not None and not end.taken_back:
                 atoms = slice(starts[i], starts[i] + sizes[i])
                 coords[atoms] = torch.from_numpy(end.structure.frac_coords.copy()).to(coords)
                 lattice[i] = torch.from_numpy(end.structure.lattice.matrix.copy()).to(lattice)
-            notes.append(Note(end.steps, end.converged, end.rmsd_angstrom, end.reason))
+            became = (end.steps, end.converged, end.rmsd_angstrom, end.reason, end.taken_back)
+            notes.append(Note(*became))
         return replace(crystals, frac_coords=coords, lattice=lattice), notes
 
     def told(self, notes: Sequence[Note], names: Sequence[str]) -> dict[str, Any]:
         """Return what a manifest says of it."""
+        named = list(zip(names, notes, strict=True))
         moved = [note.rmsd_angstrom for note in notes if note.rmsd_angstrom >= 0]
         return {
             "potential": f"{self.potential.name} {self.potential.version}",
@@ -86,7 +98,60 @@ class Relaxer:
             "median_rmsd_angstrom": round(statistics.median(moved), 4) if moved else None,
             "failed": [
                 {"id": name, "reason": note.reason}
-                for name, note in zip(names, notes, strict=True)
-                if note.reason is not None
+                for name, note in named
+                if note.reason is not None and not note.taken_back
+            ],
+            "kept_as_given": [
+                {"id": name, "reason": note.reason} for name, note in named if note.taken_back
             ],
         }
+
+
+class Idealiser:
+    """Gives crystals the symmetry that they almost have; see `evaluation.idealise.idealise`."""
+
+    def __init__(self, symprec: float, potential: Potential | None) -> None:
+        self.symprec, self.potential = symprec, potential
+
+    @classmethod
+    def named(
+        cls,
+        symprec: float | None,
+        potential: str | None,
+        relaxer: Relaxer | None,
+        device: torch.device | str | None = None,
+    ) -> Idealiser | None:
+        """Return one, or None without a tolerance.
+
+        Args:
+            symprec: largest tolerance, angstrom.
+            potential: judge of energies where there is no relaxer, which goes first; ``none`` lets
+                geometry alone decide, None takes CHGNet where it is installed.
+            relaxer: whose potential judges.
+            device: torch's name.
+
+        Raises:
+            ConfigError: for a tolerance or a potential that makes no sense.
+        """
+        if symprec is None:
+            return None
+        check_bounds(symprec)
+        if relaxer is not None:
+            return cls(symprec, relaxer.potential)
+        if potential is None and importlib.util.find_spec(POTENTIAL) is None:
+            logger.warning("no energy is looked at in idealising: pip install %s", POTENTIAL)
+            potential = "none"
+        judge = None if potential == "none" else load_potential(potential or POTENTIAL, device)
+        return cls(symprec, judge)
+
+    def __call__(self, crystals: FlatCrystals) -> tuple[FlatCrystals, list[Idealised]]:
+        """Return the ``M`` crystals idealised, which may have fewer atoms, and a note for each."""
+        found = idealise(crystals_of(crystals), self.symprec, self.potential)
+        after = flat_crystals(pack([one.crystal for one in found]))
+        single = after.frac_coords.float(), after.lattice.float()
+        kept = {"targets": crystals.targets, "ids": crystals.ids}
+        return replace(after, frac_coords=wrap(single[0]), lattice=single[1], **kept), found
+
+    def told(self, notes: Sequence[Idealised], names: Sequence[str]) -> dict[str, Any]:
+        """Return what a manifest says of it."""
+        return told(notes, names, self.symprec, self.potential)

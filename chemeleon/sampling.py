@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from chemeleon.checkpoints.shipped import default_model
 from chemeleon.config.launched import share
@@ -26,14 +26,13 @@ from chemeleon.version import __version__
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-    from torch import Tensor
 
-    from chemeleon.crystals.batch import FlatCrystals
+    from chemeleon.crystals.symmetry import Cell
     from chemeleon.data.problems import OnError
-    from chemeleon.ranking import Scorer
-    from chemeleon.relaxation import Note, Relaxer
+    from chemeleon.evaluation.idealise import Idealised
+    from chemeleon.relaxation import Idealiser, Note, Relaxer
 
-Format = Literal["cif", "extxyz", "json"]
+Format = Literal["cif", "extxyz", "json", "poscar"]
 logger = logging.getLogger(__name__)
 
 
@@ -63,7 +62,10 @@ def sample(
     temperature: float | None = None,
     element_price: float | None = None,
     relax: int = 0,
-    potential: str = "chgnet",
+    potential: str | None = None,
+    symmetrize: bool = False,
+    symprec: float | None = None,
+    cell: Cell | None = None,
     device: str | None = None,
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     contact_sheet: bool = False,
@@ -106,7 +108,14 @@ def sample(
         temperature: scale of all noise; below 1 for likelier, less varied crystals.
         element_price: how much likelier a crystal must be for another element to be worth it.
         relax: most steps of relaxation, positions and cell, before ranking and writing; 0 is none.
-        potential: by which to relax, see `energy.potentials.load_potential`.
+        potential: by which to relax, and to tell whether symmetry costs energy, see
+            `energy.potentials.load_potential`; by default chgnet.
+        symmetrize: give crystals, once relaxed, the highest symmetry that they almost have, where
+            it costs them no energy; see `evaluation.idealise.idealise`.
+        symprec: its largest tolerance, angstrom; by default 0.3.
+        cell: primitive or conventional cell of each crystal's group, in all formats. Without one
+            crystals come as they were made, idealised ones in the primitive cell, and their CIFs
+            in the conventional one.
         device: torch's name; a GPU is used if there is one.
         precision: of the networks; auto is bf16 where a GPU has it, else fp32.
         contact_sheet: draw all crystals into one PNG.
@@ -122,6 +131,7 @@ def sample(
     formulas = [formula] if isinstance(formula, str) else list(formula or ())
     total = num_samples * max(1, len(formulas))
     check_sample(total, num_atoms, formula_units, seed, guidance, relax)
+    tolerance = _tolerance(symmetrize, symprec)
     for text in formulas:
         formula_amounts(text)
     chosen: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "eta": eta}
@@ -137,13 +147,15 @@ def sample(
         model = shipped.reference
         notes.append(shipped.remark)
 
-    from chemeleon.crystals.convert import check_file_names, to_structures, write_structures
-    from chemeleon.data.writing import CifFiles
+    from chemeleon.crystals.convert import check_file_names, write_structures
+    from chemeleon.crystals.texts import FOLDER_FORMATS
+    from chemeleon.data.writing import CrystalFiles
     from chemeleon.evaluation.validity import structural_problems, writable
+    from chemeleon.finishing import finish, shape
     from chemeleon.formulas import of_data, of_formulas
     from chemeleon.pipeline import Pipeline
     from chemeleon.ranking import best_first, make_scorer
-    from chemeleon.relaxation import Relaxer
+    from chemeleon.relaxation import Idealiser, Relaxer
     from chemeleon.steering import GUIDANCE, plain
 
     mine = share(device)
@@ -154,6 +166,7 @@ def sample(
         settings = _sampler(pipeline.model.config.sampler, chosen)
         pipeline.check_kind(bool(formulas or formulas_from))
         relaxer = Relaxer.named(potential, relax, pipeline.device)
+        idealiser = Idealiser.named(tolerance, potential, relaxer, pipeline.device)
         asked, scorer = None, None
         if formulas:
             asked = of_formulas(formulas, num_samples, formula_units, pipeline.model)
@@ -165,11 +178,14 @@ def sample(
             for note in asked.notes if mine.rank == 0 else ():
                 logger.warning("%s", note)  # before the work, which may take long
         names = [f"sample-{i:06d}" for i in range(num_samples)] if asked is None else asked.names()
-        if asked is not None and draft is not None and "cif" in formats:
+        single = [form for form in formats if form in FOLDER_FORMATS]
+        if asked is not None and draft is not None and single:
             check_file_names(names)
         structures: list[Structure | None] = [None] * num_samples
         problems: list[str | None] = [None] * num_samples
+        symmetric: list[Cell | None] = [None] * num_samples  # of CIFs
         relaxed: dict[int, Note] = {}
+        ideal: dict[int, Idealised] = {}
         options: dict[str, Any] = {"rank": mine.rank, "world": mine.world, "precision": precision}
         options |= {
             "seed": seed,
@@ -187,25 +203,27 @@ def sample(
         options |= wishes
         options["atoms"] = None if asked is None else asked.atoms
         stream = pipeline.stream(num_samples, **options)
-        finished = _finish(stream, relaxer, scorer)
+        finished = finish(stream, relaxer, idealiser, scorer)
         batches = mine.gather(list(finished)) if mine.world > 1 else finished
         scores = torch.full((num_samples,), float("nan"), dtype=torch.float64)
-        cifs = CifFiles(draft, num_samples) if draft is not None and "cif" in formats else None
-        with cifs or nullcontext(), closing(stream):
-            for numbers, crystals, moves, values in batches:
+        files = CrystalFiles(draft, single, num_samples) if draft is not None and single else None
+        with files or nullcontext(), closing(stream):
+            for numbers, crystals, moves, ideals, values in batches:
                 relaxed |= zip(numbers.tolist(), moves, strict=relaxer is not None)
-                possible = torch.as_tensor(writable(crystals))
-                kept = crystals.subset(torch.nonzero(possible).squeeze(-1))
-                made = to_structures(kept)
+                ideal |= zip(numbers.tolist(), ideals, strict=idealiser is not None)
                 found = structural_problems(crystals)
                 for number, problem in zip(numbers.tolist(), found, strict=True):
                     problems[number] = problem
-                for number, structure in zip(numbers[possible].tolist(), made, strict=True):
-                    structures[number] = structure
+                possible = torch.nonzero(torch.as_tensor(writable(crystals))).squeeze(-1)
+                rows = numbers[possible].tolist()
+                shaped = shape(crystals, ideals, possible, [problems[i] for i in rows], cell)
+                for number, (structure, listed) in zip(rows, shaped, strict=True):
+                    structures[number], symmetric[number] = structure, listed
                 if values is not None:
                     scores[numbers] = values
-                elif cifs is not None:
-                    cifs.add([names[i] for i in numbers[possible].tolist()], made)
+                elif files is not None:
+                    made = [structure for structure, _ in shaped]
+                    files.add([names[i] for i in rows], made, [symmetric[i] for i in rows])
                 if progress is not None:
                     progress(len(crystals))
             order = list(range(num_samples))
@@ -213,14 +231,15 @@ def sample(
                 order = best_first(asked.groups(), scores, problems)
                 structures = [structures[i] for i in order]
                 problems = [problems[i] for i in order]
-            for name, structure in zip(names, structures, strict=True):
+                symmetric = [symmetric[i] for i in order]
+            for name, structure, listed in zip(names, structures, symmetric, strict=True):
                 if structure is not None:
                     structure.properties["material_id"] = name
-                    if cifs is not None and scorer is not None:
-                        cifs.add([name], [structure])
+                    if files is not None and scorer is not None:
+                        files.add([name], [structure], [listed])
         if draft is not None:
             written = {n: s for n, s in zip(names, structures, strict=True) if s is not None}
-            others = [form for form in formats if form != "cif"]
+            others = [form for form in formats if form not in FOLDER_FORMATS]
             write_structures(list(written.values()), draft, others, list(written))
             if contact_sheet and written:
                 from chemeleon.evaluation.draw import contact_sheet as draw
@@ -235,6 +254,7 @@ def sample(
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "model": str(model),
                 "weights": pipeline.fingerprint(),
+                **_rewarded(pipeline.model.origin),
                 "sampler": settings.model_dump(),
                 "seed": seed,
                 "precision": pipeline.precision(precision),
@@ -249,11 +269,9 @@ def sample(
                     if problem is not None
                 ],
                 **({} if asked is None else asked.told(order, scores.tolist(), ranked_by)),
-                **(
-                    {}
-                    if relaxer is None
-                    else {"relaxation": relaxer.told([relaxed[i] for i in order], names)}
-                ),
+                **_told("relaxation", relaxer, relaxed, order, names),
+                **_told("symmetrization", idealiser, ideal, order, names),
+                **({} if cell is None else {"cell": cell}),
                 "formats": list(formats),
                 "versions": _versions(),
             }
@@ -263,31 +281,31 @@ def sample(
         return SampleResult(structures, problems, names, folder, mine.rank, notes)
 
 
-class Finished(NamedTuple):
-    """A batch as it will be written.
-
-    Attributes:
-        numbers: ``(M,)`` of the crystals.
-        crystals: as made, or relaxed.
-        moves: what relaxation did to each; empty without.
-        scores: ``(M,)`` by which they are ranked, or None.
-    """
-
-    numbers: Tensor
-    crystals: FlatCrystals
-    moves: list[Note]
-    scores: Tensor | None
+def _told(
+    key: str, by: Relaxer | Idealiser | None, notes: Mapping[int, Any], order: Sequence[int],
+    names: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
+    """Return what the manifest says of a step that changes crystals."""
+    return {} if by is None else {key: by.told([notes[i] for i in order], names)}
 
 
-def _finish(
-    stream: Iterable[tuple[Tensor, FlatCrystals]], relaxer: Relaxer | None, scorer: Scorer | None
-) -> Iterator[Finished]:
-    for numbers, crystals in stream:
-        moves: list[Note] = []
-        if relaxer is not None:
-            crystals, moves = relaxer(crystals)
-        scores = None if scorer is None else scorer.score(crystals)
-        yield Finished(numbers, crystals, moves, scores)
+def _rewarded(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Return whom the model has learned to please, who must not judge it."""
+    by = origin.get("rewarded_by")
+    return {"rewarded_by": by} if by else {}
+
+
+def _tolerance(symmetrize: bool, symprec: float | None) -> float | None:
+    """Return the tolerance of idealising, None without it; says what does not go together."""
+    from chemeleon.evaluation.idealise import DEFAULT_SYMPREC, check_bounds
+
+    if not symmetrize and symprec is not None:
+        raise ConfigError("symprec is the tolerance of symmetrize, which is not asked for")
+    if not symmetrize:
+        return None
+    tolerance = DEFAULT_SYMPREC if symprec is None else symprec
+    check_bounds(tolerance)
+    return tolerance
 
 
 def _check_formulas(

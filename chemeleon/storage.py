@@ -42,6 +42,7 @@ RUN_PARTS = (
 SAMPLE_PARTS = (
     "manifest.json",
     "cif",
+    "poscar",
     "structures.extxyz",
     "structures.json.gz",
     "contact_sheet.png",

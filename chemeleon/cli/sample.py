@@ -3,87 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from chemeleon.cli import options
+from chemeleon.cli import sample_words as words
 from chemeleon.cli.options import say
 from chemeleon.config.launched import is_first
 
 if TYPE_CHECKING:
     from chemeleon.sample_result import SampleResult
-    from chemeleon.sampling import Format
-
-FORMATS = ("cif", "extxyz", "json")
-
-
-def _formats(text: str) -> tuple[Format, ...]:
-    from chemeleon.errors import ConfigError, nearest
-
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in FORMATS:
-            raise ConfigError(
-                f"--format has no '{name}'{nearest(name, FORMATS)} Known: {', '.join(FORMATS)}"
-            )
-    return cast("tuple[Format, ...]", tuple(dict.fromkeys(names)))
-
-
-def _whole_numbers(text: str | None, option: str) -> list[int] | None:
-    from chemeleon.config.requests import whole_number
-    from chemeleon.errors import ConfigError
-
-    if text is None:
-        return None
-    found = [whole_number(part.strip()) for part in text.split(",")]
-    if None in found:
-        raise ConfigError(f"{option} takes whole numbers such as 5,8, got '{text}'")
-    return cast("list[int]", found)
-
-
-def _conditions(words: list[str] | None) -> dict[str, str] | None:
-    from chemeleon.errors import ConfigError
-
-    found: dict[str, str] = {}
-    for word in words or ():
-        name, equals, value = (part.strip() for part in word.partition("="))
-        if not (name and equals and value):
-            raise ConfigError(f"--condition takes NAME=VALUE such as band_gap=2.0, got '{word}'")
-        if name in found:
-            raise ConfigError(f"--condition {name} is given twice")
-        found[name] = value
-    return found or None
-
-
-def _interval(text: str | None) -> tuple[float, float] | None:
-    from chemeleon.errors import ConfigError
-
-    if text is None:
-        return None
-    try:
-        first, last = (float(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(
-            f"--guidance-interval takes two numbers such as 0.2,0.8, got '{text}'"
-        ) from None
-    return first, last
-
-
-def _symbols(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _batch_size(text: str) -> int | None:
-    from chemeleon.config.requests import whole_number
-    from chemeleon.errors import ConfigError
-
-    if text == "auto":
-        return None
-    size = whole_number(text)
-    if size is None or size < 1:
-        raise ConfigError(f"--batch-size takes a positive number or auto, got '{text}'")
-    return size
 
 
 def sample(
@@ -123,7 +53,7 @@ def sample(
         Path, typer.Option("--output", "-o", help="Folder for the files.", metavar="DIR")
     ] = Path("out"),
     form: Annotated[
-        str, typer.Option("--format", help="Any of cif, extxyz, json, with commas between.")
+        str, typer.Option("--format", help="Any of cif, poscar, extxyz, json, with commas.")
     ] = "cif",
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same crystals.")] = 0,
     batch_size: Annotated[
@@ -182,8 +112,25 @@ def sample(
         int, typer.Option("--relax", min=0, help="Relax crystals by so many steps; 0 is none.")
     ] = 0,
     potential: Annotated[
-        str, typer.Option("--potential", help="With --relax: chgnet, mace, pkg:thing.")
-    ] = "chgnet",
+        str | None,
+        typer.Option(
+            "--potential", help="For --relax and --symmetrize: chgnet (default), mace, pkg:thing."
+        ),
+    ] = None,
+    symmetrize: Annotated[
+        bool,
+        typer.Option(
+            "--symmetrize", help="Idealise: the highest symmetry that costs a crystal no energy."
+        ),
+    ] = False,
+    symprec: Annotated[
+        float | None,
+        typer.Option("--symprec", metavar="TOL", help="Its largest tolerance in A; default 0.3."),
+    ] = None,
+    cell: Annotated[
+        str | None,
+        typer.Option("--cell", help="Write the primitive or the conventional cell of the group."),
+    ] = None,
     device: Annotated[
         str | None, typer.Option("--device", help="cpu, cuda, cuda:1; default: a GPU if any.")
     ] = None,
@@ -217,7 +164,7 @@ def sample(
     chemeleon sample --model runs/my_ldm --num-samples 1000 --output out/ --format cif,extxyz,json
     chemeleon sample --model hub:alex_mp_20_ldm -n 100
     chemeleon sample --model runs/my_ldm -n 1000 --evaluate --reference mp
-    chemeleon sample -n 100 --relax 50
+    chemeleon sample -n 100 --relax 50 --symmetrize --format cif,poscar
     chemeleon sample --model runs/my_ldm -n 100 --num-atoms 5,10 --scheduler dpm++ --steps 25
     chemeleon sample --model runs/csp --formula LiFePO4 --formula BaTiO3 -n 20
     chemeleon sample --model runs/csp --formula SiO2 --formula-units 3 -n 20 --rank-by model
@@ -233,8 +180,8 @@ def sample(
     from chemeleon.terminal import Terminal
 
     # before imports that take seconds
-    sizes = _whole_numbers(num_atoms, "--num-atoms")
-    units = _whole_numbers(formula_units, "--formula-units")
+    sizes = words.whole_numbers(num_atoms, "--num-atoms")
+    units = words.whole_numbers(formula_units, "--formula-units")
     total = num_samples * max(1, len(formula or ()))
     check_sample(total, sizes, units, seed, guidance, relax)
     for text in formula or ():
@@ -246,9 +193,12 @@ def sample(
 
     if reference and not evaluate:
         raise ConfigError("--reference is for --evaluate, which is not given")
-    formats = _formats(form)
-    size = _batch_size(batch_size)
-    conditions, interval = _conditions(condition), _interval(guidance_interval)
+    if symprec is not None and not symmetrize:
+        raise ConfigError("--symprec is the tolerance of --symmetrize, which is not given")
+    shape = None if cell is None else options.choice("--cell", cell, "primitive", "conventional")
+    formats = words.formats(form)
+    size = words.batch_size(batch_size)
+    conditions, interval = words.conditions(condition), words.interval(guidance_interval)
     if model is None:
         shipped = default_model(bool(formula or formulas_from))
         model = shipped.reference
@@ -276,8 +226,8 @@ def sample(
             conditions=conditions,
             guidance=guidance,
             guidance_interval=interval,
-            allow_elements=_symbols(allow_elements),
-            forbid_elements=_symbols(forbid_elements),
+            allow_elements=words.symbols(allow_elements),
+            forbid_elements=words.symbols(forbid_elements),
             scheduler=scheduler,
             steps=steps,
             eta=eta,
@@ -285,6 +235,9 @@ def sample(
             element_price=element_price,
             relax=relax,
             potential=potential,
+            symmetrize=symmetrize,
+            symprec=symprec,
+            cell=shape,
             device=device,
             precision=options.choice("--precision", precision, "auto", "fp32", "bf16"),
             contact_sheet=contact_sheet,

@@ -20,13 +20,15 @@ from torch import Tensor
 
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, FlatCrystals
 from chemeleon.crystals.lattice import wrap
+from chemeleon.crystals.symmetry import Cell
+from chemeleon.crystals.texts import FOLDER_FORMATS, write_text
 from chemeleon.errors import DataError
 
 if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Structure
 
-FORMATS = ("cif", "extxyz", "json")
+FORMATS = ("cif", "extxyz", "json", "poscar")
 _LONGEST_NAME = 240  # bytes, as a suffix is to come
 
 
@@ -139,15 +141,19 @@ def write_structures(
     folder: str | Path,
     formats: Iterable[str] = ("cif",),
     names: Sequence[str] | None = None,
+    symmetric: Sequence[Cell | None] | None = None,
 ) -> list[Path]:
     """Write crystals in one or more formats.
 
     Args:
         structures: what to write; a structure that a format cannot hold stops with an error.
         folder: made if missing.
-        formats: of ``cif`` (one file per crystal in ``cif/``), ``extxyz`` (``structures.extxyz``)
-            and ``json`` (``structures.json.gz``, a list of pymatgen dictionaries).
+        formats: of ``cif`` (one file per crystal in ``cif/``), ``poscar`` (the same in
+            ``poscar/``), ``extxyz`` (``structures.extxyz``) and ``json`` (``structures.json.gz``, a
+            list of pymatgen dictionaries).
         names: file names without suffix and ids; numbers with leading zeros if not given.
+        symmetric: for exactly symmetric crystals, the cell in which their CIFs list one atom of
+            each orbit and the operations; None, for one or all, lists all atoms.
 
     Returns:
         The files written.
@@ -156,23 +162,22 @@ def write_structures(
         DataError: for an unknown format or a name that is no plain file name.
     """
     from pymatgen.io.ase import AseAtomsAdaptor
-    from pymatgen.io.cif import CifWriter
 
     folder, formats = Path(folder), list(formats)
     if unknown := [f for f in formats if f not in FORMATS]:
         raise DataError(f"unknown format {', '.join(unknown)}; known are {', '.join(FORMATS)}")
     digits = max(5, len(str(len(structures))))
     names = [f"{i:0{digits}d}" for i in range(len(structures))] if names is None else list(names)
-    if "cif" in formats:
+    each = [form for form in formats if form in FOLDER_FORMATS]
+    if each:
         check_file_names(names)
     written: list[Path] = []
     folder.mkdir(parents=True, exist_ok=True)
-    if "cif" in formats:
-        (folder / "cif").mkdir(exist_ok=True)
-        for name, structure in zip(names, structures, strict=True):
-            path = folder / "cif" / f"{name}.cif"
-            path.write_text(str(CifWriter(structure)))
-            written.append(path)
+    for form in each:
+        (folder / form).mkdir(exist_ok=True)
+        cells = symmetric or [None] * len(names)
+        for name, structure, cell in zip(names, structures, cells, strict=True):
+            written.append(write_text(folder, form, name, structure, cell))
     if "extxyz" in formats:
         from ase.io import write
 
@@ -207,7 +212,7 @@ def check_file_names(names: Iterable[str]) -> None:
         written = name.encode(errors="replace")
         if not plain or len(written) > _LONGEST_NAME or written.decode() != name:
             raise DataError(
-                f"{name[:80]!r} is no name for a file, and CIFs are written one file each: rename"
+                f"{name[:80]!r} is no name for a file, and CIF and POSCAR are one file each: rename"
                 " the crystal, or choose another format"
             )
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 SYMPREC = 0.1  # angstrom, unless another tolerance is asked for
+TIGHT = 0.01  # angstrom: a crystal that has its symmetry exactly has it at this tolerance too
 MAX_RATIO = 100.0  # of cell vectors; the search takes minutes beyond it
+Cell = Literal["primitive", "conventional"]
 _SYSTEMS = {
     2: "triclinic", 15: "monoclinic", 74: "orthorhombic", 142: "tetragonal", 167: "trigonal",
     194: "hexagonal", 230: "cubic",
@@ -51,16 +53,13 @@ def space_group(
 
 
 def dataset(
-    numbers: ArrayLike,
-    frac_coords: ArrayLike,
-    lattice: ArrayLike,
-    symprec: float = SYMPREC,
-    **options: Any,
+    numbers: ArrayLike, frac_coords: ArrayLike, lattice: ArrayLike, symprec: float = SYMPREC
 ) -> Any | None:
     """Return moyopy's ``MoyoDataset`` of a crystal, or None where there is none; never raises.
 
-    Crystals that are not finite, flat or extremely long are not looked at. Arguments as for
-    `space_group`; ``options`` are moyopy's own, such as ``setting``.
+    Crystals that are not finite, flat or extremely long are not looked at. Standard cells are in
+    the standard setting of the International Tables: axis b, hexagonal axes, origin at a centre.
+    Arguments as for `space_group`.
     """
     basis, places = np.asarray(lattice, float), np.asarray(frac_coords, float).reshape(-1, 3)
     if not (len(places) and np.isfinite(basis).all() and np.isfinite(places).all()):
@@ -72,9 +71,59 @@ def dataset(
     kinds = np.asarray(numbers).tolist()
     try:
         cell = moyopy.Cell(basis.tolist(), (places % 1.0).tolist(), kinds)
-        return moyopy.MoyoDataset(cell, symprec=symprec, **options)
+        return moyopy.MoyoDataset(cell, symprec=symprec, setting=moyopy.Setting.standard())
     except Exception:  # no tolerance near this one gives a group
         return None
+
+
+def operations(number: int, primitive: bool) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the operations of a space group in its standard setting.
+
+    Args:
+        number: 1 to 230.
+        primitive: in the axes of the standard primitive cell; False: of the conventional one.
+
+    Returns:
+        ``(G, 3, 3)`` rotations, ``(G, 3)`` translations: a column x goes to ``rotation x + t``.
+    """
+    moyopy = _moyopy()
+    setting = moyopy.Setting.standard()
+    found = moyopy.operations_from_number(number, setting=setting, primitive=primitive)
+    return np.array(found.rotations), np.array(found.translations)
+
+
+def in_cell(
+    numbers: NDArray[np.int64], frac_coords: NDArray[Any], lattice: NDArray[Any], cell: Cell,
+    symprec: float = SYMPREC,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+    """Return the crystal in the primitive or conventional cell of its group, as exact as it was.
+
+    Nothing is idealised: the axes and the origin are others, atoms and lattice stay where they are.
+    Of atoms that the tolerance makes lattice translations of each other the first one stays. A
+    crystal without a group comes back as it is. Arguments and results as for `space_group`.
+    """
+    found = dataset(numbers, frac_coords, lattice, symprec)
+    if found is None:
+        return numbers, frac_coords, lattice
+    axes, conventional = np.array(found.prim_std_linear).T, np.array(found.std_linear).T
+    _, first = np.unique(found.mapping_std_prim, return_index=True)
+    coords = (frac_coords[first] - found.prim_std_origin_shift) @ np.linalg.inv(axes)
+    numbers, lattice = numbers[first], axes @ lattice
+    if cell == "conventional":
+        whole = np.round(conventional @ np.linalg.inv(axes))  # in units of the primitive vectors
+        steps = np.arange(-4, 5)  # no centred cell reaches further
+        points = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
+        inside = points @ np.linalg.inv(whole)
+        inside = inside[((inside > -1e-6) & (inside < 1 - 1e-6)).all(1)]
+        coords = ((coords @ np.linalg.inv(whole))[:, None] + inside).reshape(-1, 3)
+        numbers, lattice = numbers.repeat(len(inside)), whole @ lattice
+    return numbers, wrapped(coords), lattice
+
+
+def wrapped(coords: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return coordinates in [0, 1), what rounding made almost 1 or 0 as 0."""
+    coords = coords % 1.0
+    return np.where((coords > 1 - 1e-9) | (coords < 1e-9), 0.0, coords)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""CIF files of many crystals, written by all cores while more crystals are being made."""
+"""Files of one crystal each, written by all cores while more crystals are being made."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from chemeleon.crystals.convert import write_structures
+from chemeleon.crystals.symmetry import Cell
 from chemeleon.data.pool import run_parallel, worker_count
 from chemeleon.errors import DataError
 
@@ -21,45 +22,54 @@ _MANY = 1000  # fewer are written by this process before others have started
 _CHUNK = 100
 
 
-class CifFiles:
-    """A folder that CIF files are being written to; use it in a ``with`` statement.
+class CrystalFiles:
+    """A folder that CIF or POSCAR files are being written to; use it in a ``with`` statement.
 
     Args:
-        folder: files go to its subfolder ``cif``.
+        folder: files go to its subfolders, ``cif`` and ``poscar``.
+        formats: ``cif``, ``poscar`` or both.
         expected: how many crystals will come.
 
     Raises:
         DataError: as ``write_structures``, or if another process could not write.
     """
 
-    def __init__(self, folder: str | Path, expected: int) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, formats: Sequence[str], expected: int) -> None:
+        self.folder, self.formats = Path(folder), list(formats)
         self.workers = worker_count() if expected >= _MANY else 1
         self.jobs: queue.Queue[Any] = queue.Queue()
         self.running: Future[None] | None = None
 
-    def __enter__(self) -> CifFiles:
+    def __enter__(self) -> CrystalFiles:
         if self.workers > 1:
             self.thread = ThreadPoolExecutor(1)
             self.running = self.thread.submit(self._run)
         return self
 
-    def add(self, names: Sequence[str], structures: Sequence[Structure]) -> None:
-        """Write crystals under these names, now or soon."""
+    def add(
+        self,
+        names: Sequence[str],
+        structures: Sequence[Structure],
+        symmetric: Sequence[Cell | None],
+    ) -> None:
+        """Write crystals under these names, now or soon; see `write_structures`."""
         if self.running is None:
-            write_structures(structures, self.folder, ["cif"], names)
+            write_structures(structures, self.folder, self.formats, names, symmetric)
             return
         if self.running.done():
             self._finish()  # it only ends by itself when something is wrong
-        (self.folder / "cif").mkdir(parents=True, exist_ok=True)
+        for form in self.formats:
+            (self.folder / form).mkdir(parents=True, exist_ok=True)
         for start in range(0, len(names), _CHUNK):
             part = structures[start : start + _CHUNK]
             job = (
-                str(self.folder / "cif"),
+                str(self.folder),
+                self.formats,
                 list(names[start : start + _CHUNK]),
                 [s.lattice.matrix for s in part],
                 [list(s.atomic_numbers) for s in part],
                 [s.frac_coords for s in part],
+                list(symmetric[start : start + _CHUNK]),
             )
             self.jobs.put(job)
 
@@ -85,10 +95,14 @@ class CifFiles:
         try:
             self.running.result()
         except RuntimeError as problem:
-            raise DataError(f"CIF files could not be written to {self.folder}: {problem}") from None
+            raise DataError(
+                f"files of crystals could not be written to {self.folder}: {problem}"
+            ) from None
 
     def _run(self) -> None:
-        for _ in run_parallel("chemeleon.data._cif_worker:write_chunk", self._jobs(), self.workers):
+        for _ in run_parallel(
+            "chemeleon.data._text_worker:write_chunk", self._jobs(), self.workers
+        ):
             pass
 
     def _jobs(self) -> Iterator[Any]:

@@ -34,6 +34,8 @@ class Relaxed(NamedTuple):
         rmsd_angstrom: root mean square displacement of the atoms in the relaxed cell, without the
             drift of the whole crystal; NaN if there is no structure.
         reason: None, or why the relaxation could not begin or go on.
+        taken_back: whether the given geometry was kept, as the relaxed one was broken (see
+            `evaluation.sound.relax_soundly`; never by `relax` itself).
     """
 
     structure: Structure | None
@@ -43,6 +45,7 @@ class Relaxed(NamedTuple):
     fmax_ev_per_angstrom: float
     rmsd_angstrom: float
     reason: str | None
+    taken_back: bool = False
 
     @property
     def energy_ev(self) -> float:

@@ -96,7 +96,7 @@ def add_energies(
         rows: which to evaluate; all by default. Crystals with an unsound structure are left out.
         progress: called with a word and the share done.
     """
-    from chemeleon.energy.relax import relax
+    from chemeleon.evaluation.sound import relax_soundly
 
     judge = by.potential
     sound = table["valid_structure"].to_numpy()
@@ -112,7 +112,7 @@ def add_energies(
             found = judge.energies(given)
             raw[part], reasons = found.per_atom_ev, found.reasons
         else:
-            walked = relax(given, judge, relax_steps)
+            walked = relax_soundly(given, judge, relax_steps)
             reasons = [end.reason for end in walked]
             for row, end in zip(part, walked, strict=True):
                 raw[row] = end.energies_ev[0] if len(end.energies_ev) else np.nan
@@ -131,8 +131,11 @@ def add_energies(
         each = [ends.get(i) for i in range(len(table))]
         table["relax_steps"] = [np.nan if end is None else end.steps for end in each]
         table["relax_converged"] = [end is not None and end.converged for end in each]
+        table["relax_taken_back"] = [end is not None and end.taken_back for end in each]
         table["relax_rmsd_a"] = [np.nan if end is None else end.rmsd_angstrom for end in each]
-    return Energies(PackedStructures(pack(relaxed)), _told(by, relax_steps))
+    kept = sum(end.taken_back for end in ends.values())
+    said_of = _told(by, relax_steps) | ({"relax_taken_back": kept} if relax_steps else {})
+    return Energies(PackedStructures(pack(relaxed)), said_of)
 
 
 def _crystal(structure: Structure) -> Crystal:

@@ -11,7 +11,7 @@ from chemeleon.data.sources import Record
 from chemeleon.errors import DataError
 from chemeleon.storage import settle
 
-_FORMS = ("structures.extxyz", "structures.json.gz", "cif")
+_FORMS = ("structures.extxyz", "structures.json.gz", "cif", "poscar")
 _TOLD = (
     "model",
     "weights",
@@ -80,7 +80,7 @@ def told(manifest: dict[str, Any]) -> dict[str, Any]:
     relaxation = manifest.get("relaxation")
     if isinstance(relaxation, dict) and isinstance(relaxation.get("potential"), str):
         found["relaxation"] = {key: relaxation.get(key) for key in ("potential", "steps")}
-    if manifest.get("symmetrized"):
+    if isinstance(manifest.get("symmetrization"), dict):
         found["symmetrized"] = True
     return found
 

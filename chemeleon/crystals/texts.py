@@ -1,0 +1,135 @@
+"""Crystals as text: CIF with the operations of their group, and POSCAR. No torch here.
+
+Shapes: ``N`` atoms.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chemeleon.crystals.idealise import exact, orbits
+from chemeleon.crystals.symmetry import Cell, operations
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+FOLDER_FORMATS = {"cif": ".cif", "poscar": ".vasp"}  # one file each, in a folder of that name
+_GEMMI = 24  # gemmi counts translations in 24ths
+
+
+def write_text(
+    folder: Path, form: str, name: str, structure: Structure, cell: Cell | None = None
+) -> Path:
+    """Write one crystal as CIF or POSCAR into the folder of that name; see `cif_text`."""
+    text = cif_text(structure, cell) if form == "cif" else poscar_text(structure, name)
+    path = folder / form / f"{name}{FOLDER_FORMATS[form]}"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def cif_text(structure: Structure, cell: Cell | None = None) -> str:
+    """Return a crystal as CIF.
+
+    Args:
+        structure: what to write.
+        cell: of an exactly symmetric crystal, the standard cell to write, with one atom of each
+            orbit and the operations; None lists all atoms as given, in P1.
+    """
+    found = None
+    if cell is not None:
+        numbers = np.array(structure.atomic_numbers)
+        found = exact((numbers, structure.frac_coords, structure.lattice.matrix), cell)
+    if cell is None or found is None:
+        from pymatgen.io.cif import CifWriter
+
+        return str(CifWriter(structure))
+    (numbers, coords, lattice), group = found
+    symbols = _symbols(numbers)
+    parts = orbits(found[0], group, cell)
+    lengths = np.linalg.norm(lattice, axis=1)
+    unit = lattice / lengths[:, None]
+    angles = np.degrees(np.arccos([unit[1] @ unit[2], unit[0] @ unit[2], unit[0] @ unit[1]]))
+    counts = Counter(symbols)
+    units = int(np.gcd.reduce(list(counts.values())))
+    triplets, names = _named(group, cell)
+    lines = [
+        f"data_{_formula(counts, units)}",
+        *names,
+        f"_space_group_IT_number  {group}",
+        *(f"_cell_length_{x}  {v:.10f}" for x, v in zip("abc", lengths, strict=True)),
+        *(f"_cell_angle_{x}  {v:.10f}"
+          for x, v in zip(("alpha", "beta", "gamma"), angles, strict=True)),
+        f"_cell_volume  {abs(np.linalg.det(lattice)):.8f}",
+        f"_cell_formula_units_Z  {units}",
+        f"_chemical_formula_structural  {_formula(counts, units)}",
+        f"_chemical_formula_sum  '{' '.join(f'{s}{n}' for s, n in counts.items())}'",
+        "loop_",
+        " _space_group_symop_id",
+        " _space_group_symop_operation_xyz",
+        *(f"  {i}  '{triplet}'" for i, triplet in enumerate(triplets, start=1)),
+        "loop_",
+        " _atom_site_type_symbol",
+        " _atom_site_label",
+        " _atom_site_symmetry_multiplicity",
+        *(f" _atom_site_fract_{x}" for x in "xyz"),
+        " _atom_site_occupancy",
+    ]  # fmt: skip
+    for label, (first, multiplicity) in enumerate(parts):
+        symbol, place = symbols[first], "  ".join(f"{x:.12f}" for x in coords[first])
+        lines.append(f"  {symbol}  {symbol}{label}  {multiplicity}  {place}  1")
+    return "\n".join(lines) + "\n"
+
+
+def poscar_text(structure: Structure, comment: str) -> str:
+    """Return a crystal as POSCAR: direct coordinates, like atoms together.
+
+    Args:
+        structure: ordered.
+        comment: the first line, such as the id.
+    """
+    symbols = _symbols(structure.atomic_numbers)
+    counts = Counter(symbols)  # in the order in which elements come first
+    rank = {symbol: i for i, symbol in enumerate(counts)}
+    order = sorted(range(len(symbols)), key=lambda i: rank[symbols[i]])
+    rows = ["  ".join(f"{x:.12f}" for x in row) for row in structure.frac_coords[order]]
+    vectors = ["  ".join(f"{x:.10f}" for x in row) for row in structure.lattice.matrix]
+    heads = [" ".join(counts), " ".join(map(str, counts.values()))]
+    lines = [" ".join(comment.split()), "1.0", *vectors, *heads, "direct", *rows]
+    return "\n".join(lines) + "\n"
+
+
+def _named(number: int, cell: Cell) -> tuple[list[str], list[str]]:
+    """Return operations as ``x,y,z``, and names of the group where its axes are those of a name."""
+    import gemmi
+
+    found: list[Any] = []
+    for rotation, shift in zip(*operations(number, cell == "primitive"), strict=True):
+        operation = gemmi.Op()
+        operation.rot = (_GEMMI * rotation).tolist()
+        operation.tran = np.round(_GEMMI * shift).astype(int).tolist()
+        found.append(operation.wrap())
+    group = gemmi.find_spacegroup_by_ops(gemmi.GroupOps(found))
+    triplets = [operation.triplet() for operation in found]
+    if group is None or group.number != number:
+        return triplets, []
+    names = [
+        f"_space_group_name_H-M_alt  '{group.xhm()}'",
+        f"_space_group_name_Hall  '{group.hall}'",
+    ]
+    return triplets, names
+
+
+def _symbols(numbers: Sequence[int] | NDArray[np.int64]) -> list[str]:
+    from ase.data import chemical_symbols
+
+    return [chemical_symbols[z] for z in np.asarray(numbers).tolist()]
+
+
+def _formula(counts: Counter[str], units: int) -> str:
+    return "".join(f"{s}{n // units if n > units else ''}" for s, n in counts.items())

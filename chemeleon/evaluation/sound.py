@@ -1,0 +1,55 @@
+"""Relaxation that breaks no crystal: one that it would make unsound stays as given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.convert import from_structures, to_structures
+from chemeleon.energy.relax import Relaxed, relax
+from chemeleon.evaluation.validity import structural_problems
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+    from chemeleon.energy.potentials import Potential
+
+
+def relax_soundly(
+    crystals: FlatCrystals | Sequence[Structure],
+    potential: Potential,
+    steps: int,
+    fmax_ev_per_angstrom: float = 0.05,
+) -> list[Relaxed]:
+    """Relax positions and cells; a crystal that was sound and would be broken stays as given.
+
+    Potentials have holes at short distances, into which atoms fall. A crystal that stays has its
+    given energy, has moved nowhere, is not converged, and is marked as ``taken_back``; the reason
+    says what was wrong. Arguments and errors as for `energy.relax.relax`.
+    """
+    ends = relax(crystals, potential, steps, fmax_ev_per_angstrom)
+    moved = [(i, end.structure) for i, end in enumerate(ends) if end.structure is not None]
+    after = structural_problems(from_structures([structure for _, structure in moved]))
+    broken = {i: why for (i, _), why in zip(moved, after, strict=True) if why is not None}
+    if not broken:
+        return ends
+    if isinstance(crystals, FlatCrystals):
+        given = to_structures(crystals.subset(torch.tensor(list(broken))))
+    else:
+        given = [crystals[i] for i in broken]
+    before = structural_problems(from_structures(given))
+    for (i, why), structure, problem in zip(broken.items(), given, before, strict=True):
+        if problem is None:
+            ends[i] = ends[i]._replace(
+                structure=structure,
+                converged=False,
+                energies_ev=ends[i].energies_ev[:1],
+                fmax_ev_per_angstrom=float("nan"),
+                rmsd_angstrom=0.0,
+                reason=f"relaxation would break it ({why}): kept as given",
+                taken_back=True,
+            )
+    return ends
