@@ -52,7 +52,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     sevennet_convolution.HAS_TRITON &= not words.plain
     found = load_report(load_data("mp"), "val")
-    rows = np.linspace(0, len(found.crystals) - 1, words.mae or words.crystals).astype(int)
+    total = len(found.crystals)
+    rows = np.random.default_rng(0).permutation(total)[: words.mae or words.crystals]
     crystals = to_structures(found.crystals.subset(torch.from_numpy(rows)))
     for name in words.potentials:
         potential = load_potential(name, words.device)

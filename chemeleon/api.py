@@ -155,6 +155,8 @@ def evaluate(
     potential: str = "none",
     hull: str | Path | None = None,
     relax_steps: int = 0,
+    symmetrize: bool = False,
+    symprec: float | None = None,
     device: str | None = None,
     jobs: int | None = None,
     seconds_per_pair: float = 10.0,
@@ -183,6 +185,8 @@ def evaluate(
         potential: chgnet, mace, none or package.module:thing.
         hull: ``mp`` (default for chgnet), ``mp_all``, or a file of ``chemeleon data hull``.
         relax_steps: most steps of relaxation, 0 for none.
+        symmetrize: also idealise the relaxed crystals (or those given), and judge them again.
+        symprec: largest tolerance of that, angstrom; by default 0.3.
         device: torch's name, for energies.
         jobs: processes; all cores if None.
         seconds_per_pair: limit of one comparison.
@@ -217,6 +221,8 @@ def evaluate(
         potential=potential,
         hull=None if hull is None else str(hull),
         relax_steps=relax_steps,
+        symmetrize=symmetrize,
+        symprec=symprec,
         device=device,
         jobs=jobs,
         seconds_per_pair=seconds_per_pair,

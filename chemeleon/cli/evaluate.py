@@ -69,6 +69,14 @@ def evaluate(
         ),
     ] = None,
     relax: Annotated[int, typer.Option("--relax", help="Most steps of relaxation.")] = 0,
+    symmetrize: Annotated[
+        bool,
+        typer.Option("--symmetrize", help="Also idealise crystals, and judge them again."),
+    ] = False,
+    symprec: Annotated[
+        float | None,
+        typer.Option("--symprec", metavar="TOL", help="Its largest tolerance in A; default 0.3."),
+    ] = None,
     device: Annotated[
         str | None, typer.Option("--device", help="For energies: cpu, cuda; default: a GPU if any.")
     ] = None,
@@ -130,6 +138,8 @@ def evaluate(
             "potential": potential,
             "hull": hull,
             "relax_steps": relax,
+            "symmetrize": symmetrize,
+            "symprec": symprec,
             "device": device,
             "jobs": jobs,
             "seconds_per_pair": seconds,

@@ -87,6 +87,12 @@ def basis(manifest: Mapping[str, Any]) -> dict[str, str]:
                 f"At most {manifest['relax_steps']} steps of relaxation by the judge itself;"
                 " uniqueness and novelty are found anew."
             )
+    if ideal := manifest.get("idealise"):
+        found["idealised"] = (
+            f"The highest symmetry within {ideal['symprec_angstrom']} Å that raises no energy, of"
+            f" the {'relaxed' if manifest.get('relax_steps') else 'given'} crystals; uniqueness and"
+            " novelty are found anew."
+        )
     return found
 
 
@@ -98,8 +104,8 @@ def judged_by(manifest: Mapping[str, Any]) -> str:
     words = f"Energies by {name_of(potential)}"
     if potential.get("energy_scale"):
         words += f", scale {potential['energy_scale']}"
-    if potential.get("corrections"):
-        words += f" with {potential['corrections']}"
+    if potential.get("mp2020_corrections_added"):
+        words += " with the corrections of MP2020 added"
     if not hull:
         return f"{words}; no hull."
     made = hull.get("energies") or "unknown energies"

@@ -21,6 +21,7 @@ from chemeleon.evaluation.collection import Collection, Progress, read_collectio
 from chemeleon.evaluation.csp import assign, match_targets
 from chemeleon.evaluation.energies import EnergyJudge, add_energies, load_judge, no_energies
 from chemeleon.evaluation.grouping import Prepared
+from chemeleon.evaluation.idealised import add_idealised
 from chemeleon.evaluation.manifest import manifest as describe_run
 from chemeleon.evaluation.matching import TOLERANCES
 from chemeleon.evaluation.metrics import METRICS
@@ -166,7 +167,7 @@ class Bench:
             result["csp"] = match_targets(
                 collection, self.wanted, jobs=settings.jobs, seconds=settings.seconds_per_pair
             )
-        return Report(ours.table, result, ours.structures, ours.relaxed)
+        return Report(ours.table, result, ours.structures, ours.relaxed, ours.ideal)
 
 
 def _read(named: NamedSet, common: dict[str, Any]) -> Collection:
@@ -188,6 +189,7 @@ class _Judged(NamedTuple):
     side: figures.Side
     structures: PackedStructures
     relaxed: PackedStructures
+    ideal: PackedStructures | None
     told: dict[str, Any]
 
 
@@ -219,8 +221,18 @@ def _judge(
         if steps:
             options = settings.options
             add_relaxed(table, found.relaxed, references, tolerances, options, **common)
+    told, ideal = found.told, None
+    if settings.symmetrize:
+        ideal, said = add_idealised(
+            table, structures, found.relaxed, by, settings.tolerance, rows=rows,
+            workers=settings.jobs,
+        )  # fmt: skip
+        told = told | said
+        add_relaxed(
+            table, ideal, references, tolerances, settings.options, prefix="idealised_", **common
+        )
     side = figures.make_side(collection, soundness.shortest, table)
-    return _Judged(table, side, structures, found.relaxed, found.told)
+    return _Judged(table, side, structures, found.relaxed, ideal, told)
 
 
 def _control_name(settings: Settings) -> str | None:

@@ -124,10 +124,10 @@ def add_energies(
         if progress:
             progress("energies", (begin + len(part)) / len(chosen))
     _add_reasons(table, why)
-    _fill(table, raw, structures.crystal, by.ground, "")
+    fill_energies(table, raw, structures.crystal, by.ground, "")
     if relax_steps:
         last = np.array([ends[i].energy_ev if i in ends else np.nan for i in range(len(table))])
-        _fill(table, last, lambda row: relaxed[row], by.ground, "relaxed_")
+        fill_energies(table, last, lambda row: relaxed[row], by.ground, "relaxed_")
         each = [ends.get(i) for i in range(len(table))]
         table["relax_steps"] = [np.nan if end is None else end.steps for end in each]
         table["relax_converged"] = [end is not None and end.converged for end in each]
@@ -167,13 +167,22 @@ def _add_reasons(table: pandas.DataFrame, why: Sequence[str | None]) -> None:
     table["reason"] = [first or second for first, second in zip(said, why, strict=True)]
 
 
-def _fill(
+def fill_energies(
     table: pandas.DataFrame,
     energies: np.ndarray,
     crystal: Callable[[int], Crystal | None],
     ground: Ground | None,
     prefix: str,
 ) -> None:
+    """Add energies, and how far above the hull they lie, to columns that begin with ``prefix``.
+
+    Args:
+        table: changed in place.
+        energies: ``(C,)`` eV/atom, NaN where there is none.
+        crystal: gives the crystal of a row, for corrections.
+        ground: the hull; without one energies stand alone.
+        prefix: one of `metrics.base.STATES`.
+    """
     table[f"{prefix}energy_ev_per_atom"] = energies
     table[f"{prefix}e_above_hull_ev"] = np.nan
     table[f"{prefix}hull_state"] = None

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _PACKAGES = (
     "pymatgen", "numpy", "scipy", "gemmi", "moyopy", "smact", "torch", "pandas", "ase", "chgnet",
-    "matminer",
+    "matminer", "sevenn",
 )  # fmt: skip
 
 

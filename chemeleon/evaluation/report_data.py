@@ -72,12 +72,14 @@ class Report:
             ``distributions``, ``elements``, ``space_groups``, ``bins`` and more.
         structures: the crystals, None where there is none to show.
         relaxed: the relaxed crystals, None where there is none.
+        idealised: the idealised crystals, None where there is none; None without idealising.
     """
 
     crystals: pandas.DataFrame
     summary: dict[str, Any]
     structures: Sequence[Structure | None] = field(repr=False)
     relaxed: Sequence[Structure | None] = field(repr=False)
+    idealised: Sequence[Structure | None] | None = field(default=None, repr=False)
 
     @property
     def headline(self) -> pandas.DataFrame:
@@ -103,8 +105,8 @@ class Report:
 
         Args:
             folder: made if it is missing.
-            cif: also write each crystal as a CIF, and its relaxed form; by default if there are
-                at most `CIF_LIMIT`. Of more, the relaxed ones go to one ``relaxed.extxyz``.
+            cif: also write each crystal as a CIF, and its relaxed and idealised forms; by default
+                if there are at most `CIF_LIMIT`. Of more, the relaxed ones go to one ``relaxed.extxyz``.
             overwrite: replace an earlier evaluation there.
 
         Raises:
@@ -151,15 +153,19 @@ class Report:
 
     def _write_cifs(self, folder: Path) -> list[str | None]:
         """Write them, and return the path of each raw one within the report's folder."""
-        from pymatgen.io.cif import CifWriter
+        from chemeleon.crystals.texts import cif_text
 
         folder.mkdir(exist_ok=True)
         files: list[str | None] = [None] * len(self.structures)
         names = cif_names(self.crystals["id"].tolist())
-        for suffix, structures in (("", self.structures), ("_relaxed", self.relaxed)):
+        sets = {"": self.structures, "_relaxed": self.relaxed, "_idealised": self.idealised}
+        for suffix, structures in sets.items():
+            if structures is None:
+                continue
+            cell = "conventional" if suffix == "_idealised" else None
             for row, (name, structure) in enumerate(zip(names, structures, strict=True)):
                 if structure is not None:
-                    text = str(CifWriter(structure))
+                    text = cif_text(structure, cell)
                     (folder / f"{name}{suffix}.cif").write_text(text, encoding="utf-8")
                     if not suffix:
                         files[row] = f"{folder.name}/{name}.cif"

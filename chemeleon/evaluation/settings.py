@@ -15,6 +15,7 @@ from chemeleon.config.requests import (
 )
 from chemeleon.data.problems import OnError
 from chemeleon.errors import ConfigError, nearest
+from chemeleon.evaluation.idealise import DEFAULT_SYMPREC, check_bounds
 from chemeleon.evaluation.matching import TOLERANCES
 from chemeleon.evaluation.metrics.base import Options, Predict, Wanted
 from chemeleon.evaluation.novelty import all_columns
@@ -37,6 +38,8 @@ class Settings:
         hull: what the energies are measured against: ``mp``, ``mp_all`` or a path, see
             ``energy.hull_sources``; by default ``mp`` for CHGNet, else none.
         relax_steps: most steps of relaxation.
+        symmetrize: also idealise the relaxed crystals, or those given, see `idealise.idealise`.
+        symprec: largest tolerance of that, angstrom; by default 0.3.
         device: torch's name, for energies.
         jobs: processes; all cores if None.
         seconds_per_pair: limit of one comparison; what has no verdict then is counted.
@@ -56,6 +59,8 @@ class Settings:
     potential: str = "none"
     hull: str | None = None
     relax_steps: int = 0
+    symmetrize: bool = False
+    symprec: float | None = None
     device: str | None = None
     jobs: int | None = None
     seconds_per_pair: float = 10.0
@@ -71,6 +76,11 @@ class Settings:
         """What metrics are asked for."""
         return Options(self.properties, self.predict)
 
+    @property
+    def tolerance(self) -> float:
+        """Largest tolerance of idealising, angstrom."""
+        return DEFAULT_SYMPREC if self.symprec is None else self.symprec
+
     def check(self) -> None:
         """Raise ConfigError for what cannot be done."""
         if self.matcher not in TOLERANCES:
@@ -85,6 +95,9 @@ class Settings:
             check_range("jobs", self.jobs, 1, MAX_JOBS)
         check_range("relax_steps", self.relax_steps, 0, MAX_RELAX_STEPS)
         check_range("control_energies", self.control_energies, 0, MAX_CRYSTALS)
+        if self.symprec is not None and not self.symmetrize:
+            raise ConfigError("symprec is the tolerance of symmetrize, which is not asked for")
+        check_bounds(self.tolerance)
         if self.coverage and not self.references and self.control in (None, "auto", "none"):
             raise ConfigError("coverage is of a set: name a --reference or a --control")
         if self.potential == "none" and (self.hull or self.relax_steps):

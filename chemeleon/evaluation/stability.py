@@ -25,6 +25,7 @@ METASTABLE_EV = 0.1
 ENERGY_DISTRIBUTIONS = {
     "e_above_hull_ev": ("E above hull", "eV/atom"),
     "relaxed_e_above_hull_ev": ("E above hull, relaxed", "eV/atom"),
+    "idealised_e_above_hull_ev": ("E above hull, idealised", "eV/atom"),
     "relax_rmsd_a": ("RMSD raw to relaxed", "Å"),
 }
 
@@ -81,6 +82,7 @@ def energy_means(table: pandas.DataFrame) -> dict[str, tuple[str, float]]:
     labels = {
         "e_above_hull_ev": "Mean E above hull, eV/atom, where known",
         "relaxed_e_above_hull_ev": "Mean E above hull (relaxed), eV/atom, where known",
+        "idealised_e_above_hull_ev": "Mean E above hull (idealised), eV/atom, where known",
         "relax_rmsd_a": "Mean RMSD raw to relaxed, Å, where relaxed",
         "relax_steps": "Mean relaxation steps, where relaxed",
     }

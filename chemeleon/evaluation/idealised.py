@@ -1,0 +1,65 @@
+"""Idealised crystals of a table: the highest symmetry that relaxed (or given) ones can bear.
+
+Shapes: ``C`` crystals.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chemeleon.data.parse import Crystal
+from chemeleon.evaluation.energies import EnergyJudge, fill_energies
+from chemeleon.evaluation.idealise import MAX_RISE_EV, Idealised, idealise
+from chemeleon.evaluation.packed import pack
+from chemeleon.evaluation.report_data import PackedStructures
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def add_idealised(
+    table: pandas.DataFrame,
+    structures: PackedStructures,
+    relaxed: PackedStructures,
+    by: EnergyJudge | None,
+    symprec: float,
+    *,
+    rows: NDArray[np.int64] | None = None,
+    workers: int | None = None,
+) -> tuple[PackedStructures, dict[str, Any]]:
+    """Idealise crystals and add columns; return them, and what the manifest should say.
+
+    Args:
+        table: of `energies.add_energies`, changed in place.
+        structures: the crystals of the rows.
+        relaxed: the same relaxed, which go before; None where there is none.
+        by: judge of energies, which must not rise; None lets geometry alone decide.
+        symprec: largest tolerance, angstrom.
+        rows: which to idealise; all by default. Crystals with an unsound structure are left out.
+        workers: processes; all cores if None.
+    """
+    sound = table["valid_structure"].to_numpy()
+    chosen = np.flatnonzero(sound) if rows is None else rows[sound[rows]]
+    given = [relaxed.crystal(row) or structures.crystal(row) for row in chosen.tolist()]
+    kept = [(row, crystal) for row, crystal in zip(chosen, given, strict=True) if crystal]
+    potential = None if by is None else by.potential
+    ends = idealise([crystal for _, crystal in kept], symprec, potential, workers=workers)
+    found: list[Idealised | None] = [None] * len(table)
+    for (row, _), end in zip(kept, ends, strict=True):
+        found[row] = end
+    made: list[Crystal | None] = [None if end is None else end.crystal for end in found]
+    table["idealised"] = [end is not None and end.ideal for end in found]
+    for column, field in (("symprec_a", "symprec"), ("moved_a", "moved_angstrom")):
+        values = [np.nan if end is None else getattr(end, field) for end in found]
+        table[f"idealise_{column}"] = values
+    table["idealise_refused"] = [None if end is None else end.reason for end in found]
+    if by is not None:
+        energies = np.array([np.nan if end is None else end.energy_ev for end in found])
+        fill_energies(table, energies, lambda row: made[row], by.ground, "idealised_")
+    rise = None if by is None else MAX_RISE_EV
+    told = {"symprec_angstrom": symprec, "max_rise_ev_per_atom": rise}
+    told["idealised"] = sum(end.ideal for end in ends)
+    return PackedStructures(pack(made)), {"idealise": told}
