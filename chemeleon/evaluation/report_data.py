@@ -106,7 +106,8 @@ class Report:
         Args:
             folder: made if it is missing.
             cif: also write each crystal as a CIF, and its relaxed and idealised forms; by default
-                if there are at most `CIF_LIMIT`. Of more, the relaxed ones go to one ``relaxed.extxyz``.
+                if there are at most `CIF_LIMIT`. Of more, the relaxed ones go to one
+                ``relaxed.extxyz``.
             overwrite: replace an earlier evaluation there.
 
         Raises:
