@@ -13,7 +13,7 @@ from chemeleon.energy import batching
 from chemeleon.energy.bond_graph import angle_counts, make_graph
 from chemeleon.energy.cells import to_cells
 from chemeleon.energy.neighbours import find_bonds
-from chemeleon.energy.potentials import load_potential
+from chemeleon.energy.potentials import Potential, empty_evaluation, load_potential
 from chemeleon.errors import ConfigError
 
 EV_PER_A3_IN_GPA = 160.21766208  # the package's constant
@@ -237,3 +237,26 @@ def test_gpu_gives_the_cpus_answers(chgnet):
     np.testing.assert_allclose(on_gpu.per_atom_ev, on_cpu.per_atom_ev, atol=1e-4)
     for a, b in zip(on_gpu.forces, on_cpu.forces, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-3 * max(1, np.abs(b).max()))
+
+
+def test_an_evaluation_leaves_the_rounded_weights_of_other_threads_alone(monkeypatch):
+    """Crystals are made by a thread whose recorded graph reads them: 40 % came out broken."""
+    cleared = []
+    monkeypatch.setattr(torch, "clear_autocast_cache", lambda: cleared.append(True))
+    seen = []
+
+    class Watching(Potential):
+        name, version, device = "watching", "0", torch.device("cpu")
+
+        def evaluate(self, cells, *, forces=False, stresses=False):
+            seen.append((torch.is_autocast_enabled("cpu"), torch.get_float32_matmul_precision()))
+            return empty_evaluation(cells, forces, stresses)
+
+    crystal = Structure(Lattice.cubic(4.0), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    Watching().energies([crystal])
+    assert not cleared
+    with torch.autocast("cpu", torch.bfloat16):
+        Watching().energies([crystal])
+        assert torch.is_autocast_enabled("cpu")
+        assert not cleared
+    assert seen == [(False, "highest")] * 2

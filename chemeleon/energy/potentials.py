@@ -133,17 +133,22 @@ class Potential(ABC):
 def _in_full_precision(evaluate: Callable[..., Evaluation]) -> Callable[..., Evaluation]:
     """Keep what training sets for the process (TF32, autocast) away from energies.
 
-    With TF32 those of CHGNet move by up to 8e-4 eV/atom.
+    With TF32 those of CHGNet move by up to 8e-4 eV/atom. Autocast is switched by its flag: to leave
+    its context would throw away the rounded weights of all threads, while another one, which makes
+    the next crystals, replays a graph that reads them.
     """
 
     @functools.wraps(evaluate)
     def evaluated(self: Potential, cells: Cells, **asked: bool) -> Evaluation:
         before = torch.get_float32_matmul_precision()
+        kind = self.device.type
+        rounded = torch.is_autocast_enabled(kind)
         torch.set_float32_matmul_precision("highest")
+        torch.set_autocast_enabled(kind, False)
         try:
-            with torch.autocast(self.device.type, enabled=False):
-                return evaluate(self, cells, **asked)
+            return evaluate(self, cells, **asked)
         finally:
+            torch.set_autocast_enabled(kind, rounded)
             torch.set_float32_matmul_precision(before)
 
     return evaluated

@@ -46,7 +46,11 @@ class Replayed:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         # not torch.cuda.graph: it would give back the memory that PyTorch holds, at every rollout
-        with torch.cuda.stream(stream):
+        # weights are rounded within the graph: autocast's rounded ones are thrown away by whichever
+        # thread leaves autocast, a ranking or a relaxation beside this walk
+        kept, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+        rounding = torch.autocast("cuda", dtype, enabled=kept, cache_enabled=False)
+        with torch.cuda.stream(stream), rounding:
             graph.capture_begin(capture_error_mode="thread_local")
             try:
                 self.found = self.function(*self.place)
