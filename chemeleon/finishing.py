@@ -12,7 +12,7 @@ from torch import Tensor
 
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.convert import to_structures
-from chemeleon.crystals.symmetry import Cell
+from chemeleon.crystals.symmetry import SYMPREC, TIGHT, Cell
 from chemeleon.evaluation.idealise import Idealised, in_standard_cell
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def shape(
             ideal.properties = structure.properties
             shaped.append((ideal, cell or "conventional"))
         elif cell is not None and problem is None:
-            shaped.append((in_standard_cell(structure, cell), None))
+            symprec = TIGHT if ideals else SYMPREC  # a higher group was refused
+            shaped.append((in_standard_cell(structure, cell, symprec), None))
         else:
             shaped.append((structure, None))
     return shaped

@@ -48,6 +48,17 @@ def training(stage: str, vae: Path) -> list[str]:
 
 TUNING = ["trainer.max_epochs=2", "optim.lr=1e-4", "rl.micro_batch=12", "rl.kl_weight=0.0"]
 TUNING += ["rl.drop_flat_groups=true", "rl.entropy_weight=1.0"]
+IDEALISING = [
+    "-n",
+    "9",
+    "--steps",
+    "20",
+    "--batch-size",
+    "2",
+    "--symmetrize",
+    "--potential",
+    "none",
+]
 SAMPLING = ["-n", "9", "--steps", "3", "--seed", "4", "--format", "cif,json"]
 
 
@@ -60,6 +71,7 @@ def two(tmp_path_factory, tiny_vae, tiny_ldm) -> Path:
         for stage, preset in PRESETS.items()
     }
     jobs["sample"] = ["sample", "--model", str(tiny_ldm), *SAMPLING]
+    jobs["ideal"] = ["sample", *IDEALISING]
     jobs["rl"] = [str(tiny_ldm), *TUNING, "data.batch_size=2"]
     command = [*launcher(), str(Path(__file__).with_name("two_processes.py"))]
     command += [str(folder), json.dumps(jobs)]
@@ -118,6 +130,23 @@ def test_two_processes_sample_what_one_does(tmp_path, two, tiny_ldm):
         assert [s["species"] for s in one["sites"]] == [s["species"] for s in other["sites"]]
         for key in ("a", "b", "c", "alpha", "beta", "gamma"):
             np.testing.assert_allclose(one["lattice"][key], other["lattice"][key], rtol=1e-3)
+
+
+def test_two_processes_say_of_each_crystal_what_one_does(tmp_path, two):
+    words = ["sample", *IDEALISING, "-o", str(tmp_path / "ideal")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    theirs, ours = (
+        json.loads((folder / "ideal" / "manifest.json").read_text())["symmetrization"]
+        for folder in (two, tmp_path)
+    )
+    assert theirs == ours
+    assert list(ours["groups"]) == sorted(ours["groups"])
+    assert len(set(ours["groups"].values())) > 3  # in another order it would show
+    for name in ours["groups"]:
+        files = [folder / "ideal" / "cif" / f"{name}.cif" for folder in (two, tmp_path)]
+        one, other = (file.read_text().partition("_cell_length")[0] for file in files)
+        assert one == other
 
 
 def test_two_processes_with_half_the_groups_are_one_with_all(tmp_path, two, tiny_ldm):

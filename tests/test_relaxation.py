@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import chemeleon
 from chemeleon.cli.app import app
 from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.convert import to_structures
 from chemeleon.energy.cells import Cells
 from chemeleon.energy.potentials import Evaluation, Potential
 from chemeleon.errors import ConfigError
@@ -37,6 +38,25 @@ class Springs(Potential):
             torch.zeros_like(cells.frac_coords) if forces else None,
             stress if stresses else None,
             reasons,
+        )
+
+
+class Hole(Potential):
+    """Pulls the two atoms of a cell into each other."""
+
+    name, version, device = "hole", "1", torch.device("cpu")
+
+    def evaluate(self, cells: Cells, *, forces: bool = False, stresses: bool = False) -> Evaluation:
+        firsts = torch.cumsum(cells.num_atoms, 0) - cells.num_atoms
+        between = cells.frac_coords[firsts + cells.num_atoms - 1] - cells.frac_coords[firsts]
+        way = torch.einsum("mi,mij->mj", between - between.round(), cells.lattice)
+        force = torch.zeros_like(cells.frac_coords)
+        force.index_add_(0, firsts, 5 * way).index_add_(0, firsts + cells.num_atoms - 1, -5 * way)
+        return Evaluation(
+            2.5 * way.square().sum(1) * (cells.num_atoms > 1),
+            force if forces else None,
+            torch.zeros_like(cells.lattice) if stresses else None,
+            [None] * len(firsts),
         )
 
 
@@ -66,6 +86,47 @@ def test_cells_go_to_their_least_energy_and_failures_stay_as_they_were():
     assert told["converged"] == 2
     assert told["failed"] == [{"id": "b", "reason": "one atom alone"}]
     json.dumps(told, allow_nan=False)
+
+
+def test_a_crystal_that_relaxation_would_break_stays_as_given():
+    broken = cube(4.0, 2)
+    broken.frac_coords[1] = torch.tensor([0.05, 0, 0])
+    crystals = FlatCrystals.join([cube(3.4, 2), cube(3.3, 1), broken])
+    relaxer = Relaxer(Hole(), 100)
+    after, notes = relaxer(crystals)
+    assert [note.taken_back for note in notes] == [True, False, False]
+    assert torch.equal(after.frac_coords[:3], crystals.frac_coords[:3])
+    assert not torch.equal(after.frac_coords[3:], crystals.frac_coords[3:])  # it was broken before
+    assert torch.equal(after.lattice, crystals.lattice)
+    assert notes[0].rmsd_angstrom == 0
+    assert not notes[0].converged
+    assert "relaxation would break it (atoms 0 and 1 are" in str(notes[0].reason)
+    told = relaxer.told(notes, ["a", "b", "c"])
+    assert told["failed"] == []
+    assert told["kept_as_given"] == [{"id": "a", "reason": notes[0].reason}]
+    json.dumps(told, allow_nan=False)
+
+
+def test_an_evaluation_takes_back_what_breaks_and_idealises_what_it_then_has():
+    pair = to_structures(cube(4.1, 2))[0]
+    pair.translate_sites([1], [0.01, 0.02, 0.005])
+    alone = to_structures(cube(3.3, 1))[0]
+    report = chemeleon.evaluate(
+        [pair, alone], potential=f"{__name__}:Hole", relax_steps=100, symmetrize=True
+    )
+    rows = report.crystals
+    assert rows["relax_taken_back"].tolist() == [True, False]
+    assert "would break it" in rows["reason"][0]
+    assert rows["relaxed_energy_ev_per_atom"][0] == rows["energy_ev_per_atom"][0] > 0
+    assert report.relaxed[0] is not None
+    assert np.allclose(report.relaxed[0].frac_coords, pair.frac_coords)
+    manifest = report.summary["manifest"]
+    assert manifest["relax_taken_back"] == 1
+    # moved along the diagonal the pair is cheaper off the middle, by far more than 5 meV/atom
+    assert rows["idealised_space_group"].tolist()[1] == 221
+    assert rows["idealise_refused"][0].startswith("Pm-3m refused: the energy rises by 0.")
+    assert rows["idealised"].tolist() == [False, True]
+    assert manifest["idealise"]["refused_a_higher_group"] == 1
 
 
 def test_unfit_requests_are_refused_before_the_work():

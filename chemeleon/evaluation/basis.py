@@ -88,9 +88,13 @@ def basis(manifest: Mapping[str, Any]) -> dict[str, str]:
                 " uniqueness and novelty are found anew."
             )
     if ideal := manifest.get("idealise"):
+        rise, of = ideal["max_rise_ev_per_atom"], "given"
+        energy = "" if rise is None else f" and raises no energy by more than {rise} eV/atom"
+        if manifest.get("relax_steps"):
+            of = "relaxed"
         found["idealised"] = (
-            f"The highest symmetry within {ideal['symprec_angstrom']} Å that raises no energy, of"
-            f" the {'relaxed' if manifest.get('relax_steps') else 'given'} crystals; uniqueness and"
+            f"The highest symmetry within {ideal['symprec_angstrom']} Å that moves no atom by more"
+            f" than {ideal['max_moved_angstrom']} Å{energy}, of the {of} crystals; uniqueness and"
             " novelty are found anew."
         )
     return found

@@ -52,7 +52,12 @@ _PLAIN = (
 _RELAXATION = (
     Column("relax_steps", "Relaxation steps"),
     Column("relax_converged", "Relaxation converged", kind="flag"),
+    Column("relax_taken_back", "Relaxation taken back", kind="flag"),
     Column("relax_rmsd_a", "RMSD raw to relaxed", "Å", digits=3, shown=True),
+    Column("idealised", "Idealised", kind="flag"),
+    Column("idealise_symprec_a", "Tolerance of idealising", "Å", digits=3),
+    Column("idealise_moved_a", "Longest way in idealising", "Å", digits=3),
+    Column("idealise_refused", "Higher symmetry refused", kind="text"),
 )
 
 

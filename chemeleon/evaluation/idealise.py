@@ -88,6 +88,7 @@ def idealise(
     max_moved_angstrom: float = MAX_MOVED_ANGSTROM,
     max_strain: float = MAX_STRAIN,
     max_rise_ev: float = MAX_RISE_EV,
+    given_ev: Sequence[float] | None = None,
     workers: int | None = None,
 ) -> list[Idealised]:
     """Give each crystal the highest symmetry within a tolerance that it can bear.
@@ -104,6 +105,8 @@ def idealise(
         max_moved_angstrom: longest way of an atom.
         max_strain: largest relative change of a length.
         max_rise_ev: of the energy, eV/atom.
+        given_ev: energies of the given crystals, eV/atom, where they are known; else they are
+            found first.
         workers: processes; all cores if None.
 
     Raises:
@@ -119,7 +122,10 @@ def idealise(
                                  strict=True):  # fmt: skip
         choices[i] = some
         found[i] = found[i]._replace(before=before, after=before)
-    known = _energies([crystals[i] for i in rows], potential)
+    if given_ev is None:
+        known = _energies([crystals[i] for i in rows], potential)
+    else:
+        known = [given_ev[i] for i in rows]
     for i, energy in zip(rows, known, strict=True):
         found[i] = found[i]._replace(energy_ev=energy)
     for level in range(max(map(len, choices), default=0)):
@@ -168,7 +174,8 @@ def symmetrize(
     collection = read_collection(source, workers=jobs)
     packed = collection.crystals
     crystals = [packed.crystal(i, at) for i, at in enumerate(packed.starts.tolist())]
-    found = idealise(crystals, tolerance, judge, workers=jobs, **bounds)
+    options: dict[str, Any] = {"workers": jobs, **bounds}
+    found = idealise(crystals, tolerance, judge, **options)
     return [
         one if reason is None else one._replace(reason=reason)
         for one, reason in zip(found, collection.reasons, strict=True)
@@ -229,10 +236,10 @@ def structure_of(crystal: Crystal) -> Structure:
     return Structure(Lattice(lattice), numbers.tolist(), frac)
 
 
-def in_standard_cell(structure: Structure, cell: Cell) -> Structure:
-    """Return a crystal in a standard cell of its group at 0.1 angstrom, as exact as it was."""
+def in_standard_cell(structure: Structure, cell: Cell, symprec: float) -> Structure:
+    """Return a crystal in a standard cell of its group, as exact as it was; see `in_cell`."""
     numbers = np.array(structure.atomic_numbers)
-    found = in_cell(numbers, structure.frac_coords, structure.lattice.matrix, cell)
+    found = in_cell(numbers, structure.frac_coords, structure.lattice.matrix, cell, symprec)
     shaped = structure_of(Crystal(*found))
     shaped.properties = structure.properties
     return shaped

@@ -5,6 +5,7 @@ Shapes: ``C`` crystals.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from chemeleon.data.parse import Crystal
 from chemeleon.evaluation.energies import EnergyJudge, fill_energies
-from chemeleon.evaluation.idealise import MAX_RISE_EV, Idealised, idealise
+from chemeleon.evaluation.idealise import Idealised, idealise, told
 from chemeleon.evaluation.packed import pack
 from chemeleon.evaluation.report_data import PackedStructures
 
@@ -46,7 +47,9 @@ def add_idealised(
     given = [relaxed.crystal(row) or structures.crystal(row) for row in chosen.tolist()]
     kept = [(row, crystal) for row, crystal in zip(chosen, given, strict=True) if crystal]
     potential = None if by is None else by.potential
-    ends = idealise([crystal for _, crystal in kept], symprec, potential, workers=workers)
+    known = _known(table, relaxed, [int(row) for row, _ in kept])
+    crystals = [crystal for _, crystal in kept]
+    ends = idealise(crystals, symprec, potential, given_ev=known, workers=workers)
     found: list[Idealised | None] = [None] * len(table)
     for (row, _), end in zip(kept, ends, strict=True):
         found[row] = end
@@ -59,7 +62,19 @@ def add_idealised(
     if by is not None:
         energies = np.array([np.nan if end is None else end.energy_ev for end in found])
         fill_energies(table, energies, lambda row: made[row], by.ground, "idealised_")
-    rise = None if by is None else MAX_RISE_EV
-    told = {"symprec_angstrom": symprec, "max_rise_ev_per_atom": rise}
-    told["idealised"] = sum(end.ideal for end in ends)
-    return PackedStructures(pack(made)), {"idealise": told}
+    names = [str(table["id"].iat[row]) for row, _ in kept]
+    said = told(ends, names, symprec, potential)
+    del said["groups"]  # they are in the table
+    return PackedStructures(pack(made)), {"idealise": said}
+
+
+def _known(
+    table: pandas.DataFrame, relaxed: PackedStructures, rows: Sequence[int]
+) -> list[float] | None:
+    """Return the energies of the crystals that are idealised, None if there are none."""
+    columns = [f"{state}energy_ev_per_atom" for state in ("", "relaxed_")]
+    found = [table[name].to_numpy(float) if name in table else None for name in columns]
+    after = [relaxed.crystal(row) is not None for row in rows]
+    if found[0] is None:
+        return None
+    return [float(found[moved][row]) for row, moved in zip(rows, after, strict=True)]  # type: ignore[index]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas
     from pymatgen.core import Structure
 
+    from chemeleon.crystals.symmetry import Cell
     from chemeleon.data.parse import Crystal
 
 CIF_LIMIT = 20_000
@@ -163,10 +164,11 @@ class Report:
         for suffix, structures in sets.items():
             if structures is None:
                 continue
-            cell = "conventional" if suffix == "_idealised" else None
+            exact = self.crystals["idealised"] if suffix == "_idealised" else [False] * len(names)
+            cells: list[Cell | None] = ["conventional" if flag else None for flag in exact]
             for row, (name, structure) in enumerate(zip(names, structures, strict=True)):
                 if structure is not None:
-                    text = cif_text(structure, cell)
+                    text = cif_text(structure, cells[row])
                     (folder / f"{name}{suffix}.cif").write_text(text, encoding="utf-8")
                     if not suffix:
                         files[row] = f"{folder.name}/{name}.cif"

@@ -38,6 +38,8 @@ def energy_flags(table: pandas.DataFrame) -> dict[str, tuple[str, NDArray[np.boo
     found: dict[str, tuple[str, NDArray[np.bool_]]] = {}
     if "relax_converged" in table:
         found["relax_converged"] = ("Relaxation converged", table["relax_converged"].to_numpy())
+    if "idealised" in table:
+        found["idealised"] = ("Idealised", table["idealised"].to_numpy())
     for prefix, word in STATES.items():
         new, of = None, ""
         if f"{prefix}{NOVEL}" in table:
@@ -107,7 +109,8 @@ def energy_states(table: pandas.DataFrame) -> dict[str, Any]:
     missing`` means unstable, though both count as not stable.
     """
     found = {}
-    for prefix, key in (("", "raw"), ("relaxed_", "relaxed")):
+    for prefix in STATES:
+        key = prefix.rstrip("_") or "raw"
         if f"{prefix}energy_ev_per_atom" not in table:
             continue
         energies = finite_column(table, f"{prefix}energy_ev_per_atom")
