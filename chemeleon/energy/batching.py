@@ -9,8 +9,8 @@ Shapes: ``M`` crystals, ``A`` atoms, ``U`` bonds.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -106,22 +106,7 @@ class BatchedPotential(Potential):
         chosen = torch.tensor(usable, dtype=torch.int64)
         limit = self._limit(CPU_CANDIDATES, GPU_CANDIDATES, BYTES_PER_CANDIDATE)
         waiting = [chosen[low:high] for low, high in pack(table[chosen, 0], limit)]
-        while waiting:
-            group = waiting.pop()
-            try:
-                self._group(group, cells, found)
-                continue
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-            # outside of the handler, where the traceback no longer holds the tensors
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            self.share = max(self.share / 2, 1e-3)
-            if len(group) > 1:
-                waiting.extend(group.chunk(2))
-            else:
-                found.reasons[int(group)] = "out of memory: the crystal has too many neighbours"
+        halve_when_short(self, waiting, lambda group: self._group(group, cells, found), found)
         if home != self.device:
             tensors = [None if t is None else t.to(home) for t in found[:3]]
             found = Evaluation(*tensors, found.reasons)  # type: ignore[arg-type]
@@ -199,11 +184,41 @@ class BatchedPotential(Potential):
             found.stresses[where] = virials / cells.volumes[:, None, None]
 
     def _limit(self, on_cpu: int, on_gpu: int, bytes_each: int) -> float:
-        if self.device.type != "cuda":
-            return on_cpu * self.share
-        free, _ = torch.cuda.mem_get_info(self.device)
-        held = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        return min(on_gpu, 0.5 * (free + held) / bytes_each) * self.share
+        return memory_limit(self.device, on_cpu, on_gpu, bytes_each) * self.share
+
+
+def memory_limit(device: torch.device, on_cpu: int, on_gpu: int, bytes_each: int) -> float:
+    """Return how many items a batch may have: on GPUs what half of the free memory holds."""
+    if device.type != "cuda":
+        return on_cpu
+    free, _ = torch.cuda.mem_get_info(device)
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(on_gpu, 0.5 * (free + held) / bytes_each)
+
+
+def halve_when_short(
+    potential: Any, waiting: list[Tensor], work: Callable[[Tensor], None], found: Evaluation
+) -> None:
+    """Do the work of all groups of rows; what does not fit into memory again in halves.
+
+    The potential's ``share`` of the usual batch is halved with it.
+    """
+    while waiting:
+        group = waiting.pop()
+        try:
+            work(group)
+            continue
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        # outside of the handler, where the traceback no longer holds the tensors
+        if potential.device.type == "cuda":
+            torch.cuda.empty_cache()
+        potential.share = max(potential.share / 2, 1e-3)
+        if len(group) > 1:
+            waiting.extend(group.chunk(2))
+        else:
+            found.reasons[int(group)] = "out of memory: the crystal has too many neighbours"
 
 
 def pack(costs: Tensor, limit: float) -> Iterator[tuple[int, int]]:

@@ -26,7 +26,7 @@ from chemeleon.models.pretrained import find_device
 if TYPE_CHECKING:
     from chemeleon.energy.cells import Crystals
 
-NAMES = ("chgnet", "sevennet", "mace", "none")
+NAMES = ("chgnet", "sevennet", "mace", "orb", "mattersim", "fairchem", "nequip", "none")
 # trained on MPtrj, or on it and sAlex, whose calculations have the Materials Project's settings
 RAW_MACE = ("small", "medium", "large", "small-0b", "medium-0b", "small-0b2", "medium-0b2",
             "large-0b2", "medium-0b3", "medium-mpa-0")  # fmt: skip
@@ -181,8 +181,8 @@ def load_potential(name: str, device: str | torch.device | None = None) -> Poten
 
     Args:
         name: ``chgnet`` or ``chgnet:VERSION`` (0.3.0, 0.2.0, r2scan), ``sevennet`` or
-            ``sevennet:VERSION`` (l3i5, 0, mf-0), ``mace`` or ``mace:MODEL``, ``none``, or
-            ``package.module:thing`` where thing is a `Potential`, an ASE calculator, or a function
+            ``sevennet:VERSION`` (l3i5, 0, mf-0), ``mace``, ``orb``, ``mattersim``,
+            ``fairchem`` or any of them with ``:MODEL``, ``nequip:PATH``, ``none``, or ``package.module:thing`` where thing is a `Potential`, an ASE calculator, or a function
             or class that makes one when called without arguments. A calculator may state the scale
             of its energies by an attribute ``energy_scale``.
         device: where to compute; CUDA if there is any by default.
@@ -203,7 +203,11 @@ def load_potential(name: str, device: str | torch.device | None = None) -> Poten
         from chemeleon.energy.sevennet_potential import SevenNetPotential
 
         return SevenNetPotential(tail or "l3i5", place)
-    if head == "mace":
+    if head in ("mace", "orb", "mattersim", "fairchem", "nequip"):
+        from chemeleon.energy.torchsim_potential import available, load_torchsim
+
+        if head != "mace" or available():
+            return load_torchsim(head, tail, place)
         return _load_mace(tail or "small", place)
     if not tail:
         raise ConfigError(
