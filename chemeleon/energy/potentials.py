@@ -182,7 +182,8 @@ def load_potential(name: str, device: str | torch.device | None = None) -> Poten
     Args:
         name: ``chgnet`` or ``chgnet:VERSION`` (0.3.0, 0.2.0, r2scan), ``sevennet`` or
             ``sevennet:VERSION`` (l3i5, 0, mf-0), ``mace``, ``orb``, ``mattersim``,
-            ``fairchem`` or any of them with ``:MODEL``, ``nequip:PATH``, ``none``, or ``package.module:thing`` where thing is a `Potential`, an ASE calculator, or a function
+            ``fairchem`` or any of them with ``:MODEL``, ``nequip:PATH``, ``none``, or
+            ``package.module:thing`` where thing is a `Potential`, an ASE calculator, or a function
             or class that makes one when called without arguments. A calculator may state the scale
             of its energies by an attribute ``energy_scale``.
         device: where to compute; CUDA if there is any by default.
