@@ -183,7 +183,7 @@ def evaluate(
         targets: crystals that samples should meet, for crystal structure prediction.
         base: crystals of the model before fine-tuning, to compare elements with.
         potential: chgnet, mace, none or package.module:thing.
-        hull: ``mp`` (default for chgnet), ``mp_all``, or a file of ``chemeleon data hull``.
+        hull: ``mp`` (the default), ``mp_all``, or a file of ``chemeleon data hull``.
         relax_steps: most steps of relaxation, 0 for none.
         symmetrize: also idealise the relaxed crystals (or those given), and judge them again.
         symprec: largest tolerance of that, angstrom; by default 0.3.

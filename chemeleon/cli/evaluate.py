@@ -65,7 +65,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--hull",
-            help="Convex hull: mp (default for chgnet), mp_all, or of `chemeleon data hull`.",
+            help="Convex hull: mp (the default), mp_all, or of `chemeleon data hull`.",
         ),
     ] = None,
     relax: Annotated[int, typer.Option("--relax", help="Most steps of relaxation.")] = 0,

@@ -2,6 +2,11 @@
 
 torch-sim gives energies in eV, forces in eV/angstrom and stresses in eV/angstrom^3, with our sign.
 Its cells hold the vectors as columns.
+
+The adapter is run against its Lennard-Jones and SevenNet models. How the models of `FAMILIES` are
+made was read, not run: mace-torch 0.3.16, orb-models 0.7.0, mattersim 1.2.5; of fairchem and NequIP
+only what torch-sim 0.6.2 says of them. mace-torch needs e3nn 0.4.4 and sevenn 0.5 or later, so the
+two do not share an environment.
 """
 
 from __future__ import annotations
@@ -166,12 +171,15 @@ def _make(family: str, model: str, device: torch.device) -> Any:
         return load("torch_sim.models.mace").MaceModel(net, device=device, dtype=torch.float64)
     if family == "orb":
         pretrained = load("orb_models.forcefield.pretrained")
-        net, adapter = pretrained.ORB_PRETRAINED_MODELS[model](device=device)
+        known = pretrained.ORB_PRETRAINED_MODELS
+        if model not in known:
+            raise ConfigError(f"no such model; known: {', '.join(known)}")
+        net, adapter = known[model](device=device)
         return load("torch_sim.models.orb").OrbModel(net, adapter, device=device)
     if family == "mattersim":
         potential = load("mattersim.forcefield.potential").Potential
         net = potential.from_checkpoint(load_path=model, device=str(device))
-        return load("torch_sim.models.mattersim").MatterSimModel(net)
+        return load("torch_sim.models.mattersim").MatterSimModel(net, device=device)
     if family == "fairchem":
         fairchem = load("torch_sim.models.fairchem").FairChemModel
         return fairchem(model=model, task_name="omat", device=device, compute_stress=True)
