@@ -3,10 +3,10 @@
 torch-sim gives energies in eV, forces in eV/angstrom and stresses in eV/angstrom^3, with our sign.
 Its cells hold the vectors as columns.
 
-The adapter is run against its Lennard-Jones and SevenNet models. How the models of `FAMILIES` are
-made was read, not run: mace-torch 0.3.16, orb-models 0.7.0, mattersim 1.2.5; of fairchem and NequIP
-only what torch-sim 0.6.2 says of them. mace-torch needs e3nn 0.4.4 and sevenn 0.5 or later, so the
-two do not share an environment.
+The adapter is run against torch-sim's Lennard-Jones and SevenNet models. How the models of
+`FAMILIES` are made was read, not run: mace-torch 0.3.16, orb-models 0.7.0, mattersim 1.2.5,
+fairchem-core 2.24.0, nequip 0.19.1. mace-torch needs e3nn 0.4.4, sevenn needs e3nn 0.5 or later, so
+the two do not share an environment.
 """
 
 from __future__ import annotations
