@@ -153,6 +153,8 @@ def load_torchsim(family: str, model: str, device: torch.device) -> Potential:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = _make(family, model, device)
+    except ConfigError:
+        raise
     except Exception as error:  # packages raise anything
         text = " ".join(str(error).split())[:200]
         raise ConfigError(
@@ -173,7 +175,7 @@ def _make(family: str, model: str, device: torch.device) -> Any:
         pretrained = load("orb_models.forcefield.pretrained")
         known = pretrained.ORB_PRETRAINED_MODELS
         if model not in known:
-            raise ConfigError(f"no such model; known: {', '.join(known)}")
+            raise ConfigError(f"potential 'orb:{model}': no such model; known: {', '.join(known)}")
         net, adapter = known[model](device=device)
         return load("torch_sim.models.orb").OrbModel(net, adapter, device=device)
     if family == "mattersim":
