@@ -30,12 +30,16 @@ def crystals() -> list[Structure]:
     return [*various(), thin, lonely, big, *real]
 
 
-@pytest.mark.parametrize("version", PACKAGE)
-def test_answers_are_those_of_the_packages_calculator(version):
+@pytest.mark.parametrize(
+    ("version", "few"),
+    [("l3i5", True), *(pytest.param(v, False, marks=pytest.mark.slow) for v in PACKAGE)],
+)
+def test_answers_are_those_of_the_packages_calculator(version, few):
     from pymatgen.io.ase import AseAtomsAdaptor
     from sevenn.calculator import SevenNetCalculator
 
     chosen = crystals() if version == "l3i5" else various()
+    chosen = chosen[::4] if few else chosen
     potential = load_potential(f"sevennet:{version}", "cpu")
     assert potential.energy_scale == RAW
     found = potential.energies(chosen, forces=True, stresses=True)
