@@ -100,8 +100,8 @@ EXPLAINED = """
 had to be explained: 70 % of its crystals, and 84 % of what counts as SUN, are of systems without a
 phase in the hull, and 76 % of what counts as SUN hold a radioactive, toxic or very scarce element
 (a third promethium). Within known systems 21 % of its crystals are SUN, against 27 % of the
-control. Tuning by an energy reward seeks out what the hull does not know, whichever hull it is; rank its crystals
-by `hull_state` and `impractical` before any of them is computed by DFT.
+control. Tuning by an energy reward seeks out what the hull does not know, whichever hull it is;
+rank its crystals by `hull_state` and `impractical` before any of them is computed by DFT.
 """
 
 
