@@ -19,7 +19,8 @@ from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.lattice import wrap
 from chemeleon.energy.potentials import Potential, load_potential
 from chemeleon.errors import ConfigError
-from chemeleon.evaluation.idealise import Idealised, check_bounds, crystals_of, idealise, told
+from chemeleon.evaluation.idealise import Idealised, check_bounds, idealise, told
+from chemeleon.evaluation.lookup import to_packed
 from chemeleon.evaluation.packed import pack
 from chemeleon.evaluation.sound import relax_soundly
 from chemeleon.evaluation.table import flat_crystals
@@ -146,7 +147,7 @@ class Idealiser:
 
     def __call__(self, crystals: FlatCrystals) -> tuple[FlatCrystals, list[Idealised]]:
         """Return the ``M`` crystals idealised, which may have fewer atoms, and a note for each."""
-        found = idealise(crystals_of(crystals), self.symprec, self.potential)
+        found = idealise(to_packed(crystals).crystals(), self.symprec, self.potential)
         after = flat_crystals(pack([one.crystal for one in found]))
         single = after.frac_coords.float(), after.lattice.float()
         kept = {"targets": crystals.targets, "ids": crystals.ids}

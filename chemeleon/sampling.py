@@ -127,11 +127,13 @@ def sample(
     """
     import torch
 
+    from chemeleon.evaluation.idealise import asked_symprec
+
     num_samples = num_samples if n is None else n
     formulas = [formula] if isinstance(formula, str) else list(formula or ())
     total = num_samples * max(1, len(formulas))
     check_sample(total, num_atoms, formula_units, seed, guidance, relax)
-    tolerance = _tolerance(symmetrize, symprec)
+    tolerance = asked_symprec(symmetrize, symprec)
     for text in formulas:
         formula_amounts(text)
     chosen: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "eta": eta}
@@ -293,19 +295,6 @@ def _rewarded(origin: Mapping[str, Any]) -> dict[str, Any]:
     """Return whom the model has learned to please, who must not judge it."""
     by = origin.get("rewarded_by")
     return {"rewarded_by": by} if by else {}
-
-
-def _tolerance(symmetrize: bool, symprec: float | None) -> float | None:
-    """Return the tolerance of idealising, None without it; says what does not go together."""
-    from chemeleon.evaluation.idealise import DEFAULT_SYMPREC, check_bounds
-
-    if not symmetrize and symprec is not None:
-        raise ConfigError("symprec is the tolerance of symmetrize, which is not asked for")
-    if not symmetrize:
-        return None
-    tolerance = DEFAULT_SYMPREC if symprec is None else symprec
-    check_bounds(tolerance)
-    return tolerance
 
 
 def _check_formulas(

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.crystals.notation import MAX_ATOMIC_NUMBER as MAX_ATOMIC_NUMBER
 from chemeleon.data.niggli import cell_matrix
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 Array = NDArray[np.float64]
 
@@ -28,6 +31,14 @@ class Crystal(NamedTuple):
     atomic_numbers: NDArray[np.int64]
     frac_coords: Array
     lattice: Array
+
+
+def structure_of(crystal: Crystal) -> Structure:
+    """Return pymatgen's structure of a crystal."""
+    from pymatgen.core import Structure
+
+    numbers, frac, lattice = crystal
+    return Structure(lattice, numbers.tolist(), frac)
 
 
 def cell_from(parameters: Sequence[float]) -> Array:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from chemeleon.crystals.symbols import symbol
-from chemeleon.data.parse import Crystal
+from chemeleon.data.crystal import Crystal, structure_of
 from chemeleon.data.pool import run_parallel, worker_count, workers_wait
 
 OXYGEN, SULFUR = 8, 16
@@ -71,17 +71,10 @@ def _kinds(crystal: Crystal, counts: Counter[int]) -> tuple[str, str]:
 
     oxide, sulfide = "oxide", "sulfide"
     if len(counts) > 1 and counts[OXYGEN] > 1:
-        oxide = str(oxide_type(_structure(crystal), PEROXIDE_WITHIN))
+        oxide = str(oxide_type(structure_of(crystal), PEROXIDE_WITHIN))
     if counts[SULFUR] and STRONG & counts.keys():
-        sulfide = sulfide_type(_structure(crystal)) or "sulfate"
+        sulfide = sulfide_type(structure_of(crystal)) or "sulfate"
     return oxide, sulfide
-
-
-def _structure(crystal: Crystal) -> Any:
-    from pymatgen.core import Lattice, Structure
-
-    species = crystal.atomic_numbers.tolist()
-    return Structure(Lattice(crystal.lattice), species, crystal.frac_coords)
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -111,19 +111,22 @@ class Bench:
         """The sets to be novel against."""
         return [self.sets[name] for name in self.settings.references]
 
+    @property
+    def control(self) -> Reference | None:
+        """The set of the control row."""
+        return self.sets.get(_control_name(self.settings) or "")
+
     @functools.cached_property
     def ceiling(self) -> Ceiling:
         """The set to compare with, and the control row's figures."""
-        name = _control_name(self.settings) or ""
-        control = self.sets.get(name)
-        return _control(control, self.references, self.settings, self.by, self.progress)
+        return _control(self.control, self.references, self.settings, self.by, self.progress)
 
     def judge(
         self, collection: Collection, source: object, manifest: Mapping[str, Any] | None = None
     ) -> Report:
         """Judge a set that was read; ``source`` is where from, for the manifest."""
         settings, progress = self.settings, self.progress
-        references, control = self.references, self.sets.get(_control_name(settings) or "")
+        references, control = self.references, self.control
         ours = _judge(collection, None, references, settings, self.by, None, progress)
         against, beside, row = self.ceiling
         distances = {} if against is None else figures.set_distances(ours.side, against)
@@ -222,9 +225,9 @@ def _judge(
             options = settings.options
             add_relaxed(table, found.relaxed, references, tolerances, options, **common)
     told, ideal = found.told, None
-    if settings.symmetrize:
+    if (symprec := settings.tolerance) is not None:
         ideal, said = add_idealised(
-            table, structures, found.relaxed, by, settings.tolerance, rows=rows,
+            table, structures, found.relaxed, by, symprec, rows=rows,
             workers=settings.jobs,
         )  # fmt: skip
         told = told | said

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from chemeleon.data.tables import safe_cells
-from chemeleon.evaluation.basis import GROUPS, basis, group_of, grouped
+from chemeleon.evaluation.basis import GROUPS, basis, grouped
 from chemeleon.evaluation.charts import interval_bar, number
 from chemeleon.evaluation.page import Section, escape, page, table
+from chemeleon.evaluation.report_sections import figure_text
 from chemeleon.storage import REPORT_PARTS, replacing, write_text
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _side_by_side(sets: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, A
         yield {
             "name": figure,
             "label": first["label"],
-            "group": first.get("group") or group_of(figure),
+            "group": first["group"],
             "sets": {name: {key: e.get(key) for key in kept} for name, e in entries.items()},
             CONTROL: first.get(CONTROL),
         }
@@ -163,7 +164,7 @@ def _table(entries: list[Mapping[str, Any]], names: list[str]) -> str:
     for entry in entries:
         cells = [_cell(entry["sets"].get(name), entry[CONTROL]) for name in names]
         share = any(found["of"] is not None for found in entry["sets"].values())
-        rows.append([escape(entry["label"]), *cells, _value(entry[CONTROL], share)])
+        rows.append([escape(entry["label"]), *cells, figure_text(entry[CONTROL], share)])
     return table(["", *names, "Control"], rows, "headline compared")
 
 
@@ -171,15 +172,9 @@ def _cell(found: Mapping[str, Any] | None, control: float | None) -> str:
     if found is None or found["value"] is None:
         return "–"
     share = found["of"] is not None
-    text = f'<span class="value">{_value(found["value"], share)}</span>'
+    text = f'<span class="value">{figure_text(found["value"], share)}</span>'
     if not share or found["low"] is None:
         return text
     low, high = found["low"], found["high"]
     span = f'<span class="range">{100 * low:.1f} to {100 * high:.1f}</span>'
     return f"{text} {span}{interval_bar(found['value'], low, high, control)}"
-
-
-def _value(value: float | None, share: bool) -> str:
-    if value is None:
-        return "–"
-    return f"{100 * value:.1f} %" if share else number(value)

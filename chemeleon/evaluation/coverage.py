@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.data.cache import cache_dir
+from chemeleon.data.crystal import structure_of
 from chemeleon.data.pool import Rescue
 from chemeleon.errors import ConfigError, DataError
 from chemeleon.evaluation._match_worker import TimeUpError, time_limit
@@ -188,16 +189,14 @@ def _share(flag: NDArray[np.bool_]) -> dict[str, Any]:
 
 def fingerprint_chunk(crystals: Packed) -> Floats:
     """Return ``(C, F)`` in a worker process; rows of NaN where matminer has no answer."""
-    from pymatgen.core import Structure
-
     structure_by, composition_by = _featurizers()
     found = np.full((len(crystals.counts), STRUCTURE + COMPOSITION), np.nan)
     for row, start in enumerate(crystals.starts.tolist()):
-        numbers, frac, lattice = crystals.crystal(row, start)
+        arrays = crystals.crystal(row, start)
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"), time_limit(_SECONDS):
                 warnings.simplefilter("ignore")
-                crystal = Structure(lattice, numbers.tolist(), frac)
+                crystal = structure_of(arrays)
                 sites = [structure_by.featurize(crystal, i) for i in range(len(crystal))]
                 found[row, :STRUCTURE] = np.mean(sites, 0)
                 found[row, STRUCTURE:] = composition_by.featurize(crystal.composition)

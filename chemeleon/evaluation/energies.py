@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chemeleon.data.parse import Crystal
+from chemeleon.data.parse import Crystal, from_structure
 from chemeleon.evaluation.collection import Progress
 from chemeleon.evaluation.packed import pack
 from chemeleon.evaluation.report_data import PackedStructures
 
 if TYPE_CHECKING:
     import pandas
-    from pymatgen.core import Structure
 
     from chemeleon.energy.hull_sources import Ground
     from chemeleon.energy.potentials import Potential
@@ -118,7 +117,7 @@ def add_energies(
                 raw[row] = end.energies_ev[0] if len(end.energies_ev) else np.nan
                 ends[row] = end._replace(structure=None)  # Structures of many take gigabytes
                 if end.structure is not None:
-                    relaxed[row] = _crystal(end.structure)
+                    relaxed[row] = from_structure(end.structure)
         for row, reason in zip(part, reasons, strict=True):
             why[row] = reason
         if progress:
@@ -136,11 +135,6 @@ def add_energies(
     kept = sum(end.taken_back for end in ends.values())
     said_of = _told(by, relax_steps) | ({"relax_taken_back": kept} if relax_steps else {})
     return Energies(PackedStructures(pack(relaxed)), said_of)
-
-
-def _crystal(structure: Structure) -> Crystal:
-    numbers = np.array(structure.atomic_numbers, dtype=np.int64)
-    return Crystal(numbers, structure.frac_coords, structure.lattice.matrix)
 
 
 def _told(by: EnergyJudge, relax_steps: int) -> dict[str, Any]:

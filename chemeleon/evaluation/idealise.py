@@ -15,8 +15,9 @@ import numpy as np
 from chemeleon.config.requests import check_range
 from chemeleon.crystals.idealise import Bounds, Candidate, candidates_chunk
 from chemeleon.crystals.symmetry import TIGHT, Cell, group_of, in_cell
-from chemeleon.data.crystal import Crystal
+from chemeleon.data.crystal import Crystal, structure_of
 from chemeleon.data.pool import Rescue, run_parallel, worker_count, workers_wait
+from chemeleon.errors import ConfigError
 from chemeleon.evaluation.packed import pack
 from chemeleon.evaluation.table import flat_crystals
 from chemeleon.evaluation.validity import structural_problems
@@ -24,7 +25,6 @@ from chemeleon.evaluation.validity import structural_problems
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from chemeleon.crystals.batch import FlatCrystals
     from chemeleon.energy.potentials import Potential
 
 DEFAULT_SYMPREC = 0.3  # angstrom; docs/sample.md says what others give
@@ -167,19 +167,32 @@ def symmetrize(
     from chemeleon.energy.potentials import load_potential
     from chemeleon.evaluation.collection import read_collection
 
-    tolerance = DEFAULT_SYMPREC if symprec is None else symprec
-    check_bounds(tolerance, **bounds)
+    chosen = DEFAULT_SYMPREC if symprec is None else symprec
+    check_bounds(chosen, **bounds)
     judge = None if potential == "none" else load_potential(potential, device)
     source = Path(structures) if isinstance(structures, str) else structures
     collection = read_collection(source, workers=jobs)
-    packed = collection.crystals
-    crystals = [packed.crystal(i, at) for i, at in enumerate(packed.starts.tolist())]
     options: dict[str, Any] = {"workers": jobs, **bounds}
-    found = idealise(crystals, tolerance, judge, **options)
+    found = idealise(collection.crystals.crystals(), chosen, judge, **options)
     return [
         one if reason is None else one._replace(reason=reason)
         for one, reason in zip(found, collection.reasons, strict=True)
     ]
+
+
+def asked_symprec(symmetrize: bool, symprec: float | None) -> float | None:
+    """Return the largest tolerance of idealising, angstrom; None where it is not asked for.
+
+    Raises:
+        ConfigError: for a tolerance that makes no sense, or without idealising.
+    """
+    if not symmetrize and symprec is not None:
+        raise ConfigError("symprec is the tolerance of symmetrize, which is not asked for")
+    if not symmetrize:
+        return None
+    chosen = DEFAULT_SYMPREC if symprec is None else symprec
+    check_bounds(chosen)
+    return chosen
 
 
 def check_bounds(
@@ -218,22 +231,6 @@ def told(
         },
         "groups": {n: " -> ".join(pair) for n, pair in zip(names, symbols, strict=True)},
     }
-
-
-def crystals_of(flat: FlatCrystals) -> list[Crystal]:
-    """Return the crystals of tensors, in float64."""
-    numbers, coords = flat.atomic_numbers.numpy(), flat.frac_coords.double().numpy()
-    cells, ends = flat.lattice.double().numpy(), np.cumsum(flat.num_atoms.numpy())[:-1]
-    parts = zip(np.split(numbers, ends), np.split(coords, ends), cells, strict=True)
-    return [Crystal(*part) for part in parts]
-
-
-def structure_of(crystal: Crystal) -> Structure:
-    """Return pymatgen's structure of a crystal."""
-    from pymatgen.core import Lattice, Structure
-
-    numbers, frac, lattice = crystal
-    return Structure(Lattice(lattice), numbers.tolist(), frac)
 
 
 def in_standard_cell(structure: Structure, cell: Cell, symprec: float) -> Structure:

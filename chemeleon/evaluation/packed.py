@@ -41,6 +41,10 @@ class Packed(NamedTuple):
         numbers = self.numbers[atoms].astype(np.int64)
         return Crystal(numbers, self.frac[atoms], self.lattice[index])
 
+    def crystals(self) -> list[Crystal]:
+        """Return all crystals."""
+        return [self.crystal(i, start) for i, start in enumerate(self.starts.tolist())]
+
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Packed:
         """Return the crystals of these rows, in this order."""
         chosen = np.asarray(rows, dtype=np.int64)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from chemeleon.data.crystal import structure_of
 from chemeleon.data.tables import safe_cells
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.figures import write_figures
@@ -46,12 +47,8 @@ class PackedStructures(Sequence["Structure | None"]):
     def __getitem__(self, index: int | slice) -> Structure | list[Structure | None] | None:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        from pymatgen.core import Structure
-
         crystal = self.crystal(range(len(self))[index])
-        if crystal is None:
-            return None
-        return Structure(crystal.lattice, crystal.atomic_numbers.tolist(), crystal.frac_coords)
+        return None if crystal is None else structure_of(crystal)
 
     def crystal(self, row: int) -> Crystal | None:
         """Return one as arrays, without the cost of a Structure."""

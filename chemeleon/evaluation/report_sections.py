@@ -48,17 +48,17 @@ def _figures(entries: Sequence[Mapping[str, Any]], controlled: bool) -> str:
         unit = f" {escape(entry['unit'])}" if entry.get("unit") and not fraction else ""
         span = ""
         if low is not None and high is not None:
-            span = f"{_figure(low, fraction, False)} to {_figure(high, fraction)}{unit}"
+            span = f"{figure_text(low, fraction, False)} to {figure_text(high, fraction)}{unit}"
         counted = f"{number(count)} of {number(of)}" if fraction and count is not None else ""
         cells = [
             escape(entry.get("label") or entry.get("name", "")),
-            f'<span class="value">{_figure(value, fraction)}{unit}</span>',
+            f'<span class="value">{figure_text(value, fraction)}{unit}</span>',
             f'<span class="range">{span}</span>',
             bar,
             counted,
         ]
         if controlled:
-            cells.append(_figure(control, fraction) + (unit if control is not None else ""))
+            cells.append(figure_text(control, fraction) + (unit if control is not None else ""))
         rows.append(cells)
     header = ["", "Value", "95 % interval", "0 to 100 %", "Count"]
     return table(header + ["Control"] * controlled, rows, "headline")
@@ -164,7 +164,8 @@ def _card(title: str, body: str) -> str:
     return f'<div class="card"><h3>{escape(title)}</h3>{body}</div>'
 
 
-def _figure(value: float | None, fraction: bool, sign: bool = True) -> str:
+def figure_text(value: float | None, fraction: bool, sign: bool = True) -> str:
+    """Return a share in per cent (without its sign if asked so), or a number; '–' for none."""
     if value is None:
         return "–"
     return f"{100 * value:.1f}{' %' if sign else ''}" if fraction else number(value)
@@ -197,7 +198,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _bin_cell(value: Any) -> str:
     if isinstance(value, Mapping) and "value" in value:
-        return _figure(value["value"], value.get("of") is not None)
+        return figure_text(value["value"], value.get("of") is not None)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return number(value)
     return escape("–" if value is None else value)

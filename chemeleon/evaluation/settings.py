@@ -15,7 +15,7 @@ from chemeleon.config.requests import (
 )
 from chemeleon.data.problems import OnError
 from chemeleon.errors import ConfigError, nearest
-from chemeleon.evaluation.idealise import DEFAULT_SYMPREC, check_bounds
+from chemeleon.evaluation.idealise import asked_symprec
 from chemeleon.evaluation.matching import TOLERANCES
 from chemeleon.evaluation.metrics.base import Options, Predict, Wanted
 from chemeleon.evaluation.novelty import all_columns
@@ -77,9 +77,9 @@ class Settings:
         return Options(self.properties, self.predict)
 
     @property
-    def tolerance(self) -> float:
-        """Largest tolerance of idealising, angstrom."""
-        return DEFAULT_SYMPREC if self.symprec is None else self.symprec
+    def tolerance(self) -> float | None:
+        """Largest tolerance of idealising, angstrom; None without it. Raises as `check` does."""
+        return asked_symprec(self.symmetrize, self.symprec)
 
     def check(self) -> None:
         """Raise ConfigError for what cannot be done."""
@@ -95,9 +95,7 @@ class Settings:
             check_range("jobs", self.jobs, 1, MAX_JOBS)
         check_range("relax_steps", self.relax_steps, 0, MAX_RELAX_STEPS)
         check_range("control_energies", self.control_energies, 0, MAX_CRYSTALS)
-        if self.symprec is not None and not self.symmetrize:
-            raise ConfigError("symprec is the tolerance of symmetrize, which is not asked for")
-        check_bounds(self.tolerance)
+        asked_symprec(self.symmetrize, self.symprec)
         if self.coverage and not self.references and self.control in (None, "auto", "none"):
             raise ConfigError("coverage is of a set: name a --reference or a --control")
         if self.potential == "none" and (self.hull or self.relax_steps):
