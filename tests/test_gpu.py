@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,31 @@ def test_a_replayed_call_gives_what_the_ordinary_one_gives():
             out, _ = replayed(z, t)
             torch.testing.assert_close(out, layer(z) * t)
         assert replayed.graph is not None
+
+
+def test_a_replayed_call_outlives_the_autocast_of_another_thread():
+    """Leaving autocast throws away the rounded weights of all threads; a graph must not read them.
+
+    The memory they leave is filled, as crystals that are relaxed beside the generation fill it.
+    """
+
+    def relaxation_beside_it():
+        with torch.autocast("cuda", torch.bfloat16):
+            pass
+
+    layer = nn.Linear(512, 512).cuda()
+    z = torch.randn(64, 512, device="cuda")
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+        replayed = Replayed(layer)
+        for _ in range(3):
+            wanted = replayed(z).clone()
+        assert replayed.graph is not None
+        thread = threading.Thread(target=relaxation_beside_it)
+        thread.start()
+        thread.join()
+        filled = [torch.full((512, 512), torch.nan, device="cuda").bfloat16() for _ in range(64)]
+        torch.testing.assert_close(replayed(z), wanted)
+    assert len(filled) == 64
 
 
 @pytest.fixture(scope="module")
