@@ -28,11 +28,11 @@ from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.convert import to_structures
 from chemeleon.data.dataset import load_split
 from chemeleon.evaluation.validity import structural_problems
+from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.conditions import element_counts
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.pretrained import place
-from chemeleon.pipeline import Pipeline
-from chemeleon.prediction import predict
+from chemeleon.predict.run import predict
 
 
 def counts(crystals: FlatCrystals) -> Tensor:

@@ -23,7 +23,7 @@ from chemeleon.config.schema import SamplerConfig
 from chemeleon.data.dataset import load_split
 from chemeleon.evaluation.csp import rate
 from chemeleon.evaluation.matching import Pair, crystal_arrays, match_pairs
-from chemeleon.pipeline import Pipeline
+from chemeleon.generation.pipeline import Pipeline
 
 BINS = ((1, 4), (5, 8), (9, 12), (13, 16), (17, 20), (21, 10_000))
 PAIRS = 20_000  # held at a time

@@ -24,7 +24,7 @@ from csp import sampler
 from chemeleon.crystals.convert import to_structures
 from chemeleon.evaluation.evaluate import Settings, evaluate
 from chemeleon.evaluation.validity import writable
-from chemeleon.pipeline import Pipeline
+from chemeleon.generation.pipeline import Pipeline
 
 SHARES = {
     "valid_structure": "structure",

@@ -31,7 +31,7 @@ from chemeleon.evaluation.grouping import composition_keys, find_groups, find_kn
 from chemeleon.evaluation.lookup import Lookup, to_packed
 from chemeleon.evaluation.matching import TOLERANCES
 from chemeleon.evaluation.validity import writable
-from chemeleon.pipeline import Pipeline
+from chemeleon.generation.pipeline import Pipeline
 
 CHUNK = 500
 PANELS = (("new", "new, %"), ("unknown_formula", "unknown formula, %"), ("distance", "distance, Å"))

@@ -28,7 +28,7 @@ from train_step import CUDA, linear_weights, matrix_rate, wait
 
 from chemeleon import api
 from chemeleon.crystals.convert import to_structures
-from chemeleon.pipeline import Pipeline
+from chemeleon.generation.pipeline import Pipeline
 
 
 def train(folder: Path, steps: int) -> Path:

@@ -22,7 +22,7 @@ import torch
 from sample import train
 from train_step import logged
 
-from chemeleon.pipeline import Pipeline
+from chemeleon.generation.pipeline import Pipeline
 
 
 def launch(processes: int, *words: str) -> None:

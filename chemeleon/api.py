@@ -21,8 +21,8 @@ from chemeleon.checkpoints.shipped import list_shipped as hub_shipped
 from chemeleon.config import presets
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.evaluation.idealise import symmetrize
+from chemeleon.generation.sampling import sample
 from chemeleon.models.pretrained import check_fit
-from chemeleon.sampling import sample
 from chemeleon.storage import REPORT_PARTS, hold, refuse_inside, replacing, settle
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from chemeleon.data.problems import OnError
     from chemeleon.evaluation.comparison import Comparison
     from chemeleon.evaluation.report_data import Report
-    from chemeleon.prediction import Prediction
+    from chemeleon.predict.run import Prediction
     from chemeleon.training.launch import TrainResult
 
 Stages = Literal["vae", "ldm", "rl", "predict"]
@@ -135,7 +135,7 @@ def predict_run(
     with nullcontext() if path is None else hold(path, overwrite=overwrite):
         from chemeleon.models.predictor import Predictor
         from chemeleon.models.pretrained import place
-        from chemeleon.prediction import predict, write_predictions
+        from chemeleon.predict.run import predict, write_predictions
 
         predictor = place(Predictor.from_pretrained(model), device)
         found = predict(predictor, sources, **columns, progress=progress)
@@ -207,7 +207,7 @@ def evaluate(
     """
     from chemeleon.evaluation.evaluate import Settings
     from chemeleon.evaluation.evaluate import evaluate as judge
-    from chemeleon.prediction import wanting
+    from chemeleon.predict.run import wanting
 
     folder = None if output is None else Path(output)
     if overwrite and folder is not None and isinstance(source, str | Path):
@@ -263,7 +263,7 @@ def compare(
     """
     from chemeleon.evaluation.evaluate import compare as judge
     from chemeleon.evaluation.settings import Settings
-    from chemeleon.prediction import wanting
+    from chemeleon.predict.run import wanting
 
     wanted = settings.pop("properties", None), settings.pop("predictor", None)
     known = {field.name for field in fields(Settings)}

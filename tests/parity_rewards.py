@@ -13,11 +13,11 @@ from chemeleon.config.rewards import RewardConfig
 from chemeleon.crystals.convert import from_structures
 from chemeleon.evaluation.amd import average_minimum_distances, chebyshev
 from chemeleon.evaluation.statistics import frechet
-from chemeleon.rewards._diversity import leave_one_out, polynomial_mmd
-from chemeleon.rewards._normalise import normalise
-from chemeleon.rewards.base import Candidates, Context
-from chemeleon.rewards.mix import Mix
-from chemeleon.rewards.predictor import Predictor, PredictorOptions
+from chemeleon.rl.rewards._diversity import leave_one_out, polynomial_mmd
+from chemeleon.rl.rewards._normalise import normalise
+from chemeleon.rl.rewards.base import Candidates, Context
+from chemeleon.rl.rewards.mix import Mix
+from chemeleon.rl.rewards.predictor import Predictor, PredictorOptions
 
 CPU = torch.device("cpu")
 

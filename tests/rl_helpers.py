@@ -15,12 +15,12 @@ from chemeleon.config import presets
 from chemeleon.config.schema import RLTrainConfig
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.dataset import load_split
+from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion
-from chemeleon.pipeline import Pipeline
+from chemeleon.rl.stage import RLStage
 from chemeleon.storage import RUN_PARTS, Draft
 from chemeleon.training import launch
 from chemeleon.training.launch import TrainResult
-from chemeleon.training.rl import RLStage
 
 WORDS = [
     *(f"rl.rewards.{name}=null" for name in ("creativity", "validity", "plentiful")),
@@ -37,7 +37,7 @@ WORDS = [
 
 
 class Scores(NamedTuple):
-    """Looks like `chemeleon.rewards.mix.Scores`."""
+    """Looks like `chemeleon.rl.rewards.mix.Scores`."""
 
     total: Tensor
     raw: Mapping[str, Tensor]

@@ -11,7 +11,7 @@ from test_conditions import CONDITIONS
 from chemeleon.config.presets import load
 from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import DataError
-from chemeleon.pipeline import Pipeline
+from chemeleon.generation.pipeline import Pipeline
 from chemeleon.storage import RUN_PARTS, Draft
 
 

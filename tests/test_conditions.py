@@ -15,10 +15,10 @@ from chemeleon import api
 from chemeleon.config.schema import ConditionConfig, SamplerConfig
 from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import ConfigError
+from chemeleon.generation.guidance import Steering
+from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.conditions import element_counts
-from chemeleon.pipeline import Pipeline
-from chemeleon.steering import Steering
 
 CONDITIONS = (
     "ldm.conditions={what: {kind: composition}, system: {kind: chemical_system},"

@@ -28,11 +28,11 @@ from chemeleon.crystals.random import make_keys
 from chemeleon.data.dataset import load_source, load_split
 from chemeleon.errors import CheckpointError, ChemeleonError, ConfigError, GenerationError
 from chemeleon.evaluation.csp import assign
+from chemeleon.generation.pipeline import Pipeline
+from chemeleon.generation.ranking import best_first, denoising_error, make_scorer
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.elements import element_embedding
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.pipeline import Pipeline
-from chemeleon.ranking import best_first, denoising_error, make_scorer
 from chemeleon.training.ldm import LDMStage
 
 

@@ -15,7 +15,7 @@ from chemeleon.crystals.convert import to_structures
 from chemeleon.crystals.formula import formula_histogram, formula_units, likely_units, parse_formula
 from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import ConfigError
-from chemeleon.formulas import of_formulas, share_out
+from chemeleon.generation.formulas import of_formulas, share_out
 
 
 @pytest.mark.parametrize(

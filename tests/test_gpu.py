@@ -17,12 +17,12 @@ from torch import nn
 
 from chemeleon import api
 from chemeleon.crystals.convert import to_structures
+from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.attention import ragged_attention
 from chemeleon.models.layers import ModulatedBlock
 from chemeleon.models.modulation import fused
 from chemeleon.models.packing import Layout
 from chemeleon.models.replay import Replayed
-from chemeleon.pipeline import Pipeline
 
 pytestmark = [
     pytest.mark.gpu,

@@ -22,10 +22,10 @@ from chemeleon.cli.app import app
 from chemeleon.config.schema import LDMConfig
 from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import CheckpointError, ConfigError
+from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.pipeline import Pipeline
 
 pytest_plugins = ["hub_fixtures"]
 

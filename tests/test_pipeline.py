@@ -13,7 +13,7 @@ from chemeleon import api
 from chemeleon.config.schema import SamplerConfig
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.errors import CheckpointError, ConfigError, GenerationError
-from chemeleon.pipeline import Pipeline
+from chemeleon.generation.pipeline import Pipeline
 
 
 @pytest.fixture(scope="module")

@@ -28,11 +28,11 @@ from chemeleon.data.loader import Loader
 from chemeleon.errors import CheckpointError, ConfigError, DataError, GenerationError
 from chemeleon.evaluation.columns import column_table
 from chemeleon.evaluation.metrics import METRICS
-from chemeleon.evaluation.regression import scores
 from chemeleon.models.neighbours import PairFeatures
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.training.predictor import PredictStage, load_targets
+from chemeleon.predict.regression import scores
+from chemeleon.predict.stage import PredictStage, load_targets
 
 SMALL = [
     "predict.encoder=scratch",
@@ -101,7 +101,7 @@ def test_pair_features_do_not_change_when_the_crystal_is_moved_or_turned():
 def test_padding_and_company_change_nothing():
     config = settings().predict
     torch.manual_seed(0)
-    from chemeleon.training.predictor import new_encoder
+    from chemeleon.predict.stage import new_encoder
 
     model = Predictor(config, new_encoder(config)).eval()
     crystals = demo_crystals("val").subset(torch.arange(0, 400, 30))

@@ -17,7 +17,7 @@ from chemeleon.crystals.convert import to_structures
 from chemeleon.energy.cells import Cells
 from chemeleon.energy.potentials import Evaluation, Potential
 from chemeleon.errors import ConfigError
-from chemeleon.relaxation import Relaxer
+from chemeleon.generation.relaxation import Relaxer
 
 REST = 3.0  # angstrom
 
@@ -140,7 +140,9 @@ def test_unfit_requests_are_refused_before_the_work():
 
 
 def test_sampled_crystals_are_written_relaxed(tmp_path, monkeypatch):
-    monkeypatch.setattr("chemeleon.relaxation.load_potential", lambda name, device: Springs())
+    monkeypatch.setattr(
+        "chemeleon.generation.relaxation.load_potential", lambda name, device: Springs()
+    )
     words = ["sample", "-n", "3", "--steps", "10", "--num-atoms", "2"]
     raw, relaxed = tmp_path / "raw", tmp_path / "relaxed"
     assert CliRunner().invoke(app, [*words, "-o", str(raw)]).exit_code == 0

@@ -19,12 +19,13 @@ from chemeleon.checkpoints.store import read_state
 from chemeleon.cli.app import app
 from chemeleon.config import presets
 from chemeleon.errors import ConfigError
+from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion
-from chemeleon.pipeline import Pipeline
-from chemeleon.training import launch, objectives
-from chemeleon.training.objectives import PolicyGradient
-from chemeleon.training.rl import RLStage
-from chemeleon.training.rollout import draw_prompts
+from chemeleon.rl import objectives
+from chemeleon.rl.objectives import PolicyGradient
+from chemeleon.rl.rollout import draw_prompts
+from chemeleon.rl.stage import RLStage
+from chemeleon.training import launch
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from chemeleon.config.schema import DiffusionConfig, SamplerConfig
 from chemeleon.crystals.random import make_keys, normal
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError
+from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import Denoiser
-from chemeleon.pipeline import Pipeline
 
 WORDS = [
     *TINY_LDM,

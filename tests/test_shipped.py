@@ -28,10 +28,10 @@ from chemeleon.config.schema import (
 )
 from chemeleon.config.words import training_words
 from chemeleon.errors import CheckpointError, ConfigError
+from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.pipeline import Pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL = [(stage, name) for stage in STAGES for name in presets.list_presets(stage)]

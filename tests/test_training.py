@@ -22,7 +22,7 @@ from chemeleon import api
 from chemeleon.checkpoints.store import find_model, read_state, read_tensors
 from chemeleon.config.schema import OptimConfig, TrainerConfig
 from chemeleon.errors import CheckpointError, ConfigError, TrainingError
-from chemeleon.pipeline import Pipeline
+from chemeleon.generation.pipeline import Pipeline
 from chemeleon.training.schedule import LearningRate, total_steps
 
 TIMES = {"crystals_per_s"}

@@ -19,7 +19,7 @@ from chemeleon.data.named import find_set
 from chemeleon.data.where import Rows, judge
 from chemeleon.errors import ChemeleonError, ConfigError, DataError
 from chemeleon.evaluation.reference import load_reference
-from chemeleon.formulas import of_data
+from chemeleon.generation.formulas import of_data
 
 NAN = float("nan")
 #            LiF      NaCl       Fe    LiFeO2         unknown crystal

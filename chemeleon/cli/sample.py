@@ -13,7 +13,7 @@ from chemeleon.cli.options import say
 from chemeleon.config.launched import is_first
 
 if TYPE_CHECKING:
-    from chemeleon.sample_result import SampleResult
+    from chemeleon.generation.result import SampleResult
 
 
 def sample(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from chemeleon.sampling import Format
+    from chemeleon.generation.sampling import Format
 
 FORMATS = ("cif", "extxyz", "json", "poscar")
 

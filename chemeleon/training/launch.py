@@ -33,15 +33,15 @@ from chemeleon.models.adapters import count
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
+from chemeleon.predict.scoring import score
+from chemeleon.predict.stage import PredictStage, load_targets
+from chemeleon.rl.report import write_report
+from chemeleon.rl.stage import RLStage, Scorer
 from chemeleon.storage import RUN_PARTS, Draft, hold, refuse_existing, write_text
 from chemeleon.terminal import Terminal
 from chemeleon.training.ldm import LDMStage
 from chemeleon.training.loop import Fitted, Stage, fit
-from chemeleon.training.predictor import PredictStage, load_targets
-from chemeleon.training.rl import RLStage, Scorer
-from chemeleon.training.rl_report import write_report
 from chemeleon.training.run import Run, keep_freed_memory, make_accelerator
-from chemeleon.training.scoring import score
 from chemeleon.training.tracking import read_metrics
 from chemeleon.training.vae import VAEStage
 
@@ -287,7 +287,7 @@ def _scorer(
     config: RLTrainConfig, train: FlatCrystals, vae: CrystalVAE, accelerator: Accelerator
 ) -> Scorer:
     """Return the rewards; crystals are new if they are not among the training crystals."""
-    from chemeleon.rewards.mix import Mix
+    from chemeleon.rl.rewards.mix import Mix
 
     # processes of one machine share its cores
     cores = max(1, worker_count() // accelerator.num_processes)

@@ -17,10 +17,10 @@ from chemeleon.crystals.random import fold, normal, uniform
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.evaluation.matching import crystal_arrays
+from chemeleon.generation.pipeline import Pipeline, Precision
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.pipeline import Pipeline, Precision
 from chemeleon.training.adapted import Adapted, trained, whole
 from chemeleon.training.run import Export
 from chemeleon.training.stage import DataStage

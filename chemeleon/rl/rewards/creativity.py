@@ -28,7 +28,7 @@ from chemeleon.evaluation.grouping import (
 )
 from chemeleon.evaluation.lookup import Lookup
 from chemeleon.evaluation.matching import TOLERANCES, MatcherName
-from chemeleon.rewards.base import Answer, Candidates, Context, Reward, needs_reference
+from chemeleon.rl.rewards.base import Answer, Candidates, Context, Reward, needs_reference
 
 
 class CreativityOptions(Section):

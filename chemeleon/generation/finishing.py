@@ -18,8 +18,8 @@ from chemeleon.evaluation.idealise import Idealised, in_standard_cell
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from chemeleon.ranking import Scorer
-    from chemeleon.relaxation import Idealiser, Note, Relaxer
+    from chemeleon.generation.ranking import Scorer
+    from chemeleon.generation.relaxation import Idealiser, Note, Relaxer
 
 
 class Finished(NamedTuple):

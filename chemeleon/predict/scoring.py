@@ -12,10 +12,10 @@ from rich.console import Console
 from chemeleon.config.schema import PredictTrainConfig
 from chemeleon.data.dataset import SPLITS
 from chemeleon.errors import DataError
-from chemeleon.evaluation.regression import Parity, parity_plot, scores
 from chemeleon.models.predictor import Predictor
+from chemeleon.predict.regression import Parity, parity_plot, scores
+from chemeleon.predict.stage import load_targets
 from chemeleon.storage import write_text
-from chemeleon.training.predictor import load_targets
 
 SCORES, PLOT = "scores.json", "parity.png"
 

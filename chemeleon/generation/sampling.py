@@ -20,7 +20,7 @@ from chemeleon.config.requests import check_sample
 from chemeleon.config.schema import SamplerConfig
 from chemeleon.crystals.symbols import formula_amounts
 from chemeleon.errors import ConfigError
-from chemeleon.sample_result import SampleResult
+from chemeleon.generation.result import SampleResult
 from chemeleon.storage import SAMPLE_PARTS, refuse_existing, replacing
 from chemeleon.version import __version__
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from chemeleon.crystals.symmetry import Cell
     from chemeleon.data.problems import OnError
     from chemeleon.evaluation.idealise import Idealised
-    from chemeleon.relaxation import Idealiser, Note, Relaxer
+    from chemeleon.generation.relaxation import Idealiser, Note, Relaxer
 
 Format = Literal["cif", "extxyz", "json", "poscar"]
 logger = logging.getLogger(__name__)
@@ -153,12 +153,12 @@ def sample(
     from chemeleon.crystals.texts import FOLDER_FORMATS
     from chemeleon.data.writing import CrystalFiles
     from chemeleon.evaluation.validity import structural_problems, writable
-    from chemeleon.finishing import finish, shape
-    from chemeleon.formulas import of_data, of_formulas
-    from chemeleon.pipeline import Pipeline
-    from chemeleon.ranking import best_first, make_scorer
-    from chemeleon.relaxation import Idealiser, Relaxer
-    from chemeleon.steering import GUIDANCE, plain
+    from chemeleon.generation.finishing import finish, shape
+    from chemeleon.generation.formulas import of_data, of_formulas
+    from chemeleon.generation.guidance import GUIDANCE, plain
+    from chemeleon.generation.pipeline import Pipeline
+    from chemeleon.generation.ranking import best_first, make_scorer
+    from chemeleon.generation.relaxation import Idealiser, Relaxer
 
     mine = share(device)
     if mine.rank > 0:

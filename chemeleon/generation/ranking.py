@@ -22,8 +22,8 @@ from chemeleon.crystals.lattice import (
 )
 from chemeleon.crystals.random import make_keys
 from chemeleon.errors import ConfigError, nearest
+from chemeleon.generation.pipeline import Pipeline, Precision
 from chemeleon.models.packing import Layout
-from chemeleon.pipeline import Pipeline, Precision
 
 CHOICES = ("auto", "energy", "model", "none")
 POTENTIAL = "chgnet"

@@ -21,11 +21,11 @@ from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.diffusion.transitions import Transitions
 from chemeleon.errors import TrainingError
 from chemeleon.models.denoiser import LatentDiffusion
+from chemeleon.rl.notes import PICTURES, Notes, Scored, draw_best, weighted
+from chemeleon.rl.objectives import Objective, Piece, PolicyGradient, Rejection
+from chemeleon.rl.rollout import Policy, draw_prompts
 from chemeleon.storage import Draft
 from chemeleon.training.adapted import Adapted, trained, whole
-from chemeleon.training.objectives import Objective, Piece, PolicyGradient, Rejection
-from chemeleon.training.rl_notes import PICTURES, Notes, Scored, draw_best, weighted
-from chemeleon.training.rollout import Policy, draw_prompts
 from chemeleon.training.run import Export
 
 CPU_PAIRS = 1024
@@ -34,7 +34,7 @@ ACTIVATION_BYTES = 130  # per token, block and channel, kept for the backward pa
 
 
 class Scorer(Protocol):
-    """What is used of `chemeleon.rewards.mix.Mix`."""
+    """What is used of `chemeleon.rl.rewards.mix.Mix`."""
 
     @property
     def judges(self) -> Sequence[str]:

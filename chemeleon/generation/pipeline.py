@@ -27,12 +27,12 @@ from chemeleon.crystals.random import fold, make_keys, normal, uniform
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.diffusion.sampler import Predict, Sampler
 from chemeleon.errors import GenerationError
+from chemeleon.generation.guidance import Asked, Steering, Wishes
 from chemeleon.models.condition_encoder import Request
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import place
 from chemeleon.models.replay import Replayed
-from chemeleon.steering import Asked, Steering, Wishes
 
 Precision = Literal["auto", "fp32", "bf16"]
 AUTO_BATCH = {"cpu": 256, "cuda": 2048}
