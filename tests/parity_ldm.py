@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from chemeleon.config.schema import SamplerConfig
 from chemeleon.diffusion.losses import Noised, NoiseProcess
-from chemeleon.diffusion.sampler import Predict, Sampler, guided
-from chemeleon.diffusion.schedulers import ddpm_step, make_scheduler, predicted_x0
+from chemeleon.diffusion.reverse import Predict, ReverseDiffusion
+from chemeleon.generation.guidance import Evaluated, guide
 from chemeleon.models.denoiser import LatentDiffusion
 
 GUIDANCE = 2.0
@@ -120,15 +120,13 @@ def _predictor(golden: Golden, model: LatentDiffusion) -> Predict:
     if model.denoiser.conditions is None:
         return lambda z, t: model(z, t, num_atoms)
     features, no, yes = _flags(golden, model)
-    steered = guided(
-        lambda z, t: model(z, t, num_atoms, features, no),
-        lambda z, t: model(z, t, num_atoms, features, yes),
-        GUIDANCE,
-    )
     half = len(num_atoms)
 
+    def evaluated(z: Tensor, t: Tensor, drop: dict[str, Tensor]) -> Evaluated:
+        return Evaluated(*model(z[:half], t[:half], num_atoms, features, drop), None)
+
     def predict(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        prediction, variance = steered(z[:half], t[:half])
+        prediction, variance = guide(evaluated(z, t, no), evaluated(z, t, yes), GUIDANCE)
         assert variance is not None
         return prediction.repeat(2, 1, 1), variance.repeat(2, 1, 1)
 
@@ -146,16 +144,15 @@ def _walk(
     if f"{walk}_noise" in golden.files[file].files:
         noises = golden.get(file, f"{walk}_noise")
     predict = _predictor(golden, model)
-    sampler = Sampler(model.config.diffusion, config)
-    scheduler = make_scheduler(model.config.diffusion, config)
+    reverse = ReverseDiffusion(model.config.diffusion, config)
     means, stds, samples = [], [], []
     for index in range(count):
         z = starts[index]
-        t = scheduler.timesteps[index].expand(rows)
-        prediction, variance = predict(z, t)
-        mean, std, sample = sampler.step(scheduler, index, z, prediction, variance, noises[index])
+        prediction, variance = predict(z, reverse.times[index].expand(rows))
+        mean, std = reverse.gaussian(index, z, prediction, variance)
+        sample = mean + std * noises[index]
         if index == count - 1 and config.scheduler == "ddpm":
-            std = _last_std(sampler, scheduler.timesteps, z, prediction, variance)
+            std = _last_std(reverse, variance)
         means.append(mean * real)
         stds.append(std.float().expand_as(z))
         samples.append(sample * real)
@@ -167,22 +164,18 @@ def _walk(
     yield Found(f"{walk}_stds", stds, each, per_step=True)
     yield Found(f"{walk}_zs", torch.stack([starts[0], *samples]), each, per_step=True)
     keys = torch.zeros(rows, dtype=torch.int64)
-    steps = sampler.walk(predict, starts[0], mask, keys, noise=lambda index: noises[index])
+    steps = reverse.steps(predict, starts[0], mask, keys, noise=lambda index: noises[index])
     free = torch.stack([starts[0], *(step.sample for step in steps)])
     what = "50 steps on its own"
     yield Found(f"{walk}_zs", free, what, bound=WALK_BOUND, per_step=True)
     yield from _decoded(golden, model, walk, starts[-1][: len(golden.batch)])
 
 
-def _last_std(
-    sampler: Sampler, times: Tensor, z: Tensor, prediction: Tensor, variance: Tensor | None
-) -> Tensor:
+def _last_std(reverse: ReverseDiffusion, variance: Tensor | None) -> Tensor:
     """Return the spread of the last step, which the model states but which no noise is given."""
-    alphas = sampler.alphas_cumprod
-    t, above = int(times[-1]), int(times[-2])
-    x0 = predicted_x0(prediction, z, alphas[t], sampler.diffusion.prediction)
-    _, log_variance = ddpm_step(alphas, t, -1, z, x0, variance, above)
-    return torch.exp(0.5 * log_variance)
+    low, high = (x[-1] for x in reverse.coefficients[-2:])
+    share = 0.0 if variance is None else (variance + 1) / 2
+    return torch.exp(0.5 * (share * high + (1 - share) * low))
 
 
 def _decoded(golden: Golden, model: LatentDiffusion, walk: str, z: Tensor) -> Iterator[Found]:

@@ -18,8 +18,7 @@ from parity import Found, Golden
 from torch import Tensor
 
 from chemeleon.config.schema import SamplerConfig
-from chemeleon.diffusion.sampler import log_probability
-from chemeleon.diffusion.transitions import Transitions
+from chemeleon.diffusion.reverse import ReverseDiffusion, log_probability
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.rl.grpo import Terms, advantages, grpo_terms
 
@@ -82,12 +81,12 @@ def _steps(golden: Golden, model: LatentDiffusion) -> tuple[Tensor, Tensor]:
     zs, mask = golden.get(FILE, "zs"), golden.get(FILE, "mask")
     steps, size = len(zs) - 1, zs.shape[1]
     sampler = SamplerConfig(scheduler="ddim", steps=steps, eta=1.0)
-    transitions = Transitions(model.config.diffusion, sampler)
+    reverse = ReverseDiffusion(model.config.diffusion, sampler)
     index = torch.arange(steps).repeat_interleave(size)
     z = zs[:-1].flatten(0, 1)
     sizes = golden.get(FILE, "num_atoms").repeat(steps)
-    prediction, variance = model(z, transitions.times[index], sizes)
-    mean, std = transitions.gaussian(index, z, prediction, variance)
+    prediction, variance = model(z, reverse.times[index], sizes)
+    mean, std = reverse.gaussian(index, z, prediction, variance)
     mean = mean * mask.repeat(steps, 1).unsqueeze(-1)
     shape = zs[1:].shape
     return mean.view(shape), std.expand(steps * size, *shape[2:]).reshape(shape)

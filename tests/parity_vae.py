@@ -22,9 +22,9 @@ from chemeleon.config.schema import ConditionConfig, DiffusionConfig, SamplerCon
 from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
 from chemeleon.crystals.lattice import lattice_from_parameters
 from chemeleon.diffusion.schedulers import (
+    alphas_cumprod,
     make_scheduler,
     posterior_coefficients,
-    train_alphas_cumprod,
 )
 from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.layers import index_embedding, timestep_embedding
@@ -157,7 +157,7 @@ def _functions(golden: Golden) -> Iterator[Found]:
     matrix = lattice_from_parameters(lengths, torch.deg2rad(angles))
     yield Found("lat_matrix", matrix, "cell from parameters")
     diffusion = DiffusionConfig()
-    alphas = train_alphas_cumprod(diffusion)
+    alphas = alphas_cumprod(diffusion)
     for name in ("train1000", "ddim50", "ddpm50", "ddim20"):
         kind = "ddpm" if name == "ddpm50" else "ddim"
         steps = int(name.removeprefix("train").removeprefix("ddim").removeprefix("ddpm"))

@@ -15,10 +15,11 @@ from chemeleon import api
 from chemeleon.config.schema import ConditionConfig, SamplerConfig
 from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import ConfigError
-from chemeleon.generation.guidance import Steering
+from chemeleon.generation.guidance import Sampling, Steering
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.conditions import element_counts
+from chemeleon.models.packing import Layout
 
 CONDITIONS = (
     "ldm.conditions={what: {kind: composition}, system: {kind: chemical_system},"
@@ -175,10 +176,7 @@ def test_guidance_is_the_formula(pipeline):
     t = torch.tensor([400, 400])
     encoder = model.denoiser.conditions
     assert encoder is not None
-
-    def denoiser(request):
-        return lambda z, t: tuple(model(z, t[:1], sizes, *request))
-
+    layout = Layout.from_mask(torch.arange(5) < sizes.unsqueeze(1), sizes)
     for value in (4.0, [4.0, 9.0]):
         request = encoder.request({"density": value})
         shown = model(z, t, sizes, *request)
@@ -187,7 +185,9 @@ def test_guidance_is_the_formula(pipeline):
         for scale in (0.0, 1.0, 2.5):
             wishes = {"conditions": {"density": value}, "guidance": scale}
             asked = Steering(model, 2, wishes).of(torch.arange(2), torch.device("cpu"))
-            found = asked.steer(denoiser, 10)(z, t)
+            denoiser = pipeline.denoiser(model, sizes, layout, None, asked)
+            found = Sampling(denoiser, 10)(z, t)
+            torch.testing.assert_close(found, denoiser.predict(z, t), rtol=1e-5, atol=1e-5)
             for ours, one, other in zip(found, shown, hidden, strict=True):
                 expected = other + scale * (one - other)
                 torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)

@@ -107,6 +107,57 @@ def test_conditions_and_guidance_are_part_of_the_policy(conditional_ldm, guidanc
     assert bool(encoder.null.grad.abs().sum() > 0) == (guidance != "null")
 
 
+INTERVAL = ["rl.guidance=2.0", "rl.guidance_interval=[0.3, 0.7]"]
+
+
+@pytest.fixture(scope="module")
+def remembering_ldm(tiny_vae, tmp_path_factory) -> Path:
+    """A conditional model with self-conditioning."""
+    folder = tmp_path_factory.mktemp("runs") / "remembering"
+    words = [*TINY_LDM, "trainer.max_steps=40", f"ldm.vae_ckpt_path={tiny_vae}"]
+    words += ["ldm.conditions={density: {kind: number, column: density}}"]
+    words += ["ldm.diffusion.prediction=v", "ldm.diffusion.learned_variance=false"]
+    words += ["ldm.denoiser.self_conditioning=true"]
+    api.ldm_train("demo/null", words, output=folder)
+    return folder
+
+
+@pytest.mark.parametrize("words", [INTERVAL[:1], INTERVAL, []], ids=["all", "interval", "none"])
+def test_what_sampling_takes_a_rollout_takes(remembering_ldm, words):
+    """A trajectory that is learned from is the one of `sample`, estimates and interval included."""
+    found = stage(remembering_ldm, "data.targets=[density]", *words)
+    for minibatch in range(2):
+        terms, gradient = gradients(found, minibatch=minibatch)
+        assert terms["ratio"] == pytest.approx(1, abs=1e-5)
+        assert gradient.norm() > 0
+    pieces = [piece for step in found.batches(0, 0) for piece in step]
+    given = [
+        value for piece in pieces for name, value in piece.values.items() if "estimate" in name
+    ]
+    assert len(given) == len(pieces) * (2 if words else 1)
+    assert max(float(value.abs().max()) for value in given) > 0
+    assert isinstance(found.objective, PolicyGradient)
+    assert found.objective.ratio_peak() < 1e-5
+    # without them, or guided all along, the likelihoods are others
+    piece = pieces[0]
+    hidden = {k: v * 0 if "estimate" in k else v for k, v in piece.values.items()}
+    found.loss(found.model, piece._replace(values=hidden))
+    assert found.objective.ratio_peak() > 1e-4
+    if words == INTERVAL:
+        found.policy.interval = (0.0, 1.0)
+        found.loss(found.model, piece)
+        assert found.objective.ratio_peak() > 1e-5
+
+
+def test_the_best_crystals_of_a_remembering_model_are_learned(remembering_ldm, tmp_path):
+    words = ["data.targets=[density]", "rl.algorithm=rejection", "trainer.max_epochs=1"]
+    run = train(tmp_path / "run", remembering_ldm, *words)
+    assert run.fitted.step == 2
+    assert all(
+        math.isfinite(row["train/loss"]) for row in metrics(run.folder) if "train/loss" in row
+    )
+
+
 def test_what_is_known_of_conditions_is_kept(conditional_ldm, tmp_path):
     words = ["data.targets=[density]", "trainer.max_epochs=1"]
     train(tmp_path / "run", conditional_ldm, *words)

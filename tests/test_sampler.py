@@ -7,8 +7,8 @@ import torch
 
 from chemeleon.config.schema import DiffusionConfig, SamplerConfig
 from chemeleon.crystals.random import fold, make_keys, normal
-from chemeleon.diffusion.sampler import Sampler, log_probability
-from chemeleon.diffusion.schedulers import ddpm_step, make_scheduler, train_alphas_cumprod
+from chemeleon.diffusion.reverse import ReverseDiffusion, log_probability
+from chemeleon.diffusion.schedulers import alphas_cumprod, make_scheduler
 from chemeleon.errors import GenerationError
 
 MEAN, STD = 0.7, 0.4
@@ -16,7 +16,7 @@ MEAN, STD = 0.7, 0.4
 
 def exact_denoiser(config: DiffusionConfig):
     """Return the Bayes-optimal prediction for x0 ~ N(MEAN, STD^2)."""
-    alphas = train_alphas_cumprod(config)
+    alphas = alphas_cumprod(config)
 
     def predict(z, t):
         if config.process == "flow":
@@ -57,7 +57,7 @@ def test_exact_score_gives_the_gaussian_back(name, steps, eta, prediction):
     diffusion = DiffusionConfig(
         process="flow" if flow else "ddpm", prediction=prediction, learned_variance=not flow
     )
-    sampler = Sampler(diffusion, SamplerConfig(scheduler=name, steps=steps, eta=eta))
+    sampler = ReverseDiffusion(diffusion, SamplerConfig(scheduler=name, steps=steps, eta=eta))
     keys = make_keys(0, torch.arange(1000))
     z = normal(fold(keys, "start"), (4, 4))
     mask = torch.ones(1000, 4, dtype=torch.bool)
@@ -87,14 +87,14 @@ def test_temperature_scales_the_spread_and_leaves_the_mean(name, eta, prediction
     keys = make_keys(0, torch.arange(1000))
     mask = torch.ones(1000, 4, dtype=torch.bool)
     start = normal(fold(keys, "start"), (4, 4))
-    out = Sampler(diffusion, config).sample(exact_denoiser(diffusion), start, mask, keys)
+    out = ReverseDiffusion(diffusion, config).sample(exact_denoiser(diffusion), start, mask, keys)
     assert out.mean().item() == pytest.approx(MEAN, abs=0.02)
     assert out.std().item() == pytest.approx(0.6 * STD, abs=0.02)
 
 
 def test_padding_stays_zero_and_batch_does_not_matter():
     diffusion = DiffusionConfig()
-    sampler = Sampler(diffusion, SamplerConfig(steps=20))
+    sampler = ReverseDiffusion(diffusion, SamplerConfig(steps=20))
     keys = make_keys(3, torch.arange(6))
     mask = torch.arange(5) < torch.tensor([[1], [2], [3], [4], [5], [5]])
     predict = exact_denoiser(diffusion)
@@ -110,10 +110,10 @@ def test_padding_stays_zero_and_batch_does_not_matter():
 def test_steps_are_drawn_from_the_gaussian_they_report(name, eta, temperature):
     diffusion = DiffusionConfig()
     config = SamplerConfig(scheduler=name, steps=10, eta=eta, temperature=temperature)
-    sampler = Sampler(diffusion, config)
+    sampler = ReverseDiffusion(diffusion, config)
     keys = make_keys(0, torch.arange(2000))
     mask = torch.ones(2000, 2, dtype=torch.bool)
-    steps = list(sampler.walk(exact_denoiser(diffusion), normal(keys, (2, 3)), mask, keys))
+    steps = list(sampler.steps(exact_denoiser(diffusion), normal(keys, (2, 3)), mask, keys))
     assert len(steps) == 10
     for step in steps[:-1]:
         scaled = (step.sample - step.mean) / step.std
@@ -128,23 +128,50 @@ def test_steps_are_drawn_from_the_gaussian_they_report(name, eta, temperature):
     torch.testing.assert_close(steps[-1].sample, steps[-1].mean)
 
 
-def test_ddpm_step_equals_diffusers():
-    diffusion = DiffusionConfig()
-    scheduler = make_scheduler(diffusion, SamplerConfig(scheduler="ddpm", steps=50))
-    scheduler = type(scheduler).from_config(scheduler.config, variance_type="learned_range")
-    scheduler.set_timesteps(50)
-    generator = torch.Generator().manual_seed(0)
-    z, epsilon, v = torch.randn(3, 2, 3, 4, generator=generator)
-    alphas = train_alphas_cumprod(diffusion)
-    t = int(scheduler.timesteps[20])
-    following = int(scheduler.timesteps[21])
-    x0 = (z - (1 - alphas[t]).sqrt() * epsilon) / alphas[t].sqrt()
-    mean, log_variance = ddpm_step(alphas, t, following, z, x0, v)
+VELOCITY = DiffusionConfig(prediction="v", beta_schedule="squaredcos_cap_v2")
+FLOW = DiffusionConfig(process="flow", prediction="flow", learned_variance=False)
+FIXED = DiffusionConfig(learned_variance=False)
+
+
+@pytest.mark.parametrize("index", [0, 20, 48, 49])
+@pytest.mark.parametrize(
+    ("diffusion", "name", "eta"),
+    [
+        (DiffusionConfig(), "ddim", 1.0),
+        (DiffusionConfig(), "ddim", 0.3),
+        (VELOCITY, "ddim", 0.0),
+        (DiffusionConfig(), "ddpm", 1.0),
+        (FIXED, "ddpm", 1.0),
+        (VELOCITY, "ddpm", 1.0),
+        (FLOW, "euler", 0.0),
+    ],
+)
+def test_a_step_is_that_of_diffusers(diffusion, name, eta, index):
+    config = SamplerConfig(scheduler=name, steps=50, eta=eta)
+    scheduler = make_scheduler(diffusion, config)
+    learned = name == "ddpm" and diffusion.learned_variance
+    if learned:
+        scheduler = type(scheduler).from_config(scheduler.config, variance_type="learned_range")
+        scheduler.set_timesteps(50)
+    z, prediction, v, _ = torch.randn(4, 2, 3, 4, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(5))
-    ours = mean + torch.exp(0.5 * log_variance) * noise
-    both = torch.cat([epsilon, v], dim=1)  # diffusers splits along dimension 1
-    theirs = scheduler.step(both, t, z, generator=torch.Generator().manual_seed(5)).prev_sample
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    output, more = prediction, {"generator": torch.Generator().manual_seed(5)}
+    if name == "ddim":
+        more = {"eta": eta, "variance_noise": noise}
+    elif name == "euler":
+        more = {}
+    elif learned:
+        output = torch.cat([prediction, v], dim=1)  # diffusers splits along dimension 1
+    theirs = scheduler.step(output, scheduler.timesteps[index], z, **more).prev_sample
+    reverse = ReverseDiffusion(diffusion, config)
+    assert torch.equal(reverse.times, scheduler.timesteps)
+    mean, std = reverse.gaussian(index, z, prediction, v if learned else None)
+    size = float(theirs.abs().max())
+    torch.testing.assert_close(mean + std * noise, theirs, rtol=0, atol=2e-5 * size)
+    many = torch.tensor([index, index])
+    both, spread = reverse.gaussian(many, z, prediction, v if learned else None)
+    torch.testing.assert_close(both, mean)
+    torch.testing.assert_close(spread.expand_as(z), std.expand_as(z))
 
 
 def test_unfit_scheduler_is_refused():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from threading import Event
-
 import pytest
 import torch
 from conftest import TINY_LDM
@@ -13,8 +11,10 @@ from chemeleon.config.schema import DiffusionConfig, SamplerConfig
 from chemeleon.crystals.random import make_keys, normal
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError
+from chemeleon.generation.guidance import Asked, Sampling
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import Denoiser
+from chemeleon.models.packing import Layout
 
 WORDS = [
     *TINY_LDM,
@@ -80,14 +80,16 @@ def test_training_shows_half_of_the_crystals_an_estimate(tiny_vae, tmp_path, mon
 
 def test_guidance_has_an_estimate_for_each_of_its_denoisers(run):
     pipeline = Pipeline.from_pretrained(run, "cpu")
-    shapes = pipeline._shapes(torch.tensor([4, 4]), 4)
-    make = pipeline._denoiser(shapes, Event())
+    sizes = torch.tensor([4, 4])
+    layout = Layout.from_mask(torch.ones(2, 4, dtype=torch.bool), sizes, full=True)
+    asked = Asked(None, 0.0, (0.0, 1.0), None)
+    denoiser = pipeline.denoiser(pipeline.model, sizes, layout, None, asked)
     z = normal(make_keys(0, torch.arange(2)), (4, pipeline.model.vae.config.latent_dim))
     t = torch.tensor([500, 500])
     with torch.no_grad():
-        one, other = make(None), make(None)
+        one, other = Sampling(denoiser, 2), Sampling(denoiser, 2)
         first, second = one(z, t)[0], one(z, t)[0]
-        assert torch.equal(other(z, t)[0], first)  # it has seen nothing of the first one's walk
+        assert torch.equal(other(z, t)[0], first)  # it has seen nothing of the first one's steps
     assert (second - first).abs().max() > 0
 
 
@@ -128,10 +130,8 @@ def test_an_estimate_changes_the_prediction(run):
     assert (some - nothing).abs().max() > 1e-4
 
 
-def test_where_it_does_not_go(run, tiny_vae, tmp_path):
+def test_where_it_does_not_go(tiny_vae, tmp_path):
     words = [f"ldm.vae_ckpt_path={tiny_vae}", "trainer.max_steps=1"]
     epsilon = ["ldm.diffusion.prediction=epsilon", *words]
     with pytest.raises(ConfigError, match=r"needs diffusion\.prediction=v or flow"):
         api.ldm_train("demo/null", [*WORDS, *epsilon], output=tmp_path / "ldm")
-    with pytest.raises(ConfigError, match="tune a model without it"):
-        api.rl_train("demo/dng", [f"rl.ldm_ckpt_path={run}"], output=tmp_path / "rl")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from chemeleon.config.architecture import LoRAConfig, SamplerConfig
-from chemeleon.config.bounds import Location, NonNegative, Positive, Section
+from chemeleon.config.bounds import Fraction, Location, NonNegative, Positive, Section
 from chemeleon.config.requests import MAX_CRYSTALS
 from chemeleon.config.rewards import RewardConfig
 
@@ -51,6 +51,11 @@ class RLConfig(Section):
         default=None,
         description="Conditional models: guidance scale in rollouts; none is the condition alone."
         " Not for rejection.",
+    )
+    guidance_interval: tuple[Fraction, Fraction] = Field(
+        default=(0.0, 1.0),
+        description="Part of the trajectory that is guided, 0 its beginning and 1 its end; the rest"
+        " takes the condition alone (Kynkäänniemi et al. 2024, arXiv:2404.07724).",
     )
     clip_ratio: float = Field(
         default=1e-3,
@@ -155,6 +160,11 @@ class RLConfig(Section):
                 f"num_group_samples={self.num_group_samples} must be a multiple of"
                 f" minibatches={self.minibatches}"
             )
+        first, last = self.guidance_interval
+        if first >= last:
+            problems.append(f"guidance_interval must rise, such as [0.2, 0.8]; got {first}, {last}")
+        if (first, last) != (0, 1) and self.guidance is None:
+            problems.append("guidance_interval says when guidance acts: set guidance")
         if self.algorithm == "rejection" and self.guidance is not None:
             problems.append(
                 "guidance goes with algorithm=grpo: rejection would train its effect into the model"

@@ -14,11 +14,7 @@ from torch import Tensor
 
 from chemeleon.config.schema import DiffusionConfig
 from chemeleon.crystals.random import fold, integers, normal, uniform
-from chemeleon.diffusion.schedulers import (
-    posterior_coefficients,
-    predicted_x0,
-    train_alphas_cumprod,
-)
+from chemeleon.diffusion.schedulers import alphas_cumprod, posterior_coefficients, predicted_x0
 
 
 class Noised(NamedTuple):
@@ -34,7 +30,7 @@ class NoiseProcess:
 
     def __init__(self, config: DiffusionConfig, device: torch.device | str = "cpu") -> None:
         self.config = config
-        alphas = train_alphas_cumprod(config)
+        alphas = alphas_cumprod(config)
         steps = posterior_coefficients(alphas, torch.cat([alphas.new_ones(1), alphas[:-1]]))
         # the first step has no variance: as in Ho et al. 2020 it takes the logarithm of the next
         variance = torch.cat([steps.variance[1:2], steps.variance[1:]])
@@ -85,6 +81,15 @@ class NoiseProcess:
             return z - (t / self.config.steps).view(-1, 1, 1) * prediction
         alpha = self.alphas_cumprod[t].view(-1, 1, 1)
         return predicted_x0(prediction, z, alpha, self.config.prediction)
+
+    def estimate(self, prediction: Tensor, noised: Noised, keys: Tensor) -> Tensor:
+        """Return the clean latents that a model with self-conditioning is given in training.
+
+        Those of its own prediction, and 0 for half of the crystals: a trajectory begins without an
+        estimate (Chen et al. 2022, arXiv:2208.04202).
+        """
+        told = (uniform(fold(keys, "estimate")) < 0.5).view(-1, 1, 1)
+        return self.clean(prediction, noised.z, noised.t) * told
 
     def losses(
         self, prediction: Tensor, variance: Tensor | None, x0: Tensor, noised: Noised, mask: Tensor

@@ -1,10 +1,11 @@
-"""From settings to diffusers schedulers, and what every step of a reverse walk gives.
+"""From settings to diffusers schedulers, and the posterior of the forward process.
 
 Clipping and thresholding are off everywhere: these are latents, not pictures.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -18,7 +19,8 @@ class Scheduler(Protocol):
     """The part of a diffusers scheduler that is used here."""
 
     timesteps: Tensor
-    config: Any
+    alphas_cumprod: Tensor
+    sigmas: Tensor
 
     def set_timesteps(self, num_inference_steps: int) -> None:
         """Choose the times of the walk."""
@@ -27,7 +29,7 @@ class Scheduler(Protocol):
         """Go one step down."""
 
 
-class Coefficients(NamedTuple):
+class Posterior(NamedTuple):
     """Of one reverse step (Ho et al. 2020, arXiv:2006.11239, eq. 7), elementwise in its times.
 
     ``beta`` is the variance that the forward step adds; the reverse mean is ``on_x0`` times clean
@@ -40,11 +42,11 @@ class Coefficients(NamedTuple):
     variance: Tensor
 
 
-def posterior_coefficients(here: Tensor, below: Tensor) -> Coefficients:
+def posterior_coefficients(here: Tensor, below: Tensor) -> Posterior:
     """Return the coefficients of steps from alpha products ``here`` to ``below`` (1 at the end)."""
     beta = 1 - here / below
     rest = 1 - here
-    return Coefficients(
+    return Posterior(
         beta=beta,
         on_x0=below.sqrt() * beta / rest,
         on_z=(1 - beta).sqrt() * (1 - below) / rest,
@@ -52,28 +54,26 @@ def posterior_coefficients(here: Tensor, below: Tensor) -> Coefficients:
     )
 
 
-def train_alphas_cumprod(config: DiffusionConfig) -> Tensor:
-    """Return the products of alpha over the training steps, ``(steps,)``.
+def alphas_cumprod(diffusion: DiffusionConfig) -> Tensor:
+    """Return the products of alpha over the training steps, ``(T,)``.
 
     They are float64: beta is the small difference of two of them.
     """
-    if config.beta_schedule == "linear":
-        betas = torch.linspace(
-            config.beta_start, config.beta_end, config.steps, dtype=torch.float64
-        )
-    else:
-        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-        betas = DDPMScheduler(**_betas(config)).betas.double()
-    return torch.cumprod(1 - betas, 0)
+    scheduler = _library().DDPMScheduler(**_betas(diffusion))
+    return torch.cumprod(1 - scheduler.betas.double(), 0)
 
 
-def _betas(config: DiffusionConfig) -> dict[str, Any]:
+def _library() -> Any:
+    """Return diffusers' schedulers; importing them takes two seconds."""
+    return importlib.import_module("diffusers.schedulers")
+
+
+def _betas(diffusion: DiffusionConfig) -> dict[str, Any]:
     return {
-        "num_train_timesteps": config.steps,
-        "beta_start": config.beta_start,
-        "beta_end": config.beta_end,
-        "beta_schedule": config.beta_schedule,
+        "num_train_timesteps": diffusion.steps,
+        "beta_start": diffusion.beta_start,
+        "beta_end": diffusion.beta_end,
+        "beta_schedule": diffusion.beta_schedule,
     }
 
 
@@ -105,83 +105,21 @@ def make_scheduler(diffusion: DiffusionConfig, sampler: SamplerConfig) -> Schedu
 
 
 def _build(diffusion: DiffusionConfig, sampler: SamplerConfig) -> Scheduler:
-    common = _betas(diffusion)
-    common["prediction_type"] = {"epsilon": "epsilon", "v": "v_prediction"}.get(
-        diffusion.prediction
-    )
+    library = _library()
     if sampler.scheduler == "euler":
-        from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
-            FlowMatchEulerDiscreteScheduler,
-        )
-
-        return cast("Scheduler", FlowMatchEulerDiscreteScheduler(diffusion.steps))
-    if sampler.scheduler == "ddim":
-        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-
-        return cast(
-            "Scheduler",
-            DDIMScheduler(
-                **common, clip_sample=False, set_alpha_to_one=True, timestep_spacing="leading"
-            ),
-        )
-    if sampler.scheduler == "ddpm":
-        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-        return cast(
-            "Scheduler",
-            DDPMScheduler(**common, clip_sample=False, timestep_spacing="linspace"),
-        )
+        return cast("Scheduler", library.FlowMatchEulerDiscreteScheduler(diffusion.steps))
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "ddim": (library.DDIMScheduler, {"clip_sample": False, "timestep_spacing": "leading"}),
+        "ddpm": (library.DDPMScheduler, {"clip_sample": False, "timestep_spacing": "linspace"}),
+        "unipc": (library.UniPCMultistepScheduler, {"final_sigmas_type": "zero"}),
+        "dpm++": (library.DPMSolverMultistepScheduler, {"final_sigmas_type": "zero"}),
+    }
+    kind, more = kinds[sampler.scheduler]
     if sampler.scheduler == "dpm++":
-        from diffusers.schedulers.scheduling_dpmsolver_multistep import (
-            DPMSolverMultistepScheduler,
-        )
-
-        algorithm = "sde-dpmsolver++" if sampler.eta > 0 else "dpmsolver++"
-        return cast(
-            "Scheduler",
-            DPMSolverMultistepScheduler(
-                **common, algorithm_type=algorithm, final_sigmas_type="zero"
-            ),
-        )
-    from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
-
-    return cast("Scheduler", UniPCMultistepScheduler(**common, final_sigmas_type="zero"))
-
-
-def ddpm_step(
-    alphas_cumprod: Tensor,
-    t: int,
-    previous: int,
-    z: Tensor,
-    x0: Tensor,
-    variance: Tensor | None,
-    above: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return mean and log-variance of one ancestral step (Ho et al. 2020, eq. 7).
-
-    Args:
-        alphas_cumprod: ``(T,)`` of the training process.
-        t: time of ``z``.
-        previous: the time below it, -1 at the end.
-        z: ``(B, N, L)`` noisy latents.
-        x0: ``(B, N, L)`` predicted clean latents.
-        variance: place of the log-variance between its bounds (Nichol and Dhariwal 2021, eq. 15),
-            or None for the lower bound.
-        above: the time above ``t`` in the walk. The last step has a lower bound of 0, whose
-            logarithm is replaced by that of the step above it.
-    """
-    here = alphas_cumprod[t]
-    below = alphas_cumprod[previous] if previous >= 0 else torch.ones_like(here)
-    step = posterior_coefficients(here, below)
-    mean = step.on_x0 * x0 + step.on_z * z
-    bound = step.variance
-    if previous < 0 and above is not None:
-        bound = posterior_coefficients(alphas_cumprod[above], here).variance
-    lower = torch.log(bound.clamp_min(1e-20))
-    if variance is None:
-        return mean, lower.to(z.dtype)
-    share = (variance + 1) / 2
-    return mean, share * torch.log(step.beta) + (1 - share) * lower
+        more["algorithm_type"] = "sde-dpmsolver++" if sampler.eta > 0 else "dpmsolver++"
+    names = {"epsilon": "epsilon", "v": "v_prediction"}
+    common = {**_betas(diffusion), "prediction_type": names[diffusion.prediction]}
+    return cast("Scheduler", kind(**common, **more))
 
 
 def predicted_x0(prediction: Tensor, z: Tensor, alpha_cumprod: Tensor, kind: str) -> Tensor:

@@ -1,4 +1,7 @@
-"""From a trained model to crystals: sizes, noise, reverse walk, decoding.
+"""From a trained model to crystals: sizes, noise, reverse diffusion, decoding.
+
+It is the only generator: `sample` writes what it yields, and policy gradients learn from the
+trajectories that it records.
 
 Shapes: ``B`` crystals of a batch, ``N`` padded atoms, ``M`` crystals asked for. A crystal depends
 on the model, the seed and its number alone, not on the batch that it is made in.
@@ -7,15 +10,16 @@ on the model, the seed and its number alone, not on the batch that it is made in
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
-from typing import Literal, Unpack
+from typing import Any, Literal, NamedTuple, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chemeleon.checkpoints.hub import PushOptions
 from chemeleon.checkpoints.store import weights_hash
@@ -25,14 +29,12 @@ from chemeleon.crystals.lattice import wrap
 from chemeleon.crystals.ordering import Order, arrange_atoms
 from chemeleon.crystals.random import fold, make_keys, normal, uniform
 from chemeleon.diffusion.losses import NoiseProcess
-from chemeleon.diffusion.sampler import Predict, Sampler
+from chemeleon.diffusion.reverse import ReverseDiffusion, Trajectory
 from chemeleon.errors import GenerationError
-from chemeleon.generation.guidance import Asked, Steering, Wishes
-from chemeleon.models.condition_encoder import Request
+from chemeleon.generation.guidance import Asked, GuidedDenoiser, Sampling, Steering, Wishes
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import place
-from chemeleon.models.replay import Replayed
 
 Precision = Literal["auto", "fp32", "bf16"]
 AUTO_BATCH = {"cpu": 256, "cuda": 2048}
@@ -63,6 +65,21 @@ class Options(Wishes, total=False):
     precision: Precision
     rank: int
     world: int
+
+
+class Made(NamedTuple):
+    """A batch of crystals, and how the model came to them.
+
+    Attributes:
+        crystals: in main memory; broken ones are still among them.
+        trajectory: latents and likelihoods, on the device; None if they were not recorded.
+        estimates: of models with self-conditioning, for each branch of guidance the clean latents
+            ``(S, B, N, L)`` that the denoiser was given; empty without.
+    """
+
+    crystals: FlatCrystals
+    trajectory: Trajectory | None
+    estimates: list[Tensor]
 
 
 class Pipeline:
@@ -165,10 +182,8 @@ class Pipeline:
         given = Options(**options)
         atoms = given.get("atoms")
         self.check_kind(atoms is not None)
-        walker = Sampler(
-            self.model.config.diffusion, given.get("sampler") or self.model.config.sampler
-        )
-        if walker.config.element_price > 0 and atoms is not None:
+        reverse = self.reverse(given.get("sampler") or self.model.config.sampler)
+        if reverse.sampler.element_price > 0 and atoms is not None:
             raise GenerationError(
                 "the atoms are given, so none of them can be left out: leave out element_price"
             )
@@ -194,16 +209,12 @@ class Pipeline:
             if self.device.type == "cuda":
                 torch.cuda.set_device(index)  # each thread has its own
             chosen = mine[start : start + size]
-            batch = self._generate_batch(
-                walker,
-                steering.of(chosen, self.device),
-                keys[chosen],
-                sizes[chosen],
-                precision,
-                stop,
-                None if types is None else types[chosen],
-            )
-            return chosen, _named(batch, chosen)
+            shapes = _shapes(sizes[chosen], None if types is None else types[chosen])
+            asked = steering.of(chosen, self.device)
+            context = self.autocast(precision)
+            made = self.make(reverse, shapes, asked, keys[chosen], autocast=context, stop=stop)
+            names = [f"sample-{i:06d}" for i in chosen.tolist()]
+            return chosen, replace(made.crystals, ids=names)
 
         with ThreadPoolExecutor(1) as worker:
             try:
@@ -251,28 +262,77 @@ class Pipeline:
                 " nothing can be sampled from it: train an LDM with a csp preset"
             )
 
+    def reverse(self, sampler: SamplerConfig) -> ReverseDiffusion:
+        """Return the sampler of this model's process; flow models follow the ODE.
+
+        Raises:
+            GenerationError: if it does not fit the model.
+        """
+        window = () if sampler.scheduler == "euler" else None
+        return ReverseDiffusion(self.model.config.diffusion, sampler, self.device, window)
+
     @torch.no_grad()
-    def _generate_batch(
+    def make(
         self,
-        walker: Sampler,
+        reverse: ReverseDiffusion,
+        shapes: CrystalBatch,
         asked: Asked,
         keys: Tensor,
-        sizes: Tensor,
-        precision: Precision,
-        stop: Event,
-        types: Tensor | None = None,
-    ) -> CrystalBatch:
-        width = int(sizes.max())
-        shapes = self._shapes(sizes, width, types).to(self.device)
-        keys, mask = keys.to(self.device), shapes.mask
-        start = normal(fold(keys, "start"), (width, self.model.vae.config.latent_dim))
-        with self.autocast(precision):  # around the whole walk: weights are rounded once
-            predict = asked.steer(self._denoiser(shapes, stop), walker.config.steps)
-            z = walker.sample(predict, start, mask, keys)
-            z = self.model.unstandardise(z) * mask.unsqueeze(-1)
-            decoded = asked.restrict(self.model.vae.decode(z, shapes))
-        price = walker.config.element_price
-        return self.model.vae.to_crystals(decoded, shapes, price).to("cpu")
+        *,
+        autocast: AbstractContextManager[Any],
+        start_keys: Tensor | None = None,
+        network: nn.Module | None = None,
+        stop: Event | None = None,
+        graphs: bool = True,
+        record: bool = False,
+    ) -> Made:
+        """Make one batch.
+
+        Args:
+            reverse: of `reverse`, or one with a likelihood.
+            shapes: sizes of the crystals and, for csp, their elements; their geometry is not read.
+            asked: conditions, guidance and elements, on the device.
+            keys: ``(B,)`` random keys.
+            autocast: context in which networks run.
+            start_keys: keys of the initial noise; by default ``keys``.
+            network: the model as training has prepared it; by default as it is.
+            stop: set by whoever no longer wants the crystals.
+            graphs: record an evaluation on a GPU and replay it in the other steps.
+            record: keep latents and likelihoods.
+        """
+        model, shapes, keys = self.model, shapes.to(self.device), keys.to(self.device)
+        first = keys if start_keys is None else start_keys.to(self.device)
+        start = normal(fold(first, "start"), (shapes.width, model.vae.config.latent_dim))
+        given = (shapes.num_atoms, Layout.of(shapes), shapes.atomic_numbers, asked)
+        denoiser = self.denoiser(network or model, *given)
+        with autocast:  # around the whole trajectory: weights are rounded once
+            predict = Sampling(denoiser, len(reverse), stop=stop, graphs=graphs, record=record)
+            trajectory = None
+            if record:
+                trajectory = reverse.trajectory(predict, start, shapes.mask, keys)
+                z = trajectory.zs[-1]
+            else:
+                z = reverse.sample(predict, start, shapes.mask, keys)
+            z = model.unstandardise(z) * shapes.mask.unsqueeze(-1)
+            decoded = asked.restrict(model.vae.decode(z, shapes))
+        price = reverse.sampler.element_price
+        flat = model.vae.to_crystals(decoded, shapes, price).to("cpu").flatten()
+        estimates = [torch.stack(steps) for steps in zip(*predict.estimates, strict=True)]
+        return Made(replace(flat, frac_coords=wrap(flat.frac_coords)), trajectory, estimates)
+
+    def denoiser(
+        self,
+        network: nn.Module,
+        num_atoms: Tensor,
+        layout: Layout,
+        types: Tensor | None,
+        asked: Asked,
+    ) -> GuidedDenoiser:
+        """Return the denoiser of one batch; arguments as of ``GuidedDenoiser``."""
+        config = self.model.config.denoiser
+        process = self.process if config.self_conditioning else None
+        types = types if config.types else None
+        return GuidedDenoiser(network, num_atoms, layout, types, asked, process)
 
     def precision(self, wanted: Precision) -> Literal["fp32", "bf16"]:
         """Return what ``auto`` means on this device; the other choices as they are."""
@@ -286,54 +346,21 @@ class Pipeline:
         enabled = self.precision(precision) == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
-    @staticmethod
-    def _shapes(sizes: Tensor, width: int, types: Tensor | None = None) -> CrystalBatch:
-        """Return crystals of these sizes (and atoms) with no geometry yet, packed."""
-        mask = torch.arange(width) < sizes.unsqueeze(-1)
-        full = bool(mask.all())
-        return CrystalBatch(
-            atomic_numbers=mask.long() if types is None else types[:, :width],
-            frac_coords=torch.zeros(len(sizes), width, 3),
-            lattice=torch.eye(3).expand(len(sizes), 3, 3),
-            num_atoms=sizes,
-            tokens=None if full else torch.nonzero(mask.flatten()).squeeze(-1),
-            full=full,
-            check=False,
-        )
 
-    def _denoiser(self, shapes: CrystalBatch, stop: Event) -> Callable[[Request | None], Predict]:
-        """Return what makes, for a request, the denoiser as a function of latents and time."""
-        sizes, layout = shapes.num_atoms, Layout.of(shapes)
-        remembers = self.model.config.denoiser.self_conditioning
-
-        def denoiser(request: Request | None) -> Predict:
-            features, hidden = request or (None, None)
-
-            def evaluate(
-                z: Tensor, t: Tensor, *estimate: Tensor
-            ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-                t = t[:1]  # all are at the same time
-                types = shapes.atomic_numbers
-                out = self.model(z, t, sizes, features, hidden, layout, types, *estimate)
-                variance = None if out.variance is None else out.variance.float()
-                prediction = out.prediction.float()
-                found = self.process.clean(prediction, z, t) if estimate else None
-                return prediction, variance, found
-
-            replayed = Replayed(evaluate)
-            told: list[Tensor] = []
-
-            def predict(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-                if stop.is_set():
-                    raise CancelledError
-                before = told or ([torch.zeros_like(z)] if remembers else [])
-                prediction, variance, found = replayed(z, t, *before)
-                told[:] = [] if found is None else [found]
-                return prediction, variance
-
-            return predict
-
-        return denoiser
+def _shapes(sizes: Tensor, types: Tensor | None = None) -> CrystalBatch:
+    """Return crystals of these sizes (and atoms) with no geometry yet, packed."""
+    width = int(sizes.max())
+    mask = torch.arange(width) < sizes.unsqueeze(-1)
+    full = bool(mask.all())
+    return CrystalBatch(
+        atomic_numbers=mask.long() if types is None else types[:, :width],
+        frac_coords=torch.zeros(len(sizes), width, 3),
+        lattice=torch.eye(3).expand(len(sizes), 3, 3),
+        num_atoms=sizes,
+        tokens=None if full else torch.nonzero(mask.flatten()).squeeze(-1),
+        full=full,
+        check=False,
+    )
 
 
 def _table(atoms: Sequence[Sequence[int]], order: Order, num_samples: int) -> Tensor:
@@ -349,9 +376,3 @@ def _table(atoms: Sequence[Sequence[int]], order: Order, num_samples: int) -> Te
     width = max(map(len, atoms), default=0)
     rows = [arrange_atoms(row, order) for row in atoms]
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
-
-
-def _named(batch: CrystalBatch, numbers: Tensor) -> FlatCrystals:
-    """Drop the padding; crystals are called by their number."""
-    flat = batch.flatten([f"sample-{i:06d}" for i in numbers.tolist()])
-    return replace(flat, frac_coords=wrap(flat.frac_coords))

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from chemeleon.config.rl import RLConfig
 from chemeleon.crystals.random import fold
 from chemeleon.diffusion.losses import NoiseProcess
-from chemeleon.diffusion.sampler import log_probability
-from chemeleon.diffusion.transitions import Transitions
+from chemeleon.diffusion.reverse import ReverseDiffusion, log_probability
 from chemeleon.rl.grpo import advantages, grpo_terms
-from chemeleon.rl.rollout import Policy, Rollout
+from chemeleon.rl.rollout import ESTIMATE, Policy, Rollout
 
 
 class Piece(NamedTuple):
@@ -60,7 +59,7 @@ class Objective(Protocol):
     """What is learned from a rollout, and how."""
 
     def steps(
-        self, rollout: Rollout, rewards: Tensor, transitions: Transitions, network: nn.Module
+        self, rollout: Rollout, rewards: Tensor, reverse: ReverseDiffusion, network: nn.Module
     ) -> Iterator[list[Piece]]:
         """Yield the micro-batches of each optimizer step; ``rewards`` are ``(B,)``."""
         ...
@@ -139,33 +138,37 @@ class PolicyGradient:
         self.peak = torch.zeros((), device=policy.device)
 
     def steps(
-        self, rollout: Rollout, rewards: Tensor, transitions: Transitions, network: nn.Module
+        self, rollout: Rollout, rewards: Tensor, reverse: ReverseDiffusion, network: nn.Module
     ) -> Iterator[list[Piece]]:
         """See ``Objective``."""
         config, device = self.config, self.policy.device
-        self.transitions = transitions
+        self.reverse = reverse
         advantage, flat = advantages(rewards, config.num_group_samples)
         counted = ~flat if config.drop_flat_groups else torch.ones_like(flat)
-        steps = len(transitions) if config.window is None else len(transitions.noisy)
+        steps = len(reverse) if config.window is None else len(reverse.noisy)
         share = counted.float().mean().to(device)
         if config.drop_flat_groups:  # of all processes, whose gradients are averaged
             share: Tensor = reduce(share, "mean")  # pyright: ignore
         scale = counted.to(device) / (share.clamp_min(1e-6) * steps)
-        zs, log_probs = rollout.trajectory
+        made = rollout.made
+        assert made.trajectory is not None
+        zs, log_probs = made.trajectory
         if config.likelihood == "per_crystal":
-            log_probs = log_probs * rollout.crystals.num_atoms.to(device) * zs.shape[-1]
+            log_probs = log_probs * made.crystals.num_atoms.to(device) * zs.shape[-1]
         on_device = {"advantage": advantage.to(device), "weight": scale}
         members = torch.arange(len(rewards))
         batches = [members[first :: config.minibatches] for first in range(config.minibatches)]
         prepared = []
         for number, batch in enumerate(batches):
             pieces = []
-            cut = self.cutter.cut(rollout, batch, transitions.noisy)
+            cut = self.cutter.cut(rollout, batch, reverse.noisy)
             for empty, crystals, rows, real in cut:
                 values = {name: value[crystals] for name, value in on_device.items()}
                 values["weight"] = values["weight"] * real * (len(cut) / len(batch))
                 values |= {"z": zs[rows, crystals], "sample": zs[rows + 1, crystals]}
                 values |= {"old": log_probs[rows, crystals], "step": rows}
+                for branch, estimates in enumerate(made.estimates):
+                    values[f"{ESTIMATE}{branch}"] = estimates[rows, crystals]
                 # nothing has been learned yet: what is computed now is the old probability
                 fresh = number == 0 and self.recompute
                 values["fresh"] = torch.full_like(rows, fresh, dtype=torch.bool)
@@ -189,12 +192,11 @@ class PolicyGradient:
         return piece._replace(values=values)
 
     def _gaussian(self, network: nn.Module, piece: Piece) -> tuple[Tensor, Tensor]:
-        values = piece.values
-        predict = self.policy.predictor(
-            network, values, piece.width, full=piece.full, one_time=False
-        )
-        found = predict(values["z"], self.transitions.times[values["step"]])
-        return self.transitions.gaussian(values["step"], values["z"], *found)
+        values, reverse = piece.values, self.reverse
+        z, step = values["z"], values["step"]
+        times, steps = reverse.times[step], len(reverse)
+        found = self.policy.predict(network, values, z, times, full=piece.full, steps=steps)
+        return reverse.gaussian(step, z, *found)
 
     def _log_prob(self, piece: Piece, mean: Tensor, std: Tensor) -> Tensor:
         found = log_probability(piece.values["sample"], mean, std, self._mask(piece))
@@ -238,7 +240,7 @@ class PolicyGradient:
         return {"loss": loss, **logged}
 
     def _mean_scale(self) -> float:
-        walk, noisy = len(self.transitions), len(self.transitions.noisy)
+        walk, noisy = len(self.reverse), len(self.reverse.noisy)
         return 1.0 if self.config.window is not None else walk / noisy
 
     def ratio_peak(self) -> float:
@@ -260,7 +262,7 @@ class Rejection:
         self.cutter = _Cutter(policy, micro_batch)
 
     def steps(
-        self, rollout: Rollout, rewards: Tensor, transitions: Transitions, network: nn.Module
+        self, rollout: Rollout, rewards: Tensor, reverse: ReverseDiffusion, network: nn.Module
     ) -> Iterator[list[Piece]]:
         """See ``Objective``."""
         config, device = self.config, self.policy.device
@@ -268,7 +270,8 @@ class Rejection:
         kept = max(config.minibatches, round(config.keep_share * size))
         ranked = rewards.view(-1, size).argsort(dim=1, descending=True, stable=True)[:, :kept]
         best = ranked + torch.arange(len(ranked)).unsqueeze(1) * size
-        clean, keys = rollout.trajectory.zs[-1], rollout.prompts.keys.to(device)
+        assert rollout.made.trajectory is not None
+        clean, keys = rollout.made.trajectory.zs[-1], rollout.prompts.keys.to(device)
         for first in range(config.minibatches):
             batch = best[:, first :: config.minibatches].flatten()
             cut = self.cutter.cut(rollout, batch, list(range(config.noise_draws)))
@@ -287,10 +290,17 @@ class Rejection:
         sizes, x0 = values["num_atoms"], values["clean"]
         mask = torch.arange(piece.width, device=sizes.device) < sizes.unsqueeze(-1)
         noised = self.process.draw(x0, mask, values["keys"])
-        predict = self.policy.predictor(
-            network, values, piece.width, full=piece.full, one_time=False
-        )
-        prediction, variance = predict(noised.z, noised.t)
+
+        def predict(*estimate: Tensor) -> tuple[Tensor, Tensor | None]:
+            given = {**values, **{f"{ESTIMATE}{i}": x for i, x in enumerate(estimate)}}
+            return self.policy.predict(network, given, noised.z, noised.t, full=piece.full, steps=1)
+
+        estimate = []
+        if self.policy.model.config.denoiser.self_conditioning:
+            with torch.no_grad():
+                first, _ = predict(torch.zeros_like(x0))
+            estimate = [self.process.estimate(first, noised, values["keys"])]
+        prediction, variance = predict(*estimate)
         each = self.process.losses(prediction, variance, x0, noised, mask)
         terms = {name: (value * values["weight"]).sum() for name, value in each.items()}
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
-from chemeleon.crystals.lattice import wrap
-from chemeleon.crystals.random import fold, integers, make_keys, normal
+from chemeleon.crystals.random import fold, integers, make_keys
 from chemeleon.data.loader import PACK_BELOW
-from chemeleon.diffusion.sampler import Predict, guided
-from chemeleon.diffusion.transitions import Trajectory, Transitions
+from chemeleon.diffusion.reverse import ReverseDiffusion
+from chemeleon.generation.guidance import Asked
+from chemeleon.generation.pipeline import Made, Pipeline
+from chemeleon.models.condition_encoder import Request
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
-from chemeleon.models.replay import Replayed
 
 TOKEN_PARTS = 16  # numbers of tokens are rounded up to this part of the slots: few shapes to record
 FEATURE = "feature "  # a condition's features among the inputs
+ESTIMATE = "estimate "  # and the clean latents that a branch of guidance was given
 
 
 class Prompts(NamedTuple):
@@ -50,15 +50,13 @@ class Rollout(NamedTuple):
 
     Attributes:
         prompts: what was asked for.
-        trajectory: the walks, on the device.
         width: padded number of atoms ``N``.
-        crystals: what was decoded, in main memory.
+        made: the crystals with their trajectories.
     """
 
     prompts: Prompts
-    trajectory: Trajectory
     width: int
-    crystals: FlatCrystals
+    made: Made
 
 
 def draw_prompts(
@@ -101,6 +99,7 @@ class Policy:
         model: LatentDiffusion,
         source: FlatCrystals,
         guidance: float | None,
+        interval: tuple[float, float],
         bucket: int,
         autocast: Callable[[], AbstractContextManager[Any]],
         *,
@@ -112,16 +111,16 @@ class Policy:
             model: the model, on its device.
             source: training crystals, in main memory.
             guidance: scale, None for the condition alone.
+            interval: part of the trajectory that is guided.
             bucket: padded sizes are multiples of this.
             autocast: context in which networks run.
-            graphs: record an evaluation on a GPU and replay it in the rest of the walk.
+            graphs: record an evaluation on a GPU and replay it in the rest of a trajectory.
         """
-        self.model, self.source, self.guidance = model, source, guidance
-        self.autocast = autocast
-        self.bucket = bucket
-        self.told = model.config.denoiser.types  # such models are given the elements
+        self.model, self.source = model, source
+        self.guidance, self.interval = 1.0 if guidance is None else guidance, interval
+        self.autocast, self.bucket, self.graphs = autocast, bucket, graphs
         self.device = model.latent_mean.device
-        self.graphs = graphs and self.device.type == "cuda"
+        self.pipeline = Pipeline(model, self.device)
 
     def width(self, index: Tensor) -> int:
         """Return the padded number of atoms for the training crystals ``index``."""
@@ -140,11 +139,11 @@ class Policy:
         return self.source.batch(index, width, tokens if packed else None).to(self.device)
 
     def inputs(self, batch: CrystalBatch) -> dict[str, Tensor]:
-        """Return what the denoiser is given beside latents and times."""
+        """Return what the denoiser is given beside latents and times, as tensors by name."""
         found = {"num_atoms": batch.num_atoms}
         if batch.tokens is not None:
             found["slots"] = batch.tokens
-        if self.told:
+        if self.model.config.denoiser.types:
             found["types"] = batch.atomic_numbers
         conditions = self.model.denoiser.conditions
         if conditions is not None:
@@ -152,69 +151,61 @@ class Policy:
             found |= {FEATURE + name: value for name, value in features.items()}
         return found
 
-    def predictor(
+    def _asked(self, inputs: Mapping[str, Tensor]) -> Asked:
+        features = {k.removeprefix(FEATURE): v for k, v in inputs.items() if k.startswith(FEATURE)}
+        shown = torch.zeros_like(inputs["num_atoms"], dtype=torch.bool)
+        request = Request(features, dict.fromkeys(features, shown)) if features else None
+        return Asked(request, self.guidance, self.interval, None)
+
+    def predict(
         self,
         network: nn.Module,
         inputs: Mapping[str, Tensor],
-        width: int,
+        z: Tensor,
+        t: Tensor,
         *,
         full: bool,
-        one_time: bool,
-    ) -> Predict:
-        """Return the denoiser as a function of latents ``(B, N, L)`` and times ``(B,)``.
+        steps: int,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return prediction and variance of pairs of crystals and steps.
 
         Args:
             network: the model, as prepared for training or bare.
-            inputs: of `inputs`.
-            width: ``N``.
+            inputs: of `inputs`, with the numbers of the steps as ``step`` and, for models with
+                self-conditioning, what each branch of guidance was given.
+            z: ``(C, N, L)`` latents.
+            t: ``(C,)`` times.
             full: the batch has no padding.
-            one_time: all crystals are at the same time.
+            steps: of a trajectory.
         """
         sizes = inputs["num_atoms"]
-        mask = torch.arange(width, device=sizes.device) < sizes.unsqueeze(-1)
+        mask = torch.arange(z.shape[1], device=sizes.device) < sizes.unsqueeze(-1)
         layout = Layout.from_mask(mask, sizes, inputs.get("slots"), full=full)
-        features = {k.removeprefix(FEATURE): v for k, v in inputs.items() if k.startswith(FEATURE)}
-        extra = {"types": inputs["types"]} if "types" in inputs else {}
+        asked = self._asked(inputs)
+        denoiser = self.pipeline.denoiser(network, sizes, layout, inputs.get("types"), asked)
+        estimates = [value for key, value in inputs.items() if key.startswith(ESTIMATE)]
+        pushed = None
+        if self.interval != (0.0, 1.0):
+            guided = asked.pushed(steps)
+            pushed = (inputs["step"] >= guided.start) & (inputs["step"] < guided.stop)
+        return denoiser.predict(z, t, estimates, pushed)
 
-        def given(hide: bool) -> Predict:
-            hidden = torch.full_like(sizes, hide, dtype=torch.bool)
-            drop = dict.fromkeys(features, hidden)
-
-            def predict(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-                t = t[:1] if one_time and not features else t
-                out = network(z, t, sizes, features or None, drop or None, layout, **extra)
-                variance = out.variance
-                return out.prediction.float(), None if variance is None else variance.float()
-
-            return predict
-
-        if not features or self.guidance is None:
-            return given(hide=False)
-        return guided(given(hide=False), given(hide=True), self.guidance)
-
-    @torch.no_grad()
-    def roll_out(self, network: nn.Module, prompts: Prompts, transitions: Transitions) -> Rollout:
+    def roll_out(self, network: nn.Module, prompts: Prompts, reverse: ReverseDiffusion) -> Rollout:
         """Make the crystals that were asked for, in one batch."""
         width = self.width(prompts.asked)
         shapes = self.shapes(prompts.asked, width)
-        start = normal(
-            fold(prompts.start_keys.to(self.device), "start"),
-            (width, self.model.vae.config.latent_dim),
-        )
         training = network.training
         network.eval()  # blocks then join their small operations on a GPU
-        with self.autocast():  # around the whole walk: weights are rounded once
-            predict = self.predictor(
-                network, self.inputs(shapes), width, full=shapes.full, one_time=True
-            )
-            if self.graphs:  # it must live until the crystals are in main memory
-                predict = Replayed(predict)
-            keys = prompts.keys.to(self.device)
-            trajectory = transitions.walk(predict, start, shapes.mask, keys)
-            z = self.model.unstandardise(trajectory.zs[-1]) * shapes.mask.unsqueeze(-1)
-            decoded = self.model.vae.decode(z, shapes)
+        made = self.pipeline.make(
+            reverse,
+            shapes,
+            self._asked(self.inputs(shapes)),
+            prompts.keys,
+            autocast=self.autocast(),
+            start_keys=prompts.start_keys,
+            network=network,
+            graphs=self.graphs,
+            record=True,
+        )
         network.train(training)
-        price = transitions.sampler.element_price
-        flat = self.model.vae.to_crystals(decoded, shapes, price).to("cpu").flatten()
-        crystals = replace(flat, frac_coords=wrap(flat.frac_coords))
-        return Rollout(prompts, trajectory, width, crystals)
+        return Rollout(prompts, width, made)

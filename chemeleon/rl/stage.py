@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from chemeleon.config.schema import RLTrainConfig
 from chemeleon.crystals.batch import FlatCrystals
-from chemeleon.diffusion.transitions import Transitions
+from chemeleon.diffusion.reverse import ReverseDiffusion
 from chemeleon.errors import TrainingError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.rl.notes import PICTURES, Notes, Scored, draw_best, weighted
@@ -98,11 +98,13 @@ class RLStage:
                 module.p = 0.0  # with it the model would not be the policy that made the rollout
         train, val = start.vae.arranged(train), start.vae.arranged(val)
         bucket, graphs = config.data.bucket, config.trainer.cuda_graphs
-        self.policy = Policy(self.model, train, rl.guidance, bucket, autocast, graphs=graphs)
-        self.judged = Policy(self.model, val, rl.guidance, bucket, autocast, graphs=graphs)
+        asking = (rl.guidance, rl.guidance_interval, bucket, autocast)
+        self.policy = Policy(self.model, train, *asking, graphs=graphs)
+        self.judged = Policy(self.model, val, *asking, graphs=graphs)
         diffusion = start.config.diffusion
-        self.walk = Transitions(diffusion, rl.sampler, device, self._window(0))
-        self.judging_walk = Transitions(diffusion, rl.sampler, device)
+        self.reverse = ReverseDiffusion(diffusion, rl.sampler, device, self._window(0))
+        self.reverse.require_likelihood()
+        self.judging_reverse = ReverseDiffusion(diffusion, rl.sampler, device)
         self.objective = self._objective(rl.micro_batch or self._micro_batch(), precision)
         self.notes_of = Notes(rl.rewards, draft.folder, resume=resume)
         self.seconds: dict[str, float] = {}
@@ -147,7 +149,7 @@ class RLStage:
         begin = time.monotonic()
         window = self._window(epoch)
         if window is not None:
-            self.walk.move(window)
+            self.reverse.move(window)
         prompts = draw_prompts(
             config.seed,
             epoch,
@@ -158,16 +160,16 @@ class RLStage:
             rank=self.rank,
             world=self.world,
         )
-        rollout = self.policy.roll_out(self.model, prompts, self.walk)
+        rollout = self.policy.roll_out(self.model, prompts, self.reverse)
         made = time.monotonic()
-        scores = self.scorer.score(rollout.crystals, prompts.group)
+        scores = self.scorer.score(rollout.made.crystals, prompts.group)
         rewards = scores.total.float().cpu()
-        self.notes_of.take(rollout.crystals, scores)
+        self.notes_of.take(rollout.made.crystals, scores)
         self.learning = time.monotonic()
         self.seconds = {"rollout": made - begin, "rewards": self.learning - made}
         self.seconds |= {f"reward_{name}": value for name, value in scores.seconds.items()}
-        self._draw(epoch, rollout.crystals, weighted(scores, rl.rewards).tolist())
-        steps = self.objective.steps(rollout, rewards, self.walk, self.model)
+        self._draw(epoch, rollout.made.crystals, weighted(scores, rl.rewards).tolist())
+        steps = self.objective.steps(rollout, rewards, self.reverse, self.model)
         for number, pieces in enumerate(steps):
             if number >= first_step:
                 yield pieces
@@ -214,8 +216,8 @@ class RLStage:
         )
         if not len(prompts.asked):
             return {}
-        rollout = self.judged.roll_out(model, prompts, self.judging_walk)
-        scores = self.scorer.score(rollout.crystals, torch.zeros_like(prompts.group))
+        rollout = self.judged.roll_out(model, prompts, self.judging_reverse)
+        scores = self.scorer.score(rollout.made.crystals, torch.zeros_like(prompts.group))
         number = float(len(prompts.asked))
         reward = float(weighted(scores, rl.rewards).sum())
         found = {"val/loss": (-reward, number), "val/reward": (reward, number)}

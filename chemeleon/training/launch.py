@@ -260,11 +260,6 @@ def _start_rl(config: RLTrainConfig, folder: Path, resume: bool) -> LatentDiffus
             " rl.ldm_ckpt_path=runs/my_ldm"
         )
     model = LatentDiffusion.from_pretrained(source)
-    if model.config.denoiser.self_conditioning:
-        raise ConfigError(
-            f"{source} was trained with self_conditioning, whose steps depend on more than the one"
-            " before: tune a model without it"
-        )
     wanted = model.config.conditions
     if config.rl.guidance is not None and not wanted:
         raise ConfigError(

@@ -135,9 +135,7 @@ class LDMStage(DataStage):
         if self.config.ldm.denoiser.self_conditioning:
             with torch.no_grad():
                 first = model(*asked).prediction.float()
-                # a walk begins without an estimate, so half of the crystals do, too
-                told = (uniform(fold(batch.keys, "estimate")) < 0.5).view(-1, 1, 1)
-                estimate = self.process.clean(first, noised.z, noised.t) * told
+            estimate = self.process.estimate(first, noised, batch.keys)
         prediction, variance = model(*asked, estimate)
         per_crystal = self.process.losses(prediction, variance, x0, noised, mask)
         terms = {name: value.sum() / batch.size for name, value in per_crystal.items()}

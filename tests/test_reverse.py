@@ -1,4 +1,4 @@
-"""Steps of a walk as Gaussians, and the policy loss, without any network."""
+"""Trajectories as Gaussian steps, and the policy loss, without any network."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 
 from chemeleon.config.schema import DiffusionConfig, SamplerConfig
 from chemeleon.crystals.random import make_keys, normal
-from chemeleon.diffusion.sampler import Sampler
-from chemeleon.diffusion.transitions import Transitions
+from chemeleon.diffusion.reverse import ReverseDiffusion
+from chemeleon.diffusion.schedulers import alphas_cumprod
 from chemeleon.errors import ConfigError
 from chemeleon.rl.grpo import advantages, grpo_terms
 
@@ -34,7 +34,7 @@ def some_denoiser(z: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch
     ],
     ids=["ddim", "ddim 0.3", "ddim v", "ddpm", "ddpm v", "ddpm fixed variance"],
 )
-def test_a_walk_is_the_one_that_sampling_takes(diffusion, sampler):
+def test_a_trajectory_is_the_one_that_sampling_takes(diffusion, sampler):
     keys = make_keys(3, torch.arange(4))
     mask = torch.arange(5) < torch.tensor([5, 2, 1, 4]).unsqueeze(1)
     start = normal(keys, (5, 8))
@@ -43,13 +43,17 @@ def test_a_walk_is_the_one_that_sampling_takes(diffusion, sampler):
         prediction, variance = some_denoiser(z, t)
         return prediction, variance if diffusion.learned_variance else None
 
-    expected = list(Sampler(diffusion, sampler).walk(predict, start, mask, keys))
-    transitions = Transitions(diffusion, sampler)
-    zs, log_probs = transitions.walk(predict, start, mask, keys)
-    assert transitions.noisy == list(range(sampler.steps - 1))  # the last step has no noise
-    for i, step in enumerate(expected):
-        size = step.sample.abs().max()
-        torch.testing.assert_close(zs[i + 1], step.sample, rtol=0, atol=1e-5 * float(size))
+    reverse = ReverseDiffusion(diffusion, sampler)
+    zs, log_probs = reverse.trajectory(predict, start, mask, keys)
+    assert reverse.noisy == list(range(sampler.steps - 1))  # the last step has no noise
+    assert torch.equal(zs[-1], reverse.sample(predict, start, mask, keys))
+    index = torch.arange(sampler.steps).repeat_interleave(4)
+    z, times = zs[:-1].flatten(0, 1), reverse.times[index]
+    mean, _ = reverse.gaussian(index, z, *predict(z, times))
+    last = slice(-4, None)  # all steps at once, as training takes them
+    size = float(zs[-1].abs().max())
+    real = mask.unsqueeze(-1)
+    torch.testing.assert_close(mean[last] * real, zs[-1], rtol=0, atol=1e-5 * size)
     assert torch.isfinite(log_probs).all()
     assert (log_probs[-1] == 0).all()
 
@@ -66,7 +70,7 @@ def test_a_walk_is_the_one_that_sampling_takes(diffusion, sampler):
 )
 def test_the_exact_denoiser_of_a_gaussian_gives_the_gaussian(diffusion, sampler):
     mean, std = 1.5, 0.6
-    alphas = Sampler(diffusion, sampler).alphas_cumprod
+    alphas = alphas_cumprod(diffusion)
 
     def predict(z, t):
         if diffusion.process == "flow":
@@ -80,7 +84,9 @@ def test_the_exact_denoiser_of_a_gaussian_gives_the_gaussian(diffusion, sampler)
 
     keys = make_keys(1, torch.arange(400))
     mask = torch.ones(400, 4, dtype=torch.bool)
-    zs, _ = Transitions(diffusion, sampler).walk(predict, normal(keys, (4, 8)), mask, keys)
+    zs, _ = ReverseDiffusion(diffusion, sampler).trajectory(
+        predict, normal(keys, (4, 8)), mask, keys
+    )
     found = zs[-1]
     assert float(found.mean()) == pytest.approx(mean, abs=0.03)
     assert float(found.std()) == pytest.approx(std, abs=0.03)
@@ -88,43 +94,43 @@ def test_the_exact_denoiser_of_a_gaussian_gives_the_gaussian(diffusion, sampler)
 
 def test_steps_of_many_times_are_one_batch():
     sampler = SamplerConfig(scheduler="ddpm", steps=20)
-    transitions = Transitions(EPSILON, sampler)
+    reverse = ReverseDiffusion(EPSILON, sampler)
     keys = make_keys(0, torch.arange(3))
     mask = torch.ones(3, 4, dtype=torch.bool)
-    zs, log_probs = transitions.walk(some_denoiser, normal(keys, (4, 8)), mask, keys)
+    zs, log_probs = reverse.trajectory(some_denoiser, normal(keys, (4, 8)), mask, keys)
     index = torch.tensor([0, 7, 18]).repeat_interleave(3)
     member = torch.arange(3).repeat(3)
     z, sample = zs[index, member], zs[index + 1, member]
-    mean, std = transitions.gaussian(index, z, *some_denoiser(z, transitions.times[index]))
+    mean, std = reverse.gaussian(index, z, *some_denoiser(z, reverse.times[index]))
     density = torch.distributions.Normal(mean, std).log_prob(sample).mean((1, 2))
     torch.testing.assert_close(density, log_probs[index, member], rtol=1e-5, atol=1e-5)
 
 
 def test_only_the_window_draws_noise_and_it_moves_without_new_tensors():
     sampler = SamplerConfig(scheduler="ddim", steps=10)
-    transitions = Transitions(EPSILON, sampler, window=range(2, 5))
-    assert transitions.noisy == [2, 3, 4]
-    places = [x.data_ptr() for x in transitions.steps]
+    reverse = ReverseDiffusion(EPSILON, sampler, window=range(2, 5))
+    assert reverse.noisy == [2, 3, 4]
+    places = [x.data_ptr() for x in reverse.coefficients]
     keys, other = make_keys(0, torch.arange(2)), make_keys(9, torch.arange(2))
     mask = torch.ones(2, 3, dtype=torch.bool)
     start = normal(keys, (3, 8))
-    one, likely = transitions.walk(some_denoiser, start, mask, keys)
-    two, _ = transitions.walk(some_denoiser, start, mask, other)
+    one, likely = reverse.trajectory(some_denoiser, start, mask, keys)
+    two, _ = reverse.trajectory(some_denoiser, start, mask, other)
     assert torch.equal(one[:3], two[:3])  # latents before step 2 and its input
     assert not torch.equal(one[3], two[3])
     assert (likely[[0, 1, *range(5, 10)]] == 0).all()
     assert (likely[2:5] != 0).all()
-    transitions.move(range(6, 9))
-    assert transitions.noisy == [6, 7, 8]
-    assert [x.data_ptr() for x in transitions.steps] == places
-    assert torch.nonzero(transitions.steps.std).flatten().tolist() == [6, 7, 8]
+    reverse.move(range(6, 9))
+    assert reverse.noisy == [6, 7, 8]
+    assert [x.data_ptr() for x in reverse.coefficients] == places
+    assert torch.nonzero(reverse.coefficients.std).flatten().tolist() == [6, 7, 8]
 
 
-def test_walks_without_likelihood_are_refused():
+def test_steps_without_likelihood_are_refused():
     with pytest.raises(ConfigError, match="noise"):
-        Transitions(EPSILON, SamplerConfig(scheduler="ddim", eta=0.0))
+        ReverseDiffusion(EPSILON, SamplerConfig(scheduler="ddim", eta=0.0)).require_likelihood()
     with pytest.raises(ConfigError, match="unipc"):
-        Transitions(EPSILON, SamplerConfig(scheduler="unipc"))
+        ReverseDiffusion(EPSILON, SamplerConfig(scheduler="unipc")).require_likelihood()
 
 
 def test_advantages_of_a_group_sum_to_0_and_flat_groups_have_none():
