@@ -160,7 +160,10 @@ def _composition(counts: tuple[int, ...]) -> tuple[str, str, float, float]:
     from pymatgen.core import Composition, Element
 
     found = Composition({Element.from_Z(z): n for z, n in enumerate(counts) if n})
-    return found.formula, found.reduced_formula, float(found.weight), _smact(found.reduced_formula)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # formulas go by electronegativity, which some lack
+        formula, reduced = found.formula, found.reduced_formula
+    return formula, reduced, float(found.weight), _smact(reduced)
 
 
 @functools.lru_cache(maxsize=100_000)

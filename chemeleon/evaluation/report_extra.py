@@ -45,7 +45,7 @@ def csp_section(summary: Mapping[str, Any]) -> Section | None:
     if not found:
         return None
     rows = []
-    for label, rate, error in rates(found):
+    for _, label, rate, error in rates(found):
         value, low, high = (rate.get(name) for name in ("value", "low", "high"))
         rows.append([
             escape(label),

@@ -43,7 +43,7 @@ class Symmetry(Metric):
             flag = crystals.numbers(name) == 1
             yield Figure(key, label, flag=flag, binned=True)
         groups = crystals.numbers("space_group")
-        count = len(np.unique(groups[np.isfinite(groups)]))
+        count = len(np.unique(groups[np.isfinite(groups)])) if len(groups) else np.nan
         yield Figure("space_groups", "Different space groups", value=count, binned=True)
 
     def distances(self, crystals: View, control: View) -> Iterator[Figure]:
