@@ -17,6 +17,7 @@ import torch
 from chemeleon.config.requests import MAX_RELAX_STEPS, check_range
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.lattice import wrap
+from chemeleon.data.parse import standardise
 from chemeleon.energy.potentials import Potential, load_potential
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.idealise import Idealised, check_bounds, idealise, told
@@ -146,9 +147,14 @@ class Idealiser:
         return cls(symprec, judge)
 
     def __call__(self, crystals: FlatCrystals) -> tuple[FlatCrystals, list[Idealised]]:
-        """Return the ``M`` crystals idealised, which may have fewer atoms, and a note for each."""
+        """Return the ``M`` crystals idealised, which may have fewer atoms, and a note for each.
+
+        The notes have them in standard cells; here they are in Niggli cells, which models that rank
+        them have learned.
+        """
         found = idealise(to_packed(crystals).crystals(), self.symprec, self.potential)
-        after = flat_crystals(pack([one.crystal for one in found]))
+        cells = [standardise(one.crystal, apart=0) if one.ideal else one.crystal for one in found]
+        after = flat_crystals(pack(cells))
         single = after.frac_coords.float(), after.lattice.float()
         kept = {"targets": crystals.targets, "ids": crystals.ids}
         return replace(after, frac_coords=wrap(single[0]), lattice=single[1], **kept), found

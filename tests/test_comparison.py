@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas
 import pytest
+from energy_helpers import rocksalt, rocksalt_cube
 from pymatgen.core import Lattice, Structure
 from typer.testing import CliRunner
 
@@ -16,7 +17,6 @@ from chemeleon.cli.app import app
 from chemeleon.errors import ChemeleonError
 from chemeleon.evaluation.basis import warnings
 from chemeleon.evaluation.comparison import set_names
-from tests.energy_helpers import rocksalt, rocksalt_cube
 
 CSCL = Structure(Lattice.cubic(4.12), ["Cs", "Cl"], [[0, 0, 0], [0.5] * 3])
 
@@ -41,7 +41,7 @@ def test_sets_are_put_side_by_side_under_names_of_their_own(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path / "up" / "below")
     out = tmp_path / "out"
     sources = ["../../up", "../control", str(plain)]
-    words = ["evaluate", *sources, "--potential", "tests.energy_helpers:lennard_jones"]
+    words = ["evaluate", *sources, "--potential", "energy_helpers:lennard_jones"]
     answer = CliRunner().invoke(app, [*words, "--control", str(plain), "-o", str(out)])
     assert answer.exit_code == 0, answer.output
     assert sorted(path.name for path in (out / "sets").iterdir()) == ["control", "plain", "up"]
