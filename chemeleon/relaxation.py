@@ -23,7 +23,7 @@ from chemeleon.errors import ConfigError
 from chemeleon.evaluation.idealise import Idealised, check_bounds, idealise, told
 from chemeleon.evaluation.lookup import to_packed
 from chemeleon.evaluation.packed import pack
-from chemeleon.evaluation.sound import relax_soundly
+from chemeleon.evaluation.sound import moved, relax_soundly
 from chemeleon.evaluation.table import flat_crystals
 
 FMAX = 0.05  # eV/angstrom
@@ -76,17 +76,12 @@ class Relaxer:
 
         One that cannot be evaluated stays as it is, and so does a sound one that would be broken.
         """
-        coords, lattice = crystals.frac_coords.clone(), crystals.lattice.clone()
-        starts, sizes = crystals.starts.tolist(), crystals.num_atoms.tolist()
-        notes = []
-        for i, end in enumerate(relax_soundly(crystals, self.potential, self.steps, FMAX)):
-            if end.structure is not None and not end.taken_back:
-                atoms = slice(starts[i], starts[i] + sizes[i])
-                coords[atoms] = torch.from_numpy(end.structure.frac_coords.copy()).to(coords)
-                lattice[i] = torch.from_numpy(end.structure.lattice.matrix.copy()).to(lattice)
-            became = (end.steps, end.converged, end.rmsd_angstrom, end.reason, end.taken_back)
-            notes.append(Note(*became))
-        return replace(crystals, frac_coords=coords, lattice=lattice), notes
+        ends = relax_soundly(crystals, self.potential, self.steps, FMAX)
+        notes = [
+            Note(end.steps, end.converged, end.rmsd_angstrom, end.reason, end.taken_back)
+            for end in ends
+        ]
+        return moved(crystals, ends), notes
 
     def told(self, notes: Sequence[Note], names: Sequence[str]) -> dict[str, Any]:
         """Return what a manifest says of it."""
