@@ -17,7 +17,7 @@ import torch
 from chemeleon.config.requests import MAX_RELAX_STEPS, check_range
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.lattice import wrap
-from chemeleon.data.parse import standardise
+from chemeleon.data.parse import BadCrystalError, Crystal, standardise
 from chemeleon.energy.potentials import Potential, load_potential
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.idealise import Idealised, check_bounds, idealise, told
@@ -148,7 +148,7 @@ class Idealiser:
         them have learned.
         """
         found = idealise(to_packed(crystals).crystals(), self.symprec, self.potential)
-        cells = [standardise(one.crystal, apart=0) if one.ideal else one.crystal for one in found]
+        cells = [_niggli(one.crystal) if one.ideal else one.crystal for one in found]
         after = flat_crystals(pack(cells))
         single = after.frac_coords.float(), after.lattice.float()
         kept = {"targets": crystals.targets, "ids": crystals.ids}
@@ -157,3 +157,11 @@ class Idealiser:
     def told(self, notes: Sequence[Idealised], names: Sequence[str]) -> dict[str, Any]:
         """Return what a manifest says of it."""
         return told(notes, names, self.symprec, self.potential)
+
+
+def _niggli(crystal: Crystal) -> Crystal:
+    """Return a crystal in its Niggli cell; beyond the bounds of data sets as it is."""
+    try:
+        return standardise(crystal, apart=0)
+    except BadCrystalError:
+        return crystal

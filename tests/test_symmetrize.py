@@ -268,6 +268,10 @@ def test_idealised_crystals_are_ranked_in_the_cells_that_models_know() -> None:
     written = note.structure()
     assert written is not None
     assert SAME.fit(to_structures(after)[0], written)
+    huge = Structure(Lattice.cubic(2e6), ["Na"], [[0.5] * 3])  # no data set holds it
+    after, (far,) = Idealiser(0.3, None)(from_structures([huge]))
+    assert far.ideal
+    assert after.lattice.flatten().max() == 2e6
     assert written.lattice.abc == pytest.approx((4.59, 4.59, 2.96), abs=1e-4)
 
 
