@@ -123,9 +123,31 @@ def test_more_stable_new_crystals_than_real_ones_have_are_told():
     assert warnings({}, [{**entry, "control": None}]) == []
 
 
+def test_what_a_caller_says_of_the_origin_breaks_no_report():
+    said = {
+        "relaxation": "by PBE",
+        "rewarded_by": "x",
+        "ranked_by": 3,
+        "matcher": None,
+        "note": "a",
+    }
+    found = chemeleon.evaluate([CSCL], manifest=said).summary["manifest"]
+    assert found["note"] == "a"
+    assert found["matcher"]["name"] == "pymatgen"
+    assert not {"relaxation", "rewarded_by", "ranked_by"} & found.keys()
+    said = {"relaxation": {"potential": "springs 1", "steps": 5}, "symmetrized": True, "seed": 4}
+    found = chemeleon.evaluate(
+        [CSCL], manifest=said, potential="energy_helpers:lennard_jones"
+    ).summary["manifest"]
+    assert found.items() >= said.items()
+
+
 def test_what_makes_no_sense_is_refused_in_words():
     with pytest.raises(ChemeleonError, match=r"a list of them is expected: \[structure\]"):
         chemeleon.symmetrize(CSCL)
+    for sources in ([], "out"):
+        with pytest.raises(ChemeleonError, match="a list of files or folders"):
+            chemeleon.compare(sources)
     with pytest.raises(ChemeleonError, match="potential foo is for relax and symmetrize"):
         chemeleon.sample(n=1, potential="foo")
     answer = CliRunner().invoke(app, ["sample", "-n", "1", "--potential", "foo"])
