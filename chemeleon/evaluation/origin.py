@@ -86,8 +86,7 @@ def told(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def stated(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a caller knows of the origin; what tells the judge's independence as `told` has it,
-    or not at all."""
+    """Return what a caller knows of the origin; what `basis.warnings` reads as `told` has it."""
     judged = ("ranked_by", "rewarded_by", "relaxation", "symmetrization", "symmetrized")
     return {k: v for k, v in manifest.items() if k not in judged} | told(dict(manifest))
 
