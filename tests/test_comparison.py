@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import chemeleon
 from chemeleon.cli.app import app
+from chemeleon.crystals.convert import write_structures
 from chemeleon.errors import ChemeleonError
 from chemeleon.evaluation.basis import warnings
 from chemeleon.evaluation.comparison import set_names
@@ -57,6 +58,13 @@ def test_sets_are_put_side_by_side_under_names_of_their_own(tmp_path, monkeypatc
     assert "plain" not in said
     single = json.loads((out / "sets" / "plain" / "summary.json").read_text())
     assert single["manifest"]["requested"] == 2
+
+
+def test_primitive_cells_are_read_where_conventional_ones_stand_beside(tmp_path):
+    folder = _set(tmp_path / "made", [rocksalt_cube()], symmetrization={})
+    write_structures([rocksalt()], folder, ["poscar"], ["a-0"])
+    report = chemeleon.evaluate(folder)
+    assert report.crystals[["id", "num_atoms"]].to_numpy().tolist() == [["a-0", 2]]
 
 
 def test_a_set_of_dots_is_called_by_its_folder(tmp_path, monkeypatch):

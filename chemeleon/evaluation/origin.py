@@ -11,7 +11,8 @@ from chemeleon.data.sources import Record
 from chemeleon.errors import DataError
 from chemeleon.storage import settle
 
-_FORMS = ("structures.extxyz", "structures.json.gz", "cif", "poscar")
+# CIFs last: those of idealised crystals list conventional cells, of up to four times the atoms
+_FORMS = ("structures.extxyz", "structures.json.gz", "poscar", "cif")
 _TOLD = (
     "model",
     "weights",
