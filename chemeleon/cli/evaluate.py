@@ -220,7 +220,7 @@ def print_report(report: Report, output: Path) -> None:
     _add_groups(table, summary["headline"], _row)
     if "csp" in summary:
         table.add_section()
-        for label, rate, error in rates(summary["csp"]):
+        for _, label, rate, error in rates(summary["csp"]):
             value = f"{_figure(rate['value'], True)} ({error})" if error else "0.0 %"
             table.add_row(label, value, _interval(rate), "")
     Terminal().print(table)

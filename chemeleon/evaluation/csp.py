@@ -224,8 +224,8 @@ RATES = {
 }
 
 
-def rates(found: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], str]]:
-    """Yield label, rate and what is said of its RMSE, for tables of `match_targets`."""
+def rates(found: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any], str]]:
+    """Yield name, label, rate and what is said of its RMSE, for tables of `match_targets`."""
     for name, label in RATES.items():
         entry = found.get(name) or {}
         if entry.get("value") is None or (name.endswith("_k") and found.get("k") == 1):
@@ -233,7 +233,7 @@ def rates(found: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], st
         error = f"RMSE {entry['rmse']:.4f}" if entry.get("rmse") is not None else ""
         if entry.get("crmse") is not None:
             error = f"cRMSE {entry['crmse']:.4f}"
-        yield label.format(k=found.get("k", "k")), entry, error
+        yield name, label.format(k=found.get("k", "k")), entry, error
 
 
 def _arrays(crystals: Packed, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
