@@ -221,7 +221,7 @@ def print_report(report: Report, output: Path) -> None:
     if "csp" in summary:
         table.add_section()
         for label, rate, error in rates(summary["csp"]):
-            value = f"{_figure(rate['value'], True)} ({error})" if error else "0.0 %"
+            value = f"{_figure(rate['value'], True)} ({error})"
             table.add_row(label, value, _interval(rate), "")
     Terminal().print(table)
     _say_basis(basis(manifest))
