@@ -18,6 +18,7 @@ from chemeleon.energy.compositions import fractions
 from chemeleon.energy.hull import Hull
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation import coverage
+from chemeleon.evaluation.basis import warnings
 
 POTENTIAL = "energy_helpers:lennard_jones"
 LOW, HIGH = -50.0, 50.0  # eV/atom, below and above whatever the potential says
@@ -93,6 +94,23 @@ def test_raw_relaxed_and_control(tmp_path: Path, control: str) -> None:
     assert "the hull does not know an element" in page
     assert "Elements that changed most" in page
     assert (tmp_path / "out" / "cif" / "00001_crystal-000000_relaxed.cif").is_file()
+
+
+def test_rows_above_the_control_are_told_at_once() -> None:
+    def row(name: str, label: str, low: float, control: float | None) -> dict[str, Any]:
+        return {"name": name, "label": label, "value": 0.5, "low": low, "control": control}
+
+    headline = [
+        row("sun", "SUN: mp", 0.1, 0.2),
+        row("relaxed_sun", "SUN (relaxed): mp", 0.4, 0.02),
+        row("idealised_sun", "SUN (idealised): mp", 0.4, 0.03),
+        row("msun", "MSUN", 0.4, 0.03),
+        row("sun_mp", "SUN", 0.4, None),
+    ]
+    (said,) = warnings({}, headline)
+    rows = "SUN (relaxed): mp of 50.0 % (2.0 %), SUN (idealised): mp of 50.0 % (3.0 %)."
+    assert said.startswith(f"above the real crystals of the control (in brackets): {rows}")
+    assert warnings({}, headline[:1]) == []
 
 
 def test_without_cifs_the_relaxed_crystals_are_kept_in_one_file(tmp_path: Path) -> None:
