@@ -112,8 +112,11 @@ def judged_by(manifest: Mapping[str, Any]) -> str:
         words += " with the corrections of MP2020 added"
     if not hull:
         return f"{words}; no hull."
-    made = hull.get("energies") or "unknown energies"
-    return f"{words}; hull {hull['file']}: {hull['phases']:,} phases, {made}."
+    hulls = [hull, *(manifest.get("further_hulls") or ())]
+    for hull in hulls:
+        made = hull.get("energies") or "unknown energies"
+        words += f"; hull {hull['file']}: {hull['phases']:,} phases, {made}"
+    return f"{words}; what counts must hold on every one." if len(hulls) > 1 else f"{words}."
 
 
 def name_of(potential: Mapping[str, Any]) -> str:
