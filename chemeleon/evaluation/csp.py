@@ -13,7 +13,8 @@ Where a composition has several targets, a sample may be right and yet not that 
 METRe (Martirossyan et al., arXiv:2509.12178) is the share of targets that a sample of the same
 reduced composition meets, whichever target it was made for. It is published for one sample per
 target, as its code (OMatG) takes no more of them than targets: that is METRe at 1, of the first
-samples. METRe at k, of all samples, is not comparable with it.
+samples. METRe at k, of all samples, is not comparable with it. (The definition was read in public
+ports of that code; an earlier version of it counted samples that meet any target instead.)
 
 cRMSE (same source) stands beside every RMSE in tables: the mean over all targets, the matcher's
 stol for those not met, so that a model that meets few targets well does not look better for it.
