@@ -72,7 +72,7 @@ class Bench:
             coverage.check_installed()
         by = None
         if settings.potential != "none":
-            by = load_judge(settings.potential, settings.hull, settings.device)
+            by = load_judge(settings.potential, settings.hulls, settings.device)
         common: dict[str, Any] = {"workers": settings.jobs, "progress": progress}
         wanted, base = (
             None if name is None else _read(find_set(name), common)

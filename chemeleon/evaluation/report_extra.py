@@ -60,7 +60,8 @@ def csp_section(summary: Mapping[str, Any]) -> Section | None:
     body = f'<div class="card">{table(header, rows, "headline")}</div>'
     lead = (
         f"Of all {number(found.get('targets'))} targets; matcher {found.get('matcher')}; RMSE of"
-        f" those met, in units of (V/N)^(1/3). Pairs that timed out: {found.get('timed_out', 0)}."
+        " those met, cRMSE of all with 0.5 for those not met, in units of (V/N)^(1/3). Pairs that"
+        f" timed out: {found.get('timed_out', 0)}."
         " A valid pair is a sample and a target that CDVAE's rule passes, SMACT included; others"
         " count as not met."
     )
