@@ -8,7 +8,7 @@ from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -35,11 +35,9 @@ if TYPE_CHECKING:
     from chemeleon.predict.run import Prediction
     from chemeleon.training.launch import TrainResult
 
-Stages = Literal["vae", "ldm", "rl", "predict"]
-
 
 def resolve(
-    stage: Stages,
+    stage: str,
     preset: str | None = None,
     config_file: str | Path | None = None,
     overrides: Sequence[str] = (),
@@ -66,7 +64,7 @@ def resolve(
 
 
 def train(
-    stage: Stages,
+    stage: str,
     preset: str | None = None,
     overrides: Sequence[str] = (),
     *,

@@ -25,7 +25,6 @@ from chemeleon.rl import objectives
 from chemeleon.rl.objectives import PolicyGradient
 from chemeleon.rl.rollout import draw_prompts
 from chemeleon.rl.stage import RLStage
-from chemeleon.training import launch
 
 
 @pytest.fixture(scope="module")
@@ -362,7 +361,7 @@ def test_rewards_find_the_model_on_its_device(small_ldm, tmp_path, monkeypatch):
         assert {p.device for p in vae.parameters()} == {torch.device("meta")}
         raise Stopped
 
-    monkeypatch.setattr(launch, "_scorer", scorer)
+    monkeypatch.setattr("chemeleon.rl.stage._scorer", scorer)
     monkeypatch.setattr(Accelerator, "device", torch.device("meta"))  # stands for a GPU
     with pytest.raises(Stopped):
         api.rl_train("demo/dng", [*WORDS, f"rl.ldm_ckpt_path={small_ldm}"], output=tmp_path / "r")

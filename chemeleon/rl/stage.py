@@ -11,22 +11,28 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from chemeleon.config.schema import RLTrainConfig
 from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.data.pool import worker_count
 from chemeleon.diffusion.transitions import Transitions
-from chemeleon.errors import TrainingError
+from chemeleon.errors import ConfigError, TrainingError
 from chemeleon.models.denoiser import LatentDiffusion
+from chemeleon.models.vae import CrystalVAE
 from chemeleon.rl.notes import PICTURES, Notes, Scored, draw_best, weighted
 from chemeleon.rl.objectives import Objective, Piece, PolicyGradient, Rejection
+from chemeleon.rl.report import write_report
+from chemeleon.rl.rewards.mix import Mix
 from chemeleon.rl.rollout import Policy, draw_prompts
 from chemeleon.storage import Draft
 from chemeleon.training.adapted import Adapted, trained, whole
-from chemeleon.training.run import Export
+from chemeleon.training.context import Context
+from chemeleon.training.stage import Export
 
 CPU_PAIRS = 1024
 MOST_TOKENS = 32_768  # per backward pass on a GPU; more do not make it faster
@@ -106,6 +112,25 @@ class RLStage:
         self.objective = self._objective(rl.micro_batch or self._micro_batch(), precision)
         self.notes_of = Notes(rl.rewards, draft.folder, resume=resume)
         self.seconds: dict[str, float] = {}
+
+    @classmethod
+    def start(cls, config: RLTrainConfig, context: Context) -> Self:
+        """See ``Stage``."""
+        model = _start(config, context).to(context.accelerator.device)  # rewards use its VAE
+        train, val = context.load(config.data)
+        stage = cls(
+            config,
+            train,
+            val,
+            start=model,
+            scorer=_scorer(config, train, model.vae, context.accelerator),
+            draft=context.draft,
+            resume=context.resume,
+            **context.networks,
+        )
+        if stage.adapted is not None:
+            context.console.print(stage.adapted.summary())
+        return stage
 
     def _objective(self, micro_batch: int, precision: str) -> Objective:
         rl = self.config.rl
@@ -231,6 +256,10 @@ class RLStage:
         """See ``Stage``."""
         return trained(self.model, self._content(), self.adapted)
 
+    def finish(self, context: Context, *, interrupted: bool) -> None:
+        """See ``Stage``: writes the report."""
+        context.console.print(f"report: {write_report(self.config, context.draft.folder)}")
+
     def _content(self) -> dict[str, Any]:
         data: dict[str, Any] = {"name": self.config.data.name, "niggli": self.config.data.niggli}
         facts = (self.model.origin.get("data") or {}).get("conditions")
@@ -241,3 +270,47 @@ class RLStage:
         if rewarded:  # an evaluation must know whom the model has learned to please
             content["rewarded_by"] = sorted(rewarded)
         return content
+
+
+def _start(config: RLTrainConfig, context: Context) -> LatentDiffusion:
+    """Return the model to be tuned; a resumed run begins with the one it began with."""
+    source = context.initial if context.resume else config.rl.ldm_ckpt_path
+    if source is None:
+        raise ConfigError(
+            "rl.ldm_ckpt_path is not set: name the folder of a trained LDM, for example"
+            " rl.ldm_ckpt_path=runs/my_ldm"
+        )
+    model = LatentDiffusion.from_pretrained(source)
+    if model.config.denoiser.self_conditioning:
+        raise ConfigError(
+            f"{source} was trained with self_conditioning, whose steps depend on more than the one"
+            " before: tune a model without it"
+        )
+    wanted = model.config.conditions
+    if config.rl.guidance is not None and not wanted:
+        raise ConfigError(
+            f"rl.guidance={config.rl.guidance} needs a conditional model, and"
+            f" {config.rl.ldm_ckpt_path} is unconditional: leave it out"
+        )
+    missing = [
+        f"condition {name} of {source} needs column '{condition.column}'"
+        for name, condition in wanted.items()
+        if condition.column is not None and condition.column not in config.data.targets
+    ]
+    if missing:
+        raise ConfigError(f"{'; '.join(missing)}: add it to data.targets")
+    # what is tuned is what this walk makes, so that is how it should be sampled
+    model.config = model.config.model_copy(update={"sampler": config.rl.sampler})
+    return model
+
+
+def _scorer(
+    config: RLTrainConfig, train: FlatCrystals, vae: CrystalVAE, accelerator: Accelerator
+) -> Scorer:
+    """Return the rewards; crystals are new if they are not among the training crystals."""
+    # processes of one machine share its cores
+    cores = max(1, worker_count() // accelerator.num_processes)
+    device, configs = accelerator.device, config.rl.rewards
+    # the first process makes and caches a hull, the others read the cache
+    with accelerator.main_process_first():
+        return Mix(configs, reference=train, device=device, jobs=cores, vae=vae)

@@ -7,10 +7,10 @@ from typing import Any
 from chemeleon.checkpoints.adapters import base_hash, own
 from chemeleon.config.architecture import LoRAConfig
 from chemeleon.config.hubname import is_name
-from chemeleon.models.adapters import add_adapters, split
+from chemeleon.models.adapters import add_adapters, count, split
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.storage import at_home
-from chemeleon.training.run import Export
+from chemeleon.training.stage import Export
 
 
 class Adapted:
@@ -30,6 +30,11 @@ class Adapted:
         self.model, self.config, self.base = model, config, base
         self.base_weights = base_hash(model.state_dict())
         add_adapters(model.denoiser, config)
+
+    def summary(self) -> str:
+        """Return in words how much of the model is trained."""
+        trained, total = count(self.model.denoiser)
+        return f"adapters and conditions: {trained:,} of {total:,} weights, {trained / total:.2%}"
 
     def export(self, content: dict[str, Any]) -> Export:
         """Return what the model does not share with its base.

@@ -1,66 +1,17 @@
-"""The one training loop. It knows a Stage, and nothing of models, crystals or diffusion."""
+"""The one training loop. It knows a `Stage`, and nothing of models, crystals or diffusion."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from chemeleon.training.run import Export, Run
+from chemeleon.training.run import Run
 from chemeleon.training.state import seed_step
-
-
-class Stage(Protocol):
-    """The whole contract between the loop and what is trained.
-
-    ``loss`` returns its total under ``loss``; ``evaluate`` returns weighted sums and weights, so
-    that processes can be added up; ``criterion`` names the number to be made small, or large if a
-    minus stands before the name. With ``whole_epochs`` a run stops, validates, logs and saves
-    between epochs only.
-    """
-
-    criterion: str
-    whole_epochs: bool
-    ema_decay: float
-
-    @property
-    def model(self) -> nn.Module:
-        """What is trained; frozen parts have requires_grad off."""
-        ...
-
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps per epoch."""
-        ...
-
-    def batches(self, epoch: int, first_step: int) -> Iterator[list[Any]]:
-        """Yield the micro-batches of each optimizer step of an epoch."""
-        ...
-
-    def loss(self, model: nn.Module, draw: Any) -> Mapping[str, Tensor]:
-        """Return the loss terms of one micro-batch; call ``model(...)``, not its methods.
-
-        It may be recorded as a CUDA graph: nothing in it may wait for the device.
-        """
-        ...
-
-    def evaluate(self, model: nn.Module, rank: int, world: int) -> dict[str, tuple[float, float]]:
-        """Return this process's share of the validation numbers."""
-        ...
-
-    def notes(self) -> dict[str, Any]:
-        """Return numbers to be logged beside the loss terms, and what goes to metrics.jsonl only.
-
-        Every process calls it when losses are logged.
-        """
-        ...
-
-    def export(self) -> Export:
-        """Return the model with the weights it has now."""
-        ...
 
 
 class Fitted(NamedTuple):

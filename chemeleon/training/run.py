@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,25 +22,15 @@ from chemeleon.checkpoints.store import write_model
 from chemeleon.config.plain_yaml import read_yaml
 from chemeleon.config.schema import StageConfig, TrainerConfig
 from chemeleon.errors import ConfigError, TrainingError
-from chemeleon.storage import Draft
 from chemeleon.training import state
+from chemeleon.training.context import Context
 from chemeleon.training.graphs import Compiler, GraphedBackward
 from chemeleon.training.schedule import LearningRate, total_steps
+from chemeleon.training.stage import Stage
 from chemeleon.training.tracking import Tracker, start_trackers, tracker_names
 from chemeleon.training.update import FlatWeights, Update, Weights
 
-if TYPE_CHECKING:
-    from chemeleon.training.loop import Stage
-
 READ_EVERY = 50  # steps that a GPU is given ahead of the numbers it has returned
-
-
-class Export(NamedTuple):
-    """A model as it goes to disk."""
-
-    kind: str
-    config: dict[str, Any]
-    tensors: dict[str, Tensor]
 
 
 def make_accelerator(trainer: TrainerConfig, folder: Path, console: Console) -> Accelerator:
@@ -82,13 +72,10 @@ class Run:
         self,
         stage: Stage,
         config: StageConfig,
-        draft: Draft,
-        accelerator: Accelerator,
-        console: Console,
-        *,
-        resume: bool,
+        context: Context,
     ) -> None:
-        self.stage, self.config, self.draft = stage, config, draft
+        self.stage, self.config = stage, config
+        self.draft, accelerator, console, resume = context
         self.accelerator = accelerator
         trainer, optim = config.trainer, config.optim
         trained = [p for p in stage.model.parameters() if p.requires_grad]
