@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from chemeleon.data.problems import OnError
     from chemeleon.evaluation.comparison import Comparison
     from chemeleon.evaluation.report_data import Report
-    from chemeleon.predict.run import Prediction
+    from chemeleon.prediction.run import Prediction
     from chemeleon.training.launch import TrainResult
 
 
@@ -133,7 +133,7 @@ def predict_run(
     with nullcontext() if path is None else hold(path, overwrite=overwrite):
         from chemeleon.models.predictor import Predictor
         from chemeleon.models.pretrained import place
-        from chemeleon.predict.run import predict, write_predictions
+        from chemeleon.prediction.run import predict, write_predictions
 
         predictor = place(Predictor.from_pretrained(model), device)
         found = predict(predictor, sources, **columns, progress=progress)
@@ -205,7 +205,7 @@ def evaluate(
     """
     from chemeleon.evaluation.evaluate import Settings
     from chemeleon.evaluation.evaluate import evaluate as judge
-    from chemeleon.predict.run import wanting
+    from chemeleon.prediction.run import wanting
 
     folder = None if output is None else Path(output)
     if overwrite and folder is not None and isinstance(source, str | Path):
@@ -261,7 +261,7 @@ def compare(
     """
     from chemeleon.evaluation.evaluate import compare as judge
     from chemeleon.evaluation.settings import Settings
-    from chemeleon.predict.run import wanting
+    from chemeleon.prediction.run import wanting
 
     wanted = settings.pop("properties", None), settings.pop("predictor", None)
     known = {field.name for field in fields(Settings)}

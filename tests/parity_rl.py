@@ -21,7 +21,7 @@ from chemeleon.config.schema import SamplerConfig
 from chemeleon.diffusion.sampler import log_probability
 from chemeleon.diffusion.transitions import Transitions
 from chemeleon.models.denoiser import LatentDiffusion
-from chemeleon.rl.grpo import Terms, advantages, grpo_terms
+from chemeleon.reinforcement.grpo import Terms, advantages, grpo_terms
 
 FILE = "rl_ddim"
 GROUP = 4

@@ -17,8 +17,8 @@ from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.dataset import load_split
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion
-from chemeleon.rl import stage as stage_of_rl
-from chemeleon.rl.stage import RLStage
+from chemeleon.reinforcement import stage as stage_of_rl
+from chemeleon.reinforcement.stage import RLStage
 from chemeleon.storage import RUN_PARTS, Draft
 from chemeleon.training.launch import TrainResult
 
@@ -37,7 +37,7 @@ WORDS = [
 
 
 class Scores(NamedTuple):
-    """Looks like `chemeleon.rl.rewards.mix.Scores`."""
+    """Looks like `chemeleon.reinforcement.rewards.mix.Scores`."""
 
     total: Tensor
     raw: Mapping[str, Tensor]

@@ -280,8 +280,8 @@ def test_training_keeps_the_bounds_of_models(sound):
 
 def test_a_model_brings_no_code_along(tiny_ldm, tmp_path, monkeypatch):
     """Whatever it names stays unknown to Python, in all that is done with a model."""
-    from chemeleon.rl import stage
-    from chemeleon.rl.rewards._loading import find_reward
+    from chemeleon.reinforcement import stage
+    from chemeleon.reinforcement.rewards._loading import find_reward
     from chemeleon.training import ldm
 
     file, name = tmp_path / "canary_of_models.py", "canary_of_models"

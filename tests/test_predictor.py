@@ -32,9 +32,9 @@ from chemeleon.evaluation.metrics import METRICS
 from chemeleon.models.neighbours import PairFeatures
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.predict.regression import scores
-from chemeleon.predict.scoring import with_targets
-from chemeleon.predict.stage import PredictStage
+from chemeleon.prediction.regression import scores
+from chemeleon.prediction.scoring import with_targets
+from chemeleon.prediction.stage import PredictStage
 
 SMALL = [
     "predict.encoder=scratch",
@@ -103,7 +103,7 @@ def test_pair_features_do_not_change_when_the_crystal_is_moved_or_turned():
 def test_padding_and_company_change_nothing():
     config = settings().predict
     torch.manual_seed(0)
-    from chemeleon.predict.stage import new_encoder
+    from chemeleon.prediction.stage import new_encoder
 
     model = Predictor(config, new_encoder(config)).eval()
     crystals = demo_crystals("val").subset(torch.arange(0, 400, 30))

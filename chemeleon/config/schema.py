@@ -298,7 +298,7 @@ class LDMTrainConfig(StageConfig):
 class RLTrainConfig(StageConfig):
     """`chemeleon rl train`; an epoch is one update, and data.batch_size counts groups."""
 
-    stage = "chemeleon.rl.stage:RLStage"
+    stage = "chemeleon.reinforcement.stage:RLStage"
     rl: RLConfig
 
     @model_validator(mode="after")
@@ -313,7 +313,7 @@ class RLTrainConfig(StageConfig):
 class PredictTrainConfig(StageConfig):
     """`chemeleon predict train`; it reads the columns of `predict.targets`, not `data.targets`."""
 
-    stage = "chemeleon.predict.stage:PredictStage"
+    stage = "chemeleon.prediction.stage:PredictStage"
     predict: PredictorConfig
 
 

@@ -28,7 +28,7 @@ TOP_FORMULAS = 10
 
 
 class Scored(Protocol):
-    """What is read of `chemeleon.rl.rewards.mix.Scores`."""
+    """What is read of `chemeleon.reinforcement.rewards.mix.Scores`."""
 
     @property
     def total(self) -> Tensor: ...

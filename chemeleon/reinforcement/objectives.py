@@ -18,8 +18,8 @@ from chemeleon.crystals.random import fold
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.diffusion.sampler import log_probability
 from chemeleon.diffusion.transitions import Transitions
-from chemeleon.rl.grpo import advantages, grpo_terms
-from chemeleon.rl.rollout import Policy, Rollout
+from chemeleon.reinforcement.grpo import advantages, grpo_terms
+from chemeleon.reinforcement.rollout import Policy, Rollout
 
 
 class Piece(NamedTuple):

@@ -17,7 +17,7 @@ from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.errors import DataError
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.predict.scoring import score, with_targets
+from chemeleon.prediction.scoring import score, with_targets
 from chemeleon.training.context import Context, check_same, load_vae
 from chemeleon.training.stage import DataStage, Export
 

@@ -30,7 +30,13 @@ from chemeleon.energy.potentials import Potential, load_potential
 from chemeleon.errors import ChemeleonError, DataError
 from chemeleon.evaluation.grouping import composition_keys, elements_of
 from chemeleon.evaluation.lookup import to_packed
-from chemeleon.rl.rewards.base import Answer, Candidates, Context, Reward, needs_reference
+from chemeleon.reinforcement.rewards.base import (
+    Answer,
+    Candidates,
+    Context,
+    Reward,
+    needs_reference,
+)
 
 logger = logging.getLogger(__name__)
 _load = functools.lru_cache(maxsize=1)(load_potential)  # checked, then used

@@ -24,11 +24,11 @@ from chemeleon.diffusion.transitions import Transitions
 from chemeleon.errors import ConfigError, TrainingError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.rl.notes import PICTURES, Notes, Scored, draw_best, weighted
-from chemeleon.rl.objectives import Objective, Piece, PolicyGradient, Rejection
-from chemeleon.rl.report import write_report
-from chemeleon.rl.rewards.mix import Mix
-from chemeleon.rl.rollout import Policy, draw_prompts
+from chemeleon.reinforcement.notes import PICTURES, Notes, Scored, draw_best, weighted
+from chemeleon.reinforcement.objectives import Objective, Piece, PolicyGradient, Rejection
+from chemeleon.reinforcement.report import write_report
+from chemeleon.reinforcement.rewards.mix import Mix
+from chemeleon.reinforcement.rollout import Policy, draw_prompts
 from chemeleon.storage import Draft
 from chemeleon.training.adapted import Adapted, trained, whole
 from chemeleon.training.context import Context
@@ -40,7 +40,7 @@ ACTIVATION_BYTES = 130  # per token, block and channel, kept for the backward pa
 
 
 class Scorer(Protocol):
-    """What is used of `chemeleon.rl.rewards.mix.Mix`."""
+    """What is used of `chemeleon.reinforcement.rewards.mix.Mix`."""
 
     @property
     def judges(self) -> Sequence[str]:

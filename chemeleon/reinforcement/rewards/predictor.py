@@ -12,7 +12,7 @@ from chemeleon.config.bounds import OpenSection
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.models.predictor import Predictor as Model
 from chemeleon.models.pretrained import place
-from chemeleon.rl.rewards.base import Answer, Candidates, Context, Reward
+from chemeleon.reinforcement.rewards.base import Answer, Candidates, Context, Reward
 
 
 class PredictorOptions(OpenSection):

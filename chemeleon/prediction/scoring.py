@@ -13,7 +13,7 @@ from chemeleon.config.schema import DataConfig, PredictTrainConfig
 from chemeleon.data.dataset import SPLITS, load_split
 from chemeleon.errors import DataError
 from chemeleon.models.predictor import Predictor
-from chemeleon.predict.regression import Parity, parity_plot, scores
+from chemeleon.prediction.regression import Parity, parity_plot, scores
 from chemeleon.storage import write_text
 
 SCORES, PLOT = "scores.json", "parity.png"
