@@ -26,7 +26,8 @@ from chemeleon.energy.fire import walk
 from chemeleon.energy.hull import Hull
 from chemeleon.energy.hull_crystals import from_crystals
 from chemeleon.energy.hull_sources import Ground, default_hull, find_hull, hull_for
-from chemeleon.energy.potentials import Potential, load_potential
+from chemeleon.energy.potential import Potential
+from chemeleon.energy.potentials import load_potential
 from chemeleon.errors import ChemeleonError, DataError
 from chemeleon.evaluation.grouping import composition_keys, elements_of
 from chemeleon.evaluation.lookup import to_packed
