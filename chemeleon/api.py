@@ -12,22 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from chemeleon.checkpoints.adapters import merge
-from chemeleon.checkpoints.hub import convert
+from chemeleon.checkpoints.convert import convert, merge
 from chemeleon.checkpoints.hub import list_models as hub_list
-from chemeleon.checkpoints.hub import push as hub_push
 from chemeleon.checkpoints.hub import resolve as hub_pull
+from chemeleon.checkpoints.push import push as hub_push
 from chemeleon.checkpoints.shipped import list_shipped as hub_shipped
 from chemeleon.config import presets
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.evaluation.idealise import symmetrize
 from chemeleon.generation.sampling import sample
-from chemeleon.models.pretrained import check_fit
 from chemeleon.storage import REPORT_PARTS, hold, refuse_inside, replacing, settle
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+    from chemeleon.checkpoints.opened import ModelFolder
     from chemeleon.data.prepare import PrepareReport
     from chemeleon.data.problems import OnError
     from chemeleon.evaluation.comparison import Comparison
@@ -91,12 +90,18 @@ def train(
     )
 
 
+def _fits(folder: ModelFolder) -> None:
+    from chemeleon.models.kinds import check_fit  # all networks: half a second
+
+    check_fit(folder)
+
+
 vae_train = partial(train, "vae")
 ldm_train = partial(train, "ldm")
 rl_train = partial(train, "rl")
 predict_train = partial(train, "predict")
-ldm_merge = partial(merge, fits=check_fit)
-hub_convert = partial(convert, fits=check_fit)
+ldm_merge = partial(merge, fits=_fits)
+hub_convert = partial(convert, fits=_fits)
 
 
 def predict_run(

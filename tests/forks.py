@@ -37,7 +37,7 @@ MODULES = (  # noqa: SIM905
     " chemeleon.data.writing chemeleon.data.prepare chemeleon.evaluation.draw"
     " chemeleon.evaluation.evaluate chemeleon.evaluation.figures chemeleon.evaluation.report_html"
     " chemeleon.energy.hull_tables chemeleon.energy.hull_sources chemeleon.training.launch"
-    " chemeleon.checkpoints.adapters chemeleon.checkpoints.hub chemeleon.checkpoints.lightning"
+    " chemeleon.checkpoints.convert chemeleon.checkpoints.push chemeleon.models.kinds"
 ).split()
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 MOVES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate"}

@@ -19,7 +19,9 @@ from test_training import metrics
 from typer.testing import CliRunner
 
 from chemeleon import api
-from chemeleon.checkpoints.store import find_model, read_state, read_tensors
+from chemeleon.checkpoints.load import find_model
+from chemeleon.checkpoints.opened import read_tensors
+from chemeleon.checkpoints.store import read_state
 from chemeleon.cli.app import app
 
 PRESETS = {"vae": "demo/dng", "ldm": "demo/null", "predict": "demo/density"}

@@ -16,7 +16,7 @@ from reference import checkpoint
 
 import chemeleon
 from chemeleon import api
-from chemeleon.checkpoints.hub import convert
+from chemeleon.checkpoints.convert import convert
 from chemeleon.config import presets
 from chemeleon.config.schema import PredictTrainConfig
 from chemeleon.crystals.augment import random_rotations, rotate, translate

@@ -19,7 +19,9 @@ from conftest import TINY_LDM, TINY_VAE
 from rich.console import Console
 
 from chemeleon import api
-from chemeleon.checkpoints.store import find_model, read_state, read_tensors
+from chemeleon.checkpoints.load import find_model
+from chemeleon.checkpoints.opened import read_tensors
+from chemeleon.checkpoints.store import read_state
 from chemeleon.config.schema import OptimConfig, TrainerConfig
 from chemeleon.errors import CheckpointError, ConfigError, TrainingError
 from chemeleon.generation.pipeline import Pipeline

@@ -54,7 +54,7 @@ class Predictor(Reward):
     @classmethod
     def problems(cls, options: PredictorOptions, context: Context) -> list[str]:
         """See `Reward`."""
-        from chemeleon.checkpoints.store import read_model
+        from chemeleon.checkpoints.load import read_model
 
         try:
             read_model(options.model, Model.kinds)
