@@ -23,7 +23,7 @@ from chemeleon.config.schema import ConditionConfig, LDMTrainConfig, LoRAConfig
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.models.adapters import add_adapters, count, split
 from chemeleon.models.denoiser import Denoiser, LatentDiffusion
-from chemeleon.training.update import FlatWeights
+from chemeleon.training.weights import FlatWeights
 
 GAP = "ldm.conditions={density: {kind: number, column: density}}"
 TARGETS = ("attn.qkv", "attn.out", "mlp.up", "mlp.down")

@@ -167,6 +167,9 @@ def load(
     Raises:
         ConfigError: with every problem found, and the layer that set the value.
     """
+    if stage not in STAGES:
+        known = ", ".join(STAGES)
+        raise ConfigError(f"there is no stage '{stage}'{nearest(stage, STAGES)}. Known: {known}")
     stack = _layers(stage, preset)
     if config_file is not None:
         stack.append((str(config_file), _read(config_file)))

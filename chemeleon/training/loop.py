@@ -5,13 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
-
-from torch import Tensor
+from contextlib import contextmanager
+from typing import NamedTuple
 
 from chemeleon.training.run import Run
-from chemeleon.training.state import seed_step
 
 
 class Fitted(NamedTuple):
@@ -48,14 +45,11 @@ def fit(run: Run) -> Fitted:
         run.finish()
         return Fitted(at.step, at.metrics, at.best, interrupted=False, complete=True)
     run.begin()
-    run.model.train()
+    run.step.model.train()
     with run.tracker, _stop_signals() as asked:
         while not over:
             for micro_batches in stage.batches(at.epoch, at.step_in_epoch):
-                run.set_learning_rate()
-                terms = _backward(run, micro_batches)
-                norm = run.update(terms["loss"])
-                run.average.update()
+                terms, norm = run.step(micro_batches, at.step, run.schedule.at(at.step))
                 run.advance()
                 run.record(terms, norm, micro_batches)
                 if not run.reading_due():
@@ -77,20 +71,6 @@ def fit(run: Run) -> Fitted:
         run.accelerator.wait_for_everyone()
     complete = run.reached_end() or run.stale()
     return Fitted(at.step, at.metrics, at.best, interrupted, complete)
-
-
-def _backward(run: Run, batches: list[Any]) -> dict[str, Tensor]:
-    """Add up the gradients of one step; return its loss terms, still on the device."""
-    place = run.at.step * run.accelerator.num_processes + run.accelerator.process_index
-    seed_step(run.config.seed, place)
-    sums: dict[str, Tensor] = {}
-    for i, batch in enumerate(batches):
-        last = i + 1 == len(batches)
-        with nullcontext() if last else run.accelerator.no_sync(run.model):
-            terms = run.backward(batch, len(batches))
-        for name, value in terms.items():
-            sums[name] = sums[name] + value if name in sums else value.clone()
-    return sums
 
 
 @contextmanager
