@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
@@ -24,35 +24,21 @@ from chemeleon.diffusion.transitions import Transitions
 from chemeleon.errors import ConfigError, TrainingError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.reinforcement.notes import PICTURES, Notes, Scored, draw_best, weighted
+from chemeleon.reinforcement.notes import PICTURES, Notes, draw_best, weighted
 from chemeleon.reinforcement.objectives import Objective, Piece, PolicyGradient, Rejection
 from chemeleon.reinforcement.report import write_report
 from chemeleon.reinforcement.rewards.mix import Mix
 from chemeleon.reinforcement.rollout import Policy, draw_prompts
 from chemeleon.storage import Draft
-from chemeleon.training.adapted import Adapted, trained, whole
+from chemeleon.training.adapted import Adapted, WritesLDM
 from chemeleon.training.context import Context
-from chemeleon.training.stage import Export
 
 CPU_PAIRS = 1024
 MOST_TOKENS = 32_768  # per backward pass on a GPU; more do not make it faster
 ACTIVATION_BYTES = 130  # per token, block and channel, kept for the backward pass in bf16
 
 
-class Scorer(Protocol):
-    """What is used of `chemeleon.reinforcement.rewards.mix.Mix`."""
-
-    @property
-    def judges(self) -> Sequence[str]:
-        """The potentials and predictors that score."""
-        ...
-
-    def score(self, crystals: FlatCrystals, group: Tensor) -> Scored:
-        """Score crystals; ``group`` ``(B,)`` says which belong together."""
-        ...
-
-
-class RLStage:
+class RLStage(WritesLDM):
     """Policy gradients, or training on the best, with the model's own crystals."""
 
     criterion = "val/loss"
@@ -65,7 +51,7 @@ class RLStage:
         val: FlatCrystals,
         *,
         start: LatentDiffusion,
-        scorer: Scorer,
+        scorer: Mix,
         draft: Draft,
         resume: bool = False,
         device: torch.device,
@@ -248,14 +234,6 @@ class RLStage:
             found[f"val/{name}"] = float(values.float().sum()), number
         return found
 
-    def initial(self) -> Export:
-        """Return the model before tuning, whole, for resuming."""
-        return whole(self.model, self._content())
-
-    def export(self) -> Export:
-        """See ``Stage``."""
-        return trained(self.model, self._content(), self.adapted)
-
     def finish(self, context: Context, *, interrupted: bool) -> None:
         """See ``Stage``: writes the report."""
         context.console.print(f"report: {write_report(self.config, context.draft.folder)}")
@@ -306,7 +284,7 @@ def _start(config: RLTrainConfig, context: Context) -> LatentDiffusion:
 
 def _scorer(
     config: RLTrainConfig, train: FlatCrystals, vae: CrystalVAE, accelerator: Accelerator
-) -> Scorer:
+) -> Mix:
     """Return the rewards; crystals are new if they are not among the training crystals."""
     # processes of one machine share its cores
     cores = max(1, worker_count() // accelerator.num_processes)

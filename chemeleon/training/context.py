@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
-import torch
 from accelerate import Accelerator
 from rich.console import Console
 
@@ -18,21 +16,6 @@ from chemeleon.data.dataset import Partial, load_split
 from chemeleon.errors import ConfigError
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.storage import Draft
-
-
-class Place(TypedDict):
-    """Which part of the work is this process's."""
-
-    device: torch.device
-    rank: int
-    world: int
-
-
-class Networks(Place):
-    """The same, and how networks run."""
-
-    autocast: Callable[[], AbstractContextManager[Any]]
-    precision: str
 
 
 class Context(NamedTuple):
@@ -56,17 +39,16 @@ class Context(NamedTuple):
         return self.draft.folder / BASE_IN_RUN
 
     @property
-    def place(self) -> Place:
-        """This process, as stages take it."""
+    def place(self) -> dict[str, Any]:
+        """The ``device`` of this process, its ``rank`` and the number of all in the ``world``."""
         at = self.accelerator
         return {"device": at.device, "rank": at.process_index, "world": at.num_processes}
 
     @property
-    def networks(self) -> Networks:
-        """The same with how networks run."""
+    def networks(self) -> dict[str, Any]:
+        """The same with how networks run: ``autocast`` and ``precision``."""
         at = self.accelerator
-        autocast = lambda: at.autocast()  # noqa: E731
-        return {**self.place, "autocast": autocast, "precision": at.mixed_precision}
+        return {**self.place, "autocast": at.autocast, "precision": at.mixed_precision}
 
     def load(self, data: DataConfig, partial: Partial = False) -> tuple[FlatCrystals, FlatCrystals]:
         """Return the training and validation crystals; see `data.dataset.load_split`."""

@@ -22,15 +22,15 @@ from chemeleon.generation.pipeline import Pipeline, Precision
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.training.adapted import Adapted, trained, whole
+from chemeleon.training.adapted import Adapted, WritesLDM
 from chemeleon.training.context import Context, check_form, check_same, load_vae
-from chemeleon.training.stage import DataStage, Export
+from chemeleon.training.stage import DataStage
 from chemeleon.training.vae import add_shares, match_shares
 
 STATISTICS_CRYSTALS = 2048  # mean and spread of each channel to 2 % of the spread; 8,192 give 1 %
 
 
-class LDMStage(DataStage):
+class LDMStage(WritesLDM, DataStage):
     """Denoising of the frozen VAE's latents; of a csp model, validation also samples structures."""
 
     def __init__(
@@ -189,14 +189,6 @@ class LDMStage(DataStage):
             unit = self.config.data.units.get(self.model.config.conditions[name].column or "")
             found |= {"unit": unit} if unit else {}
         return facts
-
-    def initial(self) -> Export:
-        """Return the model before training, whole, for resuming."""
-        return whole(self.model, self._content())
-
-    def export(self) -> Export:
-        """See ``Stage``."""
-        return trained(self.model, self._content(), self.adapted)
 
     def _content(self) -> dict[str, Any]:
         data = {"name": self.config.data.name, "niggli": self.config.data.niggli}

@@ -28,7 +28,6 @@ from chemeleon.training.schedule import LearningRate, total_steps
 from chemeleon.training.stage import Stage
 from chemeleon.training.step import Step
 from chemeleon.training.tracking import Tracker, start_trackers, tracker_names
-from chemeleon.training.weights import Weights
 
 READ_EVERY = 50  # steps that a GPU is given ahead of the numbers it has returned
 
@@ -68,26 +67,20 @@ def keep_freed_memory() -> None:
 class Run:
     """Everything that the loop handles, and what is done between steps."""
 
-    def __init__(
-        self,
-        stage: Stage,
-        config: StageConfig,
-        context: Context,
-    ) -> None:
+    def __init__(self, stage: Stage, config: StageConfig, context: Context) -> None:
         self.stage, self.config = stage, config
-        self.draft, accelerator, console, resume = context
-        self.accelerator, trainer = accelerator, config.trainer
-        self.step = Step(stage, config, context)
-        self.read_every = READ_EVERY if self.step.flat else 1
-        self.end = total_steps(trainer, stage.steps_per_epoch(), whole=stage.whole_epochs)
+        self.draft, self.accelerator, self.console, self.resumed = context
+        self.step = step = Step(stage, config, context)
+        self.read_every = READ_EVERY if step.flat else 1
+        self.end = total_steps(config.trainer, stage.steps_per_epoch(), whole=stage.whole_epochs)
         self.schedule = LearningRate(config.optim, self.end)
+        self.kept = (step.weights, step.optimizer, step.average, self.schedule)
         self.at = state.Counters(steps_per_epoch=stage.steps_per_epoch())
-        if resume:
-            self.at = state.load(self.folder, *self._kept(), accelerator.scaler)
-            self._fit_epoch(console)
-            self._fit_criterion(console)
+        if self.resumed:
+            self.at = state.load(self.folder, *self.kept, self.accelerator.scaler)
+            self._fit_epoch()
+            self._fit_criterion()
         self.at.criterion = stage.criterion
-        self.console, self.resumed = console, resume
         self.written: dict[str, int] = {}  # subfolder to the step of the model in it
         self.rows: list[Tensor] = []  # terms and gradient norm of the steps not read yet
         self.started = self.saved_at = self.logged_at = time.monotonic()
@@ -98,25 +91,22 @@ class Run:
         """The run folder; what is written goes to ``draft.path``, which becomes that."""
         return self.draft.folder
 
-    def _kept(self) -> tuple[Weights, torch.optim.Optimizer, state.Average, LearningRate]:
-        return self.step.weights, self.step.optimizer, self.step.average, self.schedule
-
-    def _fit_epoch(self, console: Console) -> None:
+    def _fit_epoch(self) -> None:
         """Go on with the next epoch if epochs have another length than when the run was saved."""
         now, before = self.stage.steps_per_epoch(), self.at.steps_per_epoch
         if now != before and self.at.step_in_epoch:
-            console.print(
+            self.console.print(
                 f"an epoch has {now} steps now and had {before}: going on with the next epoch, so"
                 " this is not exactly the run that never stopped"
             )
             self.at.epoch, self.at.step_in_epoch = self.at.epoch + 1, 0
         self.at.steps_per_epoch = now
 
-    def _fit_criterion(self, console: Console) -> None:
+    def _fit_criterion(self) -> None:
         """Forget the best value if it is one of another number: they cannot be compared."""
         now, before = self.stage.criterion, self.at.criterion
         if before and now != before:
-            console.print(
+            self.console.print(
                 f"models are kept by {now} now and were by {before}: the best starts anew"
             )
             self.at.best, self.at.stale = None, 0
@@ -124,13 +114,8 @@ class Run:
     def begin(self) -> None:
         """Open the trackers; the earlier run's numbers are replaced or gone on with from here."""
         start_trackers(self.accelerator, self.config, self.folder, self.console)
-        self.tracker = Tracker(
-            self.draft,
-            self.accelerator,
-            self.end,
-            self.console,
-            self.at.step if self.resumed else None,
-        )
+        first = self.at.step if self.resumed else None
+        self.tracker = Tracker(self.draft, self.accelerator, self.end, self.console, first)
         self.started = self.saved_at = self.logged_at = time.monotonic()
         self.first_step = self.at.step
 
@@ -309,7 +294,7 @@ class Run:
         if self.accelerator.is_main_process:
             if self.accelerator.scaler is not None:
                 self.at.scaler = self.accelerator.scaler.state_dict()
-            state.save(self.draft.path, self.at, *self._kept())
+            state.save(self.draft.path, self.at, *self.kept)
             self.draft.commit()
         self.saved_at = time.monotonic()
 
