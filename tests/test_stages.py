@@ -16,7 +16,7 @@ from chemeleon.config.schema import STAGES, StageConfig
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.errors import ConfigError
-from chemeleon.training.context import Context
+from chemeleon.training.context import RunContext
 from chemeleon.training.launch import TrainResult
 from chemeleon.training.stage import DataStage, Export
 
@@ -44,7 +44,7 @@ class VolumeStage(DataStage):
         self.model = nn.Embedding.from_pretrained(torch.zeros(120, 1), freeze=False)
 
     @classmethod
-    def start(cls, config: VolumeConfig, context: Context) -> Self:
+    def start(cls, config: VolumeConfig, context: RunContext) -> Self:
         """See ``Stage``."""
         return cls(config, *context.load(config.data), context.place)
 
@@ -67,7 +67,7 @@ class VolumeStage(DataStage):
         """See ``Stage``."""
         return Export("volume", {}, self.model.state_dict())
 
-    def finish(self, context: Context, *, interrupted: bool) -> None:
+    def finish(self, context: RunContext, *, interrupted: bool) -> None:
         """See ``Stage``."""
         ended = "stopped" if interrupted else "done"
         (context.draft.folder / "volumes.txt").write_text(

@@ -18,7 +18,7 @@ from chemeleon.errors import DataError
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.prediction.scoring import score, with_targets
-from chemeleon.training.context import Context, check_same, load_vae
+from chemeleon.training.context import RunContext, check_same, load_vae
 from chemeleon.training.stage import DataStage, Export
 
 
@@ -55,7 +55,7 @@ class PredictStage(DataStage):
         self.model = start.to(device)
 
     @classmethod
-    def start(cls, config: PredictTrainConfig, context: Context) -> Self:
+    def start(cls, config: PredictTrainConfig, context: RunContext) -> Self:
         """See ``Stage``."""
         vae, start = _start(config, context)
         train, val = context.load(with_targets(config), partial=True)
@@ -102,7 +102,7 @@ class PredictStage(DataStage):
         """See ``Stage``: of one on a VAE's encoder, resuming needs no other folder."""
         return self.export()
 
-    def finish(self, context: Context, *, interrupted: bool) -> None:
+    def finish(self, context: RunContext, *, interrupted: bool) -> None:
         """See ``Stage``: writes the scores."""
         if not interrupted:
             device = context.accelerator.device
@@ -145,7 +145,7 @@ def _with_units(config: PredictTrainConfig) -> PredictorConfig:
 
 
 def _start(
-    config: PredictTrainConfig, context: Context
+    config: PredictTrainConfig, context: RunContext
 ) -> tuple[CrystalVAE | None, Predictor | None]:
     """Return the VAE of a new predictor (None: from scratch), or the one that is gone on with."""
     predict = config.predict

@@ -31,7 +31,7 @@ from chemeleon.reinforcement.rewards.mix import Mix
 from chemeleon.reinforcement.rollout import Policy, draw_prompts
 from chemeleon.storage import Draft
 from chemeleon.training.adapted import Adapted, WritesLDM
-from chemeleon.training.context import Context
+from chemeleon.training.context import RunContext
 
 CPU_PAIRS = 1024
 MOST_TOKENS = 32_768  # per backward pass on a GPU; more do not make it faster
@@ -100,7 +100,7 @@ class RLStage(WritesLDM):
         self.seconds: dict[str, float] = {}
 
     @classmethod
-    def start(cls, config: RLTrainConfig, context: Context) -> Self:
+    def start(cls, config: RLTrainConfig, context: RunContext) -> Self:
         """See ``Stage``."""
         model = _start(config, context).to(context.accelerator.device)  # rewards use its VAE
         train, val = context.load(config.data)
@@ -234,7 +234,7 @@ class RLStage(WritesLDM):
             found[f"val/{name}"] = float(values.float().sum()), number
         return found
 
-    def finish(self, context: Context, *, interrupted: bool) -> None:
+    def finish(self, context: RunContext, *, interrupted: bool) -> None:
         """See ``Stage``: writes the report."""
         context.console.print(f"report: {write_report(self.config, context.draft.folder)}")
 
@@ -250,7 +250,7 @@ class RLStage(WritesLDM):
         return content
 
 
-def _start(config: RLTrainConfig, context: Context) -> LatentDiffusion:
+def _start(config: RLTrainConfig, context: RunContext) -> LatentDiffusion:
     """Return the model to be tuned; a resumed run begins with the one it began with."""
     source = context.initial if context.resume else config.rl.ldm_ckpt_path
     if source is None:

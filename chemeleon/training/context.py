@@ -18,7 +18,7 @@ from chemeleon.models.vae import CrystalVAE
 from chemeleon.storage import Draft
 
 
-class Context(NamedTuple):
+class RunContext(NamedTuple):
     """Where a run takes place.
 
     Attributes:

@@ -16,7 +16,7 @@ from chemeleon.config.presets import to_yaml
 from chemeleon.config.schema import StageConfig
 from chemeleon.storage import RUN_PARTS, Draft, hold, refuse_existing, write_text
 from chemeleon.terminal import Terminal
-from chemeleon.training.context import Context
+from chemeleon.training.context import RunContext
 from chemeleon.training.loop import Fitted, fit
 from chemeleon.training.run import Run, keep_freed_memory, make_accelerator
 from chemeleon.training.stage import Stage
@@ -71,10 +71,10 @@ def train(
     main = accelerator.is_main_process
     console.quiet |= not main
     with hold(folder, **parts) if main else nullcontext(), Draft(folder, RUN_PARTS) as draft:
-        return _train(config, Context(draft, accelerator, console, resume))
+        return _train(config, RunContext(draft, accelerator, console, resume))
 
 
-def _train(config: StageConfig, context: Context) -> TrainResult:
+def _train(config: StageConfig, context: RunContext) -> TrainResult:
     draft, accelerator = context.draft, context.accelerator
     # built before anything is written: bad input must not cost the earlier run
     kind: type[Stage] = resolve_name(config.stage)

@@ -23,7 +23,7 @@ from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.training.adapted import Adapted, WritesLDM
-from chemeleon.training.context import Context, check_form, check_same, load_vae
+from chemeleon.training.context import RunContext, check_form, check_same, load_vae
 from chemeleon.training.stage import DataStage
 from chemeleon.training.vae import add_shares, match_shares
 
@@ -83,7 +83,7 @@ class LDMStage(WritesLDM, DataStage):
         self.facts = self._facts(train.targets)
 
     @classmethod
-    def start(cls, config: LDMTrainConfig, context: Context) -> Self:
+    def start(cls, config: LDMTrainConfig, context: RunContext) -> Self:
         """See ``Stage``."""
         vae, start = _start(config, context)
         # of conditions: a crystal without the value is one of which nothing is said
@@ -202,7 +202,7 @@ class LDMStage(WritesLDM, DataStage):
 
 
 def _start(
-    config: LDMTrainConfig, context: Context
+    config: LDMTrainConfig, context: RunContext
 ) -> tuple[CrystalVAE | None, LatentDiffusion | None]:
     """Return the VAE of a new model, or the model that is gone on with."""
     ldm = config.ldm

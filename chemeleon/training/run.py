@@ -23,7 +23,7 @@ from chemeleon.config.plain_yaml import read_yaml
 from chemeleon.config.schema import StageConfig, TrainerConfig
 from chemeleon.errors import ConfigError, TrainingError
 from chemeleon.training import state
-from chemeleon.training.context import Context
+from chemeleon.training.context import RunContext
 from chemeleon.training.schedule import LearningRate, total_steps
 from chemeleon.training.stage import Stage
 from chemeleon.training.step import Step
@@ -67,7 +67,7 @@ def keep_freed_memory() -> None:
 class Run:
     """Everything that the loop handles, and what is done between steps."""
 
-    def __init__(self, stage: Stage, config: StageConfig, context: Context) -> None:
+    def __init__(self, stage: Stage, config: StageConfig, context: RunContext) -> None:
         self.stage, self.config = stage, config
         self.draft, self.accelerator, self.console, self.resumed = context
         self.step = step = Step(stage, config, context)

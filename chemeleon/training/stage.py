@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, Self
 from torch import Tensor, nn
 
 from chemeleon.data.loader import Draw, Loader
-from chemeleon.training.context import Context
+from chemeleon.training.context import RunContext
 
 
 class Export(NamedTuple):
@@ -33,7 +33,7 @@ class Stage(Protocol):
     ema_decay: float
 
     @classmethod
-    def start(cls, config: Any, context: Context) -> Self:
+    def start(cls, config: Any, context: RunContext) -> Self:
         """Build the stage from its config: other models first, then the data.
 
         Nothing is written: bad input must not cost an earlier run.
@@ -79,7 +79,7 @@ class Stage(Protocol):
         """Return the model with the weights it has now."""
         ...
 
-    def finish(self, context: Context, *, interrupted: bool) -> None:
+    def finish(self, context: RunContext, *, interrupted: bool) -> None:
         """Write what a run ends with; the first process calls it after the last save."""
         ...
 
@@ -107,5 +107,5 @@ class DataStage:
         """See ``Stage``."""
         return {}
 
-    def finish(self, context: Context, *, interrupted: bool) -> None:
+    def finish(self, context: RunContext, *, interrupted: bool) -> None:
         """See ``Stage``."""

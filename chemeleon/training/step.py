@@ -15,7 +15,7 @@ from torch import Tensor
 
 from chemeleon.config.schema import StageConfig
 from chemeleon.crystals.random import torch_seed
-from chemeleon.training.context import Context
+from chemeleon.training.context import RunContext
 from chemeleon.training.graphs import Compiler, GraphedBackward
 from chemeleon.training.stage import Stage
 from chemeleon.training.state import Average
@@ -33,7 +33,7 @@ class Step:
         flat: weights and gradients are one buffer each, on a GPU: see `FlatWeights`.
     """
 
-    def __init__(self, stage: Stage, config: StageConfig, context: Context) -> None:
+    def __init__(self, stage: Stage, config: StageConfig, context: RunContext) -> None:
         self.stage, self.seed = stage, config.seed
         self.accelerator = accelerator = context.accelerator
         trainer, optim = config.trainer, config.optim

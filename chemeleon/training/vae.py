@@ -16,7 +16,7 @@ from chemeleon.data.loader import Draw, EvalLoader, Loader
 from chemeleon.data.pool import worker_count
 from chemeleon.evaluation.matching import Arrays, Pair, crystal_arrays, match_pairs
 from chemeleon.models.vae import CrystalVAE, vae_losses
-from chemeleon.training.context import Context
+from chemeleon.training.context import RunContext
 from chemeleon.training.stage import DataStage, Export
 
 
@@ -43,7 +43,7 @@ class VAEStage(DataStage):
         self.val = EvalLoader(val, config.data.batch_size, device=device)
 
     @classmethod
-    def start(cls, config: VAETrainConfig, context: Context) -> Self:
+    def start(cls, config: VAETrainConfig, context: RunContext) -> Self:
         """See ``Stage``."""
         return cls(config, *context.load(config.data), **context.place)
 
