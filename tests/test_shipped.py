@@ -28,7 +28,6 @@ from chemeleon.config.schema import (
     PredictorConfig,
     VAEConfig,
 )
-from chemeleon.config.words import training_words
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion
@@ -314,7 +313,7 @@ def test_what_a_card_needs_is_asked_for(script, box, tmp_path, capsys):
 def test_words_of_a_preset_give_it_again(stage, preset, tmp_path):
     config = presets.load(stage, preset, None, ["seed=7", "optim.lr=0.0003"]).config
     (tmp_path / "config.yaml").write_text(presets.to_yaml(config))
-    found, words = training_words(tmp_path / "config.yaml")
+    found, words = load_script("run_words").training_words(tmp_path / "config.yaml")
     assert len(words) <= 2  # or one, if a preset has this learning rate
     again = presets.load(stage, found, None, [f"{k}={v}" for k, v in words.items()]).config
     assert again == config
