@@ -78,18 +78,20 @@ class Step:
         Returns:
             The loss terms, and the norm of the gradients before clipping, still on the device.
         """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         # torch's own generator, which only dropout uses
         place = number * self.accelerator.num_processes + self.accelerator.process_index
         torch.manual_seed(torch_seed(self.seed, place, 32))
         terms: dict[str, Tensor] = {}
         for i, batch in enumerate(batches):
-            last = i + 1 == len(batches)
+            last = i + 1 == len(batches)  # in whose backward pass DDP takes the mean over processes
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 share = self.backward(batch, len(batches))
             for name, value in share.items():
                 terms[name] = terms[name] + value if name in terms else value.clone()
         self.weights.average_gradients()
-        norm = self._clip_and_update(terms["loss"], rate)
+        norm = self._clip_and_update(terms["loss"])
         self.weights.clear_gradients()
         self.average.update()
         return terms, norm
@@ -104,9 +106,7 @@ class Step:
             self.accelerator.backward(share)
         return {name: value.detach().float() / parts for name, value in terms.items()}
 
-    def _clip_and_update(self, loss: Tensor, rate: float) -> Tensor:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    def _clip_and_update(self, loss: Tensor) -> Tensor:
         if (scaler := self.accelerator.scaler) is not None:
             # steps with infinite gradients are left to the loss scaler of fp16, which expects some
             scaler.unscale_(self.optimizer)
