@@ -156,7 +156,7 @@ def evaluate(
     targets: str | None = None,
     base: str | None = None,
     potential: str = "none",
-    hull: str | Path | None = None,
+    hull: str | Path | Sequence[str | Path] | None = None,
     relax_steps: int = 0,
     symmetrize: bool = False,
     symprec: float | None = None,
@@ -186,7 +186,8 @@ def evaluate(
         targets: crystals that samples should meet, for crystal structure prediction.
         base: crystals of the model before fine-tuning, to compare elements with.
         potential: chgnet, mace, none or package.module:thing.
-        hull: ``mp`` (the default), ``mp_all``, or a file of ``chemeleon data hull``.
+        hull: ``mp`` (the default), ``mp_all``, or a file of ``chemeleon data hull``; of several a
+            crystal's highest energy above hull counts, and SUN and MSUN are told for each.
         relax_steps: most steps of relaxation, 0 for none.
         symmetrize: also idealise the relaxed crystals (or those given), and judge them again.
         symprec: largest tolerance of that, angstrom; by default 0.3.
@@ -222,7 +223,7 @@ def evaluate(
         targets=targets,
         base=base,
         potential=potential,
-        hull=None if hull is None else str(hull),
+        hull=hull,
         relax_steps=relax_steps,
         symmetrize=symmetrize,
         symprec=symprec,

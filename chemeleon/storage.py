@@ -11,20 +11,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
-import socket
-import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
 from chemeleon.errors import ConfigError
+from chemeleon.locks import locked
 
 MODEL_PARTS = ("config.yaml", "model.safetensors")
 RUN_PARTS = (
@@ -291,20 +287,23 @@ def settle(folder: Path) -> None:
     """Finish what a command had begun that was killed while its result took its place.
 
     Call it before a result is read; where nobody was killed it costs two questions to the disk. A
-    command that lives is given a second to finish by itself.
+    command that lives is given a second to finish by itself; on a disk without locks it may live
+    still, and then both do the same.
     """
-    for _ in range(10):
+    for last in (*[False] * 9, True):
         # os.path, as it answers for words that are no path, too
         if not any(os.path.isdir(folder / name) for name in (_READY, _PLACING)):  # noqa: PTH112
             return
         # on a read-only disk, or of what is not ours, nothing is finished
         odd = (ConfigError, OSError, ValueError, TypeError, RecursionError)
         with suppress(*odd), ExitStack() as held:
-            for lock in (folder.parent / _LOCK, folder / _LOCK):  # a model's is that of its run
-                if lock.parent == folder or lock.exists():
-                    held.enter_context(_locked(lock, folder, wait=False))
-            _take_place(folder)
-            return
+            # a model's lock is that of its run
+            locks = [path / _LOCK for path in (folder.parent, folder)]
+            locks = [lock for lock in locks if lock.parent == folder or lock.exists()]
+            alone = [held.enter_context(locked(lock, folder, wait=False)) for lock in locks]
+            if all(alone) or last:
+                _take_place(folder)
+                return
         time.sleep(0.1)
 
 
@@ -320,7 +319,8 @@ def hold(
     """Keep other commands from writing to a folder, or to a file, meanwhile.
 
     What a killed command left is removed. The lock is the kernel's, so that of a dead process is
-    none.
+    none. A disk without locks is told once, and the work goes on without; what a killed command
+    left stays there, as it may be of one that lives.
 
     Args:
         target: a folder, made if it is missing; a file if there are no ``parts``.
@@ -342,8 +342,8 @@ def hold(
     with _named(folder, lock, folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _locked(lock, target, wait, remedy):
-            _sweep(target, parts)
+        with locked(lock, target, wait, remedy) as alone:
+            _sweep(target, parts, alone)
             refuse_existing(folder, names, overwrite, remedy)  # of one that has ended meanwhile
             yield
     finally:
@@ -370,54 +370,18 @@ def replacing(
         draft.commit()
 
 
-@contextmanager
-def _locked(
-    lock: Path, target: Path, wait: bool, remedy: str = "name another folder"
-) -> Iterator[None]:
-    from filelock import FileLock, SoftFileLock, Timeout
-
-    held = FileLock(lock, timeout=-1 if wait else 0, mode=0o666)
-    try:
-        with _named(target, lock, target), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a disk without locks, where filelock has its own
-            held.acquire()
-    except Timeout:
-        raise ConfigError(
-            f"{target} is being written to by {_owner(lock)}: wait for it, or {remedy}"
-        ) from None
-    try:
-        with suppress(OSError):  # only for the message
-            command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
-            since = datetime.now().astimezone().isoformat(timespec="seconds")
-            said = f"process {os.getpid()} on {socket.gethostname()} since {since} (`{command}`)"
-            if not isinstance(held, SoftFileLock):  # whose file has a meaning
-                lock.write_text(said, encoding="utf-8", errors="backslashreplace")
-        yield
-    finally:
-        if not isinstance(held, SoftFileLock):
-            # while it is held: who has it open and waits will find that it leads nowhere
-            with suppress(OSError):
-                lock.unlink(missing_ok=True)
-        held.release()
-
-
-def _owner(lock: Path) -> str:
-    for _ in range(10):  # the other one may be about to say it
-        with suppress(OSError, ValueError), lock.open(encoding="utf-8") as file:
-            if said := " ".join(file.read(500).split()):
-                return said if said.startswith("process") else f"process {said}"
-        time.sleep(0.1)
-    return "another command"
-
-
-def _sweep(target: Path, parts: Sequence[str]) -> None:
-    """Remove what killed commands left of a result; its lock must be held."""
+def _sweep(target: Path, parts: Sequence[str], alone: bool) -> None:
+    """Finish what killed commands had begun; if no other can live, remove what they left."""
     if not parts:
-        _sweep_beside(target.parent, (target.name,))
+        if alone:
+            _sweep_beside(target.parent, (target.name,))
         return
     models = {target / name: MODEL_PARTS for name in _MODELS if name in parts}
     for folder, names in {target: parts, **models}.items():
         if not folder.is_dir():
+            continue
+        if not alone:
+            settle(folder)
             continue
         with suppress(ValueError, TypeError, RecursionError):  # a list of parts that is not ours
             _take_place(folder)

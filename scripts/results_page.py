@@ -1,13 +1,14 @@
 """Write docs/results.md from what `chemeleon evaluate` and the benchmarks wrote down.
 
     python scripts/results_page.py \
-        --de-novo "the model in the package=out/evaluation" --relaxed "...=out/relaxed" \
+        --de-novo "the model in the package=out/evaluation" \
         --csp "the small model=csp.jsonl" --vae "the model in the package=vae.json" \
         --speed "the model in the package=DDIM 50=two CPU cores=29"
 
-`--judged FOLDER` is a comparison by a neutral judge (`chemeleon evaluate A B -o FOLDER`), whose
-sets are rows of the first table. LABEL=FOLDER is an evaluation (summary.json and crystals.csv); of
-a file of benchmarks/csp.py the lines of test splits are taken, the last of each. Their figures are
+`--judged FOLDER` is a comparison by a neutral judge on the hull `mp` (`chemeleon evaluate A B -o
+FOLDER`), whose sets are rows of the first table. They alone say anything of energies: a potential
+that rewards, relaxes or ranks crystals is no judge of them. LABEL=FOLDER is an evaluation; of a
+file of benchmarks/csp.py the lines of test splits are taken, the last of each. Their figures are
 kept in docs/results.json, so that a page needs only what is new; a row of the same label is
 replaced. No figure is typed in here but the published ones, which stand beside ours with what
 differs in the protocol and their source.
@@ -31,19 +32,10 @@ SHARES = (
     ("valid_composition", "SMACT %", 100, 1),
     ("unique", "unique %", 100, 1),
     ("unique_novel", "unique and new %", 100, 1),
-    ("metastable", "E ≤ 0.1 %", 100, 1),
-    ("sun", "SUN %", 100, 1),
-    ("msun", "MSUN %", 100, 1),
     ("wasserstein_density", "density", 1, 3),
     ("wasserstein_elements", "elements", 1, 3),
 )
-RELAXED = (
-    ("relaxed_metastable", "E ≤ 0.1 %", 100, 1),
-    ("relaxed_sun", "SUN %", 100, 1),
-    ("relaxed_msun", "MSUN %", 100, 1),
-)
 CONTROL = "real crystals (control)"
-MEDIAN, KNOWN = "median E", ("system in hull %", "MSUN of these %")
 CRYSTALITE = "Crystalite, arXiv:2604.02270"
 PAPER = ["structure %", "SMACT %", "unique and new %", "E ≤ 0.1 %", "SUN %", "density", "elements"]
 PUBLISHED = {
@@ -112,28 +104,23 @@ splits were looked at once for each model here; choices were made on validation
 crystals) that was never published; `mp`, which comes with the package, has the same test split and
 has superseded it.
 """
-RAW = """
-As they come, no relaxation. Shares are of all crystals asked for; E is the energy above the hull
-of 36,681 DFT phases (`--hull mp`) by CHGNet 0.3.0, eV/atom; density (g/cm³) and elements are
-Wasserstein distances to the test split, in the control row those between its two halves. Where the
-hull has no phase of all of a crystal's elements, its E is likely too low; the last columns tell
-how many are of known systems, and MSUN among these alone. Ours of 22 M learned from relaxed
-crystals of an earlier one, too, and its temperature was chosen for uniqueness
-([recipe.md](recipe.md#the-model-of-22-m-parameters)).
-"""
 SIMPLE = """
-As they come. Density (g/cm³) and elements are Wasserstein distances to the test split, in the
-control row those between its two halves.
+As they come, seen without energies. Shares are of all crystals asked for, new is against the train
+split; density (g/cm³) and elements are Wasserstein distances to the test split, in the control row
+those between its two halves.
 """
-AFTER = """
-The first of them after at most 50 steps of relaxation by the same potential (`--relax 50`):
-"""
+MORE = {
+    "mp_20_open": """
+Ours of 22 M learned from relaxed crystals of an earlier one, too, and its temperature was chosen
+for uniqueness ([recipe.md](recipe.md#the-model-of-22-m-parameters)).
+""",
+}
 PROTOCOL = {
     "mp_20_open": f"""
 Published ({CRYSTALITE}). The protocol differs: models saw twice the crystals (MP-20's whole train
 split), crystals were relaxed to the end, stable and SUN mean E ≤ 0.1 against the hull of the
-Materials Project, so their SUN stands beside our MSUN after relaxation; novelty is against MP-20;
-times are of their GPUs.
+Materials Project, so that their SUN is to be put beside MSUN after relaxation, by the neutral judge
+above; novelty is against MP-20; times are of their GPUs.
 """,
     "perov_5": """
 Published (Jiao et al. 2023, arXiv:2309.04475); distances there are to the official test split, of
@@ -159,18 +146,6 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def fully_judged(crystals: pd.DataFrame, prefix: str) -> dict[str, str]:
-    """Return the share whose whole system the hull knows, and MSUN among these, per cent."""
-    known = crystals[crystals[f"{prefix}hull_state"] == "ok"]
-    if known.empty:  # judged without energies
-        return {}
-    novel = next(name for name in crystals.columns if name.startswith(f"{prefix}novel_"))
-    msun = (known[f"{prefix}e_above_hull_ev"] <= 0.1) & known[f"{prefix}unique"].astype(bool)
-    msun &= known[novel].astype(bool)
-    values = (100 * len(known) / len(crystals), 100 * msun.mean())
-    return {name: f"{value:.1f}" for name, value in zip(KNOWN, values, strict=True)}
-
-
 def cells(summary: dict[str, Any], columns: Any, key: str = "value") -> dict[str, str]:
     """Return one row's figures by title."""
     entries = {entry["name"]: entry for entry in summary["headline"]}
@@ -181,29 +156,16 @@ def cells(summary: dict[str, Any], columns: Any, key: str = "value") -> dict[str
     return found
 
 
-def median(summary: dict[str, Any], name: str, side: str = "sample") -> dict[str, str]:
-    """Return the median of a distribution; crystals of the sample without a value are the worst."""
-    values = sorted((summary["distributions"].get(name) or {}).get(side) or [])
-    total = summary["headline"][0]["of"] if side == "sample" else len(values)
-    return {MEDIAN: f"{values[total // 2]:.3f}"} if total // 2 < len(values) else {}
-
-
-def evaluation(word: str, relaxed: bool) -> list[Row]:
-    """Return the rows of LABEL=FOLDER: its crystals and, unless relaxed, the control."""
+def evaluation(word: str) -> list[Row]:
+    """Return the rows of LABEL=FOLDER: its crystals, and the control."""
     label, _, folder = word.partition("=")
     summary = json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
-    crystals = pd.read_csv(Path(folder) / "crystals.csv")
-    prefix, columns = ("relaxed_", RELAXED) if relaxed else ("", SHARES)
-    novel = next(c for c in crystals.columns if c.startswith("novel_"))
-    row: Row = {"label": label, "data": novel.removeprefix("novel_")}
-    row["number"] = str(summary["headline"][0]["of"])
-    row |= cells(summary, columns) | median(summary, f"{prefix}e_above_hull_ev")
-    row |= fully_judged(crystals, prefix)
-    if relaxed:
-        return [row]
-    control = {"label": CONTROL, "data": row["data"], "number": ""}
-    control |= cells(summary, SHARES, "control") | median(summary, "e_above_hull_ev", "reference")
-    return [control, row]
+    data = summary["manifest"]["references"][0]["name"]
+    number = str(summary["headline"][0]["of"])
+    return [
+        {"label": CONTROL, "data": data, "number": "", **cells(summary, SHARES, "control")},
+        {"label": label, "data": data, "number": number, **cells(summary, SHARES)},
+    ]
 
 
 def judged(folder: str) -> list[Row]:
@@ -246,9 +208,9 @@ def on_hulls(crystals: pd.DataFrame) -> Row:
             for word, limit in (("SUN", 0.0), ("MSUN", 0.1)):
                 share = 100 * (new & (values <= limit + 1e-6)).mean()
                 found.setdefault(f"{word} %, {name}", []).append(f"{share:.1f}")
-        found.setdefault(MEDIAN, []).append(f"{above.median():.3f}")
+        found.setdefault("median E", []).append(f"{above.median():.3f}")
         of = crystals["hull_state"].eq("ok")
-        found.setdefault(KNOWN[0], [f"{100 * of.mean():.0f}"])
+        found.setdefault("system in hull %", [f"{100 * of.mean():.0f}"])
         known_sun = 100 * (new & (above <= 1e-6))[of].mean()
         found.setdefault("SUN of these %", []).append(f"{known_sun:.1f}")
     return {title: " / ".join(values) for title, values in found.items()}
@@ -301,13 +263,7 @@ def speed(word: str) -> list[Row]:
 
 def keep(rows: list[Row], new: list[Row]) -> list[Row]:
     """Return the rows with new ones in the place of those of the same label and data."""
-    found = {(row["label"], row["data"]): row for row in rows}
-    for row in new:
-        key = row["label"], row["data"]
-        before = found.get(key, {}) if row["label"] == CONTROL else {}
-        # the control of an evaluation without energies says nothing of those known before
-        found[key] = {**before, **{k: v for k, v in row.items() if v or k not in before}}
-    return list(found.values())
+    return list({(row["label"], row["data"]): row for row in [*rows, *new]}.values())
 
 
 def bold(row: Row) -> str:
@@ -323,17 +279,14 @@ def shown(rows: list[Row], titles: list[str], head: str = "crystals of") -> str:
     return table([head, *titles], lines)
 
 
-def de_novo(rows: list[Row], relaxed: list[Row]) -> list[str]:
+def de_novo(rows: list[Row]) -> list[str]:
     """Return the parts about crystals of a model's own choice, one per data set."""
     parts = []
-    titles = ["number", *(title for _, title, _, _ in SHARES), MEDIAN, *KNOWN]
-    after = ["number", *(title for _, title, _, _ in RELAXED), MEDIAN, *KNOWN]
+    titles = ["number", *(title for _, title, _, _ in SHARES)]
     for data, published in PUBLISHED.items():
-        raw = [row for row in rows if row["data"] == data]
-        judged = any(row.get(MEDIAN) for row in raw)
-        parts += [f"## De novo, {data}", prose(RAW if judged else SIMPLE), shown(raw, titles)]
-        own = [row for row in relaxed if row["data"] == data]
-        parts += [prose(AFTER), shown(own, after)] if own else []
+        own = [row for row in rows if row["data"] == data]
+        said = prose(SIMPLE + MORE.get(data, ""))
+        parts += [f"## De novo, {data}", said, shown(own, titles)]
         header = [*PAPER, "s per 1,000"]
         theirs = [
             {"label": name, "published": True, **dict(zip(header, map(str, values), strict=True))}
@@ -375,7 +328,7 @@ def page(kept: dict[str, list[Row]]) -> str:
         "# Results",
         prose(INTRO),
         *neutral(kept.get("judged") or []),
-        *de_novo(kept["de_novo"], kept["relaxed"]),
+        *de_novo(kept["de_novo"]),
         *csp(kept["csp"]),
         "## Reconstruction",
         table(["VAE", "crystals", "number", "match %, `cdvae`", "RMSE"], vaes),
@@ -394,7 +347,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--judged", action="append", default=[], metavar="FOLDER")
     parser.add_argument("--de-novo", action="append", default=[], metavar="LABEL=FOLDER")
-    parser.add_argument("--relaxed", action="append", default=[], metavar="LABEL=FOLDER")
     parser.add_argument("--vae", action="append", default=[], metavar="LABEL=FILE")
     parser.add_argument("--csp", action="append", default=[], metavar="LABEL=FILE")
     parser.add_argument(
@@ -410,8 +362,7 @@ def main() -> None:
             raise SystemExit(f"{words.kept}: nothing published to stand beside {sorted(strange)}")
     new = {
         "judged": [row for folder in words.judged for row in judged(folder)],
-        "de_novo": [row for word in words.de_novo for row in evaluation(word, relaxed=False)],
-        "relaxed": [row for word in words.relaxed for row in evaluation(word, relaxed=True)],
+        "de_novo": [row for word in words.de_novo for row in evaluation(word)],
         "csp": [row for word in words.csp for row in predictions(word)],
         "vae": [row for word in words.vae for row in autoencoder(word)],
         "speed": [row for word in words.speed for row in speed(word)],

@@ -132,8 +132,13 @@ def _pymatgen(one: Structure, two: Structure) -> bool:
         return False
     if StructureMatcher().fit(one, two):
         return True
-    matcher = StructureMatcher(comparator=OrderDisorderElementComparator())
-    return matcher.fit(_spread(one), _spread(two))
+    comparator = OrderDisorderElementComparator()
+    both = StructureMatcher(comparator=comparator).fit(_spread(one), _spread(two))
+    # as MatterGen's public code has it: one is spread, the other looked for in its supercells
+    among = StructureMatcher(comparator=comparator, attempt_supercell=True, allow_subset=True)
+    spread = _spread(one)
+    assert both == (not spread.is_ordered and bool(among.fit(spread, two)))
+    return both
 
 
 def _packed(structures: list[Structure]) -> Packed:

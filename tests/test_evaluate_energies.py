@@ -18,6 +18,8 @@ from chemeleon.energy.compositions import fractions
 from chemeleon.energy.hull import Hull
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation import coverage
+from chemeleon.evaluation.basis import warnings
+from chemeleon.evaluation.novelty import column_word
 
 POTENTIAL = "energy_helpers:lennard_jones"
 LOW, HIGH = -50.0, 50.0  # eV/atom, below and above whatever the potential says
@@ -93,6 +95,73 @@ def test_raw_relaxed_and_control(tmp_path: Path, control: str) -> None:
     assert "the hull does not know an element" in page
     assert "Elements that changed most" in page
     assert (tmp_path / "out" / "cif" / "00001_crystal-000000_relaxed.cif").is_file()
+
+
+def test_what_counts_holds_on_every_hull(tmp_path: Path, control: str) -> None:
+    # the first lacks Cs, the second puts NaCl lower than any energy and has all elements
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    save_hull(first, HIGH)
+    known = Hull.load(first)
+    phases = {
+        "NaCl": -2 * HIGH,
+        "CsCl": -1e-9,
+        "Na": 0.0,
+        "Cl": 0.0,
+        "Cs": 0.0,
+        "Mg": 0.0,
+        "O": 0.0,
+    }
+    elements = dict.fromkeys(("Na", "Cl", "Cs", "Mg", "O"), HIGH)
+    Hull([fractions(f) for f in phases], list(phases.values()), elements, known.manifest).save(
+        second
+    )
+    common: dict[str, Any] = {"references": [control], "control": control, "potential": POTENTIAL}
+    words = {"relax_steps": 2, "symmetrize": True, "output": tmp_path / "out"}
+    report = chemeleon.evaluate(crystals(), hull=[first, second], **common, **words)
+    table = report.crystals
+    alone = [chemeleon.evaluate(crystals(), hull=hull, **common) for hull in (first, second)]
+    one, two = (found.crystals["e_above_hull_ev"].to_numpy() for found in alone)
+    names = [f"e_above_hull_ev_{column_word(str(path))}" for path in (first, second)]
+    np.testing.assert_allclose(table[names[0]], one)
+    np.testing.assert_allclose(table[names[1]], two)
+    assert np.isfinite(one[:3]).tolist() == [True, True, False]
+    assert np.isfinite(two[:3]).tolist() == [True, True, True]
+    np.testing.assert_allclose(table["e_above_hull_ev"], np.maximum(one, two))
+    # of each crystal the state on the hull that counts
+    assert table["hull_state"][:3].tolist() == ["ok", "ok", "element missing"]
+    for state in ("relaxed_", "idealised_"):
+        assert table[state + names[1]].notna()[:3].all()
+    figures = {entry["name"]: entry for entry in report.summary["headline"]}
+    ends = [name.removeprefix("e_above_hull_ev") for name in names]
+    assert [figures[f"msun{end}"]["count"] for end in ["", *ends]] == [1, 1, 2]
+    assert figures["relaxed_sun"]["label"].startswith("SUN (relaxed), every hull: ")
+    assert f"relaxed_sun{ends[1]}" in figures
+    controls = [found.summary["headline"] for found in (report, *alone)]
+    stable = [next(e["control"] for e in found if e["name"] == "stable") for found in controls]
+    assert stable == [0.0, 1.0, 0.0]
+    manifest = report.summary["manifest"]
+    assert [manifest["hull"]["phases"], manifest["further_hulls"][0]["phases"]] == [4, 7]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "what counts must hold on every one" in page
+    with pytest.raises(ConfigError, match="hulls are named twice, or alike"):
+        chemeleon.evaluate(crystals(), hull=[first, str(first)], potential=POTENTIAL)
+
+
+def test_rows_above_the_control_are_told_at_once() -> None:
+    def row(name: str, label: str, low: float, control: float | None) -> dict[str, Any]:
+        return {"name": name, "label": label, "value": 0.5, "low": low, "control": control}
+
+    headline = [
+        row("sun", "SUN: mp", 0.1, 0.2),
+        row("relaxed_sun", "SUN (relaxed): mp", 0.4, 0.02),
+        row("idealised_sun", "SUN (idealised): mp", 0.4, 0.03),
+        row("msun", "MSUN", 0.4, 0.03),
+        row("sun_mp", "SUN", 0.4, None),
+    ]
+    (said,) = warnings({}, headline)
+    rows = "SUN (relaxed): mp of 50.0 % (2.0 %), SUN (idealised): mp of 50.0 % (3.0 %)."
+    assert said.startswith(f"above the real crystals of the control (in brackets): {rows}")
+    assert warnings({}, headline[:1]) == []
 
 
 def test_without_cifs_the_relaxed_crystals_are_kept_in_one_file(tmp_path: Path) -> None:

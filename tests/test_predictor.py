@@ -359,7 +359,7 @@ def test_hits_are_counted_by_what_a_predictor_says(run):
     with pytest.raises(ConfigError, match="go together"):
         chemeleon.evaluate(given, properties={name: 1.0})
     with pytest.raises(ConfigError, match="no interval"):
-        chemeleon.evaluate(given, properties={name: (2.0, 1.0)}, predictor=run)
+        chemeleon.evaluate(given, properties={name: [2.0, 1.0]}, predictor=run)
 
 
 def test_an_imported_predictor_runs(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pymatgen.core import Structure
+from reward_helpers import mix, score
 from typer.testing import CliRunner
 
 import chemeleon
@@ -16,6 +17,7 @@ from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.convert import to_structures
 from chemeleon.energy.cells import Cells
 from chemeleon.energy.potential import Evaluation, Potential
+from chemeleon.energy.scales import MP2020
 from chemeleon.errors import ConfigError
 from chemeleon.generation.relaxation import Relaxer
 
@@ -105,6 +107,22 @@ def test_a_crystal_that_relaxation_would_break_stays_as_given():
     assert told["failed"] == []
     assert told["kept_as_given"] == [{"id": "a", "reason": notes[0].reason}]
     json.dumps(told, allow_nan=False)
+
+
+class KnownHole(Hole):
+    energy_scale = MP2020
+
+
+def test_a_reward_is_not_for_falling_into_a_hole():
+    pair = cube(4.1, 2)
+    pair.frac_coords[1] -= torch.tensor([0.01, 0.02, 0.005])
+    options = {"potential": f"{__name__}:KnownHole", "hull": "mp", "lowest": -99, "highest": 99}
+    fell, given = (
+        score(mix(None, e={"reward": "energy", "options": {**options, "relax_steps": steps}}), pair)
+        for steps in (100, 0)
+    )
+    assert fell.failed == {"e": 0}
+    assert fell.facts["e_hull"] == pytest.approx(given.facts["e_hull"])
 
 
 def test_an_evaluation_takes_back_what_breaks_and_idealises_what_it_then_has():

@@ -22,16 +22,21 @@ def test_the_page_says_what_the_rows_say(script):
     assert script.page(kept) == (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
-def test_new_rows_replace_old_ones_but_do_not_empty_the_control(script):
-    old = [
-        {"label": script.CONTROL, "data": "d", "MSUN %": "95.0", "unique %": "99.8"},
-        {"label": "ours", "data": "d", "MSUN %": "29.4"},
-    ]
-    new = [
-        {"label": script.CONTROL, "data": "d", "MSUN %": "", "unique %": "99.9"},
-        {"label": "ours", "data": "d", "MSUN %": "31.0"},
-        {"label": "ours", "data": "e", "MSUN %": "12.0"},
-    ]
-    control, ours, other = script.keep(old, new)
-    assert (control["MSUN %"], control["unique %"]) == ("95.0", "99.9")
-    assert (ours["MSUN %"], other["MSUN %"]) == ("31.0", "12.0")
+def test_new_rows_replace_those_of_the_same_label_and_data(script):
+    old = [{"label": script.CONTROL, "data": "d"}, {"label": "ours", "data": "d", "unique %": "1"}]
+    new = [{"label": "ours", "data": "d", "unique %": "2"}, {"label": "ours", "data": "e"}]
+    assert script.keep(old, new) == [old[0], *new]
+
+
+def test_rows_are_made_of_an_evaluation(script, tmp_path):
+    import chemeleon
+
+    golden = ROOT / "tests" / "golden"
+    known = str(golden / "known.csv")
+    chemeleon.evaluate(
+        str(golden / "crystals"), references=[known], control=known, output=tmp_path / "out"
+    )
+    control, ours = script.evaluation(f"ours={tmp_path / 'out'}")
+    assert control["label"] == script.CONTROL
+    assert (ours["label"], ours["number"], ours["data"]) == ("ours", "31", known)
+    assert ours["structure %"] != control["structure %"] == "100.0"

@@ -280,6 +280,8 @@ def test_a_run_leaves_numbers_pictures_a_report_and_a_model(small_ldm, tmp_path)
     assert next(iter(updates[0]["formulas"])) in text
     tuned = LatentDiffusion.from_pretrained(folder)
     start = LatentDiffusion.from_pretrained(small_ldm)
+    assert tuned.origin["rewarded_by"] == ["a test"]  # whom an evaluation must not let judge
+    assert "rewarded_by" not in start.origin
     walk = tuned.config.sampler
     assert (walk.steps, walk.temperature) == (5, 1.0)  # that of the rollouts
     assert tuned.config == start.config.model_copy(update={"sampler": walk})

@@ -200,6 +200,60 @@ def test_leftovers_are_removed_and_what_is_the_users_is_not(result: Path) -> Non
     link.unlink()
 
 
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_told_once_and_written_to(
+    code: int, result: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    (result / ".making-abc" / "new").mkdir(parents=True)  # of one who may live
+    (result / ".a.99.tmp").write_text("of one who may live")
+    monkeypatch.setattr("fcntl.flock", refuse)
+    monkeypatch.setattr("chemeleon.locks._told", set())
+    replace(result)
+    replace(result)
+    assert tree(result) == NEW | {".a.99.tmp": "of one who may live"}
+    assert (result / ".making-abc" / "new").is_dir()
+    assert not (result / ".lock").exists()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == (
+        f"{result} is on a disk without locks ({os.strerror(code)}): let no other command write"
+        " there meanwhile"
+    )
+    (result / ".lock").write_text("process 7")  # held by a host that has locks
+    with hold(result, PARTS):
+        pass
+    assert (result / ".lock").read_text() == "process 7"
+
+
+def test_what_was_cut_off_is_finished_without_locks(
+    result: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    for goes_on in (settle, replace):
+        draft = Draft(result, PARTS)
+        draft.begin()
+        (draft.path / "a").write_text("new")
+        draft.path.parent.rename(result / ".ready")
+        goes_on(result)
+        assert tree(result) == ({"a": "new", "mine.txt": "kept"} if goes_on is settle else NEW)
+
+
+def test_other_refusals_of_a_lock_are_errors(result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        replace(result)
+    assert caught.value.filename == str(result)
+    assert tree(result) == OLD | {".lock": ""}
+
+
 def test_a_hostile_folder_moves_nothing_from_elsewhere(tmp_path: Path) -> None:
     home, folder = tmp_path / "home", tmp_path / "model"
     (home / "new").mkdir(parents=True)

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import chemeleon
 from chemeleon.cli.app import app
-from chemeleon.crystals.convert import write_structures
+from chemeleon.crystals.convert import from_structures, to_structures, write_structures
 from chemeleon.crystals.symmetry import Cell, in_cell, operations, space_group
 from chemeleon.crystals.texts import _named, cif_text
 from chemeleon.data.crystal import Crystal
@@ -30,6 +30,7 @@ from chemeleon.energy.cells import Cells
 from chemeleon.energy.potential import Evaluation, Potential
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.idealise import Idealised, idealise, structure_of
+from chemeleon.relaxation import Idealiser
 
 SAME = StructureMatcher(ltol=1e-4, stol=1e-4, angle_tol=1e-2, scale=False)
 THIRD = 1 / 3
@@ -249,6 +250,29 @@ def test_a_cell_is_chosen_without_moving_atoms() -> None:
     back = structure_of(Crystal(*in_cell(*crystal(whole), "primitive")))
     assert len(back) == 2
     assert SAME.fit(back, start)
+
+
+def test_idealised_crystals_are_ranked_in_the_cells_that_models_know() -> None:
+    rutile = Structure.from_spacegroup(
+        "P4_2/mnm", Lattice.tetragonal(4.59, 2.96), ["Ti", "O"], [[0, 0, 0], [0.305, 0.305, 0]]
+    )
+    shaken = rutile.get_reduced_structure("niggli")
+    assert shaken.lattice.a < 3
+    rng = np.random.default_rng(2)
+    for i in range(len(shaken)):
+        shaken.translate_sites([i], rng.normal(0, 0.02, 3), frac_coords=False)
+    given = from_structures([shaken])
+    after, (note,) = Idealiser(0.3, None)(given)
+    assert note.after == 136
+    assert torch.allclose(after.lattice.norm(dim=2), given.lattice.norm(dim=2), atol=1e-4)
+    written = note.structure()
+    assert written is not None
+    assert SAME.fit(to_structures(after)[0], written)
+    huge = Structure(Lattice.cubic(2e6), ["Na"], [[0.5] * 3])  # no data set holds it
+    after, (far,) = Idealiser(0.3, None)(from_structures([huge]))
+    assert far.ideal
+    assert after.lattice.flatten().max() == 2e6
+    assert written.lattice.abc == pytest.approx((4.59, 4.59, 2.96), abs=1e-4)
 
 
 def test_poscars_are_read_back(tmp_path: Path) -> None:

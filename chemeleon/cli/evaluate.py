@@ -62,10 +62,11 @@ def evaluate(
         str, typer.Option("--potential", help="chgnet, chgnet:0.2.0, mace, none or pkg:thing.")
     ] = "none",
     hull: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--hull",
-            help="Convex hull: mp (the default), mp_all, or of `chemeleon data hull`.",
+            help="Convex hull: mp (the default), mp_all, or of `chemeleon data hull`; repeatable:"
+            " what counts must hold on every one.",
         ),
     ] = None,
     relax: Annotated[int, typer.Option("--relax", help="Most steps of relaxation.")] = 0,
@@ -136,7 +137,7 @@ def evaluate(
             "targets": targets,
             "base": base,
             "potential": potential,
-            "hull": hull,
+            "hull": hull or (),
             "relax_steps": relax,
             "symmetrize": symmetrize,
             "symprec": symprec,
@@ -220,8 +221,8 @@ def print_report(report: Report, output: Path) -> None:
     _add_groups(table, summary["headline"], _row)
     if "csp" in summary:
         table.add_section()
-        for label, rate, error in rates(summary["csp"]):
-            value = f"{_figure(rate['value'], True)} ({error})" if error else "0.0 %"
+        for _, label, rate, error in rates(summary["csp"]):
+            value = f"{_figure(rate['value'], True)} ({error})"
             table.add_row(label, value, _interval(rate), "")
     Terminal().print(table)
     _say_basis(basis(manifest))

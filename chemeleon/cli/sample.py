@@ -195,6 +195,8 @@ def sample(
         raise ConfigError("--reference is for --evaluate, which is not given")
     if symprec is not None and not symmetrize:
         raise ConfigError("--symprec is the tolerance of --symmetrize, which is not given")
+    if potential is not None and not relax and not symmetrize:
+        raise ConfigError("--potential is for --relax and --symmetrize, neither of which is given")
     shape = None if cell is None else options.choice("--cell", cell, "primitive", "conventional")
     formats = words.formats(form)
     size = words.batch_size(batch_size)

@@ -18,7 +18,7 @@ def formats(text: str) -> tuple[Format, ...]:
     for name in names:
         if name not in FORMATS:
             raise ConfigError(
-                f"--format has no '{name}'{nearest(name, FORMATS)} Known: {', '.join(FORMATS)}"
+                f"--format has no '{name}'{nearest(name, FORMATS)}; known: {', '.join(FORMATS)}"
             )
     return cast("tuple[Format, ...]", tuple(dict.fromkeys(names)))
 

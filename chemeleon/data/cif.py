@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chemeleon.crystals.symmetry import SYMPREC, space_group
+from chemeleon.crystals.symmetry import SYMPREC, TIGHT, space_group
 from chemeleon.data.cif_items import Items, blocks, read_numbers, units
 from chemeleon.data.crystal import Array, BadCrystalError, Crystal, cell_from
 from chemeleon.data.elements import elements, read_label, read_symbol
@@ -28,7 +28,7 @@ _COLUMNS = ["type_symbol", "label", "fract_x", "fract_y", "fract_z", "occupancy"
             "disorder_group", "disorder_assembly"]  # fmt: skip
 _FULL = 0.01  # an occupancy of 0.99 to 1.01 counts as 1
 _THIRDS = 1e-4  # relative: 0.6667 is meant as 2/3
-_SYMPREC_ANGSTROM = (0.01, SYMPREC)
+_SYMPREC_ANGSTROM = (TIGHT, SYMPREC)
 
 
 def read_cif(text: str, limits: Limits) -> Crystal:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -86,6 +87,11 @@ class Couplings:
             self.starts[key], self.width = self.width, self.width + self.blocks[key].shape[1]
         return self.starts[key]
 
+    @property
+    def widths(self) -> list[int]:
+        """Columns of each block, in their order."""
+        return [block.shape[1] for block in self.blocks.values()]
+
     def matrix(self, harmonics: int, device: torch.device) -> Tensor:
         """Return ``(harmonics, width)`` float32."""
         full = torch.zeros(harmonics, self.width)
@@ -109,6 +115,8 @@ class Convolution:
         self.radial, self.denominator = layer.weight_nn, layer.denominator
         given, out = product.irreps_in1, product.irreps_out
         givens, outs = given.slices(), out.slices()
+        self.given_widths = [part.stop - part.start for part in givens]
+        self.couplings = couplings
         self.out_width, weight = out.dim, 0
         self.paths: list[Path] = []
         for step in product.instructions:
@@ -144,22 +152,26 @@ class Convolution:
 
     def plain(self, x: Tensor, weights: Tensor, couplings: Tensor, around: Neighbours) -> Tensor:
         """Do what the kernels do in plain PyTorch."""
-        total = x.new_zeros(len(x), self.out_width)
-        for sign, here, there in (
-            (1.0, around.first, around.second),
-            (-1.0, around.second, around.first),
-        ):
-            sent = x.index_select(0, there)
-            parts = []
-            for p in self.paths:
-                values = sent[:, p.given : p.given + p.channels * p.inner]
-                values = values.view(-1, p.channels, p.inner)
-                block = couplings[:, p.coupling : p.coupling + p.inner * p.outer]
-                joined = torch.bmm(values, block.reshape(-1, p.inner, p.outer))
-                weight = weights[:, p.weight : p.weight + p.channels, None]
-                parts.append((joined * (weight * sign if p.odd else weight)).flatten(1))
-            total = total.index_add(0, here, torch.cat(parts, 1))  # paths are in order of outputs
-        return total
+        parts = _by_start(x, self.given_widths)
+        blocks = _by_start(couplings, self.couplings.widths)
+        channels = [path.channels for path in self.paths]
+        summed = []
+        for p, weight in zip(self.paths, weights.split(channels, 1), strict=True):
+            block, weight = blocks[p.coupling].view(-1, p.inner, p.outer), weight.unsqueeze(2)
+            total = x.new_zeros(len(x), p.channels * p.outer)
+            for sign, here, there in (
+                (1.0, around.first, around.second),
+                (-1.0 if p.odd else 1.0, around.second, around.first),
+            ):
+                sent = parts[p.given].index_select(0, there).view(-1, p.channels, p.inner)
+                # the weights go to the side of fewer numbers
+                if p.inner <= p.outer:
+                    message = torch.bmm(sent * weight, block)
+                else:
+                    message = torch.bmm(sent, block) * weight
+                total = total.index_add(0, here, message.flatten(1), alpha=sign)
+            summed.append(total)
+        return torch.cat(summed, 1)  # paths are in order of outputs
 
     def rows(self, device: torch.device) -> dict[tuple[int, int, int], tuple[Tensor, Tensor]]:
         """Return the groups of paths for the kernels: forward, and with in- and outputs swapped."""
@@ -219,6 +231,15 @@ class _Fused(torch.autograd.Function):
                     channels=channels, num_warps=_warps(channels, outer),
                 )  # fmt: skip
         return of_x, of_weights, of_couplings, None, None
+
+
+def _by_start(table: Tensor, widths: list[int]) -> dict[int, Tensor]:
+    """Return groups of columns by their first, ``(rows, width)`` and contiguous.
+
+    Split once, as the slope of each slice would be a table of its own, all zeros but for it.
+    """
+    groups = (group.contiguous() for group in table.split(widths, 1))
+    return dict(zip(accumulate(widths, initial=0), groups, strict=False))
 
 
 def _padded(size: int) -> int:

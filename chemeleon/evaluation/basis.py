@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from chemeleon.energy.potentials import NAMES
 from chemeleon.evaluation.stability import METASTABLE_EV
 from chemeleon.evaluation.validity import MIN_DISTANCE, MIN_VOLUME
 
@@ -23,6 +24,7 @@ GROUPS = {
     "property": "Properties",
     "supply": "Elements",
     "distance": "Distance to the reference",
+    "csp": "Structure prediction",
 }
 _DISTANCES = ("wasserstein", "frechet", "mmd", "cov_")
 _ENERGY = ("stable", "metastable", "sun", "msun", "mean_e_", "median_e_")
@@ -49,8 +51,13 @@ def grouped(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str,
     return {name: members for name, members in found.items() if members}
 
 
-def basis(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Return one sentence for each group of which the manifest says what it rests on."""
+def basis(manifest: Mapping[str, Any], *, before: bool = True) -> dict[str, str]:
+    """Return one sentence for each group of which the manifest says what it rests on.
+
+    Args:
+        manifest: of the evaluation.
+        before: also say what had been done to the crystals, see `made_by`.
+    """
     found = {}
     references = manifest.get("references") or []
     if states := manifest.get("composition_validity"):
@@ -74,14 +81,15 @@ def basis(manifest: Mapping[str, Any]) -> dict[str, str]:
         )
     for metric in (manifest.get("metrics") or {}).values():
         if metric["group"] != "property" or manifest.get("properties"):
-            before = found.get(metric["group"], "")
-            found[metric["group"]] = f"{before} {metric['basis']}".strip()
+            said = found.get(metric["group"], "")
+            found[metric["group"]] = f"{said} {metric['basis']}".strip()
     if asked := manifest.get("properties"):
         found["property"] += f" By {asked['predictor']}."
     judge = judged_by(manifest)
     if judge:
         limits = f"SUN: E ≤ 0, MSUN: E ≤ {METASTABLE_EV} eV/atom above the hull, unique and new."
-        found["energy"] = f"{judge} {limits} {_before(manifest)}"
+        made = made_by(manifest) if before else ""
+        found["energy"] = f"{judge} {limits} {made}".rstrip()
         if manifest.get("relax_steps"):
             found["relaxed"] = (
                 f"At most {manifest['relax_steps']} steps of relaxation by the judge itself;"
@@ -112,8 +120,11 @@ def judged_by(manifest: Mapping[str, Any]) -> str:
         words += " with the corrections of MP2020 added"
     if not hull:
         return f"{words}; no hull."
-    made = hull.get("energies") or "unknown energies"
-    return f"{words}; hull {hull['file']}: {hull['phases']:,} phases, {made}."
+    hulls = [hull, *(manifest.get("further_hulls") or ())]
+    for hull in hulls:
+        made = hull.get("energies") or "unknown energies"
+        words += f"; hull {hull['file']}: {hull['phases']:,} phases, {made}"
+    return f"{words}; what counts must hold on every one." if len(hulls) > 1 else f"{words}."
 
 
 def name_of(potential: Mapping[str, Any]) -> str:
@@ -141,7 +152,7 @@ def _same_judge(manifest: Mapping[str, Any]) -> Iterator[str]:
     made += [(relaxation.get("potential"), "the crystals were relaxed by")]
     made += [(manifest.get("ranked_by"), "the crystals were ranked by")]
     for word, what in made:
-        if word and _words(judge)[0] in _words(word):
+        if word and _akin(judge, word):
             yield (
                 f"{what} {word}, and {judge} judges them: the same family does not see its own"
                 " errors; name another --potential"
@@ -149,24 +160,34 @@ def _same_judge(manifest: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _too_good(headline: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """More stable new crystals than the real ones that nobody has trained on."""
-    for entry in headline:
-        low, control = entry.get("low"), entry.get("control")
-        if low is None or control is None or entry["name"].rpartition("_")[2] != "sun":
-            continue
-        if low > control:
-            yield (
-                f"{entry['label']} of {100 * entry['value']:.1f} % is above that of the real"
-                f" crystals of the control, {100 * control:.1f} %: phases missing from the hull, or"
-                " errors of the potential, may be exploited; look before you report it"
-            )
+    """More stable new crystals than the real ones that nobody has trained on; all rows at once."""
+    rows = [
+        f"{entry['label']} of {100 * entry['value']:.1f} % ({100 * entry['control']:.1f} %)"
+        for entry in headline
+        if entry["name"].rpartition("_")[2] == "sun"
+        and None not in (entry.get("low"), entry.get("control"))
+        and entry["low"] > entry["control"]
+    ]
+    if rows:
+        yield (
+            f"above the real crystals of the control (in brackets): {', '.join(rows)}. Phases"
+            " missing from the hull, or errors of the potential, may be exploited; look before"
+            " you report it"
+        )
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", text.lower())
+def _akin(judge: str, other: str) -> bool:
+    """Tell whether two potentials, as manifests name them, are of one family.
+
+    A family is a name that `load_potential` takes, also found in
+    ``sevenn.calculator:SevenNetCalculator``; that of any other potential is its first word.
+    """
+    ours, theirs = (re.findall(r"[a-z0-9]+", text.lower()) for text in (judge, other))
+    families = [name for name in NAMES if any(word.startswith(name) for word in ours)]
+    return any(word.startswith(name) for name in families or ours[:1] for word in theirs)
 
 
-def _before(manifest: Mapping[str, Any]) -> str:
+def made_by(manifest: Mapping[str, Any]) -> str:
     """What had been done to the crystals before they were judged."""
     relaxation = manifest.get("relaxation") or {}
     done = []

@@ -25,9 +25,9 @@ from chemeleon.evaluation.idealised import add_idealised
 from chemeleon.evaluation.manifest import manifest as describe_run
 from chemeleon.evaluation.matching import TOLERANCES
 from chemeleon.evaluation.metrics import METRICS
-from chemeleon.evaluation.metrics.base import STATES, Options, add_columns, find_figures
+from chemeleon.evaluation.metrics.base import STATES, Figure, Options, add_columns, find_figures
 from chemeleon.evaluation.novelty import DISORDERED, NOVEL, compare, novel_column
-from chemeleon.evaluation.origin import sample_manifest, told
+from chemeleon.evaluation.origin import sample_manifest, stated, told
 from chemeleon.evaluation.reference import Reference, load_reference
 from chemeleon.evaluation.relaxed import add_relaxed
 from chemeleon.evaluation.report_data import Report
@@ -73,7 +73,7 @@ class Bench:
             coverage.check_installed()
         by = None
         if settings.potential != "none":
-            by = load_judge(settings.potential, settings.hull, settings.device)
+            by = load_judge(settings.potential, settings.hulls, settings.device)
         common: dict[str, Any] = {"workers": settings.jobs, "progress": progress}
         wanted, base = (
             None if name is None else _read(find_set(name), common)
@@ -133,6 +133,7 @@ class Bench:
         distances = {} if against is None else figures.set_distances(ours.side, against)
         result: dict[str, Any] = {
             "manifest": {
+                **stated(manifest or {}),
                 **describe_run(
                     source, collection, ours.table, settings.matcher, settings.seconds_per_pair,
                     references, control,
@@ -140,7 +141,6 @@ class Bench:
                 **ours.told,
                 **_wanted(settings),
                 **_origin(source),
-                **(manifest or {}),
             },
             "headline": [],
             "distributions": figures.distributions(ours.side, against),
@@ -278,8 +278,8 @@ def _control(
     )  # fmt: skip
     row = {name: float(flag.mean()) for name, (_, flag) in figures.flags(found.table).items()}
     row |= {
-        name: float(flag[rows].mean())
-        for name, (_, flag) in stability.energy_flags(found.table).items()
+        name: Figure(name, label, flag=flag[rows]).number
+        for name, (label, flag) in stability.energy_flags(found.table).items()
     }
     row |= {name: value for name, (_, value) in stability.energy_means(found.table).items()}
     if others:  # of one reference, ours may have more

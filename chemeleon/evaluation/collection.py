@@ -155,7 +155,8 @@ def read_collection(
         progress: called with a word and the share done.
 
     Raises:
-        DataError: if the source as a whole cannot be read, holds nothing, or no row is wanted.
+        DataError: if the source as a whole cannot be read, holds nothing, is a structure in place
+            of a list, or no row is wanted.
     """
     told = progress or (lambda word, share: None)
     wanted = None
@@ -164,6 +165,8 @@ def read_collection(
         if where is not None:
             wanted = Wanted.of(_records(source), where, source, _id_column(source))
             records = compress(records, wanted.possible)
+    elif hasattr(source, "lattice"):
+        raise DataError("one structure was given where a list of them is expected: [structure]")
     else:
         records = _from_structures(source, ids)
     kept: list[Record] = []

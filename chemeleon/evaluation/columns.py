@@ -10,6 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas
 
+ABOVE = "e_above_hull_ev"  # of several hulls the highest; then each has a column ABOVE_HULL
 _LONGEST = 160  # characters of any text in the table
 
 
@@ -83,7 +84,11 @@ def column_table(
 def _known(names: list[str], more: Sequence[Column]) -> list[Column]:
     """Return the columns that there are; relaxed ones follow those of the raw crystal."""
     at = [column.key for column in _PLAIN].index("group")
-    plain = [*_PLAIN[:at], *_novel(names), *_PLAIN[at:]]
+    hulls = [
+        Column(f"{ABOVE}_{hull}", f"E above hull {hull}", "eV/atom", digits=3)
+        for hull in hulls_of(names)
+    ]
+    plain = [*_PLAIN[:at], *_novel(names), *hulls, *_PLAIN[at:]]
     place = [column.key for column in plain].index("status")
     plain = [*plain[:place], *more, *plain[place:]]
     states = [
@@ -97,6 +102,12 @@ def _known(names: list[str], more: Sequence[Column]) -> list[Column]:
     ]
     there = set(names)
     return [column for column in (*plain, *_RELAXATION, *states) if column.key in there]
+
+
+def hulls_of(columns: Sequence[str], prefix: str = "") -> list[str]:
+    """Return the hulls that have columns of their own, as these name them."""
+    begin = f"{prefix}{ABOVE}_"
+    return [name.removeprefix(begin) for name in columns if name.startswith(begin)]
 
 
 def _novel(names: list[str]) -> Iterator[Column]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from chemeleon.data.tables import safe_cells
-from chemeleon.evaluation.basis import GROUPS, basis, grouped
+from chemeleon.evaluation.basis import GROUPS, basis, grouped, made_by
 from chemeleon.evaluation.charts import interval_bar, number
+from chemeleon.evaluation.csp import rates
 from chemeleon.evaluation.page import Section, escape, page, table
 from chemeleon.evaluation.report_sections import figure_text
 from chemeleon.storage import REPORT_PARTS, replacing, write_text
@@ -40,11 +42,10 @@ class Comparison:
     def summary(self) -> dict[str, Any]:
         """The figures as JSON: ``headline`` holds one entry per figure, with all sets in it."""
         sets = {name: report.summary for name, report in self.reports.items()}
-        first = next(iter(sets.values()))
         return {
             "manifest": {
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "basis": basis(first["manifest"]),
+                "basis": _basis({name: found["manifest"] for name, found in sets.items()}),
                 "sets": {name: found["manifest"] for name, found in sets.items()},
             },
             "headline": list(_side_by_side(sets)),
@@ -53,14 +54,14 @@ class Comparison:
 
     @property
     def headline(self) -> pandas.DataFrame:
-        """A row for each figure; of each set value, low and high, and at the end the control's."""
+        """A row for each figure: ``SET value``, ``SET low``, ``SET high``, and last ``control``."""
         import pandas
 
         rows = []
         for entry in self.summary["headline"]:
             row = {"name": entry["name"], "label": entry["label"], "group": entry["group"]}
             for name, found in entry["sets"].items():
-                row |= {f"{name} {key}".replace(" value", ""): found[key] for key in _KEPT}
+                row |= {f"{name} {key}": found[key] for key in _KEPT}
             rows.append({**row, CONTROL: entry[CONTROL]})
         return pandas.DataFrame(rows).set_index("name")
 
@@ -95,9 +96,20 @@ class Comparison:
 _KEPT = ("value", "low", "high")
 
 
+def _basis(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return what all sets rest on, and what was done to each before it was judged."""
+    found = basis(next(iter(manifests.values())), before=False)
+    told = [f"{name}: {text}" for name, m in manifests.items() if (text := made_by(m))]
+    if "energy" in found:
+        found["energy"] = " ".join([found["energy"], *told])
+    return found
+
+
 def set_names(sources: list[str]) -> list[str]:
     """Return short names for paths, all different, that folders can have."""
-    parts = [Path(source).absolute().parts[1:] or (source,) for source in sources]
+    # no "..", which would lead out of the folder of the reports; a link keeps its name
+    places = [Path(os.path.normpath(Path(source).absolute())) for source in sources]
+    parts = [place.parts[1:] or ("root",) for place in places]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["-".join(part[-length:]) for part in parts]
         if len(set(names)) == len(names):
@@ -107,7 +119,10 @@ def set_names(sources: list[str]) -> list[str]:
 
 def _side_by_side(sets: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Figures in the order of the set that has them first."""
-    by_name = {name: {e["name"]: e for e in found["headline"]} for name, found in sets.items()}
+    by_name = {
+        name: {e["name"]: e for e in (*found["headline"], *_csp(found.get("csp") or {}))}
+        for name, found in sets.items()
+    }
     for figure in dict.fromkeys(key for found in by_name.values() for key in found):
         entries = {name: found[figure] for name, found in by_name.items() if figure in found}
         first = next(iter(entries.values()))
@@ -118,6 +133,19 @@ def _side_by_side(sets: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, A
             "group": first["group"],
             "sets": {name: {key: e.get(key) for key in kept} for name, e in entries.items()},
             CONTROL: first.get(CONTROL),
+        }
+
+
+def _csp(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Return what `csp.match_targets` found as entries of a headline."""
+    for name, label, rate, _ in rates(found):
+        yield {"name": f"csp_{name}", "label": label, "group": "csp", **rate}
+        error = "cRMSE" if "crmse" in rate else "RMSE"
+        yield {
+            "name": f"csp_{name}_{error.lower()}",
+            "label": f"{label}, {error}",
+            "group": "csp",
+            "value": rate[error.lower()],
         }
 
 

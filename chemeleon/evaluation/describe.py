@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chemeleon.crystals.symmetry import SYMPREC, space_group
+from chemeleon.crystals.symmetry import SYMPREC, TIGHT, space_group
 from chemeleon.data.niggli import cell_parameters
 from chemeleon.data.parse import BadCrystalError, Crystal, parse_as_given
 from chemeleon.data.pool import Rescue
@@ -25,7 +25,6 @@ from chemeleon.evaluation.packed import Packed, join, pack
 
 DESCRIPTION_VERSION = 2  # part of the key of cached references
 OXIDATION_STATES = "smact14"
-STRICT_SYMPREC = 0.01  # angstrom, beside `symmetry.SYMPREC`: what is symmetric without rounding up
 _GRAM_PER_DALTON_ANGSTROM3 = 1.66053906660
 _SECONDS = 10.0  # of processor time
 # read before the first crystal, so that what readers import is not counted as its time
@@ -149,7 +148,7 @@ def _describe(crystal: Crystal) -> tuple[list[float], tuple[str, ...]]:
         *lengths.tolist(),
         *np.degrees(angles).tolist(),
         valid,
-        _symmetry(crystal, STRICT_SYMPREC)[0],
+        _symmetry(crystal, TIGHT)[0],
     ]
     return row, (formula, reduced, symbol, system)
 
@@ -160,7 +159,10 @@ def _composition(counts: tuple[int, ...]) -> tuple[str, str, float, float]:
     from pymatgen.core import Composition, Element
 
     found = Composition({Element.from_Z(z): n for z, n in enumerate(counts) if n})
-    return found.formula, found.reduced_formula, float(found.weight), _smact(found.reduced_formula)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # formulas go by electronegativity, which some lack
+        formula, reduced = found.formula, found.reduced_formula
+    return formula, reduced, float(found.weight), _smact(reduced)
 
 
 @functools.lru_cache(maxsize=100_000)

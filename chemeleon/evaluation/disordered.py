@@ -7,7 +7,8 @@ may stand for each other are spread evenly over their sites. Two elements may, i
 - their atomic radii differ by at most `MOST_RADIUS_DIFFERENCE` of the mean of both, and
 - their electronegativities differ by at most `MOST_ELECTRONEGATIVITY_DIFFERENCE`,
 
-a modified Hume-Rothery rule with limits found on the ICSD. Radii are J. C. Slater's (J. Chem. Phys.
+a modified Hume-Rothery rule with limits found on the ICSD; nothing is asked of valence or of the
+crystal structures of the pure elements. Radii are J. C. Slater's (J. Chem. Phys.
 41, 3199 (1964)), electronegativities Pauling's, both as pymatgen has them; an element without one
 of the two (noble gases, Fr, Cm and beyond) stands for no other. Elements joined by a chain of like
 ones form one group, among the elements of the crystal alone.
@@ -16,6 +17,9 @@ What the publication leaves open, or its code does otherwise: it spreads the ele
 only, and looks for the other in a supercell of it, where sites may be left empty. Here both are
 spread and reduced to primitive cells, as pymatgen's matcher does with two disordered structures:
 neither is treated otherwise than the other, and a crystal with vacancies is not the full one.
+Its code also joins crystals with partly occupied sites whose compositions differ by a tenth; here
+no crystal has such sites. An earlier version of it compared ordered crystals only if their space
+groups agree; neither the later one nor this does.
 
 A site with an even share of a group's elements compares as one of a single element does, so the
 crystals are written with one element for each group, and the matcher of ordered crystals answers.

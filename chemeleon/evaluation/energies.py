@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.data.parse import Crystal, from_structure
+from chemeleon.errors import ConfigError
 from chemeleon.evaluation.collection import Progress
+from chemeleon.evaluation.columns import ABOVE
+from chemeleon.evaluation.novelty import column_word
 from chemeleon.evaluation.packed import pack
 from chemeleon.evaluation.structures import PackedStructures
 
@@ -29,18 +32,18 @@ SYSTEM_MISSING = "system missing"  # judged, but against phases of fewer element
 
 
 class EnergyJudge(NamedTuple):
-    """A potential and the hull that its energies are measured against."""
+    """A potential and the hulls that its energies are measured against, none or more."""
 
     potential: Potential
-    ground: Ground | None
+    grounds: tuple[Ground, ...]
 
 
-def load_judge(potential: str, hull: str | Path | None, device: str | None) -> EnergyJudge:
-    """Load both, and make sure that they go together.
+def load_judge(potential: str, hulls: Sequence[str | Path], device: str | None) -> EnergyJudge:
+    """Load them, and make sure that they go together.
 
     Args:
         potential: see ``energy.potentials.load_potential``.
-        hull: see ``energy.hull_sources.find_hull``; without one `default_hull` has a say, and
+        hulls: see ``energy.hull_sources.find_hull``; without any `default_hull` has a say, and
             potentials that it has none for give energies alone.
         device: torch's name.
 
@@ -52,10 +55,12 @@ def load_judge(potential: str, hull: str | Path | None, device: str | None) -> E
     from chemeleon.energy.hull_sources import find_hull, hull_for
     from chemeleon.energy.potentials import load_potential
 
-    if hull is not None:
-        find_hull(hull)  # a potential takes longer to load
+    words = {column_word(find_hull(hull).label) for hull in hulls}  # potentials load slower
+    if len(words) < len(hulls):
+        raise ConfigError(f"hulls are named twice, or alike: {', '.join(map(str, hulls))}")
     judge = load_potential(potential, device)
-    return EnergyJudge(judge, hull_for(judge, hull, potential))
+    found = [hull_for(judge, hull, potential) for hull in hulls or (None,)]
+    return EnergyJudge(judge, tuple(ground for ground in found if ground is not None))
 
 
 class Energies(NamedTuple):
@@ -123,10 +128,10 @@ def add_energies(
         if progress:
             progress("energies", (begin + len(part)) / len(chosen))
     _add_reasons(table, why)
-    fill_energies(table, raw, structures.crystal, by.ground, "")
+    fill_energies(table, raw, structures.crystal, by.grounds, "")
     if relax_steps:
         last = np.array([ends[i].energy_ev if i in ends else np.nan for i in range(len(table))])
-        fill_energies(table, last, lambda row: relaxed[row], by.ground, "relaxed_")
+        fill_energies(table, last, lambda row: relaxed[row], by.grounds, "relaxed_")
         each = [ends.get(i) for i in range(len(table))]
         table["relax_steps"] = [np.nan if end is None else end.steps for end in each]
         table["relax_converged"] = [end is not None and end.converged for end in each]
@@ -138,22 +143,26 @@ def add_energies(
 
 
 def _told(by: EnergyJudge, relax_steps: int) -> dict[str, Any]:
-    hull, potential = None, by.potential
-    if by.ground is not None:
-        kept = ("energies", "energy_scale", "source", "potential", "references_from")
-        known = by.ground.hull
-        made = {key: known.manifest[key] for key in kept if key in known.manifest}
-        made["energy_scale"] = known.energy_scale
-        if isinstance(made.get("references_from"), dict):
-            made["references_from"] = "simple structures and the set's own, by the same potential"
-        hull = {"file": by.ground.label, "phases": len(known), **made}
+    potential = by.potential
     told = {
         "name": potential.name,
         "version": potential.version,
         "energy_scale": potential.energy_scale,
-        "mp2020_corrections_added": by.ground is not None and by.ground.corrected,
+        "mp2020_corrections_added": any(ground.corrected for ground in by.grounds),
     }
-    return {"potential": told, "hull": hull, "relax_steps": relax_steps}
+    hull, *further = map(_told_hull, by.grounds) if by.grounds else (None,)
+    more = {"further_hulls": further} if further else {}
+    return {"potential": told, "hull": hull, **more, "relax_steps": relax_steps}
+
+
+def _told_hull(ground: Ground) -> dict[str, Any]:
+    kept = ("energies", "energy_scale", "source", "potential", "references_from")
+    known = ground.hull
+    made = {key: known.manifest[key] for key in kept if key in known.manifest}
+    made["energy_scale"] = known.energy_scale
+    if isinstance(made.get("references_from"), dict):
+        made["references_from"] = "simple structures and the set's own, by the same potential"
+    return {"file": ground.label, "phases": len(known), **made}
 
 
 def _add_reasons(table: pandas.DataFrame, why: Sequence[str | None]) -> None:
@@ -165,38 +174,45 @@ def fill_energies(
     table: pandas.DataFrame,
     energies: np.ndarray,
     crystal: Callable[[int], Crystal | None],
-    ground: Ground | None,
+    grounds: Sequence[Ground],
     prefix: str,
 ) -> None:
     """Add energies, and how far above the hull they lie, to columns that begin with ``prefix``.
+
+    Of several hulls the one counts that a crystal lies highest above, and one that cannot judge it
+    before all others; each has a column of its own beside.
 
     Args:
         table: changed in place.
         energies: ``(C,)`` eV/atom, NaN where there is none.
         crystal: gives the crystal of a row, for corrections.
-        ground: the hull; without one energies stand alone.
+        grounds: the hulls; without any energies stand alone.
         prefix: one of `metrics.base.STATES`.
     """
+    above = f"{prefix}{ABOVE}"
     table[f"{prefix}energy_ev_per_atom"] = energies
-    table[f"{prefix}e_above_hull_ev"] = np.nan
+    table[above] = np.nan
     table[f"{prefix}hull_state"] = None
-    if ground is None:
+    if not grounds:
         return
     rows = np.flatnonzero(table["formula"].notna().to_numpy())
     formulas = table["formula"].iloc[rows].tolist()
     crystals = [crystal(row) for row in rows.tolist()]
-    formation, why = ground.formation_energies(formulas, energies[rows].tolist(), crystals)
-    reasons: list[str | None] = [None] * len(table)
-    for row, reason in zip(rows.tolist(), why, strict=True):
-        reasons[row] = reason
-    _add_reasons(table, reasons)
-    answer = ground.hull.above(formulas, formation.tolist())
-    values = np.full(len(table), np.nan)
-    values[rows] = answer.e_above_hull_ev
-    states = np.full(len(table), None, dtype=object)
-    states[rows] = [
-        SYSTEM_MISSING if state == "ok" and not known else state
-        for state, known in zip(answer.states, answer.system_known.tolist(), strict=True)
-    ]
-    table[f"{prefix}e_above_hull_ev"] = values
-    table[f"{prefix}hull_state"] = states
+    values = np.full((len(grounds), len(table)), np.nan)
+    states = np.full(values.shape, None, dtype=object)
+    for i, ground in enumerate(grounds):
+        formation, why = ground.formation_energies(formulas, energies[rows].tolist(), crystals)
+        reasons: list[str | None] = [None] * len(table)
+        for row, reason in zip(rows.tolist(), why, strict=True):
+            reasons[row] = reason
+        _add_reasons(table, reasons)
+        answer = ground.hull.above(formulas, formation.tolist())
+        values[i, rows] = answer.e_above_hull_ev
+        states[i, rows] = [
+            SYSTEM_MISSING if state == "ok" and not known else state
+            for state, known in zip(answer.states, answer.system_known.tolist(), strict=True)
+        ]
+        if len(grounds) > 1:
+            table[f"{above}_{column_word(ground.label)}"] = values[i]
+    counts = np.nan_to_num(values, nan=np.inf).argmax(0), np.arange(len(table))
+    table[above], table[f"{prefix}hull_state"] = values[counts], states[counts]

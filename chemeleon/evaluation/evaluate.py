@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chemeleon.errors import ConfigError
 from chemeleon.evaluation.bench import Bench
 from chemeleon.evaluation.collection import Progress
 from chemeleon.evaluation.comparison import Comparison, set_names
@@ -58,6 +59,8 @@ def compare(
         ConfigError: for settings that do not fit.
         DataError: if a source as a whole cannot be read.
     """
+    if isinstance(sources, str | Path) or not sources:
+        raise ConfigError("a list of files or folders is compared, of one at least")
     bench = Bench.open(settings or Settings(), progress)
     read = [bench.read(source) for source in sources]  # all, before the work on the first
     names = set_names(list(map(str, sources)))

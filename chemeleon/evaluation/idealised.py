@@ -61,7 +61,7 @@ def add_idealised(
     table["idealise_refused"] = [None if end is None else end.reason for end in found]
     if by is not None:
         energies = np.array([np.nan if end is None else end.energy_ev for end in found])
-        fill_energies(table, energies, lambda row: made[row], by.ground, "idealised_")
+        fill_energies(table, energies, lambda row: made[row], by.grounds, "idealised_")
     names = [str(table["id"].iat[row]) for row, _ in kept]
     said = told(ends, names, symprec, potential)
     del said["groups"]  # they are in the table

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chemeleon.crystals.symmetry import SYMPREC
+from chemeleon.crystals.symmetry import SYMPREC, TIGHT
 from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.describe import OXIDATION_STATES, STRICT_SYMPREC
+from chemeleon.evaluation.describe import OXIDATION_STATES
 from chemeleon.evaluation.disordered import (
     MOST_ELECTRONEGATIVITY_DIFFERENCE,
     MOST_RADIUS_DIFFERENCE,
@@ -63,7 +63,7 @@ def manifest(
             "electronegativity_difference": MOST_ELECTRONEGATIVITY_DIFFERENCE,
         },
         "metrics": {m.name: {"group": m.group, "basis": m.basis} for m in METRICS},
-        "space_groups": {"by": "moyopy", "symprec_angstrom": SYMPREC, "strict": STRICT_SYMPREC},
+        "space_groups": {"by": "moyopy", "symprec_angstrom": SYMPREC, "strict": TIGHT},
         "composition_validity": {"by": "smact", "oxidation_states": OXIDATION_STATES},
         "mmd_crystals": MMD_LIMIT,
         "versions": {"chemeleon": __version__, **_versions()},

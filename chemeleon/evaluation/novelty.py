@@ -49,9 +49,14 @@ class Compared(NamedTuple):
     reasons: list[str | None]
 
 
+def column_word(name: str) -> str:
+    """Return what stands for a name or path in columns."""
+    return re.sub(r"\W+", "_", name).strip("_")
+
+
 def novel_column(reference: str, kind: str = NOVEL) -> str:
     """Return the column of novelty against a reference set."""
-    return f"{kind}_" + re.sub(r"\W+", "_", reference).strip("_")
+    return f"{kind}_{column_word(reference)}"
 
 
 def all_columns(references: Sequence[str]) -> list[str]:

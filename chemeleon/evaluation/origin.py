@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from chemeleon.data.crystal import Record
 from chemeleon.errors import DataError
 from chemeleon.storage import settle
 
-_FORMS = ("structures.extxyz", "structures.json.gz", "cif", "poscar")
+# CIFs last: those of idealised crystals list conventional cells, of up to four times the atoms
+_FORMS = ("structures.extxyz", "structures.json.gz", "poscar", "cif")
 _TOLD = (
     "model",
     "weights",
@@ -80,9 +81,15 @@ def told(manifest: dict[str, Any]) -> dict[str, Any]:
     relaxation = manifest.get("relaxation")
     if isinstance(relaxation, dict) and isinstance(relaxation.get("potential"), str):
         found["relaxation"] = {key: relaxation.get(key) for key in ("potential", "steps")}
-    if isinstance(manifest.get("symmetrization"), dict):
+    if isinstance(manifest.get("symmetrization"), dict) or manifest.get("symmetrized") is True:
         found["symmetrized"] = True
     return found
+
+
+def stated(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a caller knows of the origin; what `basis.warnings` reads as `told` has it."""
+    judged = ("ranked_by", "rewarded_by", "relaxation", "symmetrization", "symmetrized")
+    return {k: v for k, v in manifest.items() if k not in judged} | told(dict(manifest))
 
 
 def _is_flat(value: Any, levels: int = 4) -> bool:

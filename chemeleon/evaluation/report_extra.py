@@ -10,6 +10,7 @@ from chemeleon.evaluation.charts import interval_bar, number, paired_bars
 from chemeleon.evaluation.csp import rates
 from chemeleon.evaluation.page import Section, escape, table
 
+_JUDGED = ("energy", "relaxed", "idealised")  # groups of figures
 _ELEMENTS = 15  # with the largest change of their share
 _STATES = {
     "ok": "judged",
@@ -34,7 +35,7 @@ def energies_section(summary: Mapping[str, Any]) -> Section | None:
     header = ["Crystals", *(str(key).capitalize() for key in found)]
     body = f'<div class="card">{table(header, rows)}</div>'
     said = basis(summary["manifest"])
-    lead = " ".join(said[group] for group in ("energy", "relaxed") if group in said)
+    lead = " ".join(said[group] for group in _JUDGED if group in said)
     lead += " What is not judged counts as not stable, which it need not be."
     return Section("energies", "Energies", body, lead)
 
@@ -45,7 +46,7 @@ def csp_section(summary: Mapping[str, Any]) -> Section | None:
     if not found:
         return None
     rows = []
-    for label, rate, error in rates(found):
+    for _, label, rate, error in rates(found):
         value, low, high = (rate.get(name) for name in ("value", "low", "high"))
         rows.append([
             escape(label),
@@ -59,7 +60,8 @@ def csp_section(summary: Mapping[str, Any]) -> Section | None:
     body = f'<div class="card">{table(header, rows, "headline")}</div>'
     lead = (
         f"Of all {number(found.get('targets'))} targets; matcher {found.get('matcher')}; RMSE of"
-        f" those met, in units of (V/N)^(1/3). Pairs that timed out: {found.get('timed_out', 0)}."
+        " those met, cRMSE of all with 0.5 for those not met, in units of (V/N)^(1/3). Pairs that"
+        f" timed out: {found.get('timed_out', 0)}."
         " A valid pair is a sample and a target that CDVAE's rule passes, SMACT included; others"
         " count as not met."
     )

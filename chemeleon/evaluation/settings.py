@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from chemeleon.config.requests import (
     MAX_CRYSTALS,
@@ -36,7 +37,8 @@ class Settings:
         base: crystals of the model before fine-tuning.
         potential: judge of energies, or ``none``.
         hull: what the energies are measured against: ``mp``, ``mp_all`` or a path, see
-            ``energy.hull_sources``; by default ``mp`` for CHGNet, else none.
+            ``energy.hull_sources``; of several a crystal's highest energy counts. By default
+            ``mp`` where it takes the potential's energies, else none.
         relax_steps: most steps of relaxation.
         symmetrize: also idealise the relaxed crystals, or those given, see `idealise.idealise`.
         symprec: largest tolerance of that, angstrom; by default 0.3.
@@ -57,7 +59,7 @@ class Settings:
     targets: str | None = None
     base: str | None = None
     potential: str = "none"
-    hull: str | None = None
+    hull: str | Path | Sequence[str | Path] | None = None
     relax_steps: int = 0
     symmetrize: bool = False
     symprec: float | None = None
@@ -75,6 +77,13 @@ class Settings:
     def options(self) -> Options:
         """What metrics are asked for."""
         return Options(self.properties, self.predict)
+
+    @property
+    def hulls(self) -> tuple[str, ...]:
+        """The hulls that are named."""
+        if self.hull is None or isinstance(self.hull, str | Path):
+            return (str(self.hull),) if self.hull else ()
+        return tuple(map(str, self.hull))
 
     @property
     def tolerance(self) -> float | None:
@@ -98,7 +107,7 @@ class Settings:
         asked_symprec(self.symmetrize, self.symprec)
         if self.coverage and not self.references and self.control in (None, "auto", "none"):
             raise ConfigError("coverage is of a set: name a --reference or a --control")
-        if self.potential == "none" and (self.hull or self.relax_steps):
+        if self.potential == "none" and (self.hulls or self.relax_steps):
             raise ConfigError("--hull and --relax need energies: name a --potential such as chgnet")
         if bool(self.properties) != (self.predict is not None):
             raise ConfigError("properties of crystals are predicted: name a --predictor")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,3 +54,15 @@ def relax_soundly(
                 taken_back=True,
             )
     return ends
+
+
+def moved(crystals: FlatCrystals, ends: Sequence[Relaxed]) -> FlatCrystals:
+    """Return crystals where `relax_soundly` left them, ``M`` ends; what has none stays as it is."""
+    coords, lattice = crystals.frac_coords.clone(), crystals.lattice.clone()
+    starts, sizes = crystals.starts.tolist(), crystals.num_atoms.tolist()
+    for i, end in enumerate(ends):
+        if end.structure is not None and not end.taken_back:
+            atoms = slice(starts[i], starts[i] + sizes[i])
+            coords[atoms] = torch.from_numpy(end.structure.frac_coords.copy()).to(coords)
+            lattice[i] = torch.from_numpy(end.structure.lattice.matrix.copy()).to(lattice)
+    return replace(crystals, frac_coords=coords, lattice=lattice)

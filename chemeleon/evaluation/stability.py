@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.evaluation.columns import ABOVE, hulls_of
 from chemeleon.evaluation.metrics.base import STATES
 from chemeleon.evaluation.novelty import NOVEL, against
 
@@ -47,9 +48,16 @@ def energy_flags(table: pandas.DataFrame) -> dict[str, tuple[str, NDArray[np.boo
             of = against(table)
         if prefix and new is not None:
             found[f"{prefix}unique_novel"] = (f"Unique and novel{word}{of}", new)
-        above = finite_column(table, f"{prefix}e_above_hull_ev")
+        above = finite_column(table, f"{prefix}{ABOVE}")
+        hulls = hulls_of(list(table), prefix)
         if np.isfinite(above).any():
-            found |= _stability(above, new, prefix, f"{word}{of}")
+            word += ", every hull" if hulls else ""
+            found |= _stability(above, new, prefix, word, of)
+        for hull in hulls:
+            above = finite_column(table, f"{prefix}{ABOVE}_{hull}")
+            each = _stability(above, new, prefix, f"{STATES[prefix]}, hull {hull}", of)
+            for name in ("stable", "metastable") if new is None else ("sun", "msun"):
+                found[f"{prefix}{name}_{hull}"] = each[prefix + name]
     return found
 
 
@@ -61,10 +69,9 @@ def finite_column(table: pandas.DataFrame | None, name: str) -> NDArray[np.float
 
 
 def _stability(
-    above: NDArray[np.float64], new: NDArray[np.bool_] | None, prefix: str, word: str
+    above: NDArray[np.float64], new: NDArray[np.bool_] | None, prefix: str, state: str, of: str
 ) -> dict[str, tuple[str, NDArray[np.bool_]]]:
     """Return stability by both conventions; NaN counts as not stable."""
-    state = STATES[prefix]
     with np.errstate(invalid="ignore"):
         stable = above <= _HULL_TOLERANCE_EV
         below = above <= METASTABLE_EV + _HULL_TOLERANCE_EV
@@ -73,9 +80,9 @@ def _stability(
         f"{prefix}metastable": (f"E above hull ≤ 0.1 eV/atom{state}", below),
     }
     if new is not None:
-        found[f"{prefix}sun"] = (f"SUN{word}", new & stable)
-        found[f"{prefix}msun"] = (f"MSUN, E ≤ 0.1{word}", new & below)
-        found[f"{prefix}msun_exclusive"] = (f"MSUN, 0 < E ≤ 0.1{word}", new & below & ~stable)
+        found[f"{prefix}sun"] = (f"SUN{state}{of}", new & stable)
+        found[f"{prefix}msun"] = (f"MSUN, E ≤ 0.1{state}{of}", new & below)
+        found[f"{prefix}msun_exclusive"] = (f"MSUN, 0 < E ≤ 0.1{state}{of}", new & below & ~stable)
     return found
 
 

@@ -17,13 +17,14 @@ import torch
 from chemeleon.config.requests import MAX_RELAX_STEPS, check_range
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.lattice import wrap
+from chemeleon.data.parse import BadCrystalError, Crystal, standardise
 from chemeleon.energy.potential import Potential
 from chemeleon.energy.potentials import load_potential
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.idealise import Idealised, check_bounds, idealise, told
 from chemeleon.evaluation.lookup import to_packed
 from chemeleon.evaluation.packed import pack
-from chemeleon.evaluation.sound import relax_soundly
+from chemeleon.evaluation.sound import moved, relax_soundly
 from chemeleon.evaluation.table import flat_crystals
 
 FMAX = 0.05  # eV/angstrom
@@ -76,17 +77,12 @@ class Relaxer:
 
         One that cannot be evaluated stays as it is, and so does a sound one that would be broken.
         """
-        coords, lattice = crystals.frac_coords.clone(), crystals.lattice.clone()
-        starts, sizes = crystals.starts.tolist(), crystals.num_atoms.tolist()
-        notes = []
-        for i, end in enumerate(relax_soundly(crystals, self.potential, self.steps, FMAX)):
-            if end.structure is not None and not end.taken_back:
-                atoms = slice(starts[i], starts[i] + sizes[i])
-                coords[atoms] = torch.from_numpy(end.structure.frac_coords.copy()).to(coords)
-                lattice[i] = torch.from_numpy(end.structure.lattice.matrix.copy()).to(lattice)
-            became = (end.steps, end.converged, end.rmsd_angstrom, end.reason, end.taken_back)
-            notes.append(Note(*became))
-        return replace(crystals, frac_coords=coords, lattice=lattice), notes
+        ends = relax_soundly(crystals, self.potential, self.steps, FMAX)
+        notes = [
+            Note(end.steps, end.converged, end.rmsd_angstrom, end.reason, end.taken_back)
+            for end in ends
+        ]
+        return moved(crystals, ends), notes
 
     def told(self, notes: Sequence[Note], names: Sequence[str]) -> dict[str, Any]:
         """Return what a manifest says of it."""
@@ -147,9 +143,14 @@ class Idealiser:
         return cls(symprec, judge)
 
     def __call__(self, crystals: FlatCrystals) -> tuple[FlatCrystals, list[Idealised]]:
-        """Return the ``M`` crystals idealised, which may have fewer atoms, and a note for each."""
+        """Return the ``M`` crystals idealised, which may have fewer atoms, and a note for each.
+
+        The notes have them in standard cells; here they are in Niggli cells, which models that rank
+        them have learned.
+        """
         found = idealise(to_packed(crystals).crystals(), self.symprec, self.potential)
-        after = flat_crystals(pack([one.crystal for one in found]))
+        cells = [_niggli(one.crystal) if one.ideal else one.crystal for one in found]
+        after = flat_crystals(pack(cells))
         single = after.frac_coords.float(), after.lattice.float()
         kept = {"targets": crystals.targets, "ids": crystals.ids}
         return replace(after, frac_coords=wrap(single[0]), lattice=single[1], **kept), found
@@ -157,3 +158,11 @@ class Idealiser:
     def told(self, notes: Sequence[Idealised], names: Sequence[str]) -> dict[str, Any]:
         """Return what a manifest says of it."""
         return told(notes, names, self.symprec, self.potential)
+
+
+def _niggli(crystal: Crystal) -> Crystal:
+    """Return a crystal in its Niggli cell; beyond the bounds of data sets as it is."""
+    try:
+        return standardise(crystal, apart=0)
+    except BadCrystalError:
+        return crystal

@@ -134,6 +134,10 @@ def sample(
     total = num_samples * max(1, len(formulas))
     check_sample(total, num_atoms, formula_units, seed, guidance, relax)
     tolerance = asked_symprec(symmetrize, symprec)
+    if potential is not None and not relax and not symmetrize:
+        raise ConfigError(
+            f"potential {potential} is for relax and symmetrize, and neither is asked for"
+        )
     for text in formulas:
         formula_amounts(text)
     chosen: dict[str, Any] = {"scheduler": scheduler, "steps": steps, "eta": eta}

@@ -134,7 +134,7 @@ def wanting(
                 f"the predictor knows no property '{name}'{nearest(name, known)};"
                 f" it knows {', '.join(known)}"
             )
-        low, high = asked if isinstance(asked, tuple) else (asked, asked)
+        low, high = asked if isinstance(asked, tuple | list) else (asked, asked)
         wanted[name] = Wanted(float(low), float(high), model.config.units.get(name) or "")
 
     def ask(structures: Sequence[Structure]) -> list[dict[str, float] | None]:

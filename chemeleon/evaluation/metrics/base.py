@@ -8,6 +8,7 @@ Shapes: ``C`` crystals.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -46,14 +47,16 @@ class Figure:
     label: str
     group: str = ""
     flag: NDArray[np.bool_] | None = None
-    value: float = float("nan")
+    value: float = math.nan
     unit: str = ""
     binned: bool = False
 
     @property
     def number(self) -> float:
-        """The share or the value."""
-        return self.value if self.flag is None else float(np.mean(self.flag))
+        """The share, NaN of no crystals, or the value."""
+        if self.flag is None:
+            return self.value
+        return float(np.mean(self.flag)) if len(self.flag) else math.nan
 
 
 class Wanted(NamedTuple):

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from chemeleon.crystals.symmetry import SYMPREC, crystal_system
+from chemeleon.crystals.symmetry import SYMPREC, TIGHT, crystal_system
 from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.columns import Column
-from chemeleon.evaluation.describe import STRICT_SYMPREC
 from chemeleon.evaluation.metrics.base import Figure, Metric, Options, View
 from chemeleon.evaluation.statistics import jensen_shannon
 
@@ -26,7 +25,7 @@ class Symmetry(Metric):
 
     name = group = "symmetry"
     basis = f"By moyopy, within {SYMPREC:g} Å where nothing else is said."
-    shown = (Column("space_group_strict", f"Space group no. within {STRICT_SYMPREC:g} Å"),)
+    shown = (Column("space_group_strict", f"Space group no. within {TIGHT:g} Å"),)
 
     def columns(self, crystals: Collection, options: Options) -> Mapping[str, Any]:
         import pandas
@@ -37,13 +36,13 @@ class Symmetry(Metric):
     def figures(self, crystals: View, options: Options) -> Iterator[Figure]:
         for name, key, symprec in (
             ("space_group", "p1", SYMPREC),
-            ("space_group_strict", "p1_strict", STRICT_SYMPREC),
+            ("space_group_strict", "p1_strict", TIGHT),
         ):
             label = f"Space group P1 within {symprec:g} Å"
             flag = crystals.numbers(name) == 1
             yield Figure(key, label, flag=flag, binned=True)
         groups = crystals.numbers("space_group")
-        count = len(np.unique(groups[np.isfinite(groups)]))
+        count = len(np.unique(groups[np.isfinite(groups)])) if len(groups) else np.nan
         yield Figure("space_groups", "Different space groups", value=count, binned=True)
 
     def distances(self, crystals: View, control: View) -> Iterator[Figure]:

@@ -10,7 +10,6 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,8 +20,6 @@ from chemeleon.config.bounds import OpenSection
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.symbols import symbol
 from chemeleon.data.cache import cache_dir
-from chemeleon.energy.cells import ranges, to_cells
-from chemeleon.energy.fire import walk
 from chemeleon.energy.hull import Hull
 from chemeleon.energy.hull_crystals import from_crystals
 from chemeleon.energy.hull_sources import Ground, default_hull, find_hull, hull_for
@@ -31,6 +28,7 @@ from chemeleon.energy.potentials import load_potential
 from chemeleon.errors import ChemeleonError, DataError
 from chemeleon.evaluation.grouping import composition_keys, elements_of
 from chemeleon.evaluation.lookup import to_packed
+from chemeleon.evaluation.sound import moved, relax_soundly
 from chemeleon.reinforcement.rewards.base import (
     Answer,
     Candidates,
@@ -125,26 +123,16 @@ class Energy(Reward):
     ) -> tuple[Sequence[float], list[str | None], FlatCrystals]:
         """Return total energies, eV/atom, NaN with a reason where there is none, and the crystals.
 
-        The crystals are as they were evaluated: relaxed, if they are to be.
+        The crystals are as they were evaluated: relaxed, if they are to be, but for those that
+        relaxation would break.
         """
         if not self.options.relax_steps:
             found = self.potential.energies(crystals)
             return found.per_atom_ev.tolist(), found.reasons, crystals
-        cells, reasons = to_cells(crystals)
-        good = torch.tensor([i for i, reason in enumerate(reasons) if reason is None]).long()
-        start = cells.subset(good).to(self.potential.device)
-        ended = walk(start, self.potential, self.options.relax_steps, 0.0, True)
-        last = ended.energies[ended.steps, torch.arange(len(good), device=start.numbers.device)]
-        values = np.full(len(reasons), np.nan)
-        values[good.numpy()] = (last / start.num_atoms).cpu().numpy()
-        for row, reason in zip(good.tolist(), ended.reasons, strict=True):
-            reasons[row] = reason
-        coords, lattice = crystals.frac_coords.clone(), crystals.lattice.clone()
-        home = crystals.lattice.device
-        atoms = ranges(crystals.starts[good.to(home)], crystals.num_atoms[good.to(home)])
-        coords[atoms] = ended.cells.frac_coords.to(coords)
-        lattice[good] = ended.cells.lattice.to(lattice)
-        return values.tolist(), reasons, replace(crystals, frac_coords=coords, lattice=lattice)
+        # a hole of the potential, into which atoms fall, must not be what is learned
+        ends = relax_soundly(crystals, self.potential, self.options.relax_steps, 0.0)
+        reasons = [end.reason for end in ends]
+        return [end.energy_ev for end in ends], reasons, moved(crystals, ends)
 
 
 def _amounts(key: bytes) -> dict[str, float]:
