@@ -91,9 +91,13 @@ def train(
 
 
 def _fits(folder: ModelFolder) -> None:
-    from chemeleon.models.kinds import check_fit  # all networks: half a second
+    """Refuse a folder of any kind whose weights are not those of its network."""
+    from chemeleon.models.denoiser import LatentDiffusion  # half a second for all networks
+    from chemeleon.models.predictor import Predictor
+    from chemeleon.models.vae import CrystalVAE
 
-    check_fit(folder)
+    kinds = {model.kinds[0]: model for model in (CrystalVAE, LatentDiffusion, Predictor)}
+    kinds[folder.kind].check(folder)
 
 
 vae_train = partial(train, "vae")

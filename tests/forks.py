@@ -39,7 +39,7 @@ MODULES = (  # noqa: SIM905
     " chemeleon.energy.hull_tables chemeleon.energy.hull_sources chemeleon.training.launch"
     " chemeleon.training.vae chemeleon.training.ldm chemeleon.reinforcement.stage"
     " chemeleon.prediction.stage"
-    " chemeleon.checkpoints.convert chemeleon.checkpoints.push chemeleon.models.kinds"
+    " chemeleon.checkpoints.convert chemeleon.checkpoints.push chemeleon.models.predictor"
 ).split()
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 MOVES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate"}

@@ -30,7 +30,7 @@ from chemeleon.energy.cells import Cells
 from chemeleon.energy.potential import Evaluation, Potential
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.idealise import Idealised, idealise, structure_of
-from chemeleon.relaxation import Idealiser
+from chemeleon.generation.relaxation import Idealiser
 
 SAME = StructureMatcher(ltol=1e-4, stol=1e-4, angle_tol=1e-2, scale=False)
 THIRD = 1 / 3

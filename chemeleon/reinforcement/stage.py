@@ -39,7 +39,16 @@ ACTIVATION_BYTES = 130  # per token, block and channel, kept for the backward pa
 
 
 class RLStage(WritesLDM):
-    """Policy gradients, or training on the best, with the model's own crystals."""
+    """Policy gradients, or training on the best, with the model's own crystals.
+
+    Args:
+        train, val: crystals whose sizes, conditions or compositions are asked for.
+        start: the model to be tuned.
+        scorer: gives rewards.
+        draft: the run on disk, for pictures.
+        resume: the folder holds an earlier part of this run.
+        device, rank, world, autocast, precision: see `RunContext.networks`.
+    """
 
     criterion = "val/loss"
     whole_epochs = True
@@ -60,22 +69,6 @@ class RLStage(WritesLDM):
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         precision: str = "no",
     ) -> None:
-        """Prepare.
-
-        Args:
-            config: settings.
-            train: crystals whose sizes, conditions or compositions are asked for.
-            val: the same for validation.
-            start: the model to be tuned.
-            scorer: gives rewards.
-            draft: the run on disk, for pictures.
-            resume: the folder holds an earlier part of this run.
-            device: where the model goes.
-            rank: this process.
-            world: number of processes.
-            autocast: context in which networks run.
-            precision: of the networks, in accelerate's words.
-        """
         self.config, self.scorer, self.draft = config, scorer, draft
         self.rank, self.world = rank, world
         rl = config.rl
