@@ -32,7 +32,7 @@ from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.conditions import element_counts
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.pretrained import place
-from chemeleon.predict.run import predict
+from chemeleon.prediction.run import predict
 
 
 def counts(crystals: FlatCrystals) -> Tensor:

@@ -23,7 +23,8 @@ from pymatgen.core import Structure
 from chemeleon.config.presets import load_data
 from chemeleon.crystals.convert import to_structures
 from chemeleon.data.dataset import LoadReport, load_report
-from chemeleon.energy.potentials import Potential, load_potential
+from chemeleon.energy.potential import Potential
+from chemeleon.energy.potentials import load_potential
 from chemeleon.energy.relax import relax
 
 

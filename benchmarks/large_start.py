@@ -26,6 +26,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 from unittest import mock
 
 WANTED_SECONDS, WANTED_GIB = 5.0, 1.0
@@ -92,10 +93,12 @@ def start(stage: str, preset: str, words: list[str], folder: Path, began: float)
     from rich.console import Console
 
     from chemeleon import api
+    from chemeleon.config.schema import STAGES
     from chemeleon.data.loader import Draw
     from chemeleon.training import launch
 
-    assert launch is not None  # what the call would import
+    stages = launch, resolve_name(STAGES[stage].stage)  # what the call would import
+    assert all(stages)
     imported, at_first = time.time(), _peak_gib()
     gather = Draw.gather
 

@@ -21,7 +21,7 @@ from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.dataset import load_split
 from chemeleon.models.conditions import element_counts
 from chemeleon.models.predictor import Predictor
-from chemeleon.predict.regression import Scores, scores
+from chemeleon.prediction.regression import Scores, scores
 
 TARGETS = ("formation_energy_per_atom", "band_gap")
 TREES = 300

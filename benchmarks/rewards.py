@@ -24,7 +24,7 @@ from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.dataset import load_split
 from chemeleon.data.pool import worker_count
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.rl.rewards.mix import Mix
+from chemeleon.reinforcement.rewards.mix import Mix
 
 DNG = {
     "creativity": RewardConfig(reward="creativity"),

@@ -8,38 +8,35 @@ from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from chemeleon.checkpoints.adapters import merge
-from chemeleon.checkpoints.hub import convert
+from chemeleon.checkpoints.convert import convert, merge
 from chemeleon.checkpoints.hub import list_models as hub_list
-from chemeleon.checkpoints.hub import push as hub_push
 from chemeleon.checkpoints.hub import resolve as hub_pull
+from chemeleon.checkpoints.push import push as hub_push
 from chemeleon.checkpoints.shipped import list_shipped as hub_shipped
 from chemeleon.config import presets
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.evaluation.idealise import symmetrize
 from chemeleon.generation.sampling import sample
-from chemeleon.models.pretrained import check_fit
 from chemeleon.storage import REPORT_PARTS, hold, refuse_inside, replacing, settle
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+    from chemeleon.checkpoints.opened import ModelFolder
     from chemeleon.data.prepare import PrepareReport
     from chemeleon.data.problems import OnError
     from chemeleon.evaluation.comparison import Comparison
     from chemeleon.evaluation.report_data import Report
-    from chemeleon.predict.run import Prediction
+    from chemeleon.prediction.run import Prediction
     from chemeleon.training.launch import TrainResult
-
-Stages = Literal["vae", "ldm", "rl", "predict"]
 
 
 def resolve(
-    stage: Stages,
+    stage: str,
     preset: str | None = None,
     config_file: str | Path | None = None,
     overrides: Sequence[str] = (),
@@ -66,7 +63,7 @@ def resolve(
 
 
 def train(
-    stage: Stages,
+    stage: str,
     preset: str | None = None,
     overrides: Sequence[str] = (),
     *,
@@ -93,12 +90,22 @@ def train(
     )
 
 
+def _fits(folder: ModelFolder) -> None:
+    """Refuse a folder of any kind whose weights are not those of its network."""
+    from chemeleon.models.denoiser import LatentDiffusion  # half a second for all networks
+    from chemeleon.models.predictor import Predictor
+    from chemeleon.models.vae import CrystalVAE
+
+    kinds = {model.kinds[0]: model for model in (CrystalVAE, LatentDiffusion, Predictor)}
+    kinds[folder.kind].check(folder)
+
+
 vae_train = partial(train, "vae")
 ldm_train = partial(train, "ldm")
 rl_train = partial(train, "rl")
 predict_train = partial(train, "predict")
-ldm_merge = partial(merge, fits=check_fit)
-hub_convert = partial(convert, fits=check_fit)
+ldm_merge = partial(merge, fits=_fits)
+hub_convert = partial(convert, fits=_fits)
 
 
 def predict_run(
@@ -135,7 +142,7 @@ def predict_run(
     with nullcontext() if path is None else hold(path, overwrite=overwrite):
         from chemeleon.models.predictor import Predictor
         from chemeleon.models.pretrained import place
-        from chemeleon.predict.run import predict, write_predictions
+        from chemeleon.prediction.run import predict, write_predictions
 
         predictor = place(Predictor.from_pretrained(model), device)
         found = predict(predictor, sources, **columns, progress=progress)
@@ -208,7 +215,7 @@ def evaluate(
     """
     from chemeleon.evaluation.evaluate import Settings
     from chemeleon.evaluation.evaluate import evaluate as judge
-    from chemeleon.predict.run import wanting
+    from chemeleon.prediction.run import wanting
 
     folder = None if output is None else Path(output)
     if overwrite and folder is not None and isinstance(source, str | Path):
@@ -264,7 +271,7 @@ def compare(
     """
     from chemeleon.evaluation.evaluate import compare as judge
     from chemeleon.evaluation.settings import Settings
-    from chemeleon.predict.run import wanting
+    from chemeleon.prediction.run import wanting
 
     wanted = settings.pop("properties", None), settings.pop("predictor", None)
     known = {field.name for field in fields(Settings)}

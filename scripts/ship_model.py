@@ -17,14 +17,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from run_words import stage_of, training_words
+
 from chemeleon.checkpoints import shipped
 from chemeleon.checkpoints.card import shipped_card
-from chemeleon.checkpoints.hub import CARD, without_local_paths
-from chemeleon.checkpoints.store import read_model, weights_hash, write_model
+from chemeleon.checkpoints.load import read_model
+from chemeleon.checkpoints.push import CARD, without_local_paths
+from chemeleon.checkpoints.store import weights_hash, write_model
 from chemeleon.config.hubname import is_name
 from chemeleon.config.modelfile import read_model_config
 from chemeleon.config.plain_yaml import read_yaml
-from chemeleon.config.words import stage_of, training_words
 from chemeleon.errors import ChemeleonError, ConfigError
 from chemeleon.storage import MODEL_PARTS, replacing, write_text
 

@@ -44,6 +44,7 @@ ANY_FORM_VAE = [*ANY_FORM, "vae.atom_order=file", "vae.loss={coords: 30, kl: 1e-
 def load_script(name: str) -> ModuleType:
     """Return a file of scripts/ as a module."""
     path = Path(__file__).resolve().parents[1] / "scripts" / f"{name}.py"
+    sys.path.append(str(path.parent))  # scripts import each other
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

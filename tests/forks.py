@@ -33,11 +33,13 @@ MODULES = (  # noqa: SIM905
     " pymatgen.analysis.structure_matcher pymatgen.analysis.phase_diagram rich.progress rich.table"
     " matplotlib.figure matplotlib.backends.backend_agg chemeleon.cli.app chemeleon.cli.sets"
     " chemeleon.api chemeleon.generation.sampling chemeleon.generation.pipeline"
-    " chemeleon.predict.run chemeleon.generation.formulas chemeleon.generation.relaxation"
+    " chemeleon.prediction.run chemeleon.generation.formulas chemeleon.generation.relaxation"
     " chemeleon.data.writing chemeleon.data.prepare chemeleon.evaluation.draw"
     " chemeleon.evaluation.evaluate chemeleon.evaluation.figures chemeleon.evaluation.report_html"
     " chemeleon.energy.hull_tables chemeleon.energy.hull_sources chemeleon.training.launch"
-    " chemeleon.checkpoints.adapters chemeleon.checkpoints.hub chemeleon.checkpoints.lightning"
+    " chemeleon.training.vae chemeleon.training.ldm chemeleon.reinforcement.stage"
+    " chemeleon.prediction.stage"
+    " chemeleon.checkpoints.convert chemeleon.checkpoints.push chemeleon.models.predictor"
 ).split()
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 MOVES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate"}

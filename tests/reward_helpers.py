@@ -12,7 +12,7 @@ from chemeleon.config.rewards import RewardConfig
 from chemeleon.config.schema import VAEConfig
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.rl.rewards.mix import Mix, Scores
+from chemeleon.reinforcement.rewards.mix import Mix, Scores
 
 CPU = torch.device("cpu")
 TINY = VAEConfig(width=16, encoder_layers=1, decoder_layers=1, heads=2, feedforward=16)

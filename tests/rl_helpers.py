@@ -17,9 +17,9 @@ from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.dataset import load_split
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion
-from chemeleon.rl.stage import RLStage
+from chemeleon.reinforcement import stage as stage_of_rl
+from chemeleon.reinforcement.stage import RLStage
 from chemeleon.storage import RUN_PARTS, Draft
-from chemeleon.training import launch
 from chemeleon.training.launch import TrainResult
 
 WORDS = [
@@ -37,7 +37,7 @@ WORDS = [
 
 
 class Scores(NamedTuple):
-    """Looks like `chemeleon.rl.rewards.mix.Scores`."""
+    """Looks like `chemeleon.reinforcement.rewards.mix.Scores`."""
 
     total: Tensor
     raw: Mapping[str, Tensor]
@@ -97,7 +97,7 @@ def train(
     folder: Path, model: Path | None, *words: str, element: int = 16, resume: bool = False
 ) -> TrainResult:
     """Run `chemeleon rl train` with the reward above."""
-    with mock.patch.object(launch, "_scorer", return_value=Share(element)):
+    with mock.patch.object(stage_of_rl, "_scorer", return_value=Share(element)):
         if resume:
             return api.rl_train(overrides=words, resume=folder)
         path = [] if model is None else [f"rl.ldm_ckpt_path={model}"]

@@ -11,7 +11,7 @@ from test_opened import HEAD, SIZES, Sound, nan, refused
 
 from chemeleon import api
 from chemeleon.checkpoints.adapters import base_hash
-from chemeleon.checkpoints.store import read_model
+from chemeleon.checkpoints.load import read_model
 from chemeleon.errors import CheckpointError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.vae import CrystalVAE

@@ -78,7 +78,7 @@ def models(tiny_vae, tmp_path_factory) -> dict[str, str]:
     words = [f"predict.vae_ckpt_path={tiny_vae}", "trainer.max_steps=3", "data.batch_size=32"]
     api.predict_train("demo/density", words, output=folder / "predictor")
     (folder / "run").mkdir()
-    rows = [{"step": i, "rollout/reward": 1.0, "fact/msun": 0.1 * i} for i in range(12)]
+    rows = [{"step": i, "epoch": i, "rollout/reward": 1.0, "fact/msun": i / 10} for i in range(12)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "run" / "metrics.jsonl").write_text(lines)
     names = {"model": default_model().reference, "csp": default_model(True).reference}

@@ -91,6 +91,7 @@ def test_all_conditions_are_hidden_together_often_enough(tiny_vae):
 def test_a_trained_model_makes_what_is_asked_for(tmp_path, tiny_vae):
     """Four crystals of one size, one class each: latents come out beside the class asked for."""
     from chemeleon.models.vae import CrystalVAE
+    from chemeleon.training.context import RunContext
     from chemeleon.training.ldm import LDMStage
     from chemeleon.training.loop import fit
     from chemeleon.training.run import Run, make_accelerator
@@ -107,9 +108,10 @@ def test_a_trained_model_makes_what_is_asked_for(tmp_path, tiny_vae):
     config = load("ldm", "demo/null", None, words).config
     console = Console(quiet=True)
     accelerator = make_accelerator(config.trainer, tmp_path, console)
+    context = RunContext(Draft(tmp_path, RUN_PARTS), accelerator, console, resume=False)
     vae = CrystalVAE.from_pretrained(tiny_vae)
     stage = LDMStage(config, four, four, vae=vae, device=accelerator.device)
-    fit(Run(stage, config, Draft(tmp_path, RUN_PARTS), accelerator, console, resume=False))
+    fit(Run(stage, config, context))
     pipeline = Pipeline.from_pretrained(tmp_path, "cpu")
     centres = pipeline.model.vae.encode(four.batch(torch.arange(4))).mean.flatten(1)
     found = {}

@@ -215,7 +215,8 @@ def test_both_stages_must_be_told_the_elements(tmp_path, csp_vae, tiny_vae):
 
 
 def test_a_model_from_before_formulas_were_counted_still_loads(csp_ldm, tmp_path):
-    from chemeleon.checkpoints.store import read_model, write_model
+    from chemeleon.checkpoints.load import read_model
+    from chemeleon.checkpoints.store import write_model
 
     old = read_model(csp_ldm, ["ldm"])
     tensors = {k: v for k, v in old.tensors.items() if k != "formula_histogram"}

@@ -35,7 +35,7 @@ from chemeleon.training import state
 from chemeleon.training.launch import TrainResult
 from chemeleon.training.schedule import LearningRate
 from chemeleon.training.tracking import METRICS, read_metrics
-from chemeleon.training.update import Weights
+from chemeleon.training.weights import Weights
 
 ODD = (None, -1, 10**30, 0.5, "x", "\ud800", [], [[]], {"a": 1}, float("nan"))
 HOSTILE = ["=1+1", "+1+1", "-1-1", "@SUM(1)", "\t=1", "\r=1", "'=1", "''@x", "＝1", "-", "=", "a=1",

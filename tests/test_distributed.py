@@ -14,14 +14,17 @@ import pytest
 import torch
 from conftest import TINY_LDM, TINY_VAE
 from rl_helpers import train
+from test_predictor import SMALL
 from test_training import metrics
 from typer.testing import CliRunner
 
 from chemeleon import api
-from chemeleon.checkpoints.store import find_model, read_state, read_tensors
+from chemeleon.checkpoints.load import find_model
+from chemeleon.checkpoints.opened import read_tensors
+from chemeleon.checkpoints.store import read_state
 from chemeleon.cli.app import app
 
-PRESETS = {"vae": "demo/dng", "ldm": "demo/null"}
+PRESETS = {"vae": "demo/dng", "ldm": "demo/null", "predict": "demo/density"}
 HALF = "data.batch_size=16"
 
 
@@ -41,7 +44,11 @@ def launcher() -> list[str]:
 
 def training(stage: str, vae: Path) -> list[str]:
     """Return settings of a few steps."""
-    words = {"vae": TINY_VAE, "ldm": [*TINY_LDM, f"ldm.vae_ckpt_path={vae}"]}[stage]
+    words = {
+        "vae": TINY_VAE,
+        "ldm": [*TINY_LDM, f"ldm.vae_ckpt_path={vae}"],
+        "predict": [*SMALL, "trainer.max_minutes=2"],
+    }[stage]
     words = [*words, "trainer.max_steps=6", "optim.warmup_steps=0", "optim.schedule=constant"]
     return [*words, "trainer.val_every_steps=3", "optim.lr=1e-4"]
 
@@ -89,8 +96,9 @@ def said(two: Path, name: str) -> str:
 def test_two_processes_equal_one_with_the_doubled_batch(tmp_path, two, tiny_vae, stage, preset):
     assert said(two, stage).count("done after 6 steps") == 1  # only the first process speaks
     assert "on 2 x cpu" in said(two, stage)
-    whole = {"vae": api.vae_train, "ldm": api.ldm_train}[stage]
-    whole(preset, [*training(stage, tiny_vae), "data.batch_size=32"], output=tmp_path / "one")
+    api.train(
+        stage, preset, [*training(stage, tiny_vae), "data.batch_size=32"], output=tmp_path / "one"
+    )
     found, two_counters = read_state(two / stage)
     one, one_counters = read_state(tmp_path / "one")
     assert two_counters["step"] == one_counters["step"] == 6

@@ -28,8 +28,8 @@ from chemeleon.errors import ChemeleonError, ConfigError, DataError
 from chemeleon.evaluation.collection import read_collection
 from chemeleon.evaluation.csp import RATES, assign, match_targets, rates
 from chemeleon.evaluation.reference import load_reference
-from chemeleon.evaluation.report_data import PackedStructures
 from chemeleon.evaluation.statistics import frechet, mmd, wasserstein, wilson
+from chemeleon.evaluation.structures import PackedStructures
 
 ROCKSALT = rocksalt_cube()
 CSCL = Structure.from_spacegroup("Pm-3m", Lattice.cubic(4.11), ["Cs", "Cl"],

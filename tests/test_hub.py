@@ -17,7 +17,8 @@ from hub_helpers import REPO, equal
 from hub_server import TOKEN, HubServer
 
 from chemeleon.checkpoints import fetch, hub, registry
-from chemeleon.checkpoints.store import find_model
+from chemeleon.checkpoints.load import find_model
+from chemeleon.checkpoints.push import push
 from chemeleon.cli.app import main
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.models.vae import CrystalVAE
@@ -131,7 +132,7 @@ def test_offline_second_use(server: HubServer, model: CrystalVAE, monkeypatch, c
         hub.resolve(f"hub:{REPO}@v1")
     one_line(info)
     with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set: unset it"):
-        hub.push(folder, "me/other")
+        push(folder, "me/other")
     monkeypatch.setattr(sys, "argv", ["chemeleon", "hub", "pull", "mine"])
     with pytest.raises(SystemExit, match="2"):
         main()

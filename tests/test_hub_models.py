@@ -17,7 +17,9 @@ from reference import checkpoint
 from typer.testing import CliRunner
 
 from chemeleon.checkpoints import hub
-from chemeleon.checkpoints.store import find_model, read_model
+from chemeleon.checkpoints.convert import convert
+from chemeleon.checkpoints.load import find_model, read_model
+from chemeleon.checkpoints.push import push
 from chemeleon.cli.app import app
 from chemeleon.config.schema import LDMConfig
 from chemeleon.crystals.prototypes import demo_crystals
@@ -162,7 +164,7 @@ def test_push_of_an_ldm_keeps_words_and_forgets_paths(server: HubServer, monkeyp
 
 def test_a_predictor_goes_there_and_back(server: HubServer, monkeypatch, tmp_path: Path):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    made = hub.convert(checkpoint("predictor_bandgap"), tmp_path / "made")
+    made = convert(checkpoint("predictor_bandgap"), tmp_path / "made")
     predictor = Predictor.from_pretrained(made)
     predictor.origin = {**predictor.origin, "trained": {"metrics": {"mae": float("nan")}}}
     predictor.push_to_hub("me/gap", license="mit")
@@ -191,7 +193,7 @@ def test_push_is_refused_in_words(server: HubServer, model: CrystalVAE, tmp_path
     with pytest.raises(CheckpointError, match=r"no model at me/my-vae: .*or fetch: hub:me/my-vae"):
         find_model("me/my-vae")
     with pytest.raises(CheckpointError, match="no model at"):
-        hub.push(tmp_path / "nothing", "me/x")
+        push(tmp_path / "nothing", "me/x")
 
 
 # --- command line

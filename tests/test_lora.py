@@ -15,14 +15,15 @@ pytest.importorskip("peft", reason="needs peft: pip install 'chemeleon[lora]'")
 
 import chemeleon
 from chemeleon import api
-from chemeleon.checkpoints.adapters import base_hash, combine, own
-from chemeleon.checkpoints.store import ModelFolder, read_model, read_tensors
+from chemeleon.checkpoints.adapters import base_hash, own
+from chemeleon.checkpoints.load import read_model, with_base
+from chemeleon.checkpoints.opened import ModelFolder, read_tensors
 from chemeleon.config import presets
 from chemeleon.config.schema import ConditionConfig, LDMTrainConfig, LoRAConfig
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.models.adapters import add_adapters, count, split
 from chemeleon.models.denoiser import Denoiser, LatentDiffusion
-from chemeleon.training.update import FlatWeights
+from chemeleon.training.weights import FlatWeights
 
 GAP = "ldm.conditions={density: {kind: number, column: density}}"
 TARGETS = ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
@@ -98,7 +99,7 @@ def test_adapters_act_and_merging_changes_nothing(tiny_ldm, tmp_path):
     config = {**base.config, "adapter": content}
     histogram = {"size_histogram": whole["size_histogram"]}
     folder = ModelFolder(tmp_path, "ldm", config, {**own, **adapters, **histogram})
-    merged = LatentDiffusion.from_folder(combine(folder, tmp_path / "base"))
+    merged = LatentDiffusion.from_folder(with_base(folder, tmp_path / "base"))
     for density in (4.0, 9.0, None):
         expected = predict(model, density)  # sums of hundreds of terms, so of the largest number
         assert (predict(merged, density) - expected).abs().max() < 1e-5 * expected.abs().max()

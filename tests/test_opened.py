@@ -280,8 +280,9 @@ def test_training_keeps_the_bounds_of_models(sound):
 
 def test_a_model_brings_no_code_along(tiny_ldm, tmp_path, monkeypatch):
     """Whatever it names stays unknown to Python, in all that is done with a model."""
-    from chemeleon.rl.rewards._loading import find_reward
-    from chemeleon.training import launch
+    from chemeleon.reinforcement import stage
+    from chemeleon.reinforcement.rewards._loading import find_reward
+    from chemeleon.training import ldm
 
     file, name = tmp_path / "canary_of_models.py", "canary_of_models"
     file.write_text("def f(structure):\n    return 1.0\n")
@@ -311,15 +312,16 @@ def test_a_model_brings_no_code_along(tiny_ldm, tmp_path, monkeypatch):
     chemeleon.sample(folder, 1, steps=1, output=tmp_path / "out")
     CrystalVAE.from_pretrained(folder)
     assert "auto_map" in LatentDiffusion.from_pretrained(api.hub.convert(folder, "copy")).origin
+    here: Any = SimpleNamespace(initial=tmp_path, resume=False)
     words = [f"ldm.init_ckpt_path={folder}"]
     training = presets.load("ldm", None, tiny_ldm / "config.yaml", words).config
     assert isinstance(training, LDMTrainConfig)
-    launch._start_ldm(training, tmp_path, resume=False)
+    ldm._start(training, here)
     words = [f"rl.ldm_ckpt_path={folder}"]
     tuning = presets.load("rl", "demo/dng", None, words).config
     assert isinstance(tuning, RLTrainConfig)
     assert thing not in {reward.reward for reward in tuning.rl.rewards.values()}
-    launch._start_rl(tuning, tmp_path, resume=False)
+    stage._start(tuning, here)
 
     assert not [new for new in set(sys.modules) - before if "canary" in new or "reward_" in new]
     assert not list(tmp_path.glob("__pycache__/canary*"))

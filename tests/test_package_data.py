@@ -29,9 +29,10 @@ from chemeleon.data import dataset
 from chemeleon.data.archive import read_archive
 from chemeleon.data.building import parse_source
 from chemeleon.data.cache import ParsedSet
+from chemeleon.data.crystal import Record
 from chemeleon.data.dataset import load_report, load_split, split_path
 from chemeleon.data.packing import write_archive
-from chemeleon.data.sources import Record, read_records
+from chemeleon.data.sources import read_records
 from chemeleon.errors import DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -13,7 +13,8 @@ from chemeleon.energy import batching
 from chemeleon.energy.bond_graph import angle_counts, make_graph
 from chemeleon.energy.cells import to_cells
 from chemeleon.energy.neighbours import find_bonds
-from chemeleon.energy.potentials import Potential, empty_evaluation, load_potential
+from chemeleon.energy.potential import Potential, empty_evaluation
+from chemeleon.energy.potentials import load_potential
 from chemeleon.errors import ConfigError
 
 EV_PER_A3_IN_GPA = 160.21766208  # the package's constant

@@ -16,7 +16,7 @@ from reference import checkpoint
 
 import chemeleon
 from chemeleon import api
-from chemeleon.checkpoints.hub import convert
+from chemeleon.checkpoints.convert import convert
 from chemeleon.config import presets
 from chemeleon.config.schema import PredictTrainConfig
 from chemeleon.crystals.augment import random_rotations, rotate, translate
@@ -24,6 +24,7 @@ from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
 from chemeleon.crystals.convert import from_structures, write_structures
 from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.crystals.random import make_keys
+from chemeleon.data.dataset import load_split
 from chemeleon.data.loader import Loader
 from chemeleon.errors import CheckpointError, ConfigError, DataError, GenerationError
 from chemeleon.evaluation.columns import column_table
@@ -31,8 +32,9 @@ from chemeleon.evaluation.metrics import METRICS
 from chemeleon.models.neighbours import PairFeatures
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.predict.regression import scores
-from chemeleon.predict.stage import PredictStage, load_targets
+from chemeleon.prediction.regression import scores
+from chemeleon.prediction.scoring import with_targets
+from chemeleon.prediction.stage import PredictStage
 
 SMALL = [
     "predict.encoder=scratch",
@@ -101,7 +103,7 @@ def test_pair_features_do_not_change_when_the_crystal_is_moved_or_turned():
 def test_padding_and_company_change_nothing():
     config = settings().predict
     torch.manual_seed(0)
-    from chemeleon.predict.stage import new_encoder
+    from chemeleon.prediction.stage import new_encoder
 
     model = Predictor(config, new_encoder(config)).eval()
     crystals = demo_crystals("val").subset(torch.arange(0, 400, 30))
@@ -249,7 +251,7 @@ def test_patience_ends_a_run_and_scores_are_those_of_the_best_model(tmp_path):
     written = json.loads((tmp_path / "r" / "scores.json").read_text())
     assert set(written) == {"val", "test"}
     best = Predictor.from_pretrained(tmp_path / "r" / "best")
-    test = load_targets(settings(), "test")
+    test = load_split(with_targets(settings()), "test", partial=True)
     mae, rmse, r2, known = scores(best.predict_all(test)["density"], test.targets["density"])
     expected = {"mae": mae, "rmse": rmse, "r2": r2, "count": known, "unit": "g/cm3"}
     assert written["test"]["density"] == pytest.approx(expected)
@@ -381,7 +383,7 @@ def test_rows_with_some_of_the_targets_are_kept(tmp_path, monkeypatch):
         "data.name=set",
         "predict.targets=[a, b]",
     ]
-    crystals = load_targets(settings(*words), "train")
+    crystals = load_split(with_targets(settings(*words)), "train", partial=True)
     assert crystals.ids == ["0", "1"]
     assert math.isnan(float(crystals.targets["a"][1]))
     assert crystals.targets["b"].tolist() == [2.0, 3.0]

@@ -16,7 +16,7 @@ from chemeleon.cli.app import app
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.convert import to_structures
 from chemeleon.energy.cells import Cells
-from chemeleon.energy.potentials import Evaluation, Potential
+from chemeleon.energy.potential import Evaluation, Potential
 from chemeleon.energy.scales import MP2020
 from chemeleon.errors import ConfigError
 from chemeleon.generation.relaxation import Relaxer

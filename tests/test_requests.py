@@ -15,8 +15,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from chemeleon.checkpoints.load import find_model
 from chemeleon.checkpoints.registry import find
-from chemeleon.checkpoints.store import find_model
 from chemeleon.cli import app as commands
 from chemeleon.config import presets
 from chemeleon.config.launched import tell_if_alone

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from chemeleon.cli.app import app
 from chemeleon.errors import ConfigError, TrainingError
-from chemeleon.rl.rewards._loading import built_in
-from chemeleon.rl.rewards._normalise import normalise
-from chemeleon.rl.rewards.mix import Mix
+from chemeleon.reinforcement.rewards._loading import built_in
+from chemeleon.reinforcement.rewards._normalise import normalise
+from chemeleon.reinforcement.rewards.mix import Mix
 
 pytest_plugins = ["reward_fixtures"]
 
@@ -117,7 +117,9 @@ def test_the_documented_examples_run(number, crystals, tmp_path, monkeypatch):
 
 def own(tmp_path: Path, body: str, **more: Any) -> Mix:
     file = tmp_path / "own.py"
-    file.write_text(f"import torch\nfrom chemeleon.rl.rewards.base import batched\n\n{body}\n")
+    file.write_text(
+        f"import torch\nfrom chemeleon.reinforcement.rewards.base import batched\n\n{body}\n"
+    )
     return mix(None, own={"reward": f"{file}:own", **more})
 
 

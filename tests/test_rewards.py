@@ -15,9 +15,9 @@ from chemeleon.energy.hull import Hull
 from chemeleon.errors import ConfigError
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.rl.rewards._diversity import leave_one_out, polynomial_mmd
-from chemeleon.rl.rewards._loading import built_in, find_reward
-from chemeleon.rl.rewards._vae import features_of, mean_latent
+from chemeleon.reinforcement.rewards._diversity import leave_one_out, polynomial_mmd
+from chemeleon.reinforcement.rewards._loading import built_in, find_reward
+from chemeleon.reinforcement.rewards._vae import features_of, mean_latent
 
 pytest_plugins = ["reward_fixtures"]
 

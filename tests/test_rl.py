@@ -21,11 +21,10 @@ from chemeleon.config import presets
 from chemeleon.errors import ConfigError
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion
-from chemeleon.rl import objectives
-from chemeleon.rl.objectives import PolicyGradient
-from chemeleon.rl.rollout import draw_prompts
-from chemeleon.rl.stage import RLStage
-from chemeleon.training import launch
+from chemeleon.reinforcement import objectives
+from chemeleon.reinforcement.objectives import PolicyGradient
+from chemeleon.reinforcement.rollout import draw_prompts
+from chemeleon.reinforcement.stage import RLStage
 
 
 @pytest.fixture(scope="module")
@@ -415,7 +414,7 @@ def test_rewards_find_the_model_on_its_device(small_ldm, tmp_path, monkeypatch):
         assert {p.device for p in vae.parameters()} == {torch.device("meta")}
         raise Stopped
 
-    monkeypatch.setattr(launch, "_scorer", scorer)
+    monkeypatch.setattr("chemeleon.reinforcement.stage._scorer", scorer)
     monkeypatch.setattr(Accelerator, "device", torch.device("meta"))  # stands for a GPU
     with pytest.raises(Stopped):
         api.rl_train("demo/dng", [*WORDS, f"rl.ldm_ckpt_path={small_ldm}"], output=tmp_path / "r")

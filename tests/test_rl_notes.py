@@ -8,7 +8,7 @@ from rl_helpers import Scores
 
 from chemeleon.config.rewards import RewardConfig
 from chemeleon.crystals.prototypes import demo_crystals
-from chemeleon.rl.notes import Notes, drift
+from chemeleon.reinforcement.notes import Notes, drift
 
 
 def test_a_fact_does_not_hide_the_reward_of_its_name(tmp_path):

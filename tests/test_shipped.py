@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 
 import chemeleon
 from chemeleon import api
-from chemeleon.checkpoints import hub, shipped
+from chemeleon.checkpoints import shipped
+from chemeleon.checkpoints.convert import convert
+from chemeleon.checkpoints.load import find_model, read_model
+from chemeleon.checkpoints.opened import read_tensors
 from chemeleon.checkpoints.rounding import rounded
-from chemeleon.checkpoints.store import find_model, read_model, read_tensors
 from chemeleon.cli.app import app
 from chemeleon.config import presets
 from chemeleon.config.schema import (
@@ -26,7 +28,6 @@ from chemeleon.config.schema import (
     PredictorConfig,
     VAEConfig,
 )
-from chemeleon.config.words import training_words
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion
@@ -71,7 +72,7 @@ def box(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def full(box, tiny_ldm) -> Path:
     """A package that ships both models."""
-    hub.convert(tiny_ldm, box / shipped.DEFAULT, dtype="bf16")
+    convert(tiny_ldm, box / shipped.DEFAULT, dtype="bf16")
     small_ldm(types=True).save_pretrained(box / shipped.DEFAULT_CSP, "bf16")
     return box
 
@@ -220,8 +221,8 @@ def test_a_model_in_bf16_is_the_one_that_is_rounded_by_hand(tmp_path):
     assert torch.equal(ours.lattice, theirs.lattice)
     assert torch.equal(ours.frac_coords, theirs.frac_coords)
     # what is in bf16 already stays as it is
-    again = hub.convert(folder, tmp_path / "again", dtype="bf16")
-    wide = hub.convert(folder, tmp_path / "wide")
+    again = convert(folder, tmp_path / "again", dtype="bf16")
+    wide = convert(folder, tmp_path / "wide")
     for made in (again, wide):
         assert Pipeline.from_pretrained(made, "cpu").fingerprint() == two.fingerprint()
     assert (
@@ -239,11 +240,11 @@ def test_convert_writes_a_folder_anew(tiny_ldm, tmp_path):
     for name, value in rounded(theirs.tensors, "bf16").items():
         assert torch.equal(ours.tensors[name], value.float())
     with pytest.raises(ConfigError, match="already holds"):
-        hub.convert(tiny_ldm, tmp_path / "made")
+        convert(tiny_ldm, tmp_path / "made")
     with pytest.raises(CheckpointError, match="no Lightning checkpoint: leave out --weights"):
-        hub.convert(tiny_ldm, tmp_path / "other", weights="ema")
+        convert(tiny_ldm, tmp_path / "other", weights="ema")
     with pytest.raises(CheckpointError, match="or a run or model folder"):
-        hub.convert(tmp_path / "nothing", tmp_path / "other")
+        convert(tmp_path / "nothing", tmp_path / "other")
     result = CliRunner().invoke(app, [*words, "--dtype", "fp16"])
     assert "must be fp32 or bf16" in str(result.exception)
 
@@ -312,7 +313,7 @@ def test_what_a_card_needs_is_asked_for(script, box, tmp_path, capsys):
 def test_words_of_a_preset_give_it_again(stage, preset, tmp_path):
     config = presets.load(stage, preset, None, ["seed=7", "optim.lr=0.0003"]).config
     (tmp_path / "config.yaml").write_text(presets.to_yaml(config))
-    found, words = training_words(tmp_path / "config.yaml")
+    found, words = load_script("run_words").training_words(tmp_path / "config.yaml")
     assert len(words) <= 2  # or one, if a preset has this learning rate
     again = presets.load(stage, found, None, [f"{k}={v}" for k, v in words.items()]).config
     assert again == config

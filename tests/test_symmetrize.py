@@ -27,7 +27,7 @@ from chemeleon.crystals.texts import _named, cif_text
 from chemeleon.data.crystal import Crystal
 from chemeleon.data.parse import parse_as_given
 from chemeleon.energy.cells import Cells
-from chemeleon.energy.potentials import Evaluation, Potential
+from chemeleon.energy.potential import Evaluation, Potential
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.idealise import Idealised, idealise, structure_of
 from chemeleon.generation.relaxation import Idealiser

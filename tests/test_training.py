@@ -19,7 +19,9 @@ from conftest import TINY_LDM, TINY_VAE
 from rich.console import Console
 
 from chemeleon import api
-from chemeleon.checkpoints.store import find_model, read_state, read_tensors
+from chemeleon.checkpoints.load import find_model
+from chemeleon.checkpoints.opened import read_tensors
+from chemeleon.checkpoints.store import read_state
 from chemeleon.config.schema import OptimConfig, TrainerConfig
 from chemeleon.errors import CheckpointError, ConfigError, TrainingError
 from chemeleon.generation.pipeline import Pipeline
@@ -83,22 +85,22 @@ def interrupt_at(step: int, folder: Path, stage: object, preset: str, words: lis
 
     ``stage`` is its name or a function that trains.
     """
-    from chemeleon.training.run import Run
+    from chemeleon.training.step import Step
 
-    set_rate = Run.set_learning_rate
+    do = Step.__call__
 
-    def set_rate_and_interrupt(run: Run) -> None:
-        set_rate(run)
-        if run.at.step == step - 1:
+    def do_and_interrupt(self: Step, batches: list, number: int, rate: float):
+        if number == step - 1:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.01)
+        return do(self, batches, number, rate)
 
-    Run.set_learning_rate = set_rate_and_interrupt
+    Step.__call__ = do_and_interrupt
     try:
         train = {"vae": api.vae_train, "ldm": api.ldm_train}.get(stage, stage)
         result = train(preset, words, output=folder)
     finally:
-        Run.set_learning_rate = set_rate
+        Step.__call__ = do
     assert result.fitted.interrupted
 
 

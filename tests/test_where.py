@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import load_script
 from energy_helpers import rocksalt_cube
 
 from chemeleon.config.presets import load, parse_override
 from chemeleon.config.schema import DataConfig
 from chemeleon.config.where import read_where
-from chemeleon.config.words import training_words
 from chemeleon.data.labels import Labels
 from chemeleon.data.named import find_set
 from chemeleon.data.where import Rows, judge
@@ -216,7 +216,7 @@ def test_words_of_a_run_give_its_expression_again(tmp_path: Path) -> None:
     config = load("vae", "demo/dng", None, ['data.where="Li" in elements']).config
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(config))
-    preset, words = training_words(path)
+    preset, words = load_script("run_words").training_words(path)
     found = load("vae", preset, None, [f"{k}={v}" for k, v in words.items()]).config
     assert found.data.where == config.data.where
 

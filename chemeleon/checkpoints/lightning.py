@@ -28,7 +28,7 @@ from chemeleon.checkpoints.published_sizes import (
 )
 from chemeleon.checkpoints.published_weights import Source, open_source, shorten
 from chemeleon.checkpoints.rounding import Dtype
-from chemeleon.checkpoints.store import read_model, write_model
+from chemeleon.checkpoints.store import read_folder, write_model
 from chemeleon.checkpoints.torchzip import TorchArchive
 from chemeleon.config.modelfile import ImportedConfig
 from chemeleon.config.schema import VAEConfig
@@ -54,7 +54,7 @@ def convert(
             reinforcement learning) or a predictor.
         output_folder: where ``config.yaml`` and ``model.safetensors`` go.
         weights: the raw weights (what Chemeleon2 itself samples with), or their moving averages.
-        vae: for a latent diffusion model: the model folder or ``.ckpt`` of its VAE. Needed if the
+        vae: for a latent diffusion model: the folder or ``.ckpt`` of its VAE. Needed if the
             file holds no VAE, or one of a width whose number of heads is not known.
         dtype: of the weights in the folder.
 
@@ -198,7 +198,7 @@ def _given_vae(reference: str | Path) -> tuple[VAEConfig, dict[str, Tensor]]:
                 )
             config = vae_config(source.shapes, "", source.hyper, source.assumed, archive.path)
             return config, source.take(vae_layout(config))
-    folder = read_model(reference, kinds=("vae",))
+    folder = read_folder(reference, ("vae",))
     return VAEConfig.model_validate(folder.config["vae"]), folder.tensors
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from torch import Tensor
 from chemeleon.checkpoints import shipped
 from chemeleon.checkpoints.opened import MODEL_CONFIG, MODEL_WEIGHTS, ModelFolder, read_tensors
 from chemeleon.checkpoints.rounding import Dtype, rounded
-from chemeleon.config.hubname import hub_name, shipped_name
 from chemeleon.config.modelfile import read_model_config
 from chemeleon.config.plain_json import parse_json
 from chemeleon.config.plain_yaml import dump_yaml
@@ -65,29 +64,16 @@ def write_tensors(
     write_atomically(path, write)
 
 
-Fits = Callable[[ModelFolder], object]
-
-
-def anything(folder: ModelFolder) -> None:
-    """Take any weights: for whoever compares them with the network later."""
-
-
-def find_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> Path:
-    """Return the model folder that a run or model folder, or a name, stands for.
+def find_folder(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> Path:
+    """Return the model folder that a run or model folder stands for.
 
     Args:
-        reference: folder, ``hub:NAME`` or ``shipped:NAME``.
+        reference: the folder; names are for `load.find_model`.
         kinds: what it may be, for the message.
 
     Raises:
         CheckpointError: that names what is missing and the command that makes it.
     """
-    if hub_name(str(reference)) is not None:
-        from chemeleon.checkpoints import hub  # here, as the hub in its turn writes models
-
-        return hub.resolve(str(reference))
-    if shipped_name(str(reference)) is not None:
-        return shipped.resolve(str(reference))
     try:
         path = at_home(reference)
         if path.is_file() and path.suffix == ".ckpt":
@@ -115,26 +101,13 @@ def find_model(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> 
     )
 
 
-def read_model(
-    reference: str | Path,
-    kinds: Sequence[str] = ("vae", "ldm"),
-    *,
-    whole: bool = True,
-    fits: Fits = anything,
-) -> ModelFolder:
-    """Open a model folder; see ``find_model`` for what ``reference`` may be.
-
-    Args:
-        reference: what to read.
-        kinds: what it may be.
-        whole: merge adapters with the model that they adapt.
-        fits: called with the model that adapters adapt before its numbers are read; refuses weights
-            that are not those of the network, as ``models.pretrained.check_fit`` does.
+def read_folder(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) -> ModelFolder:
+    """Open a run or model folder as it is kept: adapters stay apart from what they adapt.
 
     Raises:
         CheckpointError: if there is none, it is damaged, or of another kind.
     """
-    path = find_model(reference, kinds)
+    path = find_folder(reference, kinds)
     config = read_model_config(path / MODEL_CONFIG)
     kind = config["kind"]
     if kind not in kinds:
@@ -142,12 +115,7 @@ def read_model(
             f"{path} is a model of kind '{kind}', but {' or '.join(kinds)} is needed here"
         )
     stored, _ = read_tensors(path / MODEL_WEIGHTS)
-    folder = ModelFolder(path, kind, config, stored)
-    if whole and config.get("adapter") is not None:
-        from chemeleon.checkpoints.adapters import combine  # here, as it reads models in its turn
-
-        return combine(folder, fits=fits)
-    return folder
+    return ModelFolder(path, kind, config, stored)
 
 
 def write_model(

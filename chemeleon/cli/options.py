@@ -12,7 +12,6 @@ from chemeleon.config.launched import is_first
 from chemeleon.errors import visible
 
 if TYPE_CHECKING:
-    from chemeleon.api import Stages
     from chemeleon.config.presets import Loaded
     from chemeleon.data.problems import OnError
     from chemeleon.training.launch import TrainResult
@@ -72,7 +71,7 @@ def choice(option: str, given: str, *allowed: str) -> Any:
     return given
 
 
-def add_training(app: typer.Typer, stage: Stages, help: str, next_step: str) -> None:
+def add_training(app: typer.Typer, stage: str, help: str, next_step: str) -> None:
     """Add the commands `train` and `presets` of a stage.
 
     Args:

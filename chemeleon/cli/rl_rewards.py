@@ -30,7 +30,7 @@ def rewards(
     """
     from inspect import getdoc
 
-    from chemeleon.rl.rewards._loading import built_in, find_reward
+    from chemeleon.reinforcement.rewards._loading import built_in, find_reward
 
     known = names or built_in()
     width = max(map(len, known))

@@ -17,7 +17,6 @@ from chemeleon.config.schema import STAGES, DataConfig, StageConfig
 from chemeleon.errors import ConfigError, nearest, printable
 
 AnyConfig = TypeVar("AnyConfig", bound=BaseModel)
-SECTIONS = ("vae", "ldm", "rl", "predict")
 DEFAULT_ORIGIN = "default"
 _WHERE = "data.where"  # has a grammar of its own
 # data sets under another name than of old, and with them the folders of presets
@@ -148,7 +147,7 @@ def _renamed(preset: str) -> str:
 
 def _shared(layer: dict[str, Any], stage: str) -> dict[str, Any]:
     # a shared layer (size, published) speaks to several stages; keep this stage's part
-    return {k: v for k, v in layer.items() if k == stage or k not in SECTIONS}
+    return {k: v for k, v in layer.items() if k == stage or k not in STAGES}
 
 
 def load(
@@ -160,7 +159,7 @@ def load(
     """Stack the layers of a stage and validate the result.
 
     Args:
-        stage: ``vae``, ``ldm``, ``rl`` or ``predict``.
+        stage: its name in ``schema.STAGES``.
         preset: name under ``configs/<stage>``; only ``base`` is used if None.
         config_file: a YAML file on top, for example the ``config.yaml`` of an earlier run.
         overrides: ``KEY=VALUE`` words, applied last.
@@ -168,6 +167,9 @@ def load(
     Raises:
         ConfigError: with every problem found, and the layer that set the value.
     """
+    if stage not in STAGES:
+        known = ", ".join(STAGES)
+        raise ConfigError(f"there is no stage '{stage}'{nearest(stage, STAGES)}. Known: {known}")
     stack = _layers(stage, preset)
     if config_file is not None:
         stack.append((str(config_file), _read(config_file)))

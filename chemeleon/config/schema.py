@@ -5,7 +5,7 @@ Every section is frozen and refuses unknown keys; a field's description is its o
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -241,8 +241,14 @@ class TrainerConfig(Section):
 
 
 class StageConfig(Section):
-    """What every training stage has."""
+    """What every training stage has.
 
+    Attributes:
+        stage: where the class is that trains with it (`training.stage.Stage`), as module:class. It
+            is imported when a training starts, as what it needs takes seconds.
+    """
+
+    stage: ClassVar[str]
     seed: int = Field(
         default=42, ge=0, le=MAX_SEED, description="Start of every random number of the run."
     )
@@ -260,6 +266,7 @@ class StageConfig(Section):
 class VAETrainConfig(StageConfig):
     """`chemeleon vae train`."""
 
+    stage = "chemeleon.training.vae:VAEStage"
     vae: VAEConfig = Field(default_factory=VAEConfig)
 
     @model_validator(mode="after")
@@ -273,6 +280,7 @@ class VAETrainConfig(StageConfig):
 class LDMTrainConfig(StageConfig):
     """`chemeleon ldm train`."""
 
+    stage = "chemeleon.training.ldm:LDMStage"
     ldm: LDMConfig = Field(default_factory=LDMConfig)
 
     @model_validator(mode="after")
@@ -290,6 +298,7 @@ class LDMTrainConfig(StageConfig):
 class RLTrainConfig(StageConfig):
     """`chemeleon rl train`; an epoch is one update, and data.batch_size counts groups."""
 
+    stage = "chemeleon.reinforcement.stage:RLStage"
     rl: RLConfig
 
     @model_validator(mode="after")
@@ -304,9 +313,11 @@ class RLTrainConfig(StageConfig):
 class PredictTrainConfig(StageConfig):
     """`chemeleon predict train`; it reads the columns of `predict.targets`, not `data.targets`."""
 
+    stage = "chemeleon.prediction.stage:PredictStage"
     predict: PredictorConfig
 
 
+# every stage: its name, also that of its section, of its command and of its folder of presets
 STAGES: dict[str, type[StageConfig]] = {
     "vae": VAETrainConfig,
     "ldm": LDMTrainConfig,

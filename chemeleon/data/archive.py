@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER
 from chemeleon.crystals.lattice import lattice_angles, lattice_from_parameters, lattice_lengths
 from chemeleon.data.cache import ParsedSet
+from chemeleon.data.crystal import Record
 from chemeleon.data.labels import Labels
 from chemeleon.data.parse import wrap_float32
-from chemeleon.data.sources import Record
 from chemeleon.errors import DataError
 
 FORMAT = 1

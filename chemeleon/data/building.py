@@ -14,11 +14,12 @@ import torch
 from chemeleon.data.cache import ParsedSet
 from chemeleon.data.chunks import parse_chunk
 from chemeleon.data.columns import columns
+from chemeleon.data.crystal import Record
 from chemeleon.data.labels import Labels
 from chemeleon.data.limits import Limits
 from chemeleon.data.pool import run_parallel, worker_count
 from chemeleon.data.problems import Problem, problems_error
-from chemeleon.data.sources import Record, Report, is_archive, read_records
+from chemeleon.data.sources import Report, is_archive, read_records
 
 _CHUNK = 128
 _MOST_PROBLEMS = 200_000  # what is no list of crystals must not fill memory with reasons

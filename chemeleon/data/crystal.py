@@ -6,8 +6,8 @@ Shapes: ``N`` atoms of one crystal. Lattices are (3, 3), angstrom, rows a, b, c.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,17 @@ class Crystal(NamedTuple):
     atomic_numbers: NDArray[np.int64]
     frac_coords: Array
     lattice: Array
+
+
+class Record(NamedTuple):
+    """One crystal as found: ``kind`` and ``content`` are the arguments of `parse.parse`."""
+
+    file: str
+    row: int
+    id: str
+    kind: str
+    content: Any
+    values: Mapping[str, Any]
 
 
 def structure_of(crystal: Crystal) -> Structure:

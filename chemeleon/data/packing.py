@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from chemeleon.crystals.lattice import lattice_angles, lattice_lengths
 from chemeleon.data.archive import DECIMALS, FORMAT, MAX_BYTES
 from chemeleon.data.building import columns_of
+from chemeleon.data.crystal import Record
 from chemeleon.data.names import ARCHIVE_SUFFIX
 from chemeleon.data.niggli import determinant, niggli_matrix
 from chemeleon.data.parse import BadCrystalError, parse_as_given, standardise
 from chemeleon.data.problems import Problem, problems_error
-from chemeleon.data.sources import Record
 from chemeleon.errors import DataError
 
 # lp and pb say that most numbers have four bytes

@@ -10,7 +10,7 @@ import csv
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 
 from chemeleon.data import extxyz, files, json_shapes, poscar
 from chemeleon.data.cif import blocks
-from chemeleon.data.crystal import BadCrystalError
+from chemeleon.data.crystal import BadCrystalError, Record
 from chemeleon.data.files import BROKEN, Member, TooLargeError
 from chemeleon.data.limits import Limits
 from chemeleon.data.names import KNOWN, kind_of, plain_id, stem, unique_stems
@@ -28,17 +28,6 @@ from chemeleon.errors import DataError, printable
 from chemeleon.storage import settle
 
 Report = Callable[[float], None]
-
-
-class Record(NamedTuple):
-    """One crystal as found: ``kind`` and ``content`` are the arguments of `parse.parse`."""
-
-    file: str
-    row: int
-    id: str
-    kind: str
-    content: Any
-    values: Mapping[str, Any]
 
 
 class _Reader(NamedTuple):
@@ -94,7 +83,7 @@ def _records(path: Path, reader: _Reader) -> Iterator[Record]:
         members = list(files.folder_members(path))
         yield from _read_members(members, reader._replace(many=True))
     elif is_archive(path):
-        from chemeleon.data.archive import archive_records  # which imports this module
+        from chemeleon.data.archive import archive_records  # with it comes torch
 
         yield from archive_records(path)
     elif kind_of(path.name) == "zip":

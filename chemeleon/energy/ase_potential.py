@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from chemeleon.energy.cells import Cells
-from chemeleon.energy.potentials import Evaluation, Potential, empty_evaluation
+from chemeleon.energy.potential import Evaluation, Potential, empty_evaluation
 from chemeleon.energy.scales import stated_scale
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from chemeleon.crystals.symbols import symbol
 from chemeleon.energy.cells import Cells, ranges
 from chemeleon.energy.neighbours import Bonds, candidate_counts, find_bonds
-from chemeleon.energy.potentials import Evaluation, Potential, empty_evaluation
+from chemeleon.energy.potential import Evaluation, Potential, empty_evaluation
 
 MAX_CANDIDATES = 5e7  # pairs of atoms and images of one crystal; flat cells have many
 BYTES_PER_CANDIDATE = 100

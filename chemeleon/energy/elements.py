@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from chemeleon.energy.potentials import Potential
+from chemeleon.energy.potential import Potential
 from chemeleon.energy.relax import relax
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from chemeleon.energy.cells import Cells, ranges
-from chemeleon.energy.potentials import Potential
+from chemeleon.energy.potential import Potential
 
 START_STEP, MAX_STEP, MAX_MOVE = 0.1, 1.0, 0.2  # dt, its bound, angstrom per step of a crystal
 GROW, SHRINK, PATIENCE = 1.1, 0.5, 5

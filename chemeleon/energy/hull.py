@@ -27,7 +27,7 @@ from chemeleon.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from chemeleon.energy.compositions import Formula
-    from chemeleon.energy.potentials import Potential
+    from chemeleon.energy.potential import Potential
 
 FORMAT = "chemeleon hull 1"
 # what values of other types than expected raise

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from chemeleon.crystals.batch import FlatCrystals
     from chemeleon.energy.elements import Reference
     from chemeleon.energy.hull import Hull
-    from chemeleon.energy.potentials import Potential
+    from chemeleon.energy.potential import Potential
 
 
 def from_crystals(

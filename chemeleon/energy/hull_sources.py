@@ -24,7 +24,7 @@ from chemeleon.storage import at_home, is_there
 
 if TYPE_CHECKING:
     from chemeleon.energy.compositions import Formula
-    from chemeleon.energy.potentials import Potential
+    from chemeleon.energy.potential import Potential
 
 logger = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parents[1] / "datasets" / "hulls"

@@ -13,7 +13,7 @@ import torch
 from chemeleon.config.requests import MAX_RELAX_STEPS, check_range
 from chemeleon.energy.cells import Cells, to_cells
 from chemeleon.energy.fire import walk
-from chemeleon.energy.potentials import Potential
+from chemeleon.energy.potential import Potential
 from chemeleon.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -10,6 +10,9 @@ MP2020 = "mp2020"  # PBE and PBE+U of the Materials Project's settings, with its
 RAW = "raw"  # the same without corrections, which `corrections` adds
 OWN = "own"  # any other: comparable with energies of the same potential alone
 SCALES = (MP2020, RAW, OWN)
+# trained on MPtrj, or on it and sAlex, whose calculations have the Materials Project's settings
+RAW_MACE = ("small", "medium", "large", "small-0b", "medium-0b", "small-0b2", "medium-0b2",
+            "large-0b2", "medium-0b3", "medium-mpa-0")  # fmt: skip
 
 
 def stated_scale(thing: Any, name: str) -> str:

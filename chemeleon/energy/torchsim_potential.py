@@ -23,8 +23,8 @@ from torch import Tensor
 
 from chemeleon.energy.batching import halve_when_short, memory_limit, pack
 from chemeleon.energy.cells import Cells, ranges
-from chemeleon.energy.potentials import RAW_MACE, Evaluation, Potential, empty_evaluation
-from chemeleon.energy.scales import OWN, RAW
+from chemeleon.energy.potential import Evaluation, Potential, empty_evaluation
+from chemeleon.energy.scales import OWN, RAW, RAW_MACE
 from chemeleon.errors import ConfigError
 
 NEIGHBOURS = 905.0  # in a sphere of 6 angstrom, per atom and density in 1/angstrom^3

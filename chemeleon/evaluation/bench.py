@@ -30,8 +30,9 @@ from chemeleon.evaluation.novelty import DISORDERED, NOVEL, compare, novel_colum
 from chemeleon.evaluation.origin import sample_manifest, stated, told
 from chemeleon.evaluation.reference import Reference, load_reference
 from chemeleon.evaluation.relaxed import add_relaxed
-from chemeleon.evaluation.report_data import PackedStructures, Report
+from chemeleon.evaluation.report_data import Report
 from chemeleon.evaluation.settings import Settings
+from chemeleon.evaluation.structures import PackedStructures
 from chemeleon.evaluation.table import build_table, check_structures, described
 
 if TYPE_CHECKING:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.data.crystal import Record
 from chemeleon.data.parse import BadCrystalError, from_structure
 from chemeleon.data.pool import Rescue, Worker, run_parallel, worker_count
 from chemeleon.data.problems import OnError, check_reasons
-from chemeleon.data.sources import Record, has_column, read_records
+from chemeleon.data.sources import has_column, read_records
 from chemeleon.errors import DataError
 from chemeleon.evaluation.describe import NUMBERS, RESCUE, TEXTS, describe_chunk, is_tame
 from chemeleon.evaluation.origin import crystals_of, sample_manifest

@@ -18,13 +18,13 @@ from chemeleon.evaluation.collection import Progress
 from chemeleon.evaluation.columns import ABOVE
 from chemeleon.evaluation.novelty import column_word
 from chemeleon.evaluation.packed import pack
-from chemeleon.evaluation.report_data import PackedStructures
+from chemeleon.evaluation.structures import PackedStructures
 
 if TYPE_CHECKING:
     import pandas
 
     from chemeleon.energy.hull_sources import Ground
-    from chemeleon.energy.potentials import Potential
+    from chemeleon.energy.potential import Potential
     from chemeleon.energy.relax import Relaxed
 
 _CHUNK = 512

@@ -25,7 +25,7 @@ from chemeleon.evaluation.validity import structural_problems
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from chemeleon.energy.potentials import Potential
+    from chemeleon.energy.potential import Potential
 
 DEFAULT_SYMPREC = 0.3  # angstrom; docs/sample.md says what others give
 MOST_SYMPREC = 1.0

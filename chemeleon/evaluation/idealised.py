@@ -15,7 +15,7 @@ from chemeleon.data.parse import Crystal
 from chemeleon.evaluation.energies import EnergyJudge, fill_energies
 from chemeleon.evaluation.idealise import Idealised, idealise, told
 from chemeleon.evaluation.packed import pack
-from chemeleon.evaluation.report_data import PackedStructures
+from chemeleon.evaluation.structures import PackedStructures
 
 if TYPE_CHECKING:
     import pandas

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from chemeleon.config.plain_json import parse_json
-from chemeleon.data.sources import Record
+from chemeleon.data.crystal import Record
 from chemeleon.errors import DataError
 from chemeleon.storage import settle
 

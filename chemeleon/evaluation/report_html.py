@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -36,26 +36,14 @@ from chemeleon.storage import write_text
 
 if TYPE_CHECKING:
     import pandas
-    from pymatgen.core import Structure
+
+    from chemeleon.evaluation.report_data import Report
 
 MOST_ROWS = 20_000
 
 
-class ReportLike(Protocol):
-    """What is read of `chemeleon.evaluation.report_data.Report`."""
-
-    @property
-    def crystals(self) -> pandas.DataFrame: ...
-    @property
-    def summary(self) -> Mapping[str, Any]: ...
-    @property
-    def structures(self) -> Sequence[Structure | None]: ...
-    @property
-    def relaxed(self) -> Sequence[Structure | None]: ...
-
-
 def write_html(
-    report: ReportLike,
+    report: Report,
     folder: str | Path,
     files: Sequence[str | None] | None = None,
     home: Path | None = None,

@@ -16,7 +16,7 @@ from chemeleon.evaluation.validity import structural_problems
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from chemeleon.energy.potentials import Potential
+    from chemeleon.energy.potential import Potential
 
 
 def relax_soundly(

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, Unpack
 import torch
 from torch import Tensor, nn
 
-from chemeleon.checkpoints.hub import PushOptions
+from chemeleon.checkpoints.push import PushOptions
 from chemeleon.checkpoints.store import weights_hash
 from chemeleon.config.schema import SamplerConfig
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, FlatCrystals

@@ -18,7 +18,8 @@ from chemeleon.config.requests import MAX_RELAX_STEPS, check_range
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.lattice import wrap
 from chemeleon.data.parse import BadCrystalError, Crystal, standardise
-from chemeleon.energy.potentials import Potential, load_potential
+from chemeleon.energy.potential import Potential
+from chemeleon.energy.potentials import load_potential
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.idealise import Idealised, check_bounds, idealise, told
 from chemeleon.evaluation.lookup import to_packed

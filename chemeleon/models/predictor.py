@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chemeleon.checkpoints.store import ModelFolder
+from chemeleon.checkpoints.opened import ModelFolder
 from chemeleon.config.schema import PredictorConfig, VAEConfig
 from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
 from chemeleon.models.heads import GraphHead, PooledHead

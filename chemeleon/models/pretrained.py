@@ -13,9 +13,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from chemeleon.checkpoints import hub
-from chemeleon.checkpoints.hub import PushOptions
+from chemeleon.checkpoints.load import read_model
+from chemeleon.checkpoints.opened import ModelFolder
+from chemeleon.checkpoints.push import PushOptions, push
 from chemeleon.checkpoints.rounding import Dtype
-from chemeleon.checkpoints.store import ModelFolder, read_model, write_model
+from chemeleon.checkpoints.store import write_model
 from chemeleon.errors import GenerationError
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
@@ -65,7 +67,7 @@ class Pretrained(nn.Module):
             CheckpointError: if there is no such model there.
         """
         path = reference if revision is None else hub.resolve(str(reference), revision=revision)
-        folder = read_model(path, cls.kinds, fits=check_fit)
+        folder = read_model(path, cls.kinds, fits=cls.check)
         with _NoFilling():
             model = cls.from_folder(folder)
         # the VAE inside an LDM shares its data set, not its training
@@ -84,6 +86,17 @@ class Pretrained(nn.Module):
         model = cls.outline(folder)
         folder.load_into(model)
         return model.eval()
+
+    @classmethod
+    def check(cls, folder: ModelFolder) -> None:
+        """Refuse a folder whose weights are not those of the network that its config declares.
+
+        Raises:
+            CheckpointError: naming missing, superfluous and misshapen tensors before any is read,
+                else one whose numbers are none.
+        """
+        with _NoFilling():
+            cls.from_folder(folder)
 
     @classmethod
     def outline(cls, folder: ModelFolder) -> Self:
@@ -112,7 +125,7 @@ class Pretrained(nn.Module):
         Args:
             repo: ``OWNER/REPO``.
             options: ``private``, ``revision``, ``message`` and ``license``, as of
-                ``chemeleon.checkpoints.hub.push``.
+                ``chemeleon.checkpoints.push.push``.
 
         Returns:
             Address of the commit.
@@ -121,7 +134,7 @@ class Pretrained(nn.Module):
             CheckpointError: if it cannot be written there.
         """
         with tempfile.TemporaryDirectory() as folder:
-            return hub.push(self.save_pretrained(folder), repo, **options)
+            return push(self.save_pretrained(folder), repo, **options)
 
 
 def find_device(device: torch.device | str | None = None) -> torch.device:
@@ -143,23 +156,6 @@ def find_device(device: torch.device | str | None = None) -> torch.device:
             " take a GPU if there is one, else the CPU"
         ) from None
     return found
-
-
-def check_fit(folder: ModelFolder) -> None:
-    """Refuse a folder whose weights are not those of the network that its config declares.
-
-    Raises:
-        CheckpointError: naming missing, superfluous and misshapen tensors before any is read, else
-            one whose numbers are none.
-    """
-    from chemeleon.models.denoiser import LatentDiffusion  # here, as they need this module
-    from chemeleon.models.predictor import Predictor
-    from chemeleon.models.vae import CrystalVAE
-
-    kinds: tuple[type[Pretrained], ...] = (CrystalVAE, LatentDiffusion, Predictor)
-    kind = next(kind for kind in kinds if kind.kinds[0] == folder.kind)
-    with _NoFilling():
-        kind.from_folder(folder)
 
 
 def place(model: AnyModel, device: torch.device | str | None = None) -> AnyModel:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chemeleon.checkpoints.store import ModelFolder
+from chemeleon.checkpoints.opened import ModelFolder
 from chemeleon.config.schema import VAEConfig, VAELossConfig
 from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
 from chemeleon.crystals.lattice import lattice_from_parameters

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from chemeleon.checkpoints.adapters import base_hash, own
 from chemeleon.config.architecture import LoRAConfig
 from chemeleon.config.hubname import is_name
-from chemeleon.models.adapters import add_adapters, split
+from chemeleon.models.adapters import add_adapters, count, split
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.storage import at_home
-from chemeleon.training.run import Export
+from chemeleon.training.stage import Export
 
 
 class Adapted:
@@ -31,6 +32,11 @@ class Adapted:
         self.base_weights = base_hash(model.state_dict())
         add_adapters(model.denoiser, config)
 
+    def summary(self) -> str:
+        """Return in words how much of the model is trained."""
+        trained, total = count(self.model.denoiser)
+        return f"adapters and conditions: {trained:,} of {total:,} weights, {trained / total:.2%}"
+
     def export(self, content: dict[str, Any]) -> Export:
         """Return what the model does not share with its base.
 
@@ -48,17 +54,26 @@ class Adapted:
         return Export("ldm", content, {**own(plain), **adapters})
 
 
-def whole(model: LatentDiffusion, content: dict[str, Any]) -> Export:
-    """Return a model before training, for resuming; adapters have not acted yet."""
-    _, tensors = split(model.state_dict())
-    return Export("ldm", content, tensors)
+class WritesLDM(ABC):
+    """The part of a ``Stage`` that puts a latent diffusion model on disk, whole or as adapters."""
 
+    model: LatentDiffusion
+    adapted: Adapted | None
 
-def trained(model: LatentDiffusion, content: dict[str, Any], adapted: Adapted | None) -> Export:
-    """Return a model as it goes to disk: of one with adapters only what its base does not have."""
-    if adapted is not None:
-        return adapted.export(content)
-    return Export("ldm", content, model.state_dict())
+    @abstractmethod
+    def _content(self) -> dict[str, Any]:
+        """Return ``config.yaml`` of the whole model."""
+
+    def initial(self) -> Export:
+        """See ``Stage``; adapters have not acted yet."""
+        _, tensors = split(self.model.state_dict())
+        return Export("ldm", self._content(), tensors)
+
+    def export(self) -> Export:
+        """See ``Stage``; of a model with adapters only what its base does not have."""
+        if self.adapted is not None:
+            return self.adapted.export(self._content())
+        return Export("ldm", self._content(), self.model.state_dict())
 
 
 def _lasting(reference: str | None) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,20 +16,21 @@ from chemeleon.crystals.formula import atom_histogram
 from chemeleon.crystals.random import fold, normal, uniform
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.diffusion.losses import NoiseProcess
+from chemeleon.errors import ConfigError
 from chemeleon.evaluation.matching import crystal_arrays
 from chemeleon.generation.pipeline import Pipeline, Precision
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.training.adapted import Adapted, trained, whole
-from chemeleon.training.run import Export
+from chemeleon.training.adapted import Adapted, WritesLDM
+from chemeleon.training.context import RunContext, check_form, check_same, load_vae
 from chemeleon.training.stage import DataStage
 from chemeleon.training.vae import add_shares, match_shares
 
 STATISTICS_CRYSTALS = 2048  # mean and spread of each channel to 2 % of the spread; 8,192 give 1 %
 
 
-class LDMStage(DataStage):
+class LDMStage(WritesLDM, DataStage):
     """Denoising of the frozen VAE's latents; of a csp model, validation also samples structures."""
 
     def __init__(
@@ -80,6 +81,18 @@ class LDMStage(DataStage):
         if config.ldm.lora is not None:
             self.adapted = Adapted(self.model, config.ldm.lora, config.ldm.init_ckpt_path)
         self.facts = self._facts(train.targets)
+
+    @classmethod
+    def start(cls, config: LDMTrainConfig, context: RunContext) -> Self:
+        """See ``Stage``."""
+        vae, start = _start(config, context)
+        # of conditions: a crystal without the value is one of which nothing is said
+        data = context.load(config.data, "any" if config.ldm.conditions else False)
+        more = {"vae": vae, "start": start, "refit_sizes": not context.resume}
+        stage = cls(config, *data, **more, **context.networks)
+        if stage.adapted is not None:
+            context.console.print(stage.adapted.summary())
+        return stage
 
     @torch.no_grad()
     def _fit_statistics(self, train: FlatCrystals, device: torch.device) -> None:
@@ -175,14 +188,6 @@ class LDMStage(DataStage):
             found |= {"unit": unit} if unit else {}
         return facts
 
-    def initial(self) -> Export:
-        """Return the model before training, whole, for resuming."""
-        return whole(self.model, self._content())
-
-    def export(self) -> Export:
-        """See ``Stage``."""
-        return trained(self.model, self._content(), self.adapted)
-
     def _content(self) -> dict[str, Any]:
         data = {"name": self.config.data.name, "niggli": self.config.data.niggli}
         rewarded = self.model.origin.get("rewarded_by")  # before it was tuned further
@@ -192,3 +197,40 @@ class LDMStage(DataStage):
             "data": {**data, "conditions": self.facts} if self.facts else data,
             **({"rewarded_by": rewarded} if rewarded else {}),
         }
+
+
+def _start(
+    config: LDMTrainConfig, context: RunContext
+) -> tuple[CrystalVAE | None, LatentDiffusion | None]:
+    """Return the VAE of a new model, or the model that is gone on with."""
+    ldm = config.ldm
+    if ldm.lora is not None and ldm.init_ckpt_path is None:
+        raise ConfigError(
+            "ldm.lora adapts a trained model: name it with ldm.init_ckpt_path=runs/my_ldm, or set"
+            " ldm.lora=null to train the whole denoiser"
+        )
+    source = context.initial if context.resume else ldm.init_ckpt_path
+    if source is not None:
+        start = LatentDiffusion.from_pretrained(source)
+        names = ["denoiser", "diffusion", "latent_scale"]
+        if context.resume or start.config.conditions:  # an unconditional model can be given some
+            names.append("conditions")
+        check_same("ldm", names, start.config, ldm, source)
+        check_form(start.vae, source, config)
+        start.config = start.config.model_copy(update={"sampler": ldm.sampler})
+        return None, start
+    vae = load_vae("ldm", ldm.vae_ckpt_path, config)
+    if ldm.denoiser.types != (vae.config.kind == "csp"):
+        kind = "csp" if ldm.denoiser.types else "dng"
+        raise ConfigError(
+            f"{ldm.vae_ckpt_path} is a VAE of kind {vae.config.kind}, but"
+            f" ldm.denoiser.types={str(ldm.denoiser.types).lower()} goes with kind {kind}: train"
+            f" the VAE with a {kind} preset (vae train --preset .../{kind}), or the LDM with"
+            f" {'.../csp' if vae.config.kind == 'csp' else '.../null'}"
+        )
+    if ldm.denoiser.types and vae.config.atom_order == "file":
+        raise ConfigError(
+            f"{ldm.vae_ckpt_path} was trained on atoms in the order of files, which no formula"
+            " tells: train a VAE with vae.atom_order=canonical (the csp presets)"
+        )
+    return vae, None

@@ -1,66 +1,14 @@
-"""The one training loop. It knows a Stage, and nothing of models, crystals or diffusion."""
+"""The one training loop. It knows a `Stage`, and nothing of models, crystals or diffusion."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
-from torch import Tensor, nn
-
-from chemeleon.training.run import Export, Run
-from chemeleon.training.state import seed_step
-
-
-class Stage(Protocol):
-    """The whole contract between the loop and what is trained.
-
-    ``loss`` returns its total under ``loss``; ``evaluate`` returns weighted sums and weights, so
-    that processes can be added up; ``criterion`` names the number to be made small, or large if a
-    minus stands before the name. With ``whole_epochs`` a run stops, validates, logs and saves
-    between epochs only.
-    """
-
-    criterion: str
-    whole_epochs: bool
-    ema_decay: float
-
-    @property
-    def model(self) -> nn.Module:
-        """What is trained; frozen parts have requires_grad off."""
-        ...
-
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps per epoch."""
-        ...
-
-    def batches(self, epoch: int, first_step: int) -> Iterator[list[Any]]:
-        """Yield the micro-batches of each optimizer step of an epoch."""
-        ...
-
-    def loss(self, model: nn.Module, draw: Any) -> Mapping[str, Tensor]:
-        """Return the loss terms of one micro-batch; call ``model(...)``, not its methods.
-
-        It may be recorded as a CUDA graph: nothing in it may wait for the device.
-        """
-        ...
-
-    def evaluate(self, model: nn.Module, rank: int, world: int) -> dict[str, tuple[float, float]]:
-        """Return this process's share of the validation numbers."""
-        ...
-
-    def notes(self) -> dict[str, Any]:
-        """Return numbers to be logged beside the loss terms, and what goes to metrics.jsonl only.
-
-        Every process calls it when losses are logged.
-        """
-        ...
-
-    def export(self) -> Export:
-        """Return the model with the weights it has now."""
-        ...
+from chemeleon.training.run import Run
 
 
 class Fitted(NamedTuple):
@@ -97,14 +45,11 @@ def fit(run: Run) -> Fitted:
         run.finish()
         return Fitted(at.step, at.metrics, at.best, interrupted=False, complete=True)
     run.begin()
-    run.model.train()
+    run.step.model.train()
     with run.tracker, _stop_signals() as asked:
         while not over:
             for micro_batches in stage.batches(at.epoch, at.step_in_epoch):
-                run.set_learning_rate()
-                terms = _backward(run, micro_batches)
-                norm = run.update(terms["loss"])
-                run.average.update()
+                terms, norm = run.step(micro_batches, at.step, run.schedule.at(at.step))
                 run.advance()
                 run.record(terms, norm, micro_batches)
                 if not run.reading_due():
@@ -126,20 +71,6 @@ def fit(run: Run) -> Fitted:
         run.accelerator.wait_for_everyone()
     complete = run.reached_end() or run.stale()
     return Fitted(at.step, at.metrics, at.best, interrupted, complete)
-
-
-def _backward(run: Run, batches: list[Any]) -> dict[str, Tensor]:
-    """Add up the gradients of one step; return its loss terms, still on the device."""
-    place = run.at.step * run.accelerator.num_processes + run.accelerator.process_index
-    seed_step(run.config.seed, place)
-    sums: dict[str, Tensor] = {}
-    for i, batch in enumerate(batches):
-        last = i + 1 == len(batches)
-        with nullcontext() if last else run.accelerator.no_sync(run.model):
-            terms = run.backward(batch, len(batches))
-        for name, value in terms.items():
-            sums[name] = sums[name] + value if name in sums else value.clone()
-    return sums
 
 
 @contextmanager

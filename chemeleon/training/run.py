@@ -1,4 +1,4 @@
-"""A run while it is alive: prepared model, optimizer, averages, counters, and its folder."""
+"""A run while it is alive: its counters and folder, and what is done between steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,25 +22,14 @@ from chemeleon.checkpoints.store import write_model
 from chemeleon.config.plain_yaml import read_yaml
 from chemeleon.config.schema import StageConfig, TrainerConfig
 from chemeleon.errors import ConfigError, TrainingError
-from chemeleon.storage import Draft
 from chemeleon.training import state
-from chemeleon.training.graphs import Compiler, GraphedBackward
+from chemeleon.training.context import RunContext
 from chemeleon.training.schedule import LearningRate, total_steps
+from chemeleon.training.stage import Stage
+from chemeleon.training.step import Step
 from chemeleon.training.tracking import Tracker, start_trackers, tracker_names
-from chemeleon.training.update import FlatWeights, Update, Weights
-
-if TYPE_CHECKING:
-    from chemeleon.training.loop import Stage
 
 READ_EVERY = 50  # steps that a GPU is given ahead of the numbers it has returned
-
-
-class Export(NamedTuple):
-    """A model as it goes to disk."""
-
-    kind: str
-    config: dict[str, Any]
-    tensors: dict[str, Tensor]
 
 
 def make_accelerator(trainer: TrainerConfig, folder: Path, console: Console) -> Accelerator:
@@ -78,54 +67,20 @@ def keep_freed_memory() -> None:
 class Run:
     """Everything that the loop handles, and what is done between steps."""
 
-    def __init__(
-        self,
-        stage: Stage,
-        config: StageConfig,
-        draft: Draft,
-        accelerator: Accelerator,
-        console: Console,
-        *,
-        resume: bool,
-    ) -> None:
-        self.stage, self.config, self.draft = stage, config, draft
-        self.accelerator = accelerator
-        trainer, optim = config.trainer, config.optim
-        trained = [p for p in stage.model.parameters() if p.requires_grad]
-        # on a GPU one flat buffer takes the place of many tensors and of DDP: see FlatWeights
-        flat = accelerator.device.type == "cuda" and accelerator.scaler is None
-        self.model = accelerator.prepare_model(stage.model, evaluation_mode=flat)
-        if flat and accelerator.num_processes > 1:
-            for tensor in stage.model.state_dict().values():
-                torch.distributed.broadcast(tensor, src=0)
-        # half the message; batches of other crystals differ by far more than bf16 rounds
-        message = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
-        self.weights = FlatWeights(trained, message) if flat else Weights(trained)
-        self.optimizer = torch.optim.AdamW(
-            self.weights.updated,
-            lr=optim.lr,
-            betas=optim.betas,
-            weight_decay=optim.weight_decay,
-            fused=True,
-        )
-        self.update = Update(self.weights, self.optimizer, accelerator, trainer.clip_norm)
-        self.compiler = Compiler(stage.model, trainer.compile if flat else "off")
-        graphed = flat and trainer.cuda_graphs
-        self.backward = self._backward
-        if graphed:
-            self.backward = GraphedBackward(self._backward, console.print)
-        self.read_every = READ_EVERY if flat else 1
-        self.average = state.Average(self.weights.updated, stage.ema_decay)
-        self.end = total_steps(trainer, stage.steps_per_epoch(), whole=stage.whole_epochs)
-        self.schedule = LearningRate(optim, self.end)
+    def __init__(self, stage: Stage, config: StageConfig, context: RunContext) -> None:
+        self.stage, self.config = stage, config
+        self.draft, self.accelerator, self.console, self.resumed = context
+        self.step = step = Step(stage, config, context)
+        self.read_every = READ_EVERY if step.flat else 1
+        self.end = total_steps(config.trainer, stage.steps_per_epoch(), whole=stage.whole_epochs)
+        self.schedule = LearningRate(config.optim, self.end)
+        self.kept = (step.weights, step.optimizer, step.average, self.schedule)
         self.at = state.Counters(steps_per_epoch=stage.steps_per_epoch())
-        if resume:
-            kept = (self.weights, self.optimizer, self.average, self.schedule)
-            self.at = state.load(self.folder, *kept, accelerator.scaler)
-            self._fit_epoch(console)
-            self._fit_criterion(console)
+        if self.resumed:
+            self.at = state.load(self.folder, *self.kept, self.accelerator.scaler)
+            self._fit_epoch()
+            self._fit_criterion()
         self.at.criterion = stage.criterion
-        self.console, self.resumed = console, resume
         self.written: dict[str, int] = {}  # subfolder to the step of the model in it
         self.rows: list[Tensor] = []  # terms and gradient norm of the steps not read yet
         self.started = self.saved_at = self.logged_at = time.monotonic()
@@ -136,53 +91,33 @@ class Run:
         """The run folder; what is written goes to ``draft.path``, which becomes that."""
         return self.draft.folder
 
-    def _fit_epoch(self, console: Console) -> None:
+    def _fit_epoch(self) -> None:
         """Go on with the next epoch if epochs have another length than when the run was saved."""
         now, before = self.stage.steps_per_epoch(), self.at.steps_per_epoch
         if now != before and self.at.step_in_epoch:
-            console.print(
+            self.console.print(
                 f"an epoch has {now} steps now and had {before}: going on with the next epoch, so"
                 " this is not exactly the run that never stopped"
             )
             self.at.epoch, self.at.step_in_epoch = self.at.epoch + 1, 0
         self.at.steps_per_epoch = now
 
-    def _fit_criterion(self, console: Console) -> None:
+    def _fit_criterion(self) -> None:
         """Forget the best value if it is one of another number: they cannot be compared."""
         now, before = self.stage.criterion, self.at.criterion
         if before and now != before:
-            console.print(
+            self.console.print(
                 f"models are kept by {now} now and were by {before}: the best starts anew"
             )
             self.at.best, self.at.stale = None, 0
 
-    def _backward(self, batch: Any, parts: int) -> dict[str, Tensor]:
-        """Add the gradients of one micro-batch of ``parts``; return its share of the terms."""
-        terms = self.stage.loss(self.model, batch)
-        share = terms["loss"] / parts
-        if isinstance(self.weights, FlatWeights):
-            self.weights.add_gradients_of(share)
-        else:
-            self.accelerator.backward(share)
-        return {name: value.detach().float() / parts for name, value in terms.items()}
-
     def begin(self) -> None:
         """Open the trackers; the earlier run's numbers are replaced or gone on with from here."""
         start_trackers(self.accelerator, self.config, self.folder, self.console)
-        self.tracker = Tracker(
-            self.draft,
-            self.accelerator,
-            self.end,
-            self.console,
-            self.at.step if self.resumed else None,
-        )
+        first = self.at.step if self.resumed else None
+        self.tracker = Tracker(self.draft, self.accelerator, self.end, self.console, first)
         self.started = self.saved_at = self.logged_at = time.monotonic()
         self.first_step = self.at.step
-
-    def set_learning_rate(self) -> None:
-        """Set the rate of the next update."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.at(self.at.step)
 
     def advance(self) -> None:
         """Count a finished step."""
@@ -226,8 +161,7 @@ class Run:
         left = math.inf if minutes is None else 60 * minutes - elapsed
         if self.end is not None:
             left = min(left, (self.end - self.at.step) * elapsed / done)
-        if self.compiler.decide(done, left) and isinstance(self.backward, GraphedBackward):
-            self.backward.forget()
+        self.step.consider_compiling(done, left)
 
     def record(self, terms: Mapping[str, Tensor], norm: Tensor, batches: list[Any]) -> None:
         """Keep a step's numbers, still on the device."""
@@ -303,8 +237,8 @@ class Run:
     def validate(self) -> None:
         """Evaluate with averaged weights and keep the model if it is the best so far."""
         at, accelerator = self.at, self.accelerator
-        self.model.eval()
-        with self.average.applied():
+        self.step.model.eval()
+        with self.step.average.applied():
             # the bare model: DDP talks in every forward, and processes may have unequal batches
             with torch.no_grad():
                 shares = self.stage.evaluate(
@@ -319,7 +253,7 @@ class Run:
             keep = self.config.trainer.keep
             if improved or keep == "last":
                 self._write(keep)
-        self.model.train()
+        self.step.model.train()
         at.stale = 0 if improved else at.stale + 1
         self.schedule.validated(improved)
         self.tracker.log(at.step, at.epoch, at.metrics)
@@ -330,7 +264,7 @@ class Run:
     def export(self, name: str) -> None:
         """Write the model with averaged weights into a subfolder, unless it is there already."""
         if self.written.get(name) != self.at.step:
-            with self.average.applied():
+            with self.step.average.applied():
                 self._write(name)
 
     def finish(self) -> None:
@@ -360,14 +294,7 @@ class Run:
         if self.accelerator.is_main_process:
             if self.accelerator.scaler is not None:
                 self.at.scaler = self.accelerator.scaler.state_dict()
-            state.save(
-                self.draft.path,
-                self.at,
-                self.weights,
-                self.optimizer,
-                self.average,
-                self.schedule,
-            )
+            state.save(self.draft.path, self.at, *self.kept)
             self.draft.commit()
         self.saved_at = time.monotonic()
 

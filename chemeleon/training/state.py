@@ -15,26 +15,15 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from chemeleon.checkpoints.store import damaged_state, read_state, write_state
-from chemeleon.crystals.random import torch_seed
 from chemeleon.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from chemeleon.training.schedule import LearningRate
-    from chemeleon.training.update import Weights
+    from chemeleon.training.weights import Weights
 
 OPTIMIZER_TENSORS = ("exp_avg", "exp_avg_sq")
-
-
-def seed_step(seed: int, place: int) -> None:
-    """Seed torch's global generator, which only dropout uses, for a step of a run.
-
-    Args:
-        seed: of the run.
-        place: of the step and the process among all of them.
-    """
-    torch.manual_seed(torch_seed(seed, place, 32))
 
 
 Count = Annotated[int, Field(ge=0, le=10**12)]

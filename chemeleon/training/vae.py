@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,8 @@ from chemeleon.data.loader import Draw, EvalLoader, Loader
 from chemeleon.data.pool import worker_count
 from chemeleon.evaluation.matching import Arrays, Pair, crystal_arrays, match_pairs
 from chemeleon.models.vae import CrystalVAE, vae_losses
-from chemeleon.training.run import Export
-from chemeleon.training.stage import DataStage
+from chemeleon.training.context import RunContext
+from chemeleon.training.stage import DataStage, Export
 
 
 class VAEStage(DataStage):
@@ -40,6 +41,11 @@ class VAEStage(DataStage):
         train, val = self.model.arranged(train), self.model.arranged(val)
         self.loader = Loader.from_config(config, train, device, rank, world)
         self.val = EvalLoader(val, config.data.batch_size, device=device)
+
+    @classmethod
+    def start(cls, config: VAETrainConfig, context: RunContext) -> Self:
+        """See ``Stage``."""
+        return cls(config, *context.load(config.data), **context.place)
 
     def loss(self, model: nn.Module, draw: Draw) -> dict[str, Tensor]:
         """Augment, reconstruct, compare."""

@@ -11,6 +11,7 @@ import numpy as np
 from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.columns import Column
 from chemeleon.evaluation.metrics.base import Figure, Metric, Options, View
+from chemeleon.evaluation.structures import PackedStructures
 
 
 class PropertyHits(Metric):
@@ -32,8 +33,6 @@ class PropertyHits(Metric):
     def columns(self, crystals: Collection, options: Options) -> Mapping[str, Any]:
         if options.predict is None:
             return {}
-        from chemeleon.evaluation.report_data import PackedStructures  # it shows metrics itself
-
         rows = np.flatnonzero(crystals.crystals.counts)
         given = PackedStructures(crystals.crystals.take(rows))
         answers = options.predict([structure for structure in given if structure is not None])

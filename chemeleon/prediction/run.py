@@ -14,8 +14,9 @@ import torch
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.building import collect, parse_source
 from chemeleon.data.cache import ParsedSet
+from chemeleon.data.crystal import Record
 from chemeleon.data.names import stem
-from chemeleon.data.sources import Record, has_column
+from chemeleon.data.sources import has_column
 from chemeleon.data.tables import write_rows
 from chemeleon.errors import ConfigError, DataError, nearest
 from chemeleon.evaluation.metrics.base import Wanted

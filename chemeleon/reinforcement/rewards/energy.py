@@ -23,12 +23,19 @@ from chemeleon.data.cache import cache_dir
 from chemeleon.energy.hull import Hull
 from chemeleon.energy.hull_crystals import from_crystals
 from chemeleon.energy.hull_sources import Ground, default_hull, find_hull, hull_for
-from chemeleon.energy.potentials import Potential, load_potential
+from chemeleon.energy.potential import Potential
+from chemeleon.energy.potentials import load_potential
 from chemeleon.errors import ChemeleonError, DataError
 from chemeleon.evaluation.grouping import composition_keys, elements_of
 from chemeleon.evaluation.lookup import to_packed
 from chemeleon.evaluation.sound import moved, relax_soundly
-from chemeleon.rl.rewards.base import Answer, Candidates, Context, Reward, needs_reference
+from chemeleon.reinforcement.rewards.base import (
+    Answer,
+    Candidates,
+    Context,
+    Reward,
+    needs_reference,
+)
 
 logger = logging.getLogger(__name__)
 _load = functools.lru_cache(maxsize=1)(load_potential)  # checked, then used

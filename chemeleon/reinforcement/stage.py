@@ -9,45 +9,46 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Self
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from chemeleon.config.schema import RLTrainConfig
 from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.data.pool import worker_count
 from chemeleon.diffusion.reverse import ReverseDiffusion
-from chemeleon.errors import TrainingError
+from chemeleon.errors import ConfigError, TrainingError
 from chemeleon.models.denoiser import LatentDiffusion
-from chemeleon.rl.notes import PICTURES, Notes, Scored, draw_best, weighted
-from chemeleon.rl.objectives import Objective, Piece, PolicyGradient, Rejection
-from chemeleon.rl.rollout import Policy, draw_prompts
+from chemeleon.models.vae import CrystalVAE
+from chemeleon.reinforcement.notes import PICTURES, Notes, draw_best, weighted
+from chemeleon.reinforcement.objectives import Objective, Piece, PolicyGradient, Rejection
+from chemeleon.reinforcement.report import write_report
+from chemeleon.reinforcement.rewards.mix import Mix
+from chemeleon.reinforcement.rollout import Policy, draw_prompts
 from chemeleon.storage import Draft
-from chemeleon.training.adapted import Adapted, trained, whole
-from chemeleon.training.run import Export
+from chemeleon.training.adapted import Adapted, WritesLDM
+from chemeleon.training.context import RunContext
 
 CPU_PAIRS = 1024
 MOST_TOKENS = 32_768  # per backward pass on a GPU; more do not make it faster
 ACTIVATION_BYTES = 130  # per token, block and channel, kept for the backward pass in bf16
 
 
-class Scorer(Protocol):
-    """What is used of `chemeleon.rl.rewards.mix.Mix`."""
+class RLStage(WritesLDM):
+    """Policy gradients, or training on the best, with the model's own crystals.
 
-    @property
-    def judges(self) -> Sequence[str]:
-        """The potentials and predictors that score."""
-        ...
-
-    def score(self, crystals: FlatCrystals, group: Tensor) -> Scored:
-        """Score crystals; ``group`` ``(B,)`` says which belong together."""
-        ...
-
-
-class RLStage:
-    """Policy gradients, or training on the best, with the model's own crystals."""
+    Args:
+        train, val: crystals whose sizes, conditions or compositions are asked for.
+        start: the model to be tuned.
+        scorer: gives rewards.
+        draft: the run on disk, for pictures.
+        resume: the folder holds an earlier part of this run.
+        device, rank, world, autocast, precision: see `RunContext.networks`.
+    """
 
     criterion = "val/loss"
     whole_epochs = True
@@ -59,7 +60,7 @@ class RLStage:
         val: FlatCrystals,
         *,
         start: LatentDiffusion,
-        scorer: Scorer,
+        scorer: Mix,
         draft: Draft,
         resume: bool = False,
         device: torch.device,
@@ -68,22 +69,6 @@ class RLStage:
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         precision: str = "no",
     ) -> None:
-        """Prepare.
-
-        Args:
-            config: settings.
-            train: crystals whose sizes, conditions or compositions are asked for.
-            val: the same for validation.
-            start: the model to be tuned.
-            scorer: gives rewards.
-            draft: the run on disk, for pictures.
-            resume: the folder holds an earlier part of this run.
-            device: where the model goes.
-            rank: this process.
-            world: number of processes.
-            autocast: context in which networks run.
-            precision: of the networks, in accelerate's words.
-        """
         self.config, self.scorer, self.draft = config, scorer, draft
         self.rank, self.world = rank, world
         rl = config.rl
@@ -108,6 +93,25 @@ class RLStage:
         self.objective = self._objective(rl.micro_batch or self._micro_batch(), precision)
         self.notes_of = Notes(rl.rewards, draft.folder, resume=resume)
         self.seconds: dict[str, float] = {}
+
+    @classmethod
+    def start(cls, config: RLTrainConfig, context: RunContext) -> Self:
+        """See ``Stage``."""
+        model = _start(config, context).to(context.accelerator.device)  # rewards use its VAE
+        train, val = context.load(config.data)
+        stage = cls(
+            config,
+            train,
+            val,
+            start=model,
+            scorer=_scorer(config, train, model.vae, context.accelerator),
+            draft=context.draft,
+            resume=context.resume,
+            **context.networks,
+        )
+        if stage.adapted is not None:
+            context.console.print(stage.adapted.summary())
+        return stage
 
     def _objective(self, micro_batch: int, precision: str) -> Objective:
         rl = self.config.rl
@@ -225,13 +229,9 @@ class RLStage:
             found[f"val/{name}"] = float(values.float().sum()), number
         return found
 
-    def initial(self) -> Export:
-        """Return the model before tuning, whole, for resuming."""
-        return whole(self.model, self._content())
-
-    def export(self) -> Export:
-        """See ``Stage``."""
-        return trained(self.model, self._content(), self.adapted)
+    def finish(self, context: RunContext, *, interrupted: bool) -> None:
+        """See ``Stage``: writes the report."""
+        context.console.print(f"report: {write_report(self.config, context.draft.folder)}")
 
     def _content(self) -> dict[str, Any]:
         data: dict[str, Any] = {"name": self.config.data.name, "niggli": self.config.data.niggli}
@@ -243,3 +243,42 @@ class RLStage:
         if rewarded:  # an evaluation must know whom the model has learned to please
             content["rewarded_by"] = sorted(rewarded)
         return content
+
+
+def _start(config: RLTrainConfig, context: RunContext) -> LatentDiffusion:
+    """Return the model to be tuned; a resumed run begins with the one it began with."""
+    source = context.initial if context.resume else config.rl.ldm_ckpt_path
+    if source is None:
+        raise ConfigError(
+            "rl.ldm_ckpt_path is not set: name the folder of a trained LDM, for example"
+            " rl.ldm_ckpt_path=runs/my_ldm"
+        )
+    model = LatentDiffusion.from_pretrained(source)
+    wanted = model.config.conditions
+    if config.rl.guidance is not None and not wanted:
+        raise ConfigError(
+            f"rl.guidance={config.rl.guidance} needs a conditional model, and"
+            f" {config.rl.ldm_ckpt_path} is unconditional: leave it out"
+        )
+    missing = [
+        f"condition {name} of {source} needs column '{condition.column}'"
+        for name, condition in wanted.items()
+        if condition.column is not None and condition.column not in config.data.targets
+    ]
+    if missing:
+        raise ConfigError(f"{'; '.join(missing)}: add it to data.targets")
+    # what is tuned is what this walk makes, so that is how it should be sampled
+    model.config = model.config.model_copy(update={"sampler": config.rl.sampler})
+    return model
+
+
+def _scorer(
+    config: RLTrainConfig, train: FlatCrystals, vae: CrystalVAE, accelerator: Accelerator
+) -> Mix:
+    """Return the rewards; crystals are new if they are not among the training crystals."""
+    # processes of one machine share its cores
+    cores = max(1, worker_count() // accelerator.num_processes)
+    device, configs = accelerator.device, config.rl.rewards
+    # the first process makes and caches a hull, the others read the cache
+    with accelerator.main_process_first():
+        return Mix(configs, reference=train, device=device, jobs=cores, vae=vae)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from chemeleon.crystals.batch import FlatCrystals
-from chemeleon.rl.rewards._diversity import Diversity
-from chemeleon.rl.rewards._vae import features_of, mean_element
+from chemeleon.reinforcement.rewards._diversity import Diversity
+from chemeleon.reinforcement.rewards._vae import features_of, mean_element
 
 
 class CompositionDiversity(Diversity):

@@ -17,8 +17,8 @@ from chemeleon.config.rl import RLConfig
 from chemeleon.crystals.random import fold
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.diffusion.reverse import ReverseDiffusion, log_probability
-from chemeleon.rl.grpo import advantages, grpo_terms
-from chemeleon.rl.rollout import ESTIMATE, Policy, Rollout
+from chemeleon.reinforcement.grpo import advantages, grpo_terms
+from chemeleon.reinforcement.rollout import ESTIMATE, Policy, Rollout
 
 
 class Piece(NamedTuple):

@@ -10,20 +10,20 @@ from typing import Any
 
 from chemeleon.config.plain_yaml import parse_yaml, read_yaml
 from chemeleon.config.presets import flatten, list_presets, load
+from chemeleon.config.schema import STAGES
 from chemeleon.errors import ConfigError
 
 # where data lie and where numbers are shown: a matter of one computer
 _LOCAL = ("data.root", "trainer.tracker", "trainer.project")
 # what a preset is for; no word of a command should turn it into another
 _KIND = ("data.name", "vae.kind", "ldm.denoiser.types")
-_STAGES = ("rl", "predict", "ldm", "vae")  # the first section that a config has is its stage
 
 
 def stage_of(content: Any) -> str | None:
     """Return the stage of a run's ``config.yaml``; None if it is no such file."""
     if not isinstance(content, Mapping) or "trainer" not in content:
         return None
-    return next((stage for stage in _STAGES if stage in content), None)
+    return next((stage for stage in STAGES if stage in content), None)
 
 
 def training_words(path: Path) -> tuple[str, dict[str, str]]:

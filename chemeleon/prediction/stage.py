@@ -5,19 +5,21 @@ Shapes: ``B`` crystals, ``P`` properties.
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
 from chemeleon.config.schema import PredictorConfig, PredictTrainConfig, VAEConfig
 from chemeleon.crystals.augment import augment, jitter
 from chemeleon.crystals.batch import FlatCrystals
-from chemeleon.data.dataset import load_split
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.errors import DataError
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.training.run import Export
-from chemeleon.training.stage import DataStage
+from chemeleon.prediction.scoring import score, with_targets
+from chemeleon.training.context import RunContext, check_same, load_vae
+from chemeleon.training.stage import DataStage, Export
 
 
 class PredictStage(DataStage):
@@ -51,6 +53,13 @@ class PredictStage(DataStage):
         self.loader = Loader.from_config(config, train, device, rank, world)
         self.val = EvalLoader(val, config.data.batch_size, device=device)
         self.model = start.to(device)
+
+    @classmethod
+    def start(cls, config: PredictTrainConfig, context: RunContext) -> Self:
+        """See ``Stage``."""
+        vae, start = _start(config, context)
+        train, val = context.load(with_targets(config), partial=True)
+        return cls(config, train, val, vae=vae, start=start, **context.place)
 
     def loss(self, model: nn.Module, draw: Draw) -> dict[str, Tensor]:
         """Augment, predict, compare; each property counts the same, however often it is known."""
@@ -89,17 +98,21 @@ class PredictStage(DataStage):
             totals[f"val/mae_{name}"] = error, count
         return totals
 
+    def initial(self) -> Export:
+        """See ``Stage``: of one on a VAE's encoder, resuming needs no other folder."""
+        return self.export()
+
+    def finish(self, context: RunContext, *, interrupted: bool) -> None:
+        """See ``Stage``: writes the scores."""
+        if not interrupted:
+            device = context.accelerator.device
+            score(self.config, context.draft.folder, device, context.console)
+
     def export(self) -> Export:
         """See ``Stage``."""
         data = {"name": self.config.data.name, "niggli": self.config.data.niggli}
         config = {**self.model.architecture(), "data": data}
         return Export("predictor", config, self.model.state_dict())
-
-
-def load_targets(config: PredictTrainConfig, split: str, progress: bool = False) -> FlatCrystals:
-    """Return the crystals of a split that have at least one of the targets."""
-    data = config.data.model_copy(update={"targets": config.predict.targets})
-    return load_split(data, split, progress=progress, partial=True)
 
 
 def new_encoder(config: PredictorConfig) -> CrystalVAE:
@@ -129,3 +142,19 @@ def _with_units(config: PredictTrainConfig) -> PredictorConfig:
     given = {**config.data.units, **config.predict.units}
     units = {name: given[name] for name in config.predict.targets if name in given}
     return config.predict.model_copy(update={"units": units})
+
+
+def _start(
+    config: PredictTrainConfig, context: RunContext
+) -> tuple[CrystalVAE | None, Predictor | None]:
+    """Return the VAE of a new predictor (None: from scratch), or the one that is gone on with."""
+    predict = config.predict
+    if context.resume:
+        start = Predictor.from_pretrained(context.initial)
+        free = {"vae_ckpt_path", "units", "dropout", "loss", "ema_decay"}
+        names = [name for name in PredictorConfig.model_fields if name not in free]
+        check_same("predict", names, start.config, predict, context.initial)
+        return None, start
+    if predict.encoder == "scratch":
+        return None, None
+    return load_vae("predict", predict.vae_ckpt_path, config), None

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from chemeleon.config.rewards import RewardConfig
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
-from chemeleon.rl.rewards._functions import reward_of
-from chemeleon.rl.rewards.base import Context, Reward
+from chemeleon.reinforcement.rewards._functions import reward_of
+from chemeleon.reinforcement.rewards.base import Context, Reward
 from chemeleon.storage import at_home
 
 _NO_REWARDS = ("base", "mix")
@@ -68,7 +68,7 @@ def find_reward(name: str) -> type[Reward]:
         return reward_of(thing, name)
     raise ConfigError(
         f"'{name}' is a {type(thing).__name__}; a function or a subclass of"
-        " chemeleon.rl.rewards.base.Reward is needed"
+        " chemeleon.reinforcement.rewards.base.Reward is needed"
     )
 
 

@@ -15,7 +15,7 @@ from chemeleon.config.requests import whole_number
 from chemeleon.config.schema import RLTrainConfig
 from chemeleon.evaluation.charts import Frame, number, svg, ticks
 from chemeleon.evaluation.page import Section, definition_list, escape, page, table
-from chemeleon.rl.notes import PICTURES
+from chemeleon.reinforcement.notes import PICTURES
 from chemeleon.storage import write_text
 from chemeleon.training.tracking import read_metrics
 

@@ -1,15 +1,8 @@
-"""From gradients to new weights: sum over processes, clip, guard, step, clear.
-
-Nothing here waits for the device (but in fp16): clipping and the guard against numbers that are not
-finite go into the fused optimizer as tensors, the way a loss scaler's do.
-"""
+"""The trained weights and their gradients, as the step sees them: one by one, or in one buffer."""
 
 from __future__ import annotations
 
-import math
-
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 
@@ -96,47 +89,3 @@ class FlatWeights(Weights):
         """See ``Weights``."""
         assert self.flat.grad is not None
         self.flat.grad.zero_()
-
-
-class Update:
-    """One optimizer step, given that gradients have been added up."""
-
-    def __init__(
-        self,
-        weights: Weights,
-        optimizer: torch.optim.Optimizer,
-        accelerator: Accelerator,
-        clip_norm: float | None,
-    ) -> None:
-        self.weights, self.optimizer, self.scaler = weights, optimizer, accelerator.scaler
-        self.limit = clip_norm or math.inf
-        self.broken = torch.zeros((), device=accelerator.device)
-
-    def __call__(self, loss: Tensor) -> Tensor:
-        """Clip, update, clear; return the norm of the gradients before clipping.
-
-        Once a loss or a gradient was not finite, weights are never changed again; the caller finds
-        out when it reads the numbers.
-        """
-        self.weights.average_gradients()
-        if self.scaler is not None:
-            norm = self._scaled_step()
-        else:
-            norm = self.weights.gradient_norm()
-            self.broken = torch.where(torch.isfinite(norm + loss), self.broken, 1.0)
-            # the fused kernel divides by grad_scale and does nothing where found_inf is 1
-            self.optimizer.grad_scale = (norm / self.limit).clamp_min(1)  # pyright: ignore
-            self.optimizer.found_inf = self.broken  # pyright: ignore
-            self.optimizer.step()
-        self.weights.clear_gradients()
-        return norm
-
-    def _scaled_step(self) -> Tensor:
-        """Leave steps with infinite gradients to the loss scaler of fp16, which expects some."""
-        assert self.scaler is not None
-        self.scaler.unscale_(self.optimizer)
-        parameters = self.weights.parameters
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.limit, foreach=True)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return norm

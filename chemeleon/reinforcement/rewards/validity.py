@@ -13,7 +13,7 @@ from chemeleon.data.pool import keep_workers
 from chemeleon.evaluation.collection import parallel
 from chemeleon.evaluation.describe import smact_chunk
 from chemeleon.evaluation.grouping import composition_keys, elements_of
-from chemeleon.rl.rewards.base import Answer, Candidates, Context, Reward
+from chemeleon.reinforcement.rewards.base import Answer, Candidates, Context, Reward
 
 _CHUNK = 8  # compositions of one job; one with many oxidation states takes long
 

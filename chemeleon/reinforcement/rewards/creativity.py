@@ -28,7 +28,13 @@ from chemeleon.evaluation.grouping import (
 )
 from chemeleon.evaluation.lookup import Lookup
 from chemeleon.evaluation.matching import TOLERANCES, MatcherName
-from chemeleon.rl.rewards.base import Answer, Candidates, Context, Reward, needs_reference
+from chemeleon.reinforcement.rewards.base import (
+    Answer,
+    Candidates,
+    Context,
+    Reward,
+    needs_reference,
+)
 
 
 class CreativityOptions(Section):

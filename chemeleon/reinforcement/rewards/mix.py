@@ -22,9 +22,9 @@ from chemeleon.config.rewards import RewardConfig
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.errors import ChemeleonError, TrainingError
 from chemeleon.evaluation.validity import structural_problems
-from chemeleon.rl.rewards._loading import make_rewards
-from chemeleon.rl.rewards._normalise import normalise
-from chemeleon.rl.rewards.base import Answer, Candidates, Context, Reward
+from chemeleon.reinforcement.rewards._loading import make_rewards
+from chemeleon.reinforcement.rewards._normalise import normalise
+from chemeleon.reinforcement.rewards.base import Answer, Candidates, Context, Reward
 
 if TYPE_CHECKING:
     from chemeleon.models.vae import CrystalVAE

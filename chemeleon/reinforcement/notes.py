@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import gather_object
@@ -19,27 +19,13 @@ from torch import Tensor
 from chemeleon.config.rewards import RewardConfig
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.symbols import symbol
+from chemeleon.reinforcement.rewards.mix import Scores
 from chemeleon.training.tracking import read_metrics
 
 PICTURES = "pictures"
 BEST_SHOWN = 12
 STABLE_EV, METASTABLE_EV = 0.0, 0.1  # per atom above the hull
 TOP_FORMULAS = 10
-
-
-class Scored(Protocol):
-    """What is read of `chemeleon.rl.rewards.mix.Scores`."""
-
-    @property
-    def total(self) -> Tensor: ...
-    @property
-    def raw(self) -> Mapping[str, Tensor]: ...
-    @property
-    def failed(self) -> Mapping[str, int]: ...
-    @property
-    def facts(self) -> Mapping[str, Tensor]: ...
-    @property
-    def seconds(self) -> Mapping[str, float]: ...
 
 
 class _Sums(NamedTuple):
@@ -84,7 +70,7 @@ class Notes:
         self.first = first_elements(folder) if resume else None
         self.pending: dict[str, Any] | None = None
 
-    def take(self, crystals: FlatCrystals, scores: Scored) -> None:
+    def take(self, crystals: FlatCrystals, scores: Scores) -> None:
         """Note a scored rollout."""
         counts = composition_counts(crystals)
         elements = torch.bincount(crystals.atomic_numbers).tolist()
@@ -95,7 +81,7 @@ class Notes:
             "elements": Counter({symbol(z): n for z, n in enumerate(elements) if n}),
         }
 
-    def _sums(self, scores: Scored) -> dict[str, _Sums]:
+    def _sums(self, scores: Scores) -> dict[str, _Sums]:
         """Return rewards and facts by metric; a fact may have the name of a reward."""
         found = {f"rollout/{name}": _Sums.of(values.cpu()) for name, values in scores.raw.items()}
         found["rollout/reward"] = _Sums.of(weighted(scores, self.configs))
@@ -140,7 +126,7 @@ class Notes:
         return {**found, "formulas": dict(top), "elements": dict(sorted(elements.items()))}
 
 
-def weighted(scores: Scored, configs: Mapping[str, RewardConfig]) -> Tensor:
+def weighted(scores: Scores, configs: Mapping[str, RewardConfig]) -> Tensor:
     """Return the weighted sum of rewards as they are, ``(B,)``.
 
     The total that is learned from may be scaled within each group, so it cannot be compared over

@@ -9,15 +9,19 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from chemeleon.config.schema import PredictTrainConfig
-from chemeleon.data.dataset import SPLITS
+from chemeleon.config.schema import DataConfig, PredictTrainConfig
+from chemeleon.data.dataset import SPLITS, load_split
 from chemeleon.errors import DataError
 from chemeleon.models.predictor import Predictor
-from chemeleon.predict.regression import Parity, parity_plot, scores
-from chemeleon.predict.stage import load_targets
+from chemeleon.prediction.regression import Parity, parity_plot, scores
 from chemeleon.storage import write_text
 
 SCORES, PLOT = "scores.json", "parity.png"
+
+
+def with_targets(config: PredictTrainConfig) -> DataConfig:
+    """Return the settings of the data, whose columns are the targets."""
+    return config.data.model_copy(update={"targets": config.predict.targets})
 
 
 def score(config: PredictTrainConfig, folder: Path, device: torch.device, console: Console) -> None:
@@ -31,7 +35,7 @@ def score(config: PredictTrainConfig, folder: Path, device: torch.device, consol
     rows: dict[str, dict[str, Parity]] = {}
     for split in SPLITS[1:]:
         try:
-            crystals = load_targets(config, split)
+            crystals = load_split(with_targets(config), split, partial=True)
         except DataError as error:
             console.print(f"no scores on {split}: {str(error).splitlines()[0]}")
             continue

@@ -12,7 +12,7 @@ from chemeleon.config.bounds import OpenSection
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.models.predictor import Predictor as Model
 from chemeleon.models.pretrained import place
-from chemeleon.rl.rewards.base import Answer, Candidates, Context, Reward
+from chemeleon.reinforcement.rewards.base import Answer, Candidates, Context, Reward
 
 
 class PredictorOptions(OpenSection):
@@ -54,7 +54,7 @@ class Predictor(Reward):
     @classmethod
     def problems(cls, options: PredictorOptions, context: Context) -> list[str]:
         """See `Reward`."""
-        from chemeleon.checkpoints.store import read_model
+        from chemeleon.checkpoints.load import read_model
 
         try:
             read_model(options.model, Model.kinds)

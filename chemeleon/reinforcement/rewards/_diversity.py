@@ -19,7 +19,13 @@ from chemeleon.config.bounds import Section
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.models.pretrained import place
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.rl.rewards.base import Answer, Candidates, Context, Reward, needs_reference
+from chemeleon.reinforcement.rewards.base import (
+    Answer,
+    Candidates,
+    Context,
+    Reward,
+    needs_reference,
+)
 
 _DEGREE = 3
 

@@ -12,7 +12,7 @@ from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER
 from chemeleon.crystals.ragged import reduce_atoms
 from chemeleon.crystals.symbols import element_numbers
 from chemeleon.errors import ConfigError
-from chemeleon.rl.rewards.base import Answer, Candidates, Context, Reward
+from chemeleon.reinforcement.rewards.base import Answer, Candidates, Context, Reward
 
 
 def _symbol(text: str) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from chemeleon.config.bounds import OpenSection, Section
 from chemeleon.errors import ConfigError, TrainingError
-from chemeleon.rl.rewards.base import Answer, Candidates, Reward
+from chemeleon.reinforcement.rewards.base import Answer, Candidates, Reward
 
 
 def reward_of(function: Callable[..., Any], name: str) -> type[Any]:
