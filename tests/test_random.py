@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
+from conftest import demo_crystals
 
 from chemeleon.config.schema import AugmentConfig
 from chemeleon.crystals.augment import augment, jitter, random_rotations
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.crystals.ragged import _torch_scatter, reduce_atoms
 from chemeleon.crystals.random import fold, integers, make_keys, normal, uniform
 

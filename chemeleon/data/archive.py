@@ -32,6 +32,7 @@ MAX_BYTES = 1 << 27  # unpacked; 700,000 crystals of ten atoms
 _MAX_HEADER = 1 << 20
 _MAX_MEMORY = 1 << 26  # of the unpacker, beside what it gives
 DECIMALS = 8  # of coordinates (share of the cell), lengths (angstrom) and angles (degree)
+MOST_DECIMALS = 12  # that a file may have
 _STEP = 1 << 20
 
 Array = NDArray[Any]
@@ -144,7 +145,7 @@ def _archive(name: str, arrays: dict[str, Array], details: Any, niggli: bool) ->
         if places is None:
             _check(found.dtype == np.float32, f"{key} holds {found.dtype}")
             return found
-        _check(found.dtype.kind == "i" and places in range(DECIMALS + 1), f"wrong {key}")
+        _check(found.dtype.kind == "i" and places in range(MOST_DECIMALS + 1), f"wrong {key}")
         values = found / 10.0**places
         values[found == np.iinfo(found.dtype).min] = np.nan
         return values

@@ -98,8 +98,14 @@ def _niggli_rows(lattice: Array) -> Array:
     return np.round(rows if determinant(lattice) > 0 else -rows).astype(np.int8)
 
 
-def pack(records: Sequence[Record], crystals: Sequence[Packed]) -> bytes:
-    """Return the bytes of an archive; the content of records is not used."""
+def pack(records: Sequence[Record], crystals: Sequence[Packed], most: int = DECIMALS) -> bytes:
+    """Return the bytes of an archive; the content of records is not used.
+
+    Args:
+        records: ids and columns.
+        crystals: their atoms, in the same order.
+        most: decimals of coordinates, lengths and angles at the most, up to `MOST_DECIMALS`.
+    """
     from safetensors.numpy import save
 
     numbers, frac, cells, niggli = zip(*crystals, strict=True)
@@ -118,8 +124,8 @@ def pack(records: Sequence[Record], crystals: Sequence[Packed]) -> bytes:
         "lengths": lattice_lengths(lattice).numpy(),
         "angles": np.degrees(lattice_angles(lattice).numpy()),
     }.items():
-        places = _places(values, 0.1**DECIMALS / 100)
-        decimals[name] = DECIMALS if places is None else places
+        places = _places(values, 0.1**most / 100, most)
+        decimals[name] = most if places is None else places
         arrays[name] = _whole(values, decimals[name])
     arrays["frac_coords"] %= 10 ** decimals["frac_coords"]  # 0.999999999 becomes 1, which is 0
     for name, tensor in columns.items():
@@ -135,10 +141,10 @@ def pack(records: Sequence[Record], crystals: Sequence[Packed]) -> bytes:
     return lzma.compress(content, check=lzma.CHECK_CRC64, filters=_FILTERS)
 
 
-def _places(values: Array, tolerance: float) -> int | None:
+def _places(values: Array, tolerance: float, most: int = DECIMALS) -> int | None:
     """Return how many decimals give the values back, in their own precision; None if too many."""
     known = values[~np.isnan(values)]
-    for places in range(DECIMALS + 1):
+    for places in range(most + 1):
         back = (np.round(known.astype(np.float64) * 10**places) / 10**places).astype(values.dtype)
         if abs(known).max(initial=0) * 10**places < 2**53 and (
             abs(back - known).max(initial=0) <= tolerance
