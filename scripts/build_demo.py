@@ -45,11 +45,11 @@ from demo_shapes import (
     split_ion,
     valence_electrons,
 )
+from pack_dataset import Packed, pack
 
 from chemeleon.crystals.lattice import lattice_angles, lattice_from_parameters, lattice_lengths
 from chemeleon.data.crystal import Record
 from chemeleon.data.names import ARCHIVE_SUFFIX
-from chemeleon.data.packing import Packed, pack
 
 SEED = 20
 STRAIN, MAX_STRAIN = 0.01, 0.02

@@ -56,7 +56,7 @@ def read_archive(path: Path, niggli: bool = True) -> Archive:
     """Read an archive.
 
     Args:
-        path: a file of `packing.write_archive`.
+        path: a file of ``scripts/pack_dataset.py``.
         niggli: give Niggli cells instead of the cells of the source.
 
     Raises:
