@@ -24,7 +24,7 @@ from safetensors.numpy import save
 
 from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.lattice import lattice_angles, lattice_lengths
-from chemeleon.data.archive import DECIMALS, FORMAT, MAX_BYTES, read_archive
+from chemeleon.data.archive import FORMAT, MAX_BYTES, read_archive
 from chemeleon.data.building import collect, columns_of
 from chemeleon.data.crystal import Record
 from chemeleon.data.dataset import SPLITS, split_path
@@ -35,6 +35,7 @@ from chemeleon.data.problems import Problem, problems_error
 from chemeleon.data.sources import read_records
 from chemeleon.errors import DataError
 
+DECIMALS = 8  # of coordinates, lengths and angles in tables
 _TOLERANCE = 1e-6  # of the cell, and angstrom; beyond what float32 resolves
 # lp and pb say that most numbers have four bytes
 _FILTERS = [

@@ -7,7 +7,7 @@ import torch
 from conftest import demo_crystals
 from rl_helpers import Scores
 
-from chemeleon.config.rewards import RewardConfig
+from chemeleon.config.rl import RewardConfig
 from chemeleon.reinforcement.notes import Notes, drift
 
 

@@ -22,8 +22,7 @@ from chemeleon.config.architecture import (
 )
 from chemeleon.config.bounds import Fraction, NonNegative, Positive, Section, Word, Words
 from chemeleon.config.requests import MAX_SEED
-from chemeleon.config.rewards import RewardConfig
-from chemeleon.config.rl import RLConfig
+from chemeleon.config.rl import RewardConfig, RLConfig
 from chemeleon.config.where import read_where
 from chemeleon.errors import ConfigError
 

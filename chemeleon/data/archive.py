@@ -31,8 +31,7 @@ FORMAT = 1
 MAX_BYTES = 1 << 27  # unpacked; 700,000 crystals of ten atoms
 _MAX_HEADER = 1 << 20
 _MAX_MEMORY = 1 << 26  # of the unpacker, beside what it gives
-DECIMALS = 8  # of coordinates (share of the cell), lengths (angstrom) and angles (degree)
-MOST_DECIMALS = 12  # that a file may have
+MOST_DECIMALS = 12  # of coordinates (share of the cell), lengths (angstrom) and angles (degree)
 _STEP = 1 << 20
 
 Array = NDArray[Any]
