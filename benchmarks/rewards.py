@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import torch
 
-from chemeleon.config.rewards import RewardConfig
+from chemeleon.config.rl import RewardConfig
 from chemeleon.config.schema import DataConfig, VAEConfig
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.dataset import load_split

@@ -12,8 +12,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from chemeleon.crystals.batch import FlatCrystals
 
 TINY_VAE = [
     "vae.width=32",
@@ -39,6 +43,14 @@ EPSILON = ["ldm.diffusion={prediction: epsilon, learned_variance: true}"]
 # crystals in the order and orientation of chance
 ANY_FORM = ["data.augment={rotate: true, translate: true}"]
 ANY_FORM_VAE = [*ANY_FORM, "vae.atom_order=file", "vae.loss={coords: 30, kl: 1e-4}"]
+
+
+def demo_crystals(split: str) -> FlatCrystals:
+    """Return a split of the demo set."""
+    from chemeleon.config.presets import load_data
+    from chemeleon.data.dataset import load_split
+
+    return load_split(load_data("demo"), split)
 
 
 def load_script(name: str) -> ModuleType:

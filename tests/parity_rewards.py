@@ -9,7 +9,7 @@ import torch
 from parity import FUSED, Found, Golden, fused_gelu
 from reference import reference
 
-from chemeleon.config.rewards import RewardConfig
+from chemeleon.config.rl import RewardConfig
 from chemeleon.crystals.convert import from_structures
 from chemeleon.evaluation.amd import average_minimum_distances, chebyshev
 from chemeleon.evaluation.statistics import frechet

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import demo_crystals
 from reward_helpers import TINY
 
 from chemeleon.config.schema import PredictorConfig
 from chemeleon.crystals.batch import FlatCrystals
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.energy.hull import Hull
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from chemeleon.config.rewards import RewardConfig
+from chemeleon.config.rl import RewardConfig
 from chemeleon.config.schema import VAEConfig
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.models.vae import CrystalVAE

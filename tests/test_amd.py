@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import demo_crystals
 from pymatgen.core import Lattice, Structure
 
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.convert import from_structures
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.data import pool
 from chemeleon.evaluation import amd
 from chemeleon.evaluation.amd import average_minimum_distances, chebyshev

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_LDM
+from conftest import TINY_LDM, demo_crystals
 from pymatgen.core import Structure
 
 from chemeleon import api
 from chemeleon.checkpoints.shipped import default_model
 from chemeleon.crystals.convert import to_structures
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.data.prepare import prepare
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"

@@ -11,12 +11,11 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import load_script
+from conftest import demo_crystals, load_script
 from pymatgen.core import Structure
 
 from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.convert import to_structures
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.data.dataset import load_split
 from chemeleon.evaluation.matching import Arrays, match_pairs
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import TINY_LDM
+from conftest import TINY_LDM, demo_crystals
 from rich.console import Console
 from test_conditions import CONDITIONS
 
 from chemeleon.config.presets import load
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import DataError
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.storage import RUN_PARTS, Draft

@@ -7,13 +7,12 @@ import logging
 
 import pytest
 import torch
-from conftest import EPSILON, TINY_LDM
+from conftest import EPSILON, TINY_LDM, demo_crystals
 from typer.testing import CliRunner
 
 import chemeleon
 from chemeleon import api
 from chemeleon.config.schema import ConditionConfig, SamplerConfig
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import ConfigError
 from chemeleon.generation.guidance import Sampling, Steering
 from chemeleon.generation.pipeline import Pipeline

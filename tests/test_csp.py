@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from conftest import TINY_LDM, TINY_VAE
+from conftest import TINY_LDM, TINY_VAE, demo_crystals
 from energy_helpers import rocksalt, rocksalt_cube
 from test_ordering import split
 
@@ -23,7 +23,6 @@ from chemeleon.crystals.augment import random_rotations
 from chemeleon.crystals.convert import from_structures
 from chemeleon.crystals.formula import likely_units
 from chemeleon.crystals.ordering import arrange_atoms
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.crystals.random import make_keys
 from chemeleon.data.dataset import load_source, load_split
 from chemeleon.errors import CheckpointError, ChemeleonError, ConfigError, GenerationError
@@ -170,7 +169,7 @@ def test_a_model_of_four_crystals_gives_them_back(tmp_path, monkeypatch):
         table = "\n".join(["material_id,cif", *rows])
         (tmp_path / "four" / f"{name}.csv").write_text(table)
     monkeypatch.setenv("CHEMELEON_DATA", str(tmp_path))
-    words = ["data.name=four", "data.source=table", "data.batch_size=16", "trainer.tracker=none"]
+    words = ["data.name=four", "data.batch_size=16", "trainer.tracker=none"]
     words += ["data.targets=[]", "trainer.grad_accumulation=1", "trainer.val_every_steps=1000"]
     small = ["vae.width=64", "vae.encoder_layers=2", "vae.decoder_layers=2", "vae.heads=4"]
     small += ["vae.feedforward=128", "trainer.max_steps=300", "data.augment.translate=false"]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from conftest import demo_crystals
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import load_file, save_file
@@ -18,7 +19,6 @@ from chemeleon.checkpoints.store import STATE
 from chemeleon.config.plain_json import parse_json
 from chemeleon.config.schema import OptimConfig
 from chemeleon.crystals.convert import to_structures, write_structures
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.data import cache
 from chemeleon.data.building import parse_source
 from chemeleon.data.parse import BadCrystalError, parse

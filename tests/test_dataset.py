@@ -186,9 +186,9 @@ def test_rows_by_an_expression(
         kept("gap > 5")
     with pytest.raises(DataError, match=r"no column 'gpa'; did you mean 'gap'\?.*character 5"):
         kept("not gpa > 5")
-    demo = DataConfig(name="demo", source="demo", where="num_elements == 2")
+    demo = DataConfig(name="demo", where="num_elements == 2")
     found = load_split(demo, "val")
-    assert 0 < len(found) < len(load_split(DataConfig(source="demo"), "val"))
+    assert 0 < len(found) < len(load_split(DataConfig(), "val"))
 
 
 def test_missing_sets_and_columns_say_what_to_do(
@@ -327,7 +327,7 @@ def test_folder_zip_and_json_sources(tmp_path: Path) -> None:
 
 
 def test_demo_set_follows_the_config() -> None:
-    config = DataConfig.model_validate({"name": "demo", "source": "demo"})
+    config = DataConfig(name="demo")
     everything = load_report(config, "val")
     assert len(everything.crystals) > 50
     small = load_split(config.model_copy(update={"max_atoms": 4}), "val")
@@ -379,16 +379,3 @@ def test_describe_counts(make: Callable[..., DataConfig]) -> None:
     assert by_name["density (g/cm3)"].maximum == pytest.approx(58.443 / 64 * 1.66054, rel=1e-4)
     for histogram in by_name.values():
         assert sum(histogram.counts) + histogram.missing == 2
-
-
-def test_demo_set_is_also_a_file(cache_folder: Path) -> None:
-    config = DataConfig.model_validate({"name": "demo", "source": "demo"})
-    path = dataset.split_path(config, "val")
-    before = path.stat().st_mtime_ns
-    assert path == dataset.split_path(config, "val")
-    assert path.stat().st_mtime_ns == before  # written once
-    found = load_source(DataConfig(), path).crystals
-    expected = load_split(config, "val")
-    assert found.ids == expected.ids
-    assert torch.equal(found.atomic_numbers, expected.atomic_numbers)
-    torch.testing.assert_close(found.lattice, expected.lattice, atol=1e-5, rtol=0)

@@ -6,12 +6,12 @@ import itertools
 
 import pytest
 import torch
+from conftest import demo_crystals
 from typer.testing import CliRunner
 
 import chemeleon
 from chemeleon.cli.app import app
 from chemeleon.config.schema import ConditionConfig
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import ConfigError, GenerationError
 from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.elements import choose_elements

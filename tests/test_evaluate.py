@@ -17,13 +17,12 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from conftest import demo_crystals
 from energy_helpers import rocksalt_cube
 from pymatgen.core import Lattice, Structure
 
 import chemeleon
-from chemeleon.crystals.batch import FlatCrystals
-from chemeleon.crystals.convert import to_structures
-from chemeleon.crystals.prototypes import demo_crystals
+from chemeleon.crystals.convert import to_structures, write_structures
 from chemeleon.errors import ChemeleonError, ConfigError, DataError
 from chemeleon.evaluation.collection import read_collection
 from chemeleon.evaluation.csp import RATES, assign, match_targets, rates
@@ -342,8 +341,6 @@ def test_an_earlier_evaluation_is_refused_before_the_work(tiny_ldm: Path, tmp_pa
 
 
 def test_reconstruction_counts_every_crystal(tiny_vae: Path) -> None:
-    from chemeleon.crystals.prototypes import demo_crystals
-
     found = chemeleon.vae.reconstruct(tiny_vae, "demo", split="val", batch_size=100)
     assert found["crystals"] == len(demo_crystals("val"))
     rate = found["match_rate"]
@@ -354,14 +351,16 @@ def test_reconstruction_counts_every_crystal(tiny_vae: Path) -> None:
 
 
 def test_demo_set_is_a_reference_and_its_test_split_the_control(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def tenth(split: Any) -> FlatCrystals:  # the tutorial takes all of it
+    some: dict[str, list[Structure]] = {}
+    for split in ("train", "val", "test"):  # a tenth; the tutorial takes all of it
         found = demo_crystals(split)
-        return found.subset(torch.arange(0, len(found), 10))
-
-    monkeypatch.setattr("chemeleon.crystals.prototypes.demo_crystals", tenth)
-    known = to_structures(tenth("train"))[:6]
+        some[split] = to_structures(found.subset(torch.arange(0, len(found), 10)))
+        (path,) = write_structures(some[split], tmp_path / "demo", ["extxyz"])
+        path.rename(tmp_path / "demo" / f"{split}.extxyz")
+    monkeypatch.setenv("CHEMELEON_DATA", str(tmp_path))
+    known = some["train"][:6]
     report = chemeleon.evaluate([*known, CSCL], references=["demo"])
     assert report.crystals["novel_demo"].tolist()[:6] == [False] * 6
     assert report.summary["manifest"]["control"]["name"] == "demo/test"

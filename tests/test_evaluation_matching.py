@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import demo_crystals
 
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.data.parse import Crystal
 from chemeleon.evaluation import judge as judging
 from chemeleon.evaluation import lattice_maps

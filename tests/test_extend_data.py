@@ -8,11 +8,10 @@ from types import ModuleType
 
 import pandas as pd
 import pytest
-from conftest import load_script
+from conftest import demo_crystals, load_script
 
 from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.convert import to_structures, write_structures
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.data.dataset import load_split
 from chemeleon.data.prepare import prepare
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import demo_crystals
 
 from chemeleon.crystals.convert import to_structures
 from chemeleon.crystals.formula import formula_histogram, formula_units, likely_units, parse_formula
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import ConfigError
 from chemeleon.generation.formulas import of_formulas, share_out
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import demo_crystals
 from hub_helpers import LIGHTNING, equal, tiny_vae
 from hub_server import TOKEN, HubServer
 from reference import checkpoint
@@ -22,7 +23,6 @@ from chemeleon.checkpoints.load import find_model, read_model
 from chemeleon.checkpoints.push import push
 from chemeleon.cli.app import app
 from chemeleon.config.schema import LDMConfig
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion

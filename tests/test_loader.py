@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import demo_crystals
 
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.data.loader import EvalLoader, Loader
 from chemeleon.errors import DataError
 

@@ -191,7 +191,7 @@ def commands(set_: Path, model: Path, output: Path) -> dict[str, list[object]]:
         "table": ["vae", "train", "--preset", "demo/dng", "-o", output / "table", "vae.width=32",
                   "vae.encoder_layers=1", "vae.decoder_layers=1", "vae.heads=2",
                   "vae.feedforward=64", "trainer.tracker=none", "trainer.max_steps=2",
-                  "trainer.val_match_samples=0", "data.source=table", f"data.root={set_.parent}",
+                  "trainer.val_match_samples=0", f"data.root={set_.parent}",
                   f"data.name={set_.name}", "data.targets=[]"],
         "evaluate": ["evaluate", model, "-r", set_, "--control", "none", "-o", output / "report"],
         "data hull": ["data", "hull", "mp", "-o", output / "hull.json.gz"],

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import demo_crystals
 
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation import matching
 from chemeleon.evaluation.matching import TOLERANCES, crystal_arrays, match_pairs

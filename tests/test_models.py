@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import demo_crystals
 from rich.console import Console
 
 from chemeleon.config.presets import load
@@ -19,7 +20,6 @@ from chemeleon.config.schema import (
 )
 from chemeleon.crystals.augment import augment
 from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.crystals.random import make_keys, normal
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.models.denoiser import LatentDiffusion

@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import get_args
 
 import torch
+from conftest import demo_crystals
 
 from chemeleon.config.schema import AugmentConfig
 from chemeleon.crystals.augment import augment
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.formula import formula_units
 from chemeleon.crystals.ordering import Order, arrange, arrange_atoms
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.crystals.random import make_keys
 from chemeleon.evaluation.matching import crystal_arrays, match_pairs
 

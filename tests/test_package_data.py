@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import load_script
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 from safetensors.numpy import load, save
@@ -31,10 +32,10 @@ from chemeleon.data.building import parse_source
 from chemeleon.data.cache import ParsedSet
 from chemeleon.data.crystal import Record
 from chemeleon.data.dataset import load_report, load_split, split_path
-from chemeleon.data.packing import write_archive
 from chemeleon.data.sources import read_records
 from chemeleon.errors import DataError
 
+write_archive = load_script("pack_dataset").write_archive
 pytestmark = pytest.mark.filterwarnings("ignore")
 SHIPPED = dataset.packaged_root() / "mp"
 

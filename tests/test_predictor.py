@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import demo_crystals
 from energy_helpers import rocksalt_cube
 from pymatgen.core import Lattice, Structure
 from reference import checkpoint
@@ -22,7 +23,6 @@ from chemeleon.config.schema import PredictTrainConfig
 from chemeleon.crystals.augment import random_rotations, rotate, translate
 from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
 from chemeleon.crystals.convert import from_structures, write_structures
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.crystals.random import make_keys
 from chemeleon.data.dataset import load_split
 from chemeleon.data.loader import Loader
@@ -378,7 +378,6 @@ def test_rows_with_some_of_the_targets_are_kept(tmp_path, monkeypatch):
     (tmp_path / "set" / "train.csv").write_text("material_id,cif,a,b\n" + rows)
     monkeypatch.setenv("CHEMELEON_CACHE", str(tmp_path / "cache"))
     words = [
-        "data.source=table",
         f"data.root={tmp_path}",
         "data.name=set",
         "predict.targets=[a, b]",

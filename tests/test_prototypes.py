@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from conftest import demo_crystals, load_script
 
+from chemeleon.config.presets import load, load_data
 from chemeleon.crystals.batch import FlatCrystals
-from chemeleon.crystals.prototypes import demo_crystals
-from chemeleon.crystals.radii import bonded_radius, ionic_radius
-from chemeleon.errors import DataError
+from chemeleon.data.dataset import load_split
+from chemeleon.errors import ConfigError, DataError
 
 SPACE_GROUPS = {
     "fcc": 225, "bcc": 229, "hcp": 194, "diamond": 227, "rocksalt": 225, "nitride": 225,
@@ -60,7 +65,7 @@ def test_sizes_splits_and_ranges() -> None:
     assert {name.split("-")[1] for name in crystals.ids} == set(SPACE_GROUPS)
     assert "demo-rocksalt-NaCl-0" in crystals.ids
     with pytest.raises(DataError, match="no split 'dev'"):
-        demo_crystals("dev")  # type: ignore[arg-type]
+        demo_crystals("dev")
 
 
 def test_space_groups_of_every_prototype() -> None:
@@ -126,12 +131,51 @@ def test_densities_are_near_experiment(name: str, measured: float) -> None:
     assert float(crystals.targets["density"][found].mean()) == pytest.approx(measured, rel=0.15)
 
 
+# sha256 of names, elements, coordinates, sizes and targets in float32; sum of the cells in angstrom
+FACTS = {
+    "train": ("00d4fe3ed325fd98ae5cf18f9812da7e2962ff3af4a042a2e4dc3bb1e6308156", 51456.5007),
+    "val": ("94771bdc1640534416cd68df3ed2eb6370989e5f8c2505bd7fb9510b53ed2be9", 6437.6632),
+    "test": ("aacd3aafc45263b7dd1f3bfd38089231411b60d476ca3505ba26eaaffd25898c", 6603.97),
+}
+
+
+@pytest.mark.parametrize("split", FACTS)
+def test_the_set_stays_as_it_is(split: str) -> None:
+    found = demo_crystals(split)
+    content = hashlib.sha256("\n".join(found.ids).encode())
+    for tensor in (found.atomic_numbers, found.frac_coords, found.num_atoms):
+        content.update(tensor.numpy().tobytes())
+    for name, values in found.targets.items():
+        content.update(name.encode() + values.numpy().tobytes())
+    digest, cells = FACTS[split]
+    assert content.hexdigest() == digest
+    assert float(found.lattice.double().sum()) == pytest.approx(cells, rel=1e-8)
+
+
+def test_the_script_makes_the_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wanted = demo_crystals("val")
+    monkeypatch.setattr(sys, "argv", ["build_demo.py", "-o", str(tmp_path / "demo")])
+    load_script("build_demo").main()
+    found = load_split(load_data("demo").model_copy(update={"root": str(tmp_path)}), "val")
+    assert found.ids == wanted.ids
+    assert torch.equal(found.atomic_numbers, wanted.atomic_numbers)
+    torch.testing.assert_close(found.frac_coords, wanted.frac_coords, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.lattice, wanted.lattice, rtol=1e-6, atol=1e-6)
+
+
+def test_runs_that_say_where_the_set_is_from_can_be_resumed() -> None:
+    assert load("vae", "demo/dng", overrides=["data.source=demo"]).config.data.name == "demo"
+    with pytest.raises(ConfigError, match=r"data\.source: unknown key"):
+        load("vae", "demo/dng", overrides=["data.source=tabel"])
+
+
 def test_radii_are_the_tabulated_ones() -> None:
     from pymatgen.core import Element, Species
 
+    shapes = load_script("demo_shapes")
     for symbol, charge, number, roman in (
         ("Na", 1, 6, "VI"), ("Ca", 2, 8, "VIII"), ("Ti", 4, 6, "VI"), ("O", -2, 6, "VI"),
     ):  # fmt: skip
         expected = Species(symbol, charge).get_shannon_radius(roman)
-        assert ionic_radius(f"{symbol}{charge}", number) == pytest.approx(expected)
-    assert bonded_radius("Ga") == pytest.approx(float(Element("Ga").atomic_radius or 0))
+        assert shapes.ionic_radius(f"{symbol}{charge}", number) == pytest.approx(expected)
+    assert shapes.bonded_radius("Ga") == pytest.approx(float(Element("Ga").atomic_radius or 0))

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import demo_crystals
 from data_server import serving
 
 from chemeleon.config.presets import load_data
 from chemeleon.crystals.convert import to_structures
-from chemeleon.crystals.prototypes import demo_crystals
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import demo_crystals
 from rl_helpers import Scores
 
-from chemeleon.config.rewards import RewardConfig
-from chemeleon.crystals.prototypes import demo_crystals
+from chemeleon.config.rl import RewardConfig
 from chemeleon.reinforcement.notes import Notes, drift
 
 

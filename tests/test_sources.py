@@ -14,7 +14,6 @@ from reading_helpers import CASES, read, read_text
 from chemeleon.data.limits import Limits
 from chemeleon.data.names import kind_of, stem, unique_stems
 from chemeleon.data.sources import fingerprint
-from chemeleon.data.structures import read_structures
 from chemeleon.errors import DataError
 
 POSCAR = "x\n1\n4.2 0 0\n0 4.2 0\n0 0 4.2\nMg O\n1 1\nDirect\n0 0 0\n.5 .5 .5\n"
@@ -174,18 +173,6 @@ def test_a_single_file_of_no_kind_is_an_error(tmp_path: Path) -> None:
             fingerprint(tmp_path / name)
     with pytest.raises(DataError, match="does not exist"):
         fingerprint(tmp_path / "none.cif")
-
-
-def test_structures_come_by_the_same_reader(tmp_path: Path) -> None:
-    found = read_structures(CASES / "15_extxyz" / "energy_keys.extxyz")
-    assert [s.composition.reduced_formula for s in found] == ["CsCl"] * 3
-    assert found[0].properties["material_id"] == "zz-1"
-    assert found[0].properties["energy"] == -6.5
-    with pytest.raises(DataError, match=r"POSCAR\.mgo_old cannot be used: .*no line of elements"):
-        read_structures(CASES / "01_vasp4_poscar" / "POSCAR.mgo_old")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no crystal"):
-        read_structures(tmp_path / "empty")
 
 
 def test_names_with_dots_are_whole() -> None:

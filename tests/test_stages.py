@@ -21,7 +21,7 @@ from chemeleon.training.launch import TrainResult
 from chemeleon.training.stage import DataStage, Export
 
 SETTINGS = {
-    "data": {"name": "demo", "source": "demo", "batch_size": 32},
+    "data": {"name": "demo", "batch_size": 32},
     "optim": {"lr": 0.5, "schedule": "constant", "warmup_steps": 0},
     "trainer": {"max_steps": 60, "grad_accumulation": 1, "tracker": "none", "log_every": 1},
 }

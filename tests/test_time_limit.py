@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import demo_crystals
 
 import chemeleon
 from chemeleon.crystals.convert import to_structures
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.data.pool import Rescue, run_parallel
 from chemeleon.evaluation import describe
 from chemeleon.evaluation._match_worker import TimeUpError, backstop, time_limit

@@ -208,7 +208,7 @@ def test_an_earlier_run_is_kept_unless_told(tmp_path, tiny_vae):
     with pytest.raises(ConfigError, match=r"--resume.*--overwrite"):
         api.vae_train("demo/dng", TINY_VAE, output=folder)
     # bad input must not cost the earlier run, even with --overwrite
-    bad = [*TINY_VAE, "data.source=table", "data.name=missing", "data.targets=[]"]
+    bad = [*TINY_VAE, "data.name=missing", "data.targets=[]"]
     with pytest.raises(Exception, match="missing"):
         api.vae_train("demo/dng", bad, output=folder, overwrite=True)
     assert (folder / "state.safetensors").read_bytes() == before

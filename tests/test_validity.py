@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 import torch
+from conftest import demo_crystals
 
 from chemeleon.crystals.batch import CrystalBatch
-from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.evaluation.validity import shortest_distances, structural_problems
 
 

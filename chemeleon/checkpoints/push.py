@@ -13,6 +13,7 @@ from chemeleon.checkpoints.opened import MODEL_CONFIG, MODEL_WEIGHTS
 from chemeleon.checkpoints.registry import find
 from chemeleon.config.hubname import is_name
 from chemeleon.config.modelfile import read_model_config
+from chemeleon.config.plain_json import parse_json
 from chemeleon.config.plain_yaml import dump_yaml
 from chemeleon.errors import CheckpointError
 from chemeleon.version import __version__
@@ -98,8 +99,7 @@ def push(
 
 def _as_json(config: dict[str, Any]) -> bytes:
     """Return JSON as others read it: without NaN, which a metric may be."""
-    finite = json.loads(json.dumps(config), parse_constant=lambda name: None)
-    return json.dumps(finite, indent=2).encode()
+    return json.dumps(parse_json(json.dumps(config), finite=True), indent=2).encode()
 
 
 def without_local_paths(config: dict[str, Any]) -> dict[str, Any]:

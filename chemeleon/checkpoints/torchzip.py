@@ -12,7 +12,6 @@ import os
 import stat
 import zipfile
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -80,12 +79,7 @@ class TorchArchive:
     def __enter__(self) -> TorchArchive:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

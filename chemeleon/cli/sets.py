@@ -67,8 +67,6 @@ def splits_of(config: DataConfig) -> list[str]:
     from chemeleon.data.dataset import SPLITS, split_path
     from chemeleon.errors import DataError
 
-    if config.source == "demo":
-        return list(SPLITS)
     there = []
     for split in SPLITS:
         try:

@@ -31,6 +31,11 @@ from chemeleon.config.bounds import (
 )
 
 
+def _check_heads(width: int, heads: int) -> None:
+    if width % heads or width % 2:
+        raise ValueError(f"width {width} must be even and a multiple of heads {heads}")
+
+
 class VAELossConfig(Section):
     """Weights of the terms of the VAE's loss."""
 
@@ -93,10 +98,7 @@ class VAEConfig(Section):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> VAEConfig:
-        if self.width % self.heads or self.width % 2:
-            raise ValueError(
-                f"width {self.width} must be even and a multiple of heads {self.heads}"
-            )
+        _check_heads(self.width, self.heads)
         if self.decoder_types and self.kind == "dng":
             raise ValueError("decoder_types=true would tell the decoder of kind=dng the answer")
         if self.decoder_types and self.atom_order == "file":
@@ -139,10 +141,7 @@ class DenoiserConfig(Section):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> DenoiserConfig:
-        if self.width % self.heads or self.width % 2:
-            raise ValueError(
-                f"width {self.width} must be even and a multiple of heads {self.heads}"
-            )
+        _check_heads(self.width, self.heads)
         return self
 
 
@@ -340,10 +339,7 @@ class PredictorConfig(Section):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> PredictorConfig:
-        if self.width % self.heads or self.width % 2:
-            raise ValueError(
-                f"width {self.width} must be even and a multiple of heads {self.heads}"
-            )
+        _check_heads(self.width, self.heads)
         if len(set(self.targets)) < len(self.targets):
             raise ValueError(f"targets {self.targets} name a column twice")
         return self

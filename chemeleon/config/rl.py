@@ -9,10 +9,33 @@ from pydantic import Field, field_validator, model_validator
 from chemeleon.config.architecture import LoRAConfig, SamplerConfig
 from chemeleon.config.bounds import Fraction, Location, NonNegative, Positive, Section
 from chemeleon.config.requests import MAX_CRYSTALS
-from chemeleon.config.rewards import RewardConfig
 
 # metrics of a rollout and of validation that are no reward's
 RESERVED = ("reward", "loss", "distinct_formulas", "distinct_elements", "element_drift")
+Normalise = Literal["none", "minmax", "std", "mean", "clip"]
+
+
+class RewardConfig(Section):
+    """One reward of a mix."""
+
+    reward: str = Field(
+        description="A name of `chemeleon rl rewards`, `./FILE.py:NAME` or `package.module:NAME`."
+    )
+    weight: float = Field(
+        default=1.0, allow_inf_nan=False, description="Factor in the sum, after normalising."
+    )
+    normalise: Normalise = Field(
+        default="none",
+        description="`minmax`: to [0, 1]; `std`: mean 0, deviation 1; `mean`: mean 0; `clip`: to"
+        " [-1, 1].",
+    )
+    within: Literal["group", "batch"] = Field(
+        default="group",
+        description="Crystals that are normalised together: a group, or all (published).",
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="The reward's own settings: `chemeleon rl rewards NAME`."
+    )
 
 
 class RLConfig(Section):

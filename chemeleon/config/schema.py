@@ -5,7 +5,7 @@ Every section is frozen and refuses unknown keys; a field's description is its o
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,8 +22,7 @@ from chemeleon.config.architecture import (
 )
 from chemeleon.config.bounds import Fraction, NonNegative, Positive, Section, Word, Words
 from chemeleon.config.requests import MAX_SEED
-from chemeleon.config.rewards import RewardConfig
-from chemeleon.config.rl import RLConfig
+from chemeleon.config.rl import RewardConfig, RLConfig
 from chemeleon.config.where import read_where
 from chemeleon.errors import ConfigError
 
@@ -108,10 +107,6 @@ class DataConfig(Section):
     name: Word = Field(
         default="demo", description="Name of the data set: its folder under `data.root`."
     )
-    source: Literal["table", "demo"] = Field(
-        default="table",
-        description="`table`: files under root/name; `demo`: the embedded prototypes.",
-    )
     root: str | None = Field(
         default=None, description="Folder of data sets; default $CHEMELEON_DATA, else ./data."
     )
@@ -146,6 +141,14 @@ class DataConfig(Section):
     instead: str | None = Field(
         default=None, description="KEY=VALUE words to take instead where this set is not found."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier(cls, values: Any) -> Any:
+        # runs of before say `source`, which the name of a set tells today; they can be resumed
+        if isinstance(values, dict) and values.get("source") in ("table", "demo"):
+            return {key: value for key, value in values.items() if key != "source"}
+        return values
 
     @field_validator("where")
     @classmethod

@@ -31,7 +31,7 @@ FORMAT = 1
 MAX_BYTES = 1 << 27  # unpacked; 700,000 crystals of ten atoms
 _MAX_HEADER = 1 << 20
 _MAX_MEMORY = 1 << 26  # of the unpacker, beside what it gives
-DECIMALS = 8  # of coordinates (share of the cell), lengths (angstrom) and angles (degree)
+MOST_DECIMALS = 12  # of coordinates (share of the cell), lengths (angstrom) and angles (degree)
 _STEP = 1 << 20
 
 Array = NDArray[Any]
@@ -55,7 +55,7 @@ def read_archive(path: Path, niggli: bool = True) -> Archive:
     """Read an archive.
 
     Args:
-        path: a file of `packing.write_archive`.
+        path: a file of ``scripts/pack_dataset.py``.
         niggli: give Niggli cells instead of the cells of the source.
 
     Raises:
@@ -144,7 +144,7 @@ def _archive(name: str, arrays: dict[str, Array], details: Any, niggli: bool) ->
         if places is None:
             _check(found.dtype == np.float32, f"{key} holds {found.dtype}")
             return found
-        _check(found.dtype.kind == "i" and places in range(DECIMALS + 1), f"wrong {key}")
+        _check(found.dtype.kind == "i" and places in range(MOST_DECIMALS + 1), f"wrong {key}")
         values = found / 10.0**places
         values[found == np.iinfo(found.dtype).min] = np.nan
         return values

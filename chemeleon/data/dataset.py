@@ -5,23 +5,19 @@ Shapes: ``M`` crystals of a split.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
 
 from torch import Tensor
 
 from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.data.building import parse_source
-from chemeleon.data.cache import ParsedSet, cache_dir, cached
+from chemeleon.data.cache import ParsedSet, cached
 from chemeleon.data.labels import Labels
 from chemeleon.data.limits import Limits
 from chemeleon.data.names import OTHER_SUFFIXES, TABLE_SUFFIXES
@@ -29,7 +25,7 @@ from chemeleon.data.problems import Problem, check_reasons, problems_error
 from chemeleon.data.selection import UNFIT, Partial, Selection, select, told
 from chemeleon.data.sources import fingerprint, is_archive
 from chemeleon.errors import DataError, nearest
-from chemeleon.storage import at_home, settle, write_atomically
+from chemeleon.storage import at_home, settle
 
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
@@ -44,7 +40,7 @@ class LoadReport:
         crystals: usable crystals with the targets of the config.
         problems: rows that cannot be used, with the reason.
         total: rows read.
-        source: file or folder, or ``demo``.
+        source: file or folder.
         columns: every numeric column, ``(M,)`` float32 with NaN where missing.
         labels: every column of short texts.
         left_out: why usable crystals are not among these, and how many: see `selection`.
@@ -110,10 +106,6 @@ def load_report(
         raise DataError(
             f"no split '{split}'; there are {', '.join(SPLITS)}{nearest(split, SPLITS)}"
         )
-    if config.source == "demo":
-        from chemeleon.crystals.prototypes import demo_crystals
-
-        return _select_demo(config, demo_crystals(cast(Any, split)))
     return load_source(config, split_path(config, split), progress=progress, partial=partial)
 
 
@@ -197,13 +189,11 @@ def _tell(name: str, folder: Path | None) -> None:
 
 
 def split_path(config: DataConfig, split: str) -> Path:
-    """Return the file or folder of a split; the demo set is written to the cache for it.
+    """Return the file or folder of a split.
 
     Raises:
         DataError: if there is none; the message says where it was looked for and how to get it.
     """
-    if config.source == "demo":
-        return _demo_file(split)
     folder = find_dir(config)
     settle(folder)
     for suffix in (*TABLE_SUFFIXES, *OTHER_SUFFIXES):
@@ -225,30 +215,6 @@ def split_path(config: DataConfig, split: str) -> Path:
         f"no {what}: looked for {folder / split}.csv, .csv.gz, other formats or a folder of"
         f" structures; {remedy}, or say where it is with data.root=FOLDER or CHEMELEON_DATA"
     )
-
-
-def _demo_file(split: str) -> Path:
-    """Write a split of the demo set as extxyz, for what reads files; once, as it never changes."""
-    from chemeleon.crystals.convert import to_structures, write_structures
-    from chemeleon.crystals.prototypes import demo_crystals
-
-    crystals = demo_crystals(cast(Any, split))
-    content = hashlib.sha256(crystals.frac_coords.numpy().tobytes())
-    content.update(crystals.lattice.numpy().tobytes())
-    content.update(crystals.atomic_numbers.numpy().tobytes())
-    path = cache_dir() / "demo" / f"{split}-{content.hexdigest()[:16]}.extxyz"
-    if not path.is_file():
-        try:
-            with tempfile.TemporaryDirectory() as beside:
-                structures = to_structures(crystals)
-                (written,) = write_structures(structures, beside, ["extxyz"], crystals.ids)
-                write_atomically(path, lambda goal: shutil.copyfile(written, goal))
-        except OSError as error:
-            raise DataError(
-                f"the demo set cannot be written: {error}; set CHEMELEON_CACHE to a folder where"
-                " it can"
-            ) from error
-    return path
 
 
 def _select(config: DataConfig, parsed: ParsedSet, path: Path, partial: Partial) -> LoadReport:
@@ -274,12 +240,6 @@ def _select(config: DataConfig, parsed: ParsedSet, path: Path, partial: Partial)
 
 def _unusable(path: Path) -> str:
     return f"{path} has no usable crystal"
-
-
-def _select_demo(config: DataConfig, crystals: FlatCrystals) -> LoadReport:
-    _check_targets(config.targets, crystals.targets, [], "the demo set")
-    selected = select(config, crystals, {}, [], "the demo set")
-    return _report(config, selected, [], len(crystals), "demo")
 
 
 def _report(

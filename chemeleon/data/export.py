@@ -69,8 +69,6 @@ def _columns(config: DataConfig, split: str, found: LoadReport) -> dict[str, lis
     Numbers have the nine digits of float32; text is only in the source, so that is read once more.
     """
     numbers = {name: number_cells(values) for name, values in found.columns.items()}
-    if config.source == "demo":
-        return numbers
     rows = {name: i for i, name in enumerate(found.crystals.ids)}
     columns: dict[str, list[str]] = {}
     limits = Limits(**config.limits.model_dump())

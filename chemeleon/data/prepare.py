@@ -68,7 +68,6 @@ class PrepareReport:
         return [
             f"data.name={json.dumps(folder.name)}",
             f"data.root={json.dumps(str(folder.parent))}",
-            "data.source=table",
             "data.targets=[]",
             "data.where=null",
         ]

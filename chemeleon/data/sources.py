@@ -95,7 +95,7 @@ def _records(path: Path, reader: _Reader) -> Iterator[Record]:
 
 
 def is_archive(path: Path) -> bool:
-    """Tell a file of `packing.write_archive` by its name."""
+    """Tell an archive (`data.archive`) by its name."""
     return kind_of(path.name) == "archive"
 
 

@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from chemeleon.config.rewards import RewardConfig
+from chemeleon.config.rl import RewardConfig
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.symbols import symbol
 from chemeleon.reinforcement.rewards.mix import Scores

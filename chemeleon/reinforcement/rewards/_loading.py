@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from chemeleon.config.rewards import RewardConfig
+from chemeleon.config.rl import RewardConfig
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.reinforcement.rewards._functions import reward_of
 from chemeleon.reinforcement.rewards.base import Context, Reward

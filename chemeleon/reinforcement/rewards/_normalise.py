@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from chemeleon.config.rewards import Normalise
+from chemeleon.config.rl import Normalise
 
 EPSILON = 1e-4  # as published; added to what is divided by
 

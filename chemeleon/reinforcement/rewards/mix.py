@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.config.rewards import RewardConfig
+from chemeleon.config.rl import RewardConfig
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.errors import ChemeleonError, TrainingError
 from chemeleon.evaluation.validity import structural_problems

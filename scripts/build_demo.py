@@ -1,24 +1,37 @@
-"""Structure types known to everyone, with the elements that take them.
+"""Build the `demo` data set: well-known structure types decorated with real elements.
 
-Sites follow the International Tables (spinel and Laves: origin at -43m), one primitive cell each.
+Each prototype is given by its conventional axes, the Niggli cell in terms of them, and its sites
+(International Tables; spinel and Laves: origin at -43m), one primitive cell each. A decoration
+supplies the elements and, from tabulated radii, the size of the cell; each decorated crystal
+appears in a few strained variants. Strains keep the Bravais type (one factor for a, one for c),
+because lower ones would flip a crystal between Niggli cells of nearly the same lattice.
+
+The crystals are plausible, not measured: lengths follow from radii and are within some per cent.
+
+    python scripts/build_demo.py -o chemeleon/datasets/demo
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import sqrt
+from pathlib import Path
 
 import numpy as np
-
-from chemeleon.crystals.prototype_shapes import (
+import torch
+from ase.data import atomic_masses, atomic_numbers
+from demo_shapes import (
     Shape,
     barium_iron_arsenide,
     bonded_cell,
+    bonded_radius,
     elpasolite,
     hexachloride,
     ionic_cell,
+    ionic_radius,
     is_octet,
     laves,
     layered_oxide,
@@ -29,9 +42,21 @@ from chemeleon.crystals.prototype_shapes import (
     ruddlesden_popper,
     rutile,
     spinel,
+    split_ion,
     valence_electrons,
 )
-from chemeleon.crystals.radii import bonded_radius, ionic_radius, split_ion
+from pack_dataset import Packed, pack
+
+from chemeleon.crystals.lattice import lattice_angles, lattice_from_parameters, lattice_lengths
+from chemeleon.data.crystal import Record
+from chemeleon.data.names import ARCHIVE_SUFFIX
+
+SEED = 20
+STRAIN, MAX_STRAIN = 0.01, 0.02
+U_JITTER = 0.002
+SPLIT_ENDS = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
+DALTON_PER_CUBIC_ANGSTROM = 1.66053906660  # in g/cm3 (CODATA 2018)
+LENGTH_DECIMALS = 12
 
 # Niggli cells, rows in units of the conventional axes.
 _P = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
@@ -260,3 +285,77 @@ PROTOTYPES: tuple[Prototype, ...] = (
                              "O-2 S-2 Se-2"), spinel, _spinel_sites, limit=90),
 )
 # fmt: on
+
+
+def _strains(generator: np.random.Generator, count: int) -> np.ndarray:
+    return 1 + np.clip(generator.normal(0, STRAIN, count), -MAX_STRAIN, MAX_STRAIN)
+
+
+def _build(
+    prototype: Prototype, generator: np.random.Generator
+) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """Return ids, ``(K, n)`` atomic numbers, ``(K, n, 3)`` coordinates, ``(K, 3, 3)`` cells."""
+    chosen = list(prototype.decorations())
+    if len(chosen) > prototype.limit:
+        kept = generator.permutation(len(chosen))[: prototype.limit]
+        chosen = [chosen[i] for i in sorted(kept)]
+    rows = [row for row in chosen for _ in range(prototype.variants)]
+    cubic = all(shape.c_over_a == 1.0 for _, shape in rows)
+    along_a = _strains(generator, len(rows))
+    along_c = along_a if cubic else _strains(generator, len(rows))
+    shifts = np.clip(generator.normal(0, U_JITTER, len(rows)), -2 * U_JITTER, 2 * U_JITTER)
+
+    axes = np.array([[1, 0, 0], [-0.5, sqrt(0.75), 0], [0, 0, 1]]) if prototype.hexagonal else None
+    transform = np.array(prototype.cell)
+    inverse = np.linalg.inv(transform)
+    ids, numbers, coords, cells = [], [], [], []
+    for i, (elements, shape) in enumerate(rows):
+        a = shape.a * along_a[i]
+        c = shape.a * shape.c_over_a * along_c[i]
+        cells.append(transform @ (np.diag([a, a, c]) @ (np.eye(3) if axes is None else axes)))
+        sites = prototype.sites(shape.u + shifts[i])
+        coords.append(np.array([site[1:] for site in sites]) @ inverse)
+        numbers.append([atomic_numbers[elements[site[0]]] for site in sites])
+        variant = i % prototype.variants
+        ids.append(f"demo-{prototype.name}-{prototype.formula(elements)}-{variant}")
+    return ids, np.array(numbers), np.array(coords), np.array(cells)
+
+
+def crystals() -> tuple[list[Record], list[Packed]]:
+    """Make all crystals: their names with density (g/cm3) and volume per atom (A3), and atoms."""
+    generator = np.random.Generator(np.random.PCG64(SEED))
+    records, packed = [], []
+    for prototype in PROTOTYPES:
+        ids, numbers, coords, cells = _build(prototype, generator)
+        volume = np.abs(np.linalg.det(cells))
+        density = atomic_masses[numbers].sum(1) / volume * DALTON_PER_CUBIC_ANGSTROM
+        exact = torch.from_numpy(cells)
+        lattice = lattice_from_parameters(lattice_lengths(exact), lattice_angles(exact)).numpy()
+        # rounding first keeps -1e-17 from becoming 1.0 in float32
+        coords = np.round(coords, 7) % 1.0
+        for i, name in enumerate(ids):
+            targets = {"density": density[i], "volume_per_atom": volume[i] / numbers.shape[1]}
+            records.append(Record("demo", len(records) + 1, name, "arrays", None, targets))
+            packed.append(Packed(numbers[i], coords[i], lattice[i], np.eye(3)))
+    return records, packed
+
+
+def main() -> None:
+    """Write the three splits."""
+    parser = argparse.ArgumentParser(description="Build the demo data set.")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    output = parser.parse_args().output
+    output.mkdir(parents=True, exist_ok=True)
+    records, packed = crystals()
+    order = np.random.Generator(np.random.PCG64(SEED + 1)).permutation(len(records))
+    for split, ends in SPLIT_ENDS.items():
+        start, end = (round(share * len(records)) for share in ends)
+        rows = np.sort(order[start:end])
+        # lengths are no decimals of a source: twelve give float32 back to the last bit
+        content = pack([records[i] for i in rows], [packed[i] for i in rows], LENGTH_DECIMALS)
+        (output / f"{split}{ARCHIVE_SUFFIX}").write_bytes(content)
+        print(f"{split}: {len(rows):,} crystals, {len(content):,} bytes")
+
+
+if __name__ == "__main__":
+    main()
