@@ -11,13 +11,17 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-rl check fix test tutorial test-all parity golden bench wheel
+.PHONY: help setup setup-scatter demo demo-rl check fix test tutorial test-all parity golden bench wheel
 
 help:  ## print the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' \
 	  | awk -F '\t' '{ printf "make %-14s %s\n", $$1, $$2 }'
 
 setup: $(INSTALLED_DEV)  ## make the environment: the package (editable) and the development tools
+
+setup-scatter: $(INSTALLED)  ## build torch-scatter against the installed torch (optional, needs a C++ compiler)
+	$(PIP) install $(CONSTRAINTS) setuptools wheel
+	$(PIP) install $(CONSTRAINTS) --no-build-isolation torch-scatter
 
 demo: $(INSTALLED)  ## train a small model on the demo set and sample 24 crystals
 	PATH="$(abspath $(BIN)):$$PATH" scripts/demo.sh

@@ -7,6 +7,7 @@ from conftest import demo_crystals
 
 from chemeleon.config.schema import AugmentConfig
 from chemeleon.crystals.augment import augment, jitter, random_rotations
+from chemeleon.crystals.ragged import _torch_scatter, reduce_atoms
 from chemeleon.crystals.random import fold, integers, make_keys, normal, uniform
 
 KEYS = make_keys(3, torch.arange(20_000))
@@ -76,3 +77,21 @@ def test_jitter_moves_atoms_by_the_given_distance():
     step = (moved.cart_coords - batch.cart_coords)[batch.mask]
     assert abs(step.std() - 0.1) < 0.01
     assert jitter(batch, KEYS[:300], 0.0) is batch
+
+
+def test_ragged_reductions_equal_a_loop_and_torch_scatter():
+    sizes = torch.tensor([3, 1, 6, 2])
+    values = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
+    pieces = values.split(sizes.tolist())
+    expected = {
+        "sum": torch.stack([p.sum(0) for p in pieces]),
+        "mean": torch.stack([p.mean(0) for p in pieces]),
+        "max": torch.stack([p.max(0)[0] for p in pieces]),
+    }
+    backends = [False] + ([True] if _torch_scatter() is not None else [])
+    for name, value in expected.items():
+        for backend in backends:
+            torch.testing.assert_close(
+                reduce_atoms(values, sizes, name, use_torch_scatter=backend), value
+            )
+    assert reduce_atoms(values[:, 0], sizes, "mean").shape == (4,)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.lattice import lattice_lengths, lattice_volume
+from chemeleon.crystals.ragged import reduce_atoms
 from chemeleon.crystals.symmetry import space_group
 from chemeleon.data.problems import Problem
 
@@ -133,7 +134,7 @@ def _masses(crystals: FlatCrystals) -> Tensor:
     from ase.data import atomic_masses
 
     masses = torch.from_numpy(atomic_masses).float()[crystals.atomic_numbers]
-    return torch.segment_reduce(masses, "sum", lengths=crystals.num_atoms)
+    return reduce_atoms(masses, crystals.num_atoms)
 
 
 def _top_elements(contains: Tensor) -> dict[str, int]:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from chemeleon.config.bounds import Section
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER
+from chemeleon.crystals.ragged import reduce_atoms
 from chemeleon.crystals.symbols import element_numbers
 from chemeleon.errors import ConfigError
 from chemeleon.reinforcement.rewards.base import Answer, Candidates, Context, Reward
@@ -63,6 +64,5 @@ class Elements(Reward):
     def score(self, candidates: Candidates) -> Answer:
         """See `Reward`."""
         crystals = candidates.crystals
-        good = self.good[crystals.atomic_numbers]
-        share = torch.segment_reduce(good, "mean", lengths=crystals.num_atoms)
+        share = reduce_atoms(self.good[crystals.atomic_numbers], crystals.num_atoms, "mean")
         return Answer(share if self.options.share else (share == 1).double())
