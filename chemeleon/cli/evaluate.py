@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chemeleon.cli import options
 from chemeleon.cli.options import say
+from chemeleon.cli.words import OnErrorWord
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -108,7 +108,7 @@ def evaluate(
             "--predictor", help="What predicts it: run or model folder, hub:NAME or shipped:NAME."
         ),
     ] = None,
-    on_error: options.OnErrorWord = "few",
+    on_error: OnErrorWord = "few",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier evaluation in the folder.")
     ] = False,
@@ -148,7 +148,7 @@ def evaluate(
             "control_energies": control_energies,
             "properties": properties,
             "predictor": predictor,
-            "on_error": options.on_error(on_error),
+            "on_error": on_error,
             "output": output,
             "overwrite": overwrite,
             "progress": progress,
