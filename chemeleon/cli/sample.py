@@ -90,7 +90,8 @@ def sample(
     from chemeleon.errors import ConfigError
 
     settings |= {"formula": formula, "output": output, "formats": formats, "batch_size": batch_size}
-    settings["conditions"] = words.conditions(conditions or ())
+    example = "NAME=VALUE such as band_gap=2.0"
+    settings["conditions"] = words.named("--condition", conditions or (), example, str) or None
     asked = SampleSettings(model, num_samples, **settings)
     asked.check()  # before imports that take seconds
     if reference and not evaluate:

@@ -6,9 +6,11 @@ Parsers raise ConfigError, which names the option and what it takes.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from inspect import Parameter, Signature
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
@@ -33,14 +35,19 @@ def of_settings(settings: type, *without: str) -> Callable[[Callable[..., None]]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = dict(inspect.signature(command, eval_str=True).parameters)
-        said, hints, found = texts(settings), get_type_hints(settings), []
-        for field in fields(settings):
-            if field.name not in without:
-                kind = Annotated[hints[field.name], typer.Option()]
-                option = Parameter(
-                    field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=kind
-                )
-                found.append(_completed(own.pop(field.name, option), said[field.name]))
+        names = {field.name: field for field in fields(settings) if field.name not in without}
+        kinds = {name: field.type for name, field in names.items() if name not in own}
+        scope = vars(sys.modules[settings.__module__])  # where names in these can be looked up
+        kinds = get_type_hints(SimpleNamespace(__annotations__=kinds), scope)
+        said, found = texts(settings), []
+        for name, field in names.items():
+            parameter = own.pop(name, None) or Parameter(
+                name,
+                Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=Annotated[kinds[name], typer.Option()],
+            )
+            found.append(_completed(parameter, said.get(name, "")))
         found += [one.replace(kind=Parameter.KEYWORD_ONLY) for one in own.values()][:-1]
         vars(command)["__signature__"] = Signature(found)
         return command
@@ -54,8 +61,10 @@ def _completed(parameter: Parameter, text: str) -> Parameter:
     flag = "--" + parameter.name.replace("_", "-")
     if option.default is ...:  # where Typer keeps the first flag of an annotation
         option.param_decls = (flag,)
-    text = text.partition("; see `")[0].rstrip(".").replace("``", "")  # names of functions
-    option.help = option.help or f"{text[0].upper()}{text[1:]}."
+    text = (
+        " ".join(text.partition("; see `")[0].split()).rstrip(".").replace("``", "")
+    )  # names of functions
+    option.help = option.help or f"{text[:1].upper()}{text[1:]}."
     main = next((one for one in get_args(kind) if type(None) in get_args(kind)), kind)
     if option.parser is None and get_origin(main) is Literal:
         option = choice(flag, main, option.help)
@@ -151,14 +160,27 @@ def batch_size(text: str) -> int | None:
     return size
 
 
-def conditions(given: Iterable[str]) -> dict[str, str] | None:
-    """Return values by the names of conditions."""
-    found: dict[str, str] = {}
-    for word in given:
-        name, equals, value = (part.strip() for part in word.partition("="))
-        if not (name and equals and value):
-            raise ConfigError(f"--condition takes NAME=VALUE such as band_gap=2.0, got '{word}'")
+def named(
+    flag: str, words: Iterable[str], example: str, read: Callable[[str], Any]
+) -> dict[str, Any]:
+    """Return the values of NAME=VALUE words by their names.
+
+    Args:
+        flag: of the option, for errors.
+        words: as given.
+        example: what the option takes, for errors.
+        read: text to a value; raises ValueError where it is none.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = (part.strip() for part in word.partition("="))
+        try:
+            if not (name and equals and text):
+                raise ValueError
+            value = read(text)
+        except ValueError:
+            raise ConfigError(f"{flag} takes {example}, got '{word}'") from None
         if name in found:
-            raise ConfigError(f"--condition {name} is given twice")
+            raise ConfigError(f"{flag} {name} is given twice")
         found[name] = value
-    return found or None
+    return found

@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from chemeleon.errors import ConfigError, nearest
+
 P = ParamSpec("P")
 S = TypeVar("S")
 R = TypeVar("R")
@@ -15,9 +17,11 @@ _ENTRY = re.compile(r"^    (\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
 
 
 def texts(settings: type) -> dict[str, str]:
-    """Return what the docstring of a dataclass says of each field, on one line."""
-    entries = _ENTRY.findall(inspect.getdoc(settings) or "")
-    return {name: " ".join(text.split()) for name, text in entries}
+    """Return what the docstrings of a dataclass and its bases say of each field."""
+    documented = [
+        inspect.getdoc(kind) or "" for kind in settings.__mro__ if "__doc__" in vars(kind)
+    ]
+    return {name: text for doc in documented for name, text in _ENTRY.findall(doc)}
 
 
 def called_with(settings: Callable[P, S]) -> Callable[[Callable[[S], R]], Callable[P, R]]:
@@ -27,17 +31,22 @@ def called_with(settings: Callable[P, S]) -> Callable[[Callable[[S], R]], Callab
     """
 
     def decorate(function: Callable[[S], R]) -> Callable[P, R]:
+        signature = inspect.signature(settings)
+
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            for name in kwargs:
+                if name not in signature.parameters:
+                    known = nearest(name, signature.parameters)
+                    raise ConfigError(f"there is no setting '{name}'{known}")
             return function(settings(*args, **kwargs))
 
-        returned = inspect.signature(function).return_annotation
-        signature = inspect.signature(settings).replace(return_annotation=returned)
-        entries = _ENTRY.finditer(inspect.getdoc(settings) or "")
-        words = "\n".join(entry[0] for entry in entries)
+        said = texts(settings) if isinstance(settings, type) else {}
+        words = "\n".join(f"    {name}: {said.get(name, '')}" for name in signature.parameters)
         first, _, rest = (inspect.getdoc(function) or "").partition("\n\nRaises:")
         call.__doc__ = f"{first}\n\nArgs:\n{words}\n\nRaises:{rest}"
-        vars(call)["__signature__"] = signature
+        returned = inspect.signature(function).return_annotation
+        vars(call)["__signature__"] = signature.replace(return_annotation=returned)
         return call
 
     return decorate
