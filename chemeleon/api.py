@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +17,10 @@ from chemeleon.checkpoints.hub import resolve as hub_pull
 from chemeleon.checkpoints.push import push as hub_push
 from chemeleon.checkpoints.shipped import list_shipped as hub_shipped
 from chemeleon.config import presets
-from chemeleon.errors import ChemeleonError, ConfigError, nearest
+from chemeleon.config.keywords import called_with
+from chemeleon.errors import ChemeleonError, ConfigError
 from chemeleon.evaluation.idealise import symmetrize
+from chemeleon.evaluation.settings import CompareSettings, EvaluateSettings, WrittenSettings
 from chemeleon.generation.sampling import sample
 from chemeleon.storage import REPORT_PARTS, hold, refuse_inside, replacing, settle
 
@@ -151,144 +152,53 @@ def predict_run(
     return found
 
 
-def evaluate(
-    source: str | Path | Sequence[Structure | None],
-    *,
-    references: Sequence[str] = (),
-    control: str | None = "auto",
-    matcher: str = "pymatgen",
-    targets: str | None = None,
-    base: str | None = None,
-    potential: str = "none",
-    hull: str | Path | Sequence[str | Path] | None = None,
-    relax_steps: int = 0,
-    symmetrize: bool = False,
-    symprec: float | None = None,
-    device: str | None = None,
-    jobs: int | None = None,
-    seconds_per_pair: float = 10.0,
-    coverage: bool = False,
-    control_energies: int = 1000,
-    properties: Mapping[str, float | tuple[float, float]] | None = None,
-    predictor: str | Path | None = None,
-    on_error: OnError = "few",
-    output: str | Path | None = None,
-    overwrite: bool = False,
-    ids: Sequence[str] | None = None,
-    manifest: Mapping[str, Any] | None = None,
-    progress: Callable[[str, float], None] | None = None,
-) -> Report:
+@called_with(EvaluateSettings)
+def evaluate(settings: EvaluateSettings) -> Report:
     """Judge crystals; the arguments are those of `chemeleon evaluate`.
-
-    Args:
-        source: file or folder of crystals, or pymatgen structures (None: asked for, not made).
-        references: data sets, ``NAME/SPLIT`` or paths to be novel against, each with ``where
-            EXPRESSION`` or without; "unique and novel" is against all of them.
-        control: set that passes through the same code: a data set or path, ``auto`` (the test
-            split of the first reference that is a data set) or ``none``.
-        matcher: pymatgen, cdvae or lemat.
-        targets: crystals that samples should meet, for crystal structure prediction.
-        base: crystals of the model before fine-tuning, to compare elements with.
-        potential: chgnet, mace, none or package.module:thing.
-        hull: ``mp`` (the default), ``mp_all``, or a file of ``chemeleon data hull``; of several a
-            crystal's highest energy above hull counts, and SUN and MSUN are told for each.
-        relax_steps: most steps of relaxation, 0 for none.
-        symmetrize: also idealise the relaxed crystals (or those given), and judge them again.
-        symprec: largest tolerance of that, angstrom; by default 0.3.
-        device: torch's name, for energies.
-        jobs: processes; all cores if None.
-        seconds_per_pair: limit of one comparison.
-        coverage: also COV-R and COV-P (needs matminer, and time).
-        control_energies: crystals of the control set, evenly spread, that get energies too.
-        properties: name of a property to the interval that is wanted, or to a value.
-        predictor: run or model folder, ``hub:NAME`` or ``shipped:NAME``, that predicts them.
-        on_error: bad rows of references, control and targets: ``few`` (up to 1 %), ``skip`` or
-            ``fail``; those that are judged keep their rows.
-        output: folder to write to; nothing is written if None.
-        overwrite: replace an earlier evaluation there.
-        ids: names of structures.
-        manifest: what is known of the origin of the crystals.
-        progress: called with a word and the share done of what it names.
 
     Raises:
         ChemeleonError: one of its subclasses, saying what to do.
     """
-    from chemeleon.evaluation.evaluate import Settings
     from chemeleon.evaluation.evaluate import evaluate as judge
     from chemeleon.prediction.run import wanting
 
-    folder = None if output is None else Path(output)
-    if overwrite and folder is not None and isinstance(source, str | Path):
-        refuse_inside(Path(source), folder, REPORT_PARTS)
-    settings = Settings(
-        references=tuple(references),
-        control=control,
-        matcher=matcher,
-        targets=targets,
-        base=base,
-        potential=potential,
-        hull=hull,
-        relax_steps=relax_steps,
-        symmetrize=symmetrize,
-        symprec=symprec,
-        device=device,
-        jobs=jobs,
-        seconds_per_pair=seconds_per_pair,
-        coverage=coverage,
-        control_energies=control_energies,
-        on_error=on_error,
-    )
-    settings = wanting(settings, properties, predictor)
-    if folder is None:
-        return judge(source, settings, ids=ids, manifest=manifest, progress=progress)
-    with replacing(folder, REPORT_PARTS, overwrite) as draft:
-        report = judge(source, settings, ids=ids, manifest=manifest, progress=progress)
-        report.write(draft, folder)
+    with _saving(settings, [settings.source]) as save:
+        told = {"ids": settings.ids, "manifest": settings.manifest, "progress": settings.progress}
+        report = judge(settings.source, wanting(settings), **told)
+        save(report)
     return report
 
 
-def compare(
-    sources: Sequence[str | Path],
-    *,
-    output: str | Path | None = None,
-    overwrite: bool = False,
-    progress: Callable[[str, float], None] | None = None,
-    **settings: Any,
-) -> Comparison:
+@called_with(CompareSettings)
+def compare(settings: CompareSettings) -> Comparison:
     """Judge several sets of crystals by the same judge, side by side.
-
-    Args:
-        sources: files or folders of crystals.
-        output: folder to write to: a table and a page of all, and in ``sets/NAME`` the report of
-            each; nothing is written if None.
-        overwrite: replace an earlier evaluation there.
-        progress: called with a word and the share done of what it names.
-        settings: the fields of `chemeleon.evaluation.settings.Settings`, which are the options of
-            `evaluate`: ``references``, ``potential``, ``relax_steps``...
 
     Raises:
         ChemeleonError: one of its subclasses, saying what to do.
     """
     from chemeleon.evaluation.evaluate import compare as judge
-    from chemeleon.evaluation.settings import Settings
     from chemeleon.prediction.run import wanting
 
-    wanted = settings.pop("properties", None), settings.pop("predictor", None)
-    known = {field.name for field in fields(Settings)}
-    for name in settings:
-        if name not in known:
-            raise ConfigError(f"there is no setting '{name}'{nearest(name, known)}")
-    chosen = wanting(Settings(**settings), *wanted)
-    if output is None:
-        return judge(sources, chosen, progress=progress)
-    folder = Path(output)
-    if overwrite:
-        for source in sources:
-            refuse_inside(Path(source), folder, REPORT_PARTS)
-    with replacing(folder, REPORT_PARTS, overwrite) as draft:
-        found = judge(sources, chosen, progress=progress)
-        found.write(draft, folder)
+    with _saving(settings, settings.sources) as save:
+        found = judge(settings.sources, wanting(settings), progress=settings.progress)
+        save(found)
     return found
+
+
+@contextmanager
+def _saving(
+    settings: WrittenSettings, sources: Iterable[object]
+) -> Iterator[Callable[[Report | Comparison], None]]:
+    """Give a function that writes an evaluation, if it is to be written."""
+    if settings.output is None:
+        yield lambda found: None
+        return
+    folder = Path(settings.output)
+    for source in sources if settings.overwrite else ():
+        if isinstance(source, str | Path):
+            refuse_inside(Path(source), folder, REPORT_PARTS)
+    with replacing(folder, REPORT_PARTS, settings.overwrite) as draft:
+        yield lambda found: found.write(draft, folder)
 
 
 def vae_reconstruct(

@@ -353,8 +353,8 @@ def test_python_and_the_command_line_have_the_same_names():
 
     here = set(inspect.signature(chemeleon.sample).parameters)
     there = set(inspect.signature(command).parameters)
-    only_words = {"form", "table", "evaluate", "reference", "condition"}  # of the terminal
-    only_python = {"formats", "n", "progress", "conditions"}
+    only_words = {"table", "evaluate", "reference"}  # of the terminal
+    only_python = {"n", "progress"}
     assert there - only_words == here - only_python
     short = inspect.signature(command, eval_str=True).parameters["num_samples"].annotation
     flags = next(m for m in short.__metadata__ if isinstance(m, typer.models.OptionInfo))

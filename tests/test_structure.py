@@ -82,3 +82,26 @@ def test_no_room_has_the_name_of_a_verb():
     """Importing ``chemeleon.x.y`` would put the room in the place of the function or its like."""
     rooms = {name.removeprefix("chemeleon.").partition(".")[0] for name in modules(ROOT)}
     assert not rooms & {name for name in chemeleon.__all__ if not name.startswith("_")}
+
+
+def long_functions(root: Path, most: int = 80) -> list[str]:
+    """Return the functions of a package with more lines than that, signature and all."""
+    return [
+        f"{name}:{node.name}"
+        for name, path in modules(root).items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno >= most
+    ]
+
+
+def test_no_function_is_longer_than_a_screen():
+    assert long_functions(ROOT) == []
+
+
+@pytest.mark.parametrize(("lines", "found"), [(80, []), (81, ["p.a:f"])])
+def test_long_functions_are_found_within_classes_too(tmp_path, lines, found):
+    (tmp_path / "p").mkdir()
+    body = "        x = 1\n" * (lines - 1)
+    (tmp_path / "p" / "a.py").write_text(f"class A:\n    async def f(self):\n{body}")
+    assert long_functions(tmp_path / "p") == found

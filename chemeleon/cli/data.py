@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from chemeleon.cli import options
 from chemeleon.cli.hull import EXAMPLES, hull
 from chemeleon.cli.options import say
 from chemeleon.cli.sets import (
@@ -18,6 +17,7 @@ from chemeleon.cli.sets import (
     path_config,
     splits_of,
 )
+from chemeleon.cli.words import OnErrorWord, choice
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from chemeleon.data.describe import Description, Histogram
     from chemeleon.data.problems import Problem
 
+SplitBy = Literal["random", "formula"]
+Form = Literal["csv", "cif", "extxyz"]
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -117,12 +119,13 @@ def prepare(
     where: Annotated[
         str | None, typer.Option(help="Only rows of which this is true, e.g. 'num_elements > 1'.")
     ] = None,
-    on_error: options.OnErrorWord = "few",
+    on_error: OnErrorWord = "few",
     deduplicate: Annotated[
         bool, typer.Option("--deduplicate", help="Keep one of equal crystals (StructureMatcher).")
     ] = False,
     by: Annotated[
-        str, typer.Option(help="random, or formula: one reduced formula stays in one split.")
+        SplitBy,
+        choice("--by", SplitBy, "random, or formula: one reduced formula stays in one split."),
     ] = "random",
     id_column: Annotated[str | None, typer.Option(help="CSV column of names.")] = None,
     cif_column: Annotated[str, typer.Option(help="CSV column of CIF text.")] = "cif",
@@ -149,9 +152,9 @@ def prepare(
         seed,
         max_atoms=max_atoms,
         where=where,
-        on_error=options.on_error(on_error),
+        on_error=on_error,
         deduplicate=deduplicate,
-        split_by=options.choice("--by", by, "random", "formula"),
+        split_by=by,
         id_column=id_column,
         cif_column=cif_column,
         properties=properties,
@@ -213,15 +216,14 @@ def export(
         str | None, typer.Option(help="Only rows of which this is true (data.where).")
     ] = None,
     form: Annotated[
-        str, typer.Option("--format", help="csv (what data.root takes), cif or extxyz.")
+        Form, choice("--format", Form, "csv (what data.root takes), cif or extxyz.")
     ] = "csv",
     root: Annotated[
         Path | None, typer.Option(help="Folder of data sets [$CHEMELEON_DATA, else ./data].")
     ] = None,
-    on_error: options.OnErrorWord = "few",
+    on_error: OnErrorWord = "few",
 ) -> None:
     """Write a data set to files, with all its columns."""
-    from chemeleon.data.export import FORMATS
     from chemeleon.data.export import export as write
     from chemeleon.data.named import both
     from chemeleon.terminal import Terminal
@@ -229,12 +231,10 @@ def export(
     base, own, inner = parts(name)
     config = named_set(base, root)
     where = both(config.where, both(inner, where))
-    config = config.model_copy(update={"where": where, "on_error": options.on_error(on_error)})
+    config = config.model_copy(update={"where": where, "on_error": on_error})
     split = split or own
     splits = [split] if split else splits_of(config)
-    written = write(
-        config, output, splits, options.choice("--format", form, *FORMATS), progress=True
-    )
+    written = write(config, output, splits, form, progress=True)
     counts = ", ".join(f"{part} {count:,}" for part, count in written.items())
     console = Terminal()
     console.print(_bold(f"{output}:"), f"{counts} crystals of {config.name}")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chemeleon.cli import options
+from chemeleon.cli import words
 from chemeleon.cli.options import say
+from chemeleon.evaluation.settings import Settings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,99 +20,56 @@ if TYPE_CHECKING:
     from chemeleon.evaluation.report_data import Report
 
 
+Source = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Folder or zip of CIFs, extxyz, JSON of structures, or CSV with a cif column;"
+        " several are put side by side."
+    ),
+]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="Folder for the report.", metavar="DIR")
+]
+References = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reference",
+        "-r",
+        help="Set to be novel against: data set, NAME/SPLIT or path, or 'NAME where"
+        " EXPRESSION'; repeatable. What is new is so against all of them.",
+    ),
+]
+Hulls = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Convex hull: mp (the default), mp_all, or of `chemeleon data hull`; repeatable:"
+        " what counts must hold on every one."
+    ),
+]
+Properties = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--property",
+        metavar="NAME=LOW..HIGH",
+        help="What crystals should have, an interval or a value; repeatable.",
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an earlier evaluation in the folder.")
+]
+
+
+@words.of_settings(Settings, "wanted", "predict")
 def evaluate(
-    source: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Folder or zip of CIFs, extxyz, JSON of structures, or CSV with a cif column;"
-            " several are put side by side."
-        ),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the report.", metavar="DIR")
-    ] = Path("evaluation"),
-    reference: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--reference",
-            "-r",
-            help="Set to be novel against: data set, NAME/SPLIT or path, or 'NAME where"
-            " EXPRESSION'; repeatable. What is new is so against all of them.",
-        ),
-    ] = None,
-    control: Annotated[
-        str,
-        typer.Option(
-            "--control",
-            help="Real crystals that pass through the same code; auto: test split of the first"
-            " reference; or none.",
-        ),
-    ] = "auto",
-    matcher: Annotated[
-        str, typer.Option("--matcher", help="Tolerances: pymatgen, cdvae or lemat.")
-    ] = "pymatgen",
-    targets: Annotated[
-        str | None,
-        typer.Option("--targets", help="Crystals to be met, for structure prediction."),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option("--base", help="Crystals of the model before fine-tuning, to compare with."),
-    ] = None,
-    potential: Annotated[
-        str, typer.Option("--potential", help="chgnet, chgnet:0.2.0, mace, none or pkg:thing.")
-    ] = "none",
-    hull: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--hull",
-            help="Convex hull: mp (the default), mp_all, or of `chemeleon data hull`; repeatable:"
-            " what counts must hold on every one.",
-        ),
-    ] = None,
-    relax: Annotated[int, typer.Option("--relax", help="Most steps of relaxation.")] = 0,
-    symmetrize: Annotated[
-        bool,
-        typer.Option("--symmetrize", help="Also idealise crystals, and judge them again."),
-    ] = False,
-    symprec: Annotated[
-        float | None,
-        typer.Option("--symprec", metavar="TOL", help="Its largest tolerance in A; default 0.3."),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option("--device", help="For energies: cpu, cuda; default: a GPU if any.")
-    ] = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", help="Processes; default: cores.")] = None,
-    seconds: Annotated[
-        float,
-        typer.Option(
-            "--seconds-per-pair", help="Limit of one comparison, in seconds of processor time."
-        ),
-    ] = 10.0,
-    coverage: Annotated[
-        bool, typer.Option("--coverage", help="Also COV-R and COV-P; needs matminer, and time.")
-    ] = False,
-    control_energies: Annotated[
-        int, typer.Option("--control-energies", help="Control crystals that get energies too.")
-    ] = 1000,
-    wanted: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--property",
-            metavar="NAME=LOW..HIGH",
-            help="What crystals should have, an interval or a value; repeatable.",
-        ),
-    ] = None,
-    predictor: Annotated[
-        str | None,
-        typer.Option(
-            "--predictor", help="What predicts it: run or model folder, hub:NAME or shipped:NAME."
-        ),
-    ] = None,
-    on_error: options.OnErrorWord = "few",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier evaluation in the folder.")
-    ] = False,
+    source: Source,
+    output: Output = Path("evaluation"),
+    references: References = None,
+    hull: Hulls = None,
+    relax_steps: Annotated[int, typer.Option("--relax")] = 0,
+    properties: Properties = None,
+    predictor: Annotated[str | None, typer.Option()] = None,
+    overwrite: Overwrite = False,
+    **settings: Any,
 ) -> None:
     """Judge crystals one by one: validity, uniqueness, novelty, distributions, energies.
 
@@ -128,31 +86,11 @@ def evaluate(
     from chemeleon import api
     from chemeleon.evaluation.comparison import Comparison
 
-    properties = _properties(wanted or ())
-    with progress_bar() as progress:
-        settings: dict[str, Any] = {
-            "references": reference or [],
-            "control": control,
-            "matcher": matcher,
-            "targets": targets,
-            "base": base,
-            "potential": potential,
-            "hull": hull or (),
-            "relax_steps": relax,
-            "symmetrize": symmetrize,
-            "symprec": symprec,
-            "device": device,
-            "jobs": jobs,
-            "seconds_per_pair": seconds,
-            "coverage": coverage,
-            "control_energies": control_energies,
-            "properties": properties,
-            "predictor": predictor,
-            "on_error": options.on_error(on_error),
-            "output": output,
-            "overwrite": overwrite,
-            "progress": progress,
-        }
+    example = "NAME=LOW..HIGH or NAME=VALUE such as band_gap=1.5..2.5"
+    settings |= {"references": references or [], "hull": hull or (), "relax_steps": relax_steps}
+    settings["properties"] = words.named("--property", properties or (), example, _interval_of)
+    settings |= {"predictor": predictor, "output": output, "overwrite": overwrite}
+    with progress_bar() as settings["progress"]:
         several = len(source) > 1
         found = api.compare(source, **settings) if several else api.evaluate(source[0], **settings)
     if isinstance(found, Comparison):
@@ -161,26 +99,13 @@ def evaluate(
         print_report(found, output)
 
 
-def _properties(words: Iterable[str]) -> dict[str, float | tuple[float, float]]:
-    """Return what NAME=LOW..HIGH or NAME=VALUE say."""
-    from chemeleon.errors import ConfigError
-
-    found: dict[str, float | tuple[float, float]] = {}
-    for word in words:
-        name, _, text = (part.strip() for part in word.partition("="))
-        try:
-            ends = [float(part) for part in text.split("..")]
-        except ValueError:
-            ends = []
-        if not name or len(ends) not in (1, 2):
-            raise ConfigError(
-                f"--property takes NAME=LOW..HIGH or NAME=VALUE such as band_gap=1.5..2.5,"
-                f" got '{word}'"
-            )
-        if name in found:
-            raise ConfigError(f"--property {name} is given twice")
-        found[name] = (ends[0], ends[1]) if len(ends) == 2 else ends[0]
-    return found
+def _interval_of(text: str) -> float | tuple[float, float]:
+    """Return what LOW..HIGH or VALUE say."""
+    low, *high = (float(part) for part in text.split(".."))
+    if not high:
+        return low
+    (top,) = high
+    return low, top
 
 
 @contextmanager
@@ -188,10 +113,11 @@ def progress_bar() -> Iterator[Callable[[str, float], None]]:
     """Give a function that shows a word and the share done, one bar for each word."""
     from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
-    from chemeleon.terminal import Terminal, words
+    from chemeleon.terminal import Terminal
+    from chemeleon.terminal import words as plain
 
     console = Terminal(stderr=True)
-    columns = (words("{task.description:<16}"), BarColumn(), TimeElapsedColumn())
+    columns = (plain("{task.description:<16}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         tasks: dict[str, Any] = {}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chemeleon.cli import options
+from chemeleon.cli.words import OnErrorWord
 
 if TYPE_CHECKING:
     from chemeleon.data.problems import OnError
@@ -61,7 +61,7 @@ def hull(
         Path | None, typer.Option(help="Folder of data sets [$CHEMELEON_DATA, else ./data].")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA if there is any.")] = None,
-    on_error: options.OnErrorWord = "few",
+    on_error: OnErrorWord = "few",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
     """Make the convex hull that energies above hull are measured against."""
@@ -69,7 +69,6 @@ def hull(
     from chemeleon.errors import ConfigError
     from chemeleon.storage import hold
 
-    bad = options.on_error(on_error)
     if energy_scale is not None:
         check_scale(energy_scale, "--energy-scale")
         if potential is not None:
@@ -83,10 +82,10 @@ def hull(
         raise ConfigError("--relax needs --potential, such as --potential chgnet")
     with hold(output, overwrite=overwrite):
         if potential is not None:
-            made = _from_data_set(source, split, root, potential, relax, device, bad)
+            made = _from_data_set(source, split, root, potential, relax, device, on_error)
         else:
             columns = formula_column, energy_column
-            made = _from_file(source, references, columns, bad, energy_scale or MP2020)
+            made = _from_file(source, references, columns, on_error, energy_scale or MP2020)
         made.save(output)
     _report(made, output)
 

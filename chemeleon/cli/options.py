@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,6 @@ from chemeleon.errors import visible
 
 if TYPE_CHECKING:
     from chemeleon.config.presets import Loaded
-    from chemeleon.data.problems import OnError
     from chemeleon.training.launch import TrainResult
 
 Preset = Annotated[
@@ -38,13 +37,6 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an ea
 ShowConfig = Annotated[
     bool, typer.Option("--show-config", help="Print every setting and who set it, then stop.")
 ]
-OnErrorWord = Annotated[
-    str,
-    typer.Option(
-        "--on-error",
-        help="Bad rows of a set: few (up to 1 % may be left out), skip (any number) or fail.",
-    ),
-]
 TrackerName = Annotated[
     str | None,
     typer.Option("--tracker", help="wandb, tensorboard or none; short for trainer.tracker=..."),
@@ -54,21 +46,6 @@ TrackerName = Annotated[
 def say(text: str, err: bool = False) -> None:
     """Print text of any origin, see `chemeleon.errors.visible`."""
     typer.echo(visible(text), err=err)
-
-
-def on_error(given: str) -> OnError:
-    """Return a word for what bad rows may do."""
-    return choice("--on-error", given, "few", "skip", "fail")
-
-
-def choice(option: str, given: str, *allowed: str) -> Any:
-    """Return the word given for an option, if it is one of those allowed."""
-    from chemeleon.errors import ConfigError, nearest
-
-    if given not in allowed:
-        known = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
-        raise ConfigError(f"{option} {given}: must be {known}{nearest(given, allowed)}")
-    return given
 
 
 def add_training(app: typer.Typer, stage: str, help: str, next_step: str) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from chemeleon.cli import options
 from chemeleon.cli.options import say
+from chemeleon.cli.words import OnErrorWord
 
 app = typer.Typer(no_args_is_help=True, help="The autoencoder between crystals and latents.")
 
@@ -38,7 +39,7 @@ def reconstruct(
         str | None, typer.Option("--device", help="cpu, cuda, cuda:1; default: a GPU if any.")
     ] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", help="Matching processes.")] = None,
-    on_error: options.OnErrorWord = "few",
+    on_error: OnErrorWord = "few",
 ) -> None:
     """Say how well a VAE gives back crystals: match rate and RMSE at the cdvae preset.
 
@@ -59,6 +60,6 @@ def reconstruct(
         batch_size=batch_size,
         device=device,
         jobs=jobs,
-        on_error=options.on_error(on_error),
+        on_error=on_error,
     )
     say(json.dumps(found, indent=2))

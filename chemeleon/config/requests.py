@@ -22,30 +22,6 @@ def whole_number(text: str) -> int | None:
     return int(text) if _WHOLE.fullmatch(text) else None
 
 
-def check_sample(
-    num_samples: int,
-    num_atoms: Sequence[int] | None,
-    formula_units: Sequence[int] | None,
-    seed: int,
-    guidance: float | None,
-    relax: int,
-) -> None:
-    """Refuse the numbers of a sample that no model can change anything about.
-
-    Raises:
-        ConfigError: naming the limit.
-    """
-    check_request(num_samples, num_atoms)
-    if formula_units is not None:
-        if not formula_units or min(formula_units) < 1:
-            raise ConfigError(f"formula units must be positive numbers, got {list(formula_units)}")
-        check_range("formula units", max(formula_units), 1, MAX_ATOMS)
-    check_seed(seed)
-    if guidance is not None:
-        check_range("guidance", guidance, 0, MAX_GUIDANCE)
-    check_range("relax", relax, 0, MAX_RELAX_STEPS)
-
-
 def check_request(num_samples: int, num_atoms: Sequence[int] | None = None) -> None:
     """Refuse numbers of crystals and of atoms that make no sense, or are too large.
 

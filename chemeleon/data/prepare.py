@@ -20,8 +20,9 @@ import numpy as np
 
 from chemeleon.config.presets import data_config
 from chemeleon.config.requests import check_seed
+from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.convert import to_structures
-from chemeleon.data.dataset import SPLITS, load_source
+from chemeleon.data.dataset import SPLITS, LoadReport, load_source
 from chemeleon.data.problems import OnError, Problem
 from chemeleon.data.properties import join_properties
 from chemeleon.data.sources import has_column
@@ -131,27 +132,11 @@ def prepare(
     check_output(output, overwrite)
     if isinstance(source, str | Path):
         refuse_inside(Path(source), output, SET_PARTS)
-    config = data_config(
-        {
-            "cif_column": cif_column,
-            "max_atoms": max_atoms,
-            "where": where,
-            "on_error": on_error,
-            "niggli": False,
-            "limits": dict(limits or {}),
-            **({"id_column": id_column} if id_column else {}),
-        }
-    )
+    given = {"cif_column": cif_column, "max_atoms": max_atoms, "where": where}
+    given |= {"on_error": on_error, "niggli": False, "limits": dict(limits or {})}
+    config = data_config(given | ({"id_column": id_column} if id_column else {}))
     with replacing(output, SET_PARTS, overwrite) as folder:
-        if isinstance(source, str | Path):
-            told, path = str(source), Path(source)
-            number_rows = id_column is None and not has_column(path, config.id_column)
-            found = load_source(config, path, progress=progress, number_rows=number_rows)
-        else:
-            told = "structures in memory"
-            with tempfile.TemporaryDirectory() as beside:
-                path = _write_json(source, Path(beside))
-                found = load_source(config, path, progress=progress)
+        found = _read(source, config, id_column, progress)
         if properties is not None:
             found = join_properties(found, Path(properties), id_column)
         structures = to_structures(found.crystals)
@@ -163,7 +148,7 @@ def prepare(
         parts = split_indices(len(kept), split, seed, groups)
         members = {name: [kept[i] for i in part] for name, part in zip(SPLITS, parts, strict=True)}
         report = PrepareReport(
-            source=told,
+            source=str(source) if isinstance(source, str | Path) else "structures in memory",
             output=str(output),
             total=found.total,
             written={name: len(part) for name, part in members.items()},
@@ -173,23 +158,49 @@ def prepare(
             left_out=found.left_out,
             notes=found.notes,
         )
-        columns = {
-            **{name: number_cells(values) for name, values in found.columns.items()},
-            **{name: labels.values() for name, labels in found.labels.items()},
-        }
-        for name in ("material_id", "cif"):
-            columns.pop(name, None)
-        for name, indices in members.items():
-            if indices:
-                write_table(
-                    folder / f"{name}.csv.gz",
-                    [found.crystals.ids[i] for i in indices],
-                    [structures[i] for i in indices],
-                    {column: [cells[i] for i in indices] for column, cells in columns.items()},
-                )
-        details = {**asdict(report), "problems": [p._asdict() for p in report.problems]}
-        (folder / "report.json").write_text(json.dumps(details, indent=2) + "\n")
+        _write(folder, report, found, structures, members)
         return report
+
+
+def _read(
+    source: str | Path | Sequence[Structure],
+    config: DataConfig,
+    id_column: str | None,
+    progress: bool,
+) -> LoadReport:
+    """Read the crystals of a file or folder, or structures; rows without a name get numbers."""
+    if isinstance(source, str | Path):
+        path = Path(source)
+        number_rows = id_column is None and not has_column(path, config.id_column)
+        return load_source(config, path, progress=progress, number_rows=number_rows)
+    with tempfile.TemporaryDirectory() as beside:
+        return load_source(config, _write_json(source, Path(beside)), progress=progress)
+
+
+def _write(
+    folder: Path,
+    report: PrepareReport,
+    found: LoadReport,
+    structures: Sequence[Structure],
+    members: Mapping[str, Sequence[int]],
+) -> None:
+    """Write a table for each split that has members, and the report."""
+    columns = {
+        **{name: number_cells(values) for name, values in found.columns.items()},
+        **{name: labels.values() for name, labels in found.labels.items()},
+    }
+    for name in ("material_id", "cif"):
+        columns.pop(name, None)
+    for name, indices in members.items():
+        if indices:
+            write_table(
+                folder / f"{name}.csv.gz",
+                [found.crystals.ids[i] for i in indices],
+                [structures[i] for i in indices],
+                {column: [cells[i] for i in indices] for column, cells in columns.items()},
+            )
+    details = {**asdict(report), "problems": [p._asdict() for p in report.problems]}
+    (folder / "report.json").write_text(json.dumps(details, indent=2) + "\n")
 
 
 def split_indices(

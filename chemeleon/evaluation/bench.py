@@ -323,10 +323,10 @@ def _coverage(
 
 
 def _wanted(settings: Settings) -> dict[str, Any]:
-    if not settings.properties:
+    if not settings.wanted:
         return {}
-    wanted = {name: asked._asdict() for name, asked in settings.properties.items()}
-    return {"properties": {"predictor": settings.predictor, "wanted": wanted}}
+    wanted = {name: asked._asdict() for name, asked in settings.wanted.items()}
+    return {"properties": {"predictor": str(settings.predictor), "wanted": wanted}}
 
 
 def _origin(given: object) -> dict[str, Any]:

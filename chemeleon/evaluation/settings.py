@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from chemeleon.config.requests import (
     MAX_CRYSTALS,
@@ -16,13 +17,14 @@ from chemeleon.config.requests import (
 )
 from chemeleon.data.problems import OnError
 from chemeleon.errors import ConfigError, nearest
-from chemeleon.evaluation.idealise import asked_symprec
-from chemeleon.evaluation.matching import TOLERANCES
-from chemeleon.evaluation.metrics.base import Options, Predict, Wanted
-from chemeleon.evaluation.novelty import all_columns
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+    from chemeleon.evaluation.metrics.base import Options, Predict, Wanted
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """How to judge.
 
@@ -31,26 +33,32 @@ class Settings:
             paths, each with ``where EXPRESSION`` or without. "Unique and novel" is against all of
             them; the first is the training set of ``replay``.
         control: set that passes through the same code, and whose distributions are those to
-            compare with; ``auto`` is the test split of the first reference that is a data set.
-        matcher: named tolerances, see `matching.TOLERANCES`.
-        targets: crystals that samples should meet (crystal structure prediction).
-        base: crystals of the model before fine-tuning.
-        potential: judge of energies, or ``none``.
-        hull: what the energies are measured against: ``mp``, ``mp_all`` or a path, see
-            ``energy.hull_sources``; of several a crystal's highest energy counts. By default
-            ``mp`` where it takes the potential's energies, else none.
-        relax_steps: most steps of relaxation.
-        symmetrize: also idealise the relaxed crystals, or those given, see `idealise.idealise`.
+            compare with: a data set or path, auto (the test split of the first reference that is a
+            data set) or none.
+        matcher: named tolerances: pymatgen, cdvae or lemat; see `matching.TOLERANCES`.
+        targets: crystals that samples should meet, for crystal structure prediction.
+        base: crystals of the model before fine-tuning, to compare elements with.
+        potential: judge of energies: chgnet, chgnet:0.2.0, mace, pkg:thing or another, or none; see
+            `energy.potentials.load_potential`.
+        hull: what the energies are measured against: ``mp``, ``mp_all``, or a file of ``chemeleon
+            data hull``; of several a crystal's highest energy above hull counts, and SUN and MSUN
+            are told for each. By default ``mp`` where it takes the potential's energies, else none.
+        relax_steps: most steps of relaxation; 0 is none.
+        symmetrize: also idealise the relaxed crystals (or those given), and judge them again; see
+            `idealise.idealise`.
         symprec: largest tolerance of that, angstrom; by default 0.3.
-        device: torch's name, for energies.
-        jobs: processes; all cores if None.
-        seconds_per_pair: limit of one comparison; what has no verdict then is counted.
+        device: torch's name, for energies, such as cpu or cuda; by default a GPU if there is one.
+        jobs: processes; by default all cores.
+        seconds_per_pair: limit of one comparison, in seconds of processor time; what has no verdict
+            then is counted.
         coverage: also COV-R and COV-P, which take matminer and time.
-        control_energies: crystals of the control set, evenly spread, that get energies.
-        properties: name of a property to what is wanted of it.
-        predictor: what predicts them, by name.
-        predict: gives the properties of structures; see ``prediction.wanting``.
-        on_error: how many rows of references, control and targets may be bad: ``few`` is 1 %.
+        control_energies: crystals of the control set, evenly spread, that get energies too.
+        properties: name of a property to the interval that is wanted, or to a value.
+        predictor: what predicts them: run or model folder, ``hub:NAME`` or ``shipped:NAME``.
+        on_error: bad rows of references, control and targets: few (up to 1 % may be left out), skip
+            (any number) or fail; those that are judged keep their rows.
+        wanted: the properties with their units, which ``prediction.wanting`` sets.
+        predict: gives the properties of structures; set by it, too.
     """
 
     references: Sequence[str] = ()
@@ -68,15 +76,18 @@ class Settings:
     seconds_per_pair: float = 10.0
     coverage: bool = False
     control_energies: int = 1000
-    properties: Mapping[str, Wanted] = field(default_factory=dict)
-    predictor: str | None = None
-    predict: Predict | None = None
+    properties: Mapping[str, float | tuple[float, float]] | None = None
+    predictor: str | Path | None = None
     on_error: OnError = "few"
+    wanted: Mapping[str, Wanted] = field(default_factory=dict)
+    predict: Predict | None = None
 
     @property
     def options(self) -> Options:
         """What metrics are asked for."""
-        return Options(self.properties, self.predict)
+        from chemeleon.evaluation.metrics.base import Options
+
+        return Options(self.wanted, self.predict)
 
     @property
     def hulls(self) -> tuple[str, ...]:
@@ -88,10 +99,15 @@ class Settings:
     @property
     def tolerance(self) -> float | None:
         """Largest tolerance of idealising, angstrom; None without it. Raises as `check` does."""
+        from chemeleon.evaluation.idealise import asked_symprec
+
         return asked_symprec(self.symmetrize, self.symprec)
 
     def check(self) -> None:
         """Raise ConfigError for what cannot be done."""
+        from chemeleon.evaluation.matching import TOLERANCES
+        from chemeleon.evaluation.novelty import all_columns
+
         if self.matcher not in TOLERANCES:
             raise ConfigError(
                 f"unknown matcher '{self.matcher}'{nearest(self.matcher, TOLERANCES)};"
@@ -104,14 +120,14 @@ class Settings:
             check_range("jobs", self.jobs, 1, MAX_JOBS)
         check_range("relax_steps", self.relax_steps, 0, MAX_RELAX_STEPS)
         check_range("control_energies", self.control_energies, 0, MAX_CRYSTALS)
-        asked_symprec(self.symmetrize, self.symprec)
+        _ = self.tolerance
         if self.coverage and not self.references and self.control in (None, "auto", "none"):
             raise ConfigError("coverage is of a set: name a --reference or a --control")
         if self.potential == "none" and (self.hulls or self.relax_steps):
             raise ConfigError("--hull and --relax need energies: name a --potential such as chgnet")
         if bool(self.properties) != (self.predict is not None):
             raise ConfigError("properties of crystals are predicted: name a --predictor")
-        for name, (low, high, _) in self.properties.items():
+        for name, (low, high, _) in self.wanted.items():
             if not (math.isfinite(low) and math.isfinite(high) and low <= high):
                 raise ConfigError(
                     f"property {name}: {low:g}..{high:g} is no interval, lower end first"
@@ -122,3 +138,45 @@ class Settings:
                 "references are named twice, or like each other's columns: "
                 + ", ".join(self.references)
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenSettings(Settings):
+    """An evaluation that may be written.
+
+    Attributes:
+        output: folder to write to; nothing is written if None.
+        overwrite: replace an earlier evaluation there.
+        progress: called with a word and the share done of what it names.
+    """
+
+    output: str | Path | None = None
+    overwrite: bool = False
+    progress: Callable[[str, float], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(WrittenSettings):
+    """What `evaluate` is asked for.
+
+    Attributes:
+        source: file or folder of crystals, or pymatgen structures (None: asked for, not made).
+        ids: names of structures.
+        manifest: what is known of the origin of the crystals.
+    """
+
+    source: str | Path | Sequence[Structure | None] = field(kw_only=False)
+    ids: Sequence[str] | None = None
+    manifest: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings(WrittenSettings):
+    """What `compare` is asked for.
+
+    Attributes:
+        sources: files or folders of crystals. In the folder that is written, each has its own
+            report in ``sets/NAME``, beside a table and a page of all.
+    """
+
+    sources: Sequence[str | Path] = field(kw_only=False)

@@ -5,21 +5,48 @@ Shapes: ``M`` crystals of a batch, ``K`` of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import torch
+from pymatgen.core import Structure
 from torch import Tensor
 
+from chemeleon.config.launched import Share
 from chemeleon.crystals.batch import FlatCrystals
 from chemeleon.crystals.convert import to_structures
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, Cell
 from chemeleon.evaluation.idealise import Idealised, in_standard_cell
+from chemeleon.evaluation.validity import structural_problems, writable
+from chemeleon.generation.pipeline import Options, Pipeline
+from chemeleon.generation.ranking import Scorer
+from chemeleon.generation.relaxation import Idealiser, Note, Relaxer
 
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
 
-    from chemeleon.generation.ranking import Scorer
-    from chemeleon.generation.relaxation import Idealiser, Note, Relaxer
+@dataclass
+class Sampled:
+    """One crystal that was asked for, and what became of it.
+
+    Attributes:
+        number: of the pipeline's, which decides its random numbers.
+        structure: None where it cannot be written down.
+        problem: what is wrong with it, or None.
+        move: what relaxation did to it, or None without.
+        ideal: what idealising did to it, or None without.
+        score: by which it is ranked, the lower the better; NaN for none.
+        symmetric: cell in which CIFs list its symmetry; None for one without.
+    """
+
+    number: int
+    structure: Structure | None
+    problem: str | None
+    move: Note | None
+    ideal: Idealised | None
+    score: float
+    symmetric: Cell | None = None
 
 
 class Finished(NamedTuple):
@@ -39,51 +66,67 @@ class Finished(NamedTuple):
     ideals: list[Idealised]
     scores: Tensor | None
 
+    def sampled(self, cell: Cell | None) -> list[Sampled]:
+        """Return the crystals one by one, in the cell asked for; None keeps their cells."""
+        problems = structural_problems(self.crystals)
+        rows = torch.nonzero(torch.as_tensor(writable(self.crystals))).squeeze(-1)
+        made = dict(zip(rows.tolist(), to_structures(self.crystals.subset(rows)), strict=True))
+        nothing = [None] * len(problems)
+        scores = [math.nan] * len(problems) if self.scores is None else self.scores.tolist()
+        structures = [made.get(row) for row in range(len(problems))]
+        columns = structures, problems, self.moves or nothing, self.ideals or nothing, scores
+        found = [Sampled(*row) for row in zip(self.numbers.tolist(), *columns, strict=True)]
+        for one in found:
+            _shape(one, cell)
+        return found
 
-def finish(
-    stream: Iterable[tuple[Tensor, FlatCrystals]],
-    relaxer: Relaxer | None,
-    idealiser: Idealiser | None,
-    scorer: Scorer | None,
-) -> Iterator[Finished]:
-    """Relax, idealise and score batches ``(numbers, crystals)``, each step only where asked for."""
-    for numbers, crystals in stream:
+
+def _shape(one: Sampled, cell: Cell | None) -> None:
+    """Put a crystal into the cell asked for; a broken one keeps its own."""
+    if one.structure is None:
+        return
+    if one.ideal is not None and one.ideal.ideal:
+        ideal = one.ideal.structure(cell or "primitive")
+        assert ideal is not None  # what has no atoms is not ideal
+        ideal.properties = one.structure.properties
+        one.structure, one.symmetric = ideal, cell or "conventional"
+    elif cell is not None and one.problem is None:
+        symprec = SYMPREC if one.ideal is None else TIGHT  # a higher group was refused
+        one.structure = in_standard_cell(one.structure, cell, symprec)
+
+
+class Finisher(NamedTuple):
+    """What is done to crystals once they are made; each step only where asked for."""
+
+    relaxer: Relaxer | None
+    idealiser: Idealiser | None
+    scorer: Scorer | None
+
+    def finish(
+        self, pipeline: Pipeline, count: int, options: Options, share: Share
+    ) -> Generator[Finished]:
+        """Make crystals and yield them batch by batch; of all processes, on each of them."""
+        with closing(pipeline.stream(count, **options)) as stream:
+            batches = (self._finish(numbers, crystals) for numbers, crystals in stream)
+            yield from share.gather(list(batches)) if share.world > 1 else batches
+
+    def _finish(self, numbers: Tensor, crystals: FlatCrystals) -> Finished:
         moves: list[Note] = []
         ideals: list[Idealised] = []
-        if relaxer is not None:
-            crystals, moves = relaxer(crystals)
-        if idealiser is not None:
-            crystals, ideals = idealiser(crystals)
-        scores = None if scorer is None else scorer.score(crystals)
-        yield Finished(numbers, crystals, moves, ideals, scores)
+        if self.relaxer is not None:
+            crystals, moves = self.relaxer(crystals)
+        if self.idealiser is not None:
+            crystals, ideals = self.idealiser(crystals)
+        scores = None if self.scorer is None else self.scorer.score(crystals)
+        return Finished(numbers, crystals, moves, ideals, scores)
 
-
-def shape(
-    crystals: FlatCrystals,
-    ideals: Sequence[Idealised],
-    rows: Tensor,
-    problems: Sequence[str | None],
-    cell: Cell | None,
-) -> list[tuple[Structure, Cell | None]]:
-    """Return some crystals in the cell asked for, and the cell of CIFs that list their symmetry.
-
-    Args:
-        crystals: of a batch.
-        ideals: what idealising did to each, or nothing.
-        rows: ``(K,)`` which of them.
-        problems: ``K``, what is wrong with them; the broken ones keep their cells.
-        cell: asked for, None to keep them.
-    """
-    shaped: list[tuple[Structure, Cell | None]] = []
-    made = to_structures(crystals.subset(rows))
-    for row, structure, problem in zip(rows.tolist(), made, problems, strict=True):
-        ideal = ideals[row].structure(cell or "primitive") if ideals else None
-        if ideal is not None and ideals[row].ideal:
-            ideal.properties = structure.properties
-            shaped.append((ideal, cell or "conventional"))
-        elif cell is not None and problem is None:
-            symprec = TIGHT if ideals else SYMPREC  # a higher group was refused
-            shaped.append((in_standard_cell(structure, cell, symprec), None))
-        else:
-            shaped.append((structure, None))
-    return shaped
+    def told(self, made: Sequence[Sampled], names: Sequence[str]) -> dict[str, Any]:
+        """Return what a manifest says of the steps that change crystals."""
+        found: dict[str, Any] = {}
+        if self.relaxer is not None:
+            moves = [one.move for one in made if one.move is not None]
+            found["relaxation"] = self.relaxer.told(moves, names)
+        if self.idealiser is not None:
+            ideals = [one.ideal for one in made if one.ideal is not None]
+            found["symmetrization"] = self.idealiser.told(ideals, names)
+        return found

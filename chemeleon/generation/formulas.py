@@ -61,7 +61,7 @@ class Candidates:
 
         Args:
             order: candidate at each place.
-            scores: of each candidate, NaN where there is none.
+            scores: of these, NaN where there is none.
             by: what the scores are; None if there are none.
         """
         if self.source is not None:
@@ -69,7 +69,7 @@ class Candidates:
         names, candidates = self.names(), []
         for target, group in zip(self.targets, self.groups(), strict=True):
             for place in group:
-                made, score = order[place], scores[order[place]]
+                made, score = order[place], scores[place]
                 row = {"id": names[place], "formula": target, "formula_units": self.units[made]}
                 if by is not None:
                     row |= {"rank": place - group.start + 1}

@@ -9,7 +9,7 @@ import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -132,16 +132,15 @@ def denoising_error(
 
 
 def best_first(
-    groups: Sequence[range], scores: Tensor, problems: Sequence[str | None]
+    groups: Sequence[range], scores: Sequence[float], problems: Sequence[str | None]
 ) -> list[int]:
     """Return candidates by score within their groups.
 
     Those with a structural problem go behind the others, those without a score to the end.
     """
-    values = cast("list[float]", scores.tolist())
 
     def merit(candidate: int) -> tuple[bool, bool, float]:
-        value = values[candidate]
+        value = scores[candidate]
         missing = math.isnan(value)
         return missing, problems[candidate] is not None, 0.0 if missing else value
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -105,21 +105,13 @@ def predict(
     return [answer for group in answers for answer in group]
 
 
-def wanting(
-    settings: Settings,
-    properties: Mapping[str, float | tuple[float, float]] | None,
-    predictor: str | Path | None,
-) -> Settings:
-    """Return settings of an evaluation with properties that are wanted; their predictor is loaded.
-
-    Args:
-        settings: of the evaluation.
-        properties: name of a property to an interval, or to a value.
-        predictor: run or model folder, ``hub:NAME`` or ``shipped:NAME``.
+def wanting(settings: Settings) -> Settings:
+    """Return settings of an evaluation with what predicts the properties that are wanted.
 
     Raises:
         ChemeleonError: if only one of both is given, or the predictor does not know a property.
     """
+    properties, predictor = settings.properties, settings.predictor
     if not properties and predictor is None:
         return settings
     if not properties or predictor is None:
@@ -140,7 +132,7 @@ def wanting(
     def ask(structures: Sequence[Structure]) -> list[dict[str, float] | None]:
         return [found.values for found in predict(model, structures)]
 
-    return replace(settings, properties=wanted, predictor=str(predictor), predict=ask)
+    return replace(settings, wanted=wanted, predict=ask)
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction], model: Predictor) -> None:

@@ -1,0 +1,166 @@
+"""What can be asked of `sample`: each keyword, its default and what it means, said once.
+
+Nothing here imports torch or pymatgen, so that the command line can read it for its help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass
+from pathlib import Path
+from typing import Literal
+
+from chemeleon.config.requests import (
+    MAX_ATOMS,
+    MAX_GUIDANCE,
+    MAX_RELAX_STEPS,
+    check_range,
+    check_request,
+    check_seed,
+)
+from chemeleon.data.problems import OnError
+from chemeleon.errors import ConfigError
+
+Format = Literal["cif", "extxyz", "json", "poscar"]
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """Which crystals to make, how, and where to write them.
+
+    Args:
+        n: num_samples, in short.
+
+    Attributes:
+        model: run or model folder, ``hub:NAME`` or ``shipped:NAME``; by default the one inside the
+            package, for formulas that of kind csp.
+        num_samples: how many crystals; of each formula, if formulas are asked for.
+        formula: one or more formulas, for a model of kind csp. The structures come formula by
+            formula, the most promising first.
+        formula_units: formula units per cell to try, such as 1,2,4; by default what training makes
+            likely.
+        formulas_from: data set and split (``perov_5/test``) or file of structures whose atoms are
+            asked for; samples are called ``ID-1``, ``ID-2``, ... and not ranked. ``where
+            EXPRESSION`` behind it takes some of the rows.
+        on_error: its bad rows: few (up to 1 % are left out), skip (any number) or fail.
+        rank_by: order of a formula's candidates: energy (CHGNet), model (how well it recognises
+            what it made), auto (energy where CHGNet is installed, else model) or none.
+        output: folder to write to; nothing is written if None.
+        formats: files to write there, beside manifest.json.
+        seed: same seed, same crystals, whatever the batch size.
+        batch_size: crystals at a time; None finds one that fits.
+        num_atoms: allowed numbers of atoms per cell, such as 5,8; by default as trained.
+        conditions: name of a condition that the model was trained with to a value, such as
+            ``{"band_gap": 2.0, "space_group": "Fm-3m"}``, or to a list with one per crystal.
+        guidance: how hard to push towards the conditions: 0 not at all, 1 as trained; by default 2.
+        guidance_interval: shares of the walk from which to which to push, such as 0.2,0.8; by
+            default all of it.
+        allow_elements: symbols of the only elements that atoms may have, such as Li,Mn,O.
+        forbid_elements: symbols of elements that atoms may not have, such as Pb,Tl.
+        scheduler: of the reverse walk: ddim, ddpm, dpm++, unipc, or euler for flow models; by
+            default what the model was saved with.
+        steps: evaluations of the denoiser.
+        eta: share of fresh noise: 0 none, 1 full.
+        temperature: scale of all noise; below 1 for likelier, less varied crystals.
+        element_price: how much likelier a crystal must be for another element to be worth it: 0
+            nothing, 1 to 6 are usual against stray elements.
+        relax: most steps of relaxation, positions and cell, before ranking and writing; 0 is none.
+        potential: by which to relax, and to tell whether symmetry costs energy: chgnet (default),
+            mace, pkg:thing or another; see `energy.potentials.load_potential`.
+        symmetrize: give crystals, once relaxed, the highest symmetry that they almost have, where
+            it costs them no energy; see `evaluation.idealise.idealise`.
+        symprec: its largest tolerance, angstrom; by default 0.3.
+        cell: primitive or conventional cell of each crystal's group, in all formats. Without one
+            crystals come as they were made, idealised ones in the primitive cell, and their CIFs
+            in the conventional one.
+        device: cpu, cuda, cuda:1 or another name of torch's; a GPU is used if there is one.
+        precision: of the networks: fp32, bf16, or auto: bf16 where a GPU has it.
+        contact_sheet: draw all crystals into one PNG.
+        overwrite: replace an earlier sample in the output folder.
+        progress: called with the number of crystals of each finished batch.
+    """
+
+    model: str | Path | None = None
+    num_samples: int = 10
+    _: KW_ONLY
+    n: InitVar[int | None] = None
+    formula: str | Sequence[str] | None = None
+    formula_units: Sequence[int] | None = None
+    formulas_from: str | None = None
+    on_error: OnError = "few"
+    rank_by: Literal["auto", "energy", "model", "none"] = "auto"
+    output: str | Path | None = None
+    formats: Sequence[Format] = ("cif",)
+    seed: int = 0
+    batch_size: int | None = None
+    num_atoms: Sequence[int] | None = None
+    conditions: Mapping[str, object] | None = None
+    guidance: float | None = None
+    guidance_interval: tuple[float, float] | None = None
+    allow_elements: Sequence[str] | None = None
+    forbid_elements: Sequence[str] | None = None
+    scheduler: str | None = None
+    steps: int | None = None
+    eta: float | None = None
+    temperature: float | None = None
+    element_price: float | None = None
+    relax: int = 0
+    potential: str | None = None
+    symmetrize: bool = False
+    symprec: float | None = None
+    cell: Literal["primitive", "conventional"] | None = None
+    device: str | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    contact_sheet: bool = False
+    overwrite: bool = False
+    progress: Callable[[int], None] | None = None
+
+    def __post_init__(self, n: int | None) -> None:
+        if n is not None:
+            object.__setattr__(self, "num_samples", n)
+
+    @property
+    def formulas(self) -> list[str]:
+        """The formulas that are asked for."""
+        return [self.formula] if isinstance(self.formula, str) else list(self.formula or ())
+
+    @property
+    def of_atoms(self) -> bool:
+        """Whether a model is asked for crystals of given atoms."""
+        return bool(self.formulas or self.formulas_from)
+
+    @property
+    def total(self) -> int:
+        """Crystals of all formulas together; of a data set's, those of one of its crystals."""
+        return self.num_samples * max(1, len(self.formulas))
+
+    def check(self) -> None:
+        """Refuse what no model can change anything about.
+
+        Raises:
+            ConfigError: saying what is wrong.
+        """
+        from chemeleon.crystals.symbols import formula_amounts
+
+        check_request(self.total, self.num_atoms)
+        if (units := self.formula_units) is not None:
+            if not units or min(units) < 1:
+                raise ConfigError(f"formula units must be positive numbers, got {list(units)}")
+            check_range("formula units", max(units), 1, MAX_ATOMS)
+        check_seed(self.seed)
+        if self.guidance is not None:
+            check_range("guidance", self.guidance, 0, MAX_GUIDANCE)
+        check_range("relax", self.relax, 0, MAX_RELAX_STEPS)
+        if self.symprec is not None and not self.symmetrize:
+            raise ConfigError("symprec is the tolerance of symmetrize, which is not asked for")
+        if self.potential is not None and not self.relax and not self.symmetrize:
+            asked = f"potential {self.potential}"
+            raise ConfigError(f"{asked} is for relax and symmetrize, neither of which is given")
+        for text in self.formulas:
+            formula_amounts(text)
+        if self.formulas and self.formulas_from is not None:
+            raise ConfigError("formulas come from one place: leave out formula or formulas_from")
+        if self.formula_units is not None and not self.formulas:
+            raise ConfigError("formula_units says how many units of a formula: name the formula")
+        if self.num_atoms is not None and self.of_atoms:
+            raise ConfigError("a formula says how many atoms there are: use formula_units")
