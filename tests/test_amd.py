@@ -9,7 +9,7 @@ import pytest
 import torch
 from pymatgen.core import Lattice, Structure
 
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import from_structures
 from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.data import pool
@@ -96,7 +96,7 @@ def test_what_has_no_distances_is_nan_and_stops_nothing(monkeypatch):
 
 
 @pytest.fixture
-def known() -> FlatCrystals:
+def known() -> Crystals:
     return demo_crystals("train").subset(torch.arange(0, 600, 12))
 
 

@@ -21,7 +21,7 @@ from energy_helpers import rocksalt_cube
 from pymatgen.core import Lattice, Structure
 
 import chemeleon
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import to_structures
 from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.errors import ChemeleonError, ConfigError, DataError
@@ -356,7 +356,7 @@ def test_reconstruction_counts_every_crystal(tiny_vae: Path) -> None:
 def test_demo_set_is_a_reference_and_its_test_split_the_control(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def tenth(split: Any) -> FlatCrystals:  # the tutorial takes all of it
+    def tenth(split: Any) -> Crystals:  # the tutorial takes all of it
         found = demo_crystals(split)
         return found.subset(torch.arange(0, len(found), 10))
 

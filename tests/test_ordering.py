@@ -9,7 +9,7 @@ import torch
 
 from chemeleon.config.schema import AugmentConfig
 from chemeleon.crystals.augment import augment
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.formula import formula_units
 from chemeleon.crystals.ordering import Order, arrange, arrange_atoms
 from chemeleon.crystals.prototypes import demo_crystals
@@ -17,7 +17,7 @@ from chemeleon.crystals.random import make_keys
 from chemeleon.evaluation.matching import crystal_arrays, match_pairs
 
 
-def split(crystals: FlatCrystals) -> list[list[int]]:
+def split(crystals: Crystals) -> list[list[int]]:
     """Return the atomic numbers of each crystal."""
     parts = crystals.atomic_numbers.split(crystals.num_atoms.tolist())
     return [part.tolist() for part in parts]
@@ -73,6 +73,6 @@ def test_large_sets_are_ordered_and_counted_in_parts(monkeypatch):
     assert torch.equal(formula_units(crystals), counted)
     parts = list(crystals.cut(100))
     assert [len(part) for part in parts] == [100] * (len(crystals) // 100) + [len(crystals) % 100]
-    joined = FlatCrystals.join(parts)
+    joined = Crystals.join(parts)
     assert torch.equal(joined.lattice, crystals.lattice)
     assert joined.ids == crystals.ids

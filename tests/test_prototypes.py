@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.crystals.radii import bonded_radius, ionic_radius
 from chemeleon.errors import DataError
@@ -21,9 +21,9 @@ SPACE_GROUPS = {
 }  # fmt: skip
 
 
-def _everything() -> FlatCrystals:
+def _everything() -> Crystals:
     parts = [demo_crystals(split) for split in ("train", "val", "test")]
-    return FlatCrystals(
+    return Crystals(
         torch.cat([p.atomic_numbers for p in parts]),
         torch.cat([p.frac_coords for p in parts]),
         torch.cat([p.lattice for p in parts]),
@@ -33,7 +33,7 @@ def _everything() -> FlatCrystals:
     )
 
 
-def _cell(crystals: FlatCrystals, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _cell(crystals: Crystals, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     atoms = slice(int(crystals.starts[i]), int(crystals.starts[i] + crystals.num_atoms[i]))
     return (
         crystals.lattice[i].double().numpy(),

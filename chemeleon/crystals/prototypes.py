@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.lattice import lattice_angles, lattice_from_parameters, lattice_lengths
 from chemeleon.crystals.prototype_table import PROTOTYPES, Prototype
 from chemeleon.errors import DataError
@@ -66,7 +66,7 @@ def _build(
 
 
 @cache
-def _all_crystals() -> FlatCrystals:
+def _all_crystals() -> Crystals:
     from ase.data import atomic_masses
 
     generator = np.random.Generator(np.random.PCG64(SEED))
@@ -90,7 +90,7 @@ def _all_crystals() -> FlatCrystals:
         "density": np.concatenate(masses) / volume * DALTON_PER_CUBIC_ANGSTROM,
         "volume_per_atom": volume / num_atoms,
     }
-    return FlatCrystals(
+    return Crystals(
         atomic_numbers=torch.from_numpy(np.concatenate(numbers)).long(),
         frac_coords=torch.from_numpy(wrapped).float(),
         lattice=rebuilt.float(),
@@ -100,7 +100,7 @@ def _all_crystals() -> FlatCrystals:
     )
 
 
-def demo_crystals(split: Literal["train", "val", "test"]) -> FlatCrystals:
+def demo_crystals(split: Literal["train", "val", "test"]) -> Crystals:
     """Make one split of the demo data set; the same on every machine.
 
     Args:

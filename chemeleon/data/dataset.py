@@ -19,7 +19,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from chemeleon.config.schema import DataConfig
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.building import parse_source
 from chemeleon.data.cache import ParsedSet, cache_dir, cached
 from chemeleon.data.labels import Labels
@@ -51,7 +51,7 @@ class LoadReport:
         notes: what is to be said of the source beside its problems.
     """
 
-    crystals: FlatCrystals
+    crystals: Crystals
     problems: list[Problem]
     total: int
     source: str
@@ -76,7 +76,7 @@ class LoadReport:
 
 def load_split(
     config: DataConfig, split: str, *, progress: bool = False, partial: Partial = False
-) -> FlatCrystals:
+) -> Crystals:
     """Return the usable crystals of one split, from the cache if its content was seen before.
 
     Left out are rows whose crystal cannot be used (as many as ``on_error`` allows), and those that
@@ -276,7 +276,7 @@ def _unusable(path: Path) -> str:
     return f"{path} has no usable crystal"
 
 
-def _select_demo(config: DataConfig, crystals: FlatCrystals) -> LoadReport:
+def _select_demo(config: DataConfig, crystals: Crystals) -> LoadReport:
     _check_targets(config.targets, crystals.targets, [], "the demo set")
     selected = select(config, crystals, {}, [], "the demo set")
     return _report(config, selected, [], len(crystals), "demo")

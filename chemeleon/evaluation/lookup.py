@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.parse import Crystal
 from chemeleon.evaluation.amd import NEIGHBOURS, average_minimum_distances
 from chemeleon.evaluation.grouping import Prepared, composition_keys, prepare
@@ -36,7 +36,7 @@ class Lookup:
 
     def __init__(
         self,
-        crystals: FlatCrystals,
+        crystals: Crystals,
         *,
         seconds: float = 10.0,
         workers: int | None = None,
@@ -87,7 +87,7 @@ class Lookup:
         return torch.stack(found) if found else torch.zeros(0, self.neighbours).double()
 
 
-def to_packed(crystals: FlatCrystals) -> Packed:
+def to_packed(crystals: Crystals) -> Packed:
     """Return crystals on the CPU in the form that evaluation holds, in float64."""
     return Packed(
         crystals.atomic_numbers.numpy().astype(np.uint8),

@@ -33,7 +33,7 @@ from chemeleon.evaluation import _match_worker
 from chemeleon.evaluation._match_worker import Answer, Arrays, Tolerances, backstop, match_one
 
 if TYPE_CHECKING:
-    from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
+    from chemeleon.crystals.batch import CrystalBatch, Crystals
 
 MatcherName = Literal["cdvae", "pymatgen", "lemat"]
 
@@ -128,11 +128,11 @@ def match_pairs(
     )
 
 
-def crystal_arrays(crystals: FlatCrystals | CrystalBatch) -> list[Arrays]:
+def crystal_arrays(crystals: Crystals | CrystalBatch) -> list[Arrays]:
     """Return crystals one by one without padding, as numpy arrays in float64."""
-    from chemeleon.crystals.batch import FlatCrystals
+    from chemeleon.crystals.batch import Crystals
 
-    flat = (crystals if isinstance(crystals, FlatCrystals) else crystals.flatten()).to("cpu")
+    flat = (crystals if isinstance(crystals, Crystals) else crystals.flatten()).to("cpu")
     counts = flat.num_atoms.tolist()
     numbers = [part.numpy() for part in flat.atomic_numbers.split(counts)]
     coords = [part.numpy() for part in flat.frac_coords.detach().double().split(counts)]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.novelty import Compared
 from chemeleon.evaluation.packed import Packed
@@ -45,7 +45,7 @@ def check_structures(crystals: Packed) -> Soundness:
     return Soundness(problems, of_each(shortest_distances, crystals))
 
 
-def by_size(crystals: Packed) -> Iterator[tuple[NDArray[np.int64], FlatCrystals]]:
+def by_size(crystals: Packed) -> Iterator[tuple[NDArray[np.int64], Crystals]]:
     """Yield rows and tensors of those that have atoms, like sizes together: little padding."""
     rows = np.flatnonzero(crystals.counts)
     rows = rows[np.argsort(crystals.counts[rows], kind="stable")]
@@ -54,9 +54,7 @@ def by_size(crystals: Packed) -> Iterator[tuple[NDArray[np.int64], FlatCrystals]
         yield part, flat_crystals(crystals.take(part))
 
 
-def of_each(
-    function: Callable[[FlatCrystals], torch.Tensor], crystals: Packed
-) -> NDArray[np.float64]:
+def of_each(function: Callable[[Crystals], torch.Tensor], crystals: Packed) -> NDArray[np.float64]:
     """Return what a function of crystals says of each, ``(C,)``; NaN for those without atoms."""
     found = np.full(len(crystals.counts), np.nan)
     for part, flat in by_size(crystals):
@@ -64,9 +62,9 @@ def of_each(
     return found
 
 
-def flat_crystals(crystals: Packed) -> FlatCrystals:
+def flat_crystals(crystals: Packed) -> Crystals:
     """Return tensors in float64."""
-    return FlatCrystals(
+    return Crystals(
         torch.from_numpy(crystals.numbers.astype(np.int64)),
         torch.from_numpy(crystals.frac),
         torch.from_numpy(crystals.lattice),

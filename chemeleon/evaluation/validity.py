@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, FlatCrystals
+from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, Crystals
 
 MIN_DISTANCE = 0.5
 MIN_VOLUME = 0.1
@@ -33,7 +33,7 @@ class Closest(NamedTuple):
     second: Tensor  # (B,) int64; equal to `first` for an atom and its own image
 
 
-def structural_problems(crystals: CrystalBatch | FlatCrystals) -> list[str | None]:
+def structural_problems(crystals: CrystalBatch | Crystals) -> list[str | None]:
     """Say what is wrong with each crystal; None for sound ones.
 
     Args:
@@ -60,7 +60,7 @@ def structural_problems(crystals: CrystalBatch | FlatCrystals) -> list[str | Non
     return problems
 
 
-def shortest_distances(crystals: CrystalBatch | FlatCrystals) -> Tensor:
+def shortest_distances(crystals: CrystalBatch | Crystals) -> Tensor:
     """Return the shortest periodic distance in each crystal, ``(B,)`` float64 in angstrom.
 
     An atom's own images count. The value is exact however skewed the cell is. NaN where
@@ -100,7 +100,7 @@ def _problem(
     return None
 
 
-def _chunks(crystals: CrystalBatch | FlatCrystals) -> Iterator[CrystalBatch]:
+def _chunks(crystals: CrystalBatch | Crystals) -> Iterator[CrystalBatch]:
     """Cut into batches of bounded memory, in order, each padded to its own size."""
     total = len(crystals)
     if total == 0:
@@ -109,7 +109,7 @@ def _chunks(crystals: CrystalBatch | FlatCrystals) -> Iterator[CrystalBatch]:
     size = max(1, _CHUNK_ELEMENTS // (27 * (width * (width - 1) // 2 + 1)))
     for start in range(0, total, size):
         rows = slice(start, min(start + size, total))
-        if isinstance(crystals, FlatCrystals):
+        if isinstance(crystals, Crystals):
             indices = torch.arange(rows.start, rows.stop, device=crystals.num_atoms.device)
             yield crystals.batch(indices, pad_to=max(int(crystals.num_atoms[rows].max()), 1))
         else:
@@ -199,7 +199,7 @@ def _closest_pairs(batch: CrystalBatch) -> Closest:
     return Closest(distance, first, second)
 
 
-def closest_contacts(crystals: CrystalBatch | FlatCrystals) -> Tensor:
+def closest_contacts(crystals: CrystalBatch | Crystals) -> Tensor:
     """Return the smallest distance over the sum of two covalent radii, ``(B,)`` float64.
 
     An atom's own images count. NaN as with `shortest_distances`, and for elements without a radius.
@@ -276,7 +276,7 @@ def _shorten_pairs(lattice: Tensor) -> Tensor:
     return torch.stack(rows, dim=-2)
 
 
-def writable(crystals: CrystalBatch | FlatCrystals) -> Tensor:
+def writable(crystals: CrystalBatch | Crystals) -> Tensor:
     """Return which crystals can be written to a file at all, ``(B,)`` bool: finite, with a cell."""
     parts = [_finite(batch) & (_volume(batch.lattice) > 1e-3) for batch in _chunks(crystals)]
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)

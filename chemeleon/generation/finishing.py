@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import to_structures
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, Cell
 from chemeleon.evaluation.idealise import Idealised, in_standard_cell
@@ -34,14 +34,14 @@ class Finished(NamedTuple):
     """
 
     numbers: Tensor
-    crystals: FlatCrystals
+    crystals: Crystals
     moves: list[Note]
     ideals: list[Idealised]
     scores: Tensor | None
 
 
 def finish(
-    stream: Iterable[tuple[Tensor, FlatCrystals]],
+    stream: Iterable[tuple[Tensor, Crystals]],
     relaxer: Relaxer | None,
     idealiser: Idealiser | None,
     scorer: Scorer | None,
@@ -59,7 +59,7 @@ def finish(
 
 
 def shape(
-    crystals: FlatCrystals,
+    crystals: Crystals,
     ideals: Sequence[Idealised],
     rows: Tensor,
     problems: Sequence[str | None],

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from chemeleon.config.requests import MAX_RELAX_STEPS, check_range
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.lattice import wrap
 from chemeleon.data.parse import BadCrystalError, Crystal, standardise
 from chemeleon.energy.potential import Potential
@@ -72,7 +72,7 @@ class Relaxer:
             raise ConfigError("relaxation needs a potential: leave out --relax, or name chgnet")
         return cls(load_potential(name or POTENTIAL, device), steps)
 
-    def __call__(self, crystals: FlatCrystals) -> tuple[FlatCrystals, list[Note]]:
+    def __call__(self, crystals: Crystals) -> tuple[Crystals, list[Note]]:
         """Return the ``M`` crystals relaxed, and a note for each.
 
         One that cannot be evaluated stays as it is, and so does a sound one that would be broken.
@@ -142,7 +142,7 @@ class Idealiser:
         judge = None if potential == "none" else load_potential(potential or POTENTIAL, device)
         return cls(symprec, judge)
 
-    def __call__(self, crystals: FlatCrystals) -> tuple[FlatCrystals, list[Idealised]]:
+    def __call__(self, crystals: Crystals) -> tuple[Crystals, list[Idealised]]:
         """Return the ``M`` crystals idealised, which may have fewer atoms, and a note for each.
 
         The notes have them in standard cells; here they are in Niggli cells, which models that rank

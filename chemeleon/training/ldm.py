@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from chemeleon.config.schema import LDMTrainConfig
 from chemeleon.crystals.augment import augment
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.formula import atom_histogram
 from chemeleon.crystals.random import fold, normal, uniform
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
@@ -36,8 +36,8 @@ class LDMStage(WritesLDM, DataStage):
     def __init__(
         self,
         config: LDMTrainConfig,
-        train: FlatCrystals,
-        val: FlatCrystals,
+        train: Crystals,
+        val: Crystals,
         *,
         vae: CrystalVAE | None = None,
         start: LatentDiffusion | None = None,
@@ -95,7 +95,7 @@ class LDMStage(WritesLDM, DataStage):
         return stage
 
     @torch.no_grad()
-    def _fit_statistics(self, train: FlatCrystals, device: torch.device) -> None:
+    def _fit_statistics(self, train: Crystals, device: torch.device) -> None:
         """Measure the latents' mean and spread, and those of numeric conditions."""
         chosen = torch.linspace(0, len(train) - 1, min(len(train), STATISTICS_CRYSTALS)).long()
         latents = []

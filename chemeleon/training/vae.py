@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from chemeleon.config.schema import VAETrainConfig
 from chemeleon.crystals.augment import augment, jitter
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.random import fold, normal
 from chemeleon.data.loader import Draw, EvalLoader, Loader
 from chemeleon.data.pool import worker_count
@@ -28,8 +28,8 @@ class VAEStage(DataStage):
     def __init__(
         self,
         config: VAETrainConfig,
-        train: FlatCrystals,
-        val: FlatCrystals,
+        train: Crystals,
+        val: Crystals,
         *,
         device: torch.device,
         rank: int = 0,

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from chemeleon.config.bounds import OpenSection
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.symbols import symbol
 from chemeleon.data.cache import cache_dir
 from chemeleon.energy.hull import Hull
@@ -118,9 +118,7 @@ class Energy(Reward):
         limited = above.clamp(self.options.lowest, self.options.highest)
         return Answer(-limited, reasons, {"e_hull": above.float()})
 
-    def _energies(
-        self, crystals: FlatCrystals
-    ) -> tuple[Sequence[float], list[str | None], FlatCrystals]:
+    def _energies(self, crystals: Crystals) -> tuple[Sequence[float], list[str | None], Crystals]:
         """Return total energies, eV/atom, NaN with a reason where there is none, and the crystals.
 
         The crystals are as they were evaluated: relaxed, if they are to be, but for those that
@@ -159,7 +157,7 @@ def _ground(options: EnergyOptions, context: Context, potential: Potential) -> G
     return Ground(made, str(path), False)
 
 
-def _digest(crystals: FlatCrystals) -> str:
+def _digest(crystals: Crystals) -> str:
     tensors: tuple[Tensor, ...] = (
         crystals.atomic_numbers, crystals.frac_coords, crystals.lattice, crystals.num_atoms,
     )  # fmt: skip

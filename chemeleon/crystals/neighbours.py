@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.energy.cells import Cells, ranges
+from chemeleon.crystals.batch import Crystals, ranges
 
 
 class Bonds(NamedTuple):
@@ -31,7 +31,7 @@ class Bonds(NamedTuple):
     counts: Tensor
 
 
-def image_reach(cells: Cells, cutoff_angstrom: float) -> Tensor:
+def image_reach(cells: Crystals, cutoff_angstrom: float) -> Tensor:
     """Return ``(M, 3)`` int64: images to look at on either side, for atoms inside the cell."""
     cross = torch.cross(cells.lattice.roll(-1, 1), cells.lattice.roll(-2, 1), dim=2)
     heights = cells.volumes.unsqueeze(1) / torch.linalg.vector_norm(cross, dim=2)
@@ -39,22 +39,22 @@ def image_reach(cells: Cells, cutoff_angstrom: float) -> Tensor:
     return torch.nan_to_num(reach, nan=1e6, posinf=1e6).clamp(max=1e6).long()
 
 
-def candidate_counts(cells: Cells, cutoff_angstrom: float) -> Tensor:
+def candidate_counts(cells: Crystals, cutoff_angstrom: float) -> Tensor:
     """Return ``(M,)`` float64: pairs whose distance is computed, the work and memory to expect."""
     points = (2 * image_reach(cells, cutoff_angstrom).double() + 1).prod(1)
     return (points + 1) / 2 * cells.num_atoms.double() ** 2
 
 
-def find_bonds(cells: Cells, cutoff_angstrom: float) -> Bonds:
+def find_bonds(cells: Crystals, cutoff_angstrom: float) -> Bonds:
     """List the bonds up to a cutoff.
 
     Memory is about 80 bytes for each of `candidate_counts`.
 
     Args:
-        cells: finite crystals with a volume, see `cells.check`.
+        cells: finite crystals with a volume, see `usable.check`.
         cutoff_angstrom: longest bond.
     """
-    device, owners = cells.numbers.device, cells.owners
+    device, owners = cells.device, cells.owners
     frac = cells.frac_coords - torch.floor(cells.frac_coords)
     cart = torch.einsum("ai,aij->aj", frac, cells.lattice[owners])
     # lattice points of one half of space: those after the origin in the order of counting
@@ -76,9 +76,8 @@ def find_bonds(cells: Cells, cutoff_angstrom: float) -> Bonds:
 
     # all pairs of atoms of a crystal, then all pairs with all images
     n = cells.num_atoms
-    starts = torch.cumsum(n, 0) - n
     first = torch.repeat_interleave(torch.arange(len(owners), device=device), n[owners])
-    second = ranges(starts[owners], n[owners])
+    second = ranges(cells.starts[owners], n[owners])
     per_pair = half[owners[first]]
     pair = torch.repeat_interleave(torch.arange(len(first), device=device), per_pair)
     first_shift = (torch.cumsum(half, 0) - half)[owners[first]]
