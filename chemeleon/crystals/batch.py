@@ -30,6 +30,7 @@ else:
 
     A = TypeVar("A")
 
+B = TypeVar("B")
 Array = NDArray[Any]
 
 
@@ -213,8 +214,8 @@ class Crystals(Generic[A]):
                 f" {atoms} atoms, num_atoms sums to {int(counts.sum())}"
             )
 
-    @classmethod
-    def of(cls, crystals: Sequence[Crystal | None]) -> Crystals[Array]:
+    @staticmethod
+    def of(crystals: Sequence[Crystal | None]) -> Crystals[Array]:
         """Put crystals into arrays, one after the other; None becomes a crystal of no atoms."""
         good = [c for c in crystals if c is not None]
         none = np.zeros((3, 3))
@@ -229,8 +230,8 @@ class Crystals(Generic[A]):
             np.array(counts, dtype=np.int64),
         )
 
-    @classmethod
-    def join(cls, parts: Sequence[Crystals[A]]) -> Crystals[A]:
+    @staticmethod
+    def join(parts: Sequence[Crystals[B]]) -> Crystals[B]:
         """Return the crystals of all parts, one part after the other; targets are left out."""
         if not parts:
             return Crystals.of([])  # type: ignore[return-value]
@@ -240,7 +241,7 @@ class Crystals(Generic[A]):
             from torch import cat as concatenate
         joined = [concatenate(arrays) for arrays in zip(*(p._parts for p in parts), strict=True)]
         named = all(part.ids or not len(part) for part in parts)
-        return cls(*joined, ids=[name for part in parts for name in part.ids] if named else [])
+        return Crystals(*joined, ids=[name for part in parts for name in part.ids] if named else [])
 
     def __len__(self) -> int:
         return self._parts[3].shape[0]

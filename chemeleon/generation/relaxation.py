@@ -22,10 +22,7 @@ from chemeleon.energy.potential import Potential
 from chemeleon.energy.potentials import load_potential
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.idealise import Idealised, check_bounds, idealise, told
-from chemeleon.evaluation.lookup import to_packed
-from chemeleon.evaluation.packed import pack
 from chemeleon.evaluation.sound import moved, relax_soundly
-from chemeleon.evaluation.table import flat_crystals
 
 FMAX = 0.05  # eV/angstrom
 POTENTIAL = "chgnet"  # where none is named
@@ -148,9 +145,9 @@ class Idealiser:
         The notes have them in standard cells; here they are in Niggli cells, which models that rank
         them have learned.
         """
-        found = idealise(to_packed(crystals).crystals(), self.symprec, self.potential)
+        found = idealise(list(crystals), self.symprec, self.potential)
         cells = [_niggli(one.crystal) if one.ideal else one.crystal for one in found]
-        after = flat_crystals(pack(cells))
+        after = Crystals.of(cells).tensors()
         single = after.frac_coords.float(), after.lattice.float()
         kept = {"targets": crystals.targets, "ids": crystals.ids}
         return replace(after, frac_coords=wrap(single[0]), lattice=single[1], **kept), found

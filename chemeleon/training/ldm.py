@@ -17,7 +17,6 @@ from chemeleon.crystals.random import fold, normal, uniform
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError
-from chemeleon.evaluation.matching import crystal_arrays
 from chemeleon.generation.pipeline import Pipeline, Precision
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
@@ -173,9 +172,7 @@ class LDMStage(WritesLDM, DataStage):
         # blocks that are compiled for training would be compiled again for each batch's shape
         with torch.compiler.set_stance("force_eager"):
             made = pipeline.generate(len(atoms), atoms=atoms, precision=self.precision)
-        return match_shares(
-            list(zip(crystal_arrays(made), crystal_arrays(wanted), strict=True)), world
-        )
+        return match_shares(list(zip(made, wanted, strict=True)), world)
 
     def _facts(self, targets: Mapping[str, Tensor]) -> dict[str, dict[str, object]]:
         """Return what sampling tells users of each condition: unit, range or classes."""

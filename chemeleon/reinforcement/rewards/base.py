@@ -20,9 +20,7 @@ import torch
 from torch import Tensor
 
 from chemeleon.config.bounds import Section
-from chemeleon.crystals.batch import Crystals
-from chemeleon.evaluation.lookup import to_packed
-from chemeleon.evaluation.packed import Packed
+from chemeleon.crystals.batch import Array, Crystals
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -69,9 +67,9 @@ class Candidates:
         return torch.tensor([problem is None for problem in self.problems], dtype=torch.bool)
 
     @cached_property
-    def packed(self) -> Packed:
+    def arrays(self) -> Crystals[Array]:
         """The crystals as evaluation holds them."""
-        return to_packed(self.crystals)
+        return self.crystals.arrays()
 
     @cached_property
     def structures(self) -> list[Structure]:

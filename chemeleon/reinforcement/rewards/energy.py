@@ -27,7 +27,6 @@ from chemeleon.energy.potential import Potential
 from chemeleon.energy.potentials import load_potential
 from chemeleon.errors import ChemeleonError, DataError
 from chemeleon.evaluation.grouping import composition_keys, elements_of
-from chemeleon.evaluation.lookup import to_packed
 from chemeleon.evaluation.sound import moved, relax_soundly
 from chemeleon.reinforcement.rewards.base import (
     Answer,
@@ -106,9 +105,8 @@ class Energy(Reward):
         if len(rows):
             part = candidates.crystals.subset(rows)
             energies, why, part = self._energies(part)
-            packed = to_packed(part)
-            formulas = [_amounts(key) for key in composition_keys(packed)]
-            crystals = [packed.crystal(i, start) for i, start in enumerate(packed.starts.tolist())]
+            formulas = [_amounts(key) for key in composition_keys(part.arrays())]
+            crystals = list(part)
             formation, no = self.ground.formation_energies(formulas, energies, crystals)
             answer = self.ground.hull.above(formulas, formation.tolist())
             above[rows] = torch.from_numpy(answer.e_above_hull_ev)
