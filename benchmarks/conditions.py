@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from chemeleon.config.presets import load_data
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import to_structures
 from chemeleon.data.dataset import load_split
 from chemeleon.evaluation.validity import structural_problems
@@ -35,7 +35,7 @@ from chemeleon.models.pretrained import place
 from chemeleon.prediction.run import predict
 
 
-def counts(crystals: FlatCrystals) -> Tensor:
+def counts(crystals: Crystals) -> Tensor:
     """Count the atoms of each element, ``(M, 100)`` int64."""
     parts = torch.arange(len(crystals)).split(4096)
     return torch.cat([element_counts(crystals.batch(part)) for part in parts]).long()

@@ -22,7 +22,7 @@ from chemeleon.config.presets import load_data
 from chemeleon.config.schema import SamplerConfig
 from chemeleon.data.dataset import load_split
 from chemeleon.evaluation.csp import rate
-from chemeleon.evaluation.matching import Pair, crystal_arrays, match_pairs
+from chemeleon.evaluation.matching import Pair, match_pairs
 from chemeleon.generation.pipeline import Pipeline
 
 BINS = ((1, 4), (5, 8), (9, 12), (13, 16), (17, 20), (21, 10_000))
@@ -67,21 +67,19 @@ def main() -> None:
     targets = load_split(load_data(name), split)
     if args.limit and args.limit < len(targets):
         targets = targets.subset(torch.linspace(0, len(targets) - 1, args.limit).long())
-    wanted = crystal_arrays(targets)
-    atoms = [numbers.tolist() for _, numbers, _ in wanted for _ in range(args.k)]
+    wanted = list(targets)
+    atoms = [numbers.tolist() for numbers, _, _ in wanted for _ in range(args.k)]
     pipeline = Pipeline.from_pretrained(args.model)
     size = sum(p.numel() for p in pipeline.model.parameters()) / 1e6
     print(f"{args.model}: {size:.1f} M parameters on {pipeline.device}; {len(targets)} x {args.k}")
     for settings in args.sampler or [pipeline.model.config.sampler]:
         start = time.perf_counter()
-        made = crystal_arrays(
-            pipeline.generate(
-                len(atoms),
-                atoms=atoms,
-                seed=args.seed,
-                sampler=settings,
-                precision=args.precision,
-            )
+        made = pipeline.generate(
+            len(atoms),
+            atoms=atoms,
+            seed=args.seed,
+            sampler=settings,
+            precision=args.precision,
         )
         sampled = time.perf_counter()
         pairs = [(sample, wanted[i // args.k]) for i, sample in enumerate(made)]

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from chemeleon.config.presets import load_data
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.ordering import arrange
 from chemeleon.data.dataset import load_split
 
 DISTANCES = (0.02, 0.05, 0.1, 0.2)
 
 
-def rows(crystals: FlatCrystals) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor]]:
+def rows(crystals: Crystals) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor]]:
     """Yield counts of atoms, fractional coordinates and metric tensor of each crystal."""
     counts = crystals.num_atoms.tolist()
     metric = crystals.lattice @ crystals.lattice.mT

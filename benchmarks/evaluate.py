@@ -20,16 +20,18 @@ from typing import Any
 
 import numpy as np
 
+from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.named import find_set
 from chemeleon.data.pool import run_parallel, worker_count
 from chemeleon.evaluation.collection import read_collection
 from chemeleon.evaluation.grouping import composition_keys, find_groups, find_known, prepare, shared
 from chemeleon.evaluation.matching import TOLERANCES
-from chemeleon.evaluation.packed import Packed, join, pack
 from chemeleon.evaluation.reference import load_reference
 
 
-def plain_chunk(job: tuple[Packed, Packed, list[tuple[int, int]], Any, bool]) -> np.ndarray:
+def plain_chunk(
+    job: tuple[Crystals[Array], Crystals[Array], list[tuple[int, int]], Any, bool],
+) -> np.ndarray:
     """Return the verdicts of pairs of crystals, straight from pymatgen."""
     import warnings
 
@@ -41,11 +43,10 @@ def plain_chunk(job: tuple[Packed, Packed, list[tuple[int, int]], Any, bool]) ->
     ltol, stol, angle = tolerances
     matcher = StructureMatcher(ltol=ltol, stol=stol, angle_tol=angle)
     made: dict[tuple[int, int], Any] = {}
-    starts = ours.starts.tolist(), theirs.starts.tolist()
 
     def structure(side: int, row: int) -> Any:
         if (side, row) not in made:
-            numbers, frac, lattice = (ours, theirs)[side].crystal(row, starts[side][row])
+            numbers, frac, lattice = (ours, theirs)[side].crystal(row)
             made[side, row] = Structure(lattice, numbers.tolist(), frac)
         return made[side, row]
 
@@ -59,7 +60,11 @@ def plain_chunk(job: tuple[Packed, Packed, list[tuple[int, int]], Any, bool]) ->
 
 
 def plain(
-    ours: Packed, theirs: Packed, pairs: np.ndarray, tolerances: Any, reduced: bool = False
+    ours: Crystals[Array],
+    theirs: Crystals[Array],
+    pairs: np.ndarray,
+    tolerances: Any,
+    reduced: bool = False,
 ) -> np.ndarray:
     """Return all verdicts, computed on all cores."""
     chunks = np.array_split(pairs, max(1, min(len(pairs), 4 * worker_count())))
@@ -70,11 +75,10 @@ def plain(
     return np.concatenate(list(run_parallel(function, jobs, worker_count())))
 
 
-def disturbed(crystals: Packed, rng: np.random.Generator) -> Packed:
+def disturbed(crystals: Crystals[Array], rng: np.random.Generator) -> Crystals[Array]:
     """Return each crystal perturbed, with supercell, rotation, permutation and shift."""
     made = []
-    for row in range(len(crystals.counts)):
-        numbers, frac, lattice = crystals.crystal(row)
+    for numbers, frac, lattice in crystals:
         axis = int(rng.integers(4))
         if axis < 3 and len(numbers) <= 20:  # a supercell of two
             shift = np.eye(3)[axis]
@@ -89,11 +93,11 @@ def disturbed(crystals: Packed, rng: np.random.Generator) -> Packed:
         made.append((numbers[order], frac, lattice @ rotation))
     from chemeleon.data.parse import Crystal
 
-    return pack([Crystal(*crystal) for crystal in made])
+    return Crystals.of([Crystal(*crystal) for crystal in made])
 
 
 def compare(
-    crystals: Packed,
+    crystals: Crystals[Array],
     reference: str,
     matcher: str,
     plain_rows: int,
@@ -112,7 +116,7 @@ def compare(
     groups = find_groups(prepared, tolerances)
     novelty = find_known(prepared, known.prepared, tolerances)
     ours = time.perf_counter() - clock
-    total, refs = len(crystals.counts), len(known.prepared.keys)
+    total, refs = len(crystals), len(known.prepared.keys)
     pairs_all = total * (total - 1) // 2 + total * refs
 
     # what could match at all, from raw compositions: all of these verdicts are compared
@@ -181,19 +185,19 @@ def main() -> None:
     rng = np.random.default_rng(args.seed)
     if args.what == "mp":
         test = read_collection(find_set("mp/test").path).crystals
-        half = test.take(rng.permutation(len(test.counts))[: args.crystals // 2])
-        crystals = join([half, disturbed(half, rng)])
+        half = test.subset(rng.permutation(len(test))[: args.crystals // 2])
+        crystals = Crystals.join([half, disturbed(half, rng)])
         result = compare(
             crystals,
             "mp",
             args.matcher,
-            args.plain or len(crystals.counts),
+            args.plain or len(crystals),
             rng,
             args.reduced,
         )
     else:
         val = read_collection(find_set("carbon_24/val").path).crystals
-        crystals = val.take(rng.permutation(len(val.counts))[: args.crystals])
+        crystals = val.subset(rng.permutation(len(val))[: args.crystals])
         result = compare(crystals, "carbon_24", args.matcher, args.plain or 5, rng, args.reduced)
     print(json.dumps(result, indent=1))
 

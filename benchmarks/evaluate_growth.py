@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 from evaluate import disturbed
 
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.named import find_set
 from chemeleon.evaluation.collection import read_collection
 from chemeleon.evaluation.evaluate import Settings, evaluate
-from chemeleon.evaluation.packed import join
 from chemeleon.evaluation.reference import load_reference
 
 REFERENCE = "mp"
@@ -39,13 +39,12 @@ def write(count: int, file: Path) -> None:
 
     rng = np.random.default_rng(0)
     splits = [f"{REFERENCE}/{split}" for split in ("train", "val", "test")]
-    source = join([read_collection(find_set(split).path).crystals for split in splits])
+    source = Crystals.join([read_collection(find_set(split).path).crystals for split in splits])
     with file.open("w", encoding="utf-8") as out:
         for begin in range(0, count, _PART):
-            rows = rng.integers(len(source.counts), size=min(_PART, count - begin))
-            part = disturbed(source.take(rows), rng)
-            for i, start in enumerate(part.starts.tolist()):
-                numbers, frac, lattice = part.crystal(i, start)
+            rows = rng.integers(len(source), size=min(_PART, count - begin))
+            part = disturbed(source.subset(rows), rng)
+            for numbers, frac, lattice in part:
                 atoms = Atoms(numbers, scaled_positions=frac % 1, cell=lattice, pbc=True)
                 write_atoms(out, atoms, format="extxyz")
 

@@ -24,11 +24,11 @@ import torch
 from csp import sampler
 
 from chemeleon.config.presets import load_data
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.dataset import load_split
 from chemeleon.evaluation.amd import average_minimum_distances, chebyshev
 from chemeleon.evaluation.grouping import composition_keys, find_groups, find_known, prepare, shared
-from chemeleon.evaluation.lookup import Lookup, to_packed
+from chemeleon.evaluation.lookup import Lookup
 from chemeleon.evaluation.matching import TOLERANCES
 from chemeleon.evaluation.validity import writable
 from chemeleon.generation.pipeline import Pipeline
@@ -40,18 +40,18 @@ PANELS = (("new", "new, %"), ("unknown_formula", "unknown formula, %"), ("distan
 class Judge:
     """Holds crystals against the training set."""
 
-    def __init__(self, train: FlatCrystals, jobs: int | None) -> None:
+    def __init__(self, train: Crystals, jobs: int | None) -> None:
         self.known = Lookup(train, workers=jobs)
-        self.formulas = set(composition_keys(to_packed(train)))
+        self.formulas = set(composition_keys(train.arrays()))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.vectors = average_minimum_distances(train, device=device)
         self.limits: dict[str, Any] = {"seconds": 2.0, "workers": jobs}
 
-    def __call__(self, crystals: FlatCrystals) -> dict[str, float]:
+    def __call__(self, crystals: Crystals) -> dict[str, float]:
         """Return the shares of all crystals, and the median distance."""
         count = len(crystals)
         crystals = crystals.subset(writable(crystals).nonzero().flatten())
-        packed = to_packed(crystals)
+        packed = crystals.arrays()
         keys = composition_keys(packed)
         prepared = prepare(packed, shared(keys, [self.known.rows]), **self.limits)
         prepared = prepared._replace(keys=keys)

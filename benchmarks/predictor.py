@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from chemeleon.config.presets import load_data
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.dataset import load_split
 from chemeleon.models.conditions import element_counts
 from chemeleon.models.predictor import Predictor
@@ -27,7 +27,7 @@ TARGETS = ("formation_energy_per_atom", "band_gap")
 TREES = 300
 
 
-def element_fractions(crystals: FlatCrystals) -> torch.Tensor:
+def element_fractions(crystals: Crystals) -> torch.Tensor:
     """Return the fraction of every element, ``(M, 100)``."""
     counts = torch.cat(
         [element_counts(crystals.batch(part)) for part in torch.arange(len(crystals)).split(1024)]
@@ -35,7 +35,7 @@ def element_fractions(crystals: FlatCrystals) -> torch.Tensor:
     return counts / counts.sum(-1, keepdim=True)
 
 
-def forest(train: FlatCrystals, test: FlatCrystals, target: str) -> Scores:
+def forest(train: Crystals, test: Crystals, target: str) -> Scores:
     """Fit the baseline on one split and score it on another."""
     from sklearn.ensemble import RandomForestRegressor  # pyright: ignore[reportMissingImports]
 

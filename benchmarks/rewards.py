@@ -20,7 +20,7 @@ import torch
 
 from chemeleon.config.rl import RewardConfig
 from chemeleon.config.schema import DataConfig, VAEConfig
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.dataset import load_split
 from chemeleon.data.pool import worker_count
 from chemeleon.models.vae import CrystalVAE
@@ -40,7 +40,7 @@ OTHERS = {
 }
 
 
-def shaken(crystals: FlatCrystals, angstrom: float, seed: int) -> FlatCrystals:
+def shaken(crystals: Crystals, angstrom: float, seed: int) -> Crystals:
     """Return the crystals with Gaussian noise on their positions."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(crystals.frac_coords.shape, generator=generator) * angstrom
@@ -49,13 +49,13 @@ def shaken(crystals: FlatCrystals, angstrom: float, seed: int) -> FlatCrystals:
     return replace(crystals, frac_coords=(crystals.frac_coords + frac) % 1)
 
 
-def draw(crystals: FlatCrystals, count: int, seed: int) -> FlatCrystals:
+def draw(crystals: Crystals, count: int, seed: int) -> Crystals:
     """Return some crystals, shaken."""
     order = torch.randperm(len(crystals), generator=torch.Generator().manual_seed(seed))
     return shaken(crystals.subset(order[:count]), 0.1, seed)
 
 
-def median(mix: Mix, batches: list[FlatCrystals], device: torch.device) -> tuple[float, str]:
+def median(mix: Mix, batches: list[Crystals], device: torch.device) -> tuple[float, str]:
     """Return seconds of a call, the first not counted, and how they are spent."""
     times, parts = [], []
     for crystals in batches:

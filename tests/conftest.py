@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from chemeleon.crystals.batch import FlatCrystals
+    from chemeleon.crystals.batch import Crystals
 
 TINY_VAE = [
     "vae.width=32",
@@ -45,7 +45,7 @@ ANY_FORM = ["data.augment={rotate: true, translate: true}"]
 ANY_FORM_VAE = [*ANY_FORM, "vae.atom_order=file", "vae.loss={coords: 30, kl: 1e-4}"]
 
 
-def demo_crystals(split: str) -> FlatCrystals:
+def demo_crystals(split: str) -> Crystals:
     """Return a split of the demo set."""
     from chemeleon.config.presets import load_data
     from chemeleon.data.dataset import load_split

@@ -10,7 +10,7 @@ from ase.calculators.lj import LennardJones
 from pymatgen.core import Lattice, Structure
 
 from chemeleon.config.schema import DataConfig
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.dataset import load_report
 from chemeleon.energy.compositions import formula_of
 from chemeleon.energy.hull_crystals import compositions_of
@@ -74,7 +74,7 @@ class FailsOnGold(LennardJones):
 class Rows(NamedTuple):
     """Crystals of mp/val with the values of the Materials Project, eV/atom."""
 
-    crystals: FlatCrystals
+    crystals: Crystals
     ids: list[str]
     formulas: list[str]
     formation_ev: np.ndarray

@@ -21,7 +21,7 @@ from reference import checkpoint, reference
 from torch import Tensor
 
 from chemeleon.checkpoints.lightning import convert
-from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
+from chemeleon.crystals.batch import CrystalBatch, Crystals
 
 BOUND = 1e-5
 WALK_BOUND = 1e-4
@@ -77,7 +77,7 @@ class Golden:
             name = path.stem.removesuffix("_small")
             vae = checkpoint("vae_dng") if "ldm" in name else None
             self.folders[name] = convert(path, work / name, vae=vae)
-        self.flat = FlatCrystals(
+        self.flat = Crystals(
             self.get("batch", "atom_types"),
             self.get("batch", "frac_coords"),
             self.get("batch", "lattices"),

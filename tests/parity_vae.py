@@ -19,7 +19,7 @@ from parity_rewards import reward_arrays
 from reference import reference
 
 from chemeleon.config.schema import ConditionConfig, DiffusionConfig, SamplerConfig
-from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
+from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.crystals.lattice import lattice_from_parameters
 from chemeleon.diffusion.schedulers import (
     alphas_cumprod,
@@ -122,7 +122,7 @@ def _batch(golden: Golden) -> Iterator[Found]:
     from chemeleon.data.building import parse_source
 
     parsed = parse_source(reference("golden/structures.csv"))
-    crystals = FlatCrystals(
+    crystals = Crystals(
         parsed.atomic_numbers.long(),
         parsed.frac_coords,
         parsed.lattice,

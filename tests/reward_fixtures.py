@@ -10,22 +10,22 @@ from conftest import demo_crystals
 from reward_helpers import TINY
 
 from chemeleon.config.schema import PredictorConfig
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.energy.hull import Hull
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
 
 
 @pytest.fixture(scope="module")
-def train() -> FlatCrystals:
+def train() -> Crystals:
     return demo_crystals("train")
 
 
 @pytest.fixture(scope="module")
-def crystals(train) -> FlatCrystals:
+def crystals(train) -> Crystals:
     """Eight sound crystals: five new ones, two copies of one of these, one of the training set."""
     new = demo_crystals("val").subset(torch.tensor([215, 89, 98, 255, 371, 215, 215]))
-    return FlatCrystals.join([new, train.subset(torch.tensor([4]))])
+    return Crystals.join([new, train.subset(torch.tensor([4]))])
 
 
 @pytest.fixture(scope="module")

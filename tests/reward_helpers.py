@@ -10,7 +10,7 @@ import torch
 
 from chemeleon.config.rl import RewardConfig
 from chemeleon.config.schema import VAEConfig
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.reinforcement.rewards.mix import Mix, Scores
 
@@ -19,7 +19,7 @@ TINY = VAEConfig(width=16, encoder_layers=1, decoder_layers=1, heads=2, feedforw
 DOCS = Path(__file__).parents[1] / "docs" / "rewards.md"
 
 
-def mix(train: FlatCrystals | None, vae: CrystalVAE | None = None, **rewards: Any) -> Mix:
+def mix(train: Crystals | None, vae: CrystalVAE | None = None, **rewards: Any) -> Mix:
     configs = {
         name: RewardConfig(**({"reward": given} if isinstance(given, str) else given))
         for name, given in rewards.items()
@@ -27,11 +27,11 @@ def mix(train: FlatCrystals | None, vae: CrystalVAE | None = None, **rewards: An
     return Mix(configs, reference=train, device=CPU, jobs=1, vae=vae)
 
 
-def score(made: Mix, crystals: FlatCrystals) -> Scores:
+def score(made: Mix, crystals: Crystals) -> Scores:
     return made.score(crystals, torch.zeros(len(crystals), dtype=torch.int64))
 
 
-def broken(crystals: FlatCrystals) -> FlatCrystals:
+def broken(crystals: Crystals) -> Crystals:
     """The same with a NaN in the second crystal, and two atoms of the third in one place."""
     frac = crystals.frac_coords.clone()
     frac[crystals.starts[1]] = torch.nan

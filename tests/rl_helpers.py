@@ -13,7 +13,7 @@ from torch import Tensor
 from chemeleon import api
 from chemeleon.config import presets
 from chemeleon.config.schema import RLTrainConfig
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.dataset import load_split
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion
@@ -54,7 +54,7 @@ class Share:
     def __init__(self, number: int = 16) -> None:
         self.number = number
 
-    def score(self, crystals: FlatCrystals, group: Tensor) -> Scores:
+    def score(self, crystals: Crystals, group: Tensor) -> Scores:
         owner = torch.repeat_interleave(torch.arange(len(crystals)), crystals.num_atoms)
         wanted = (crystals.atomic_numbers == self.number).float()
         share = torch.zeros(len(crystals)).index_add_(0, owner, wanted) / crystals.num_atoms

@@ -10,13 +10,13 @@ import torch
 from conftest import demo_crystals
 from pymatgen.core import Lattice, Structure
 
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import from_structures
 from chemeleon.data import pool
 from chemeleon.evaluation import amd
 from chemeleon.evaluation.amd import average_minimum_distances, chebyshev
 from chemeleon.evaluation.grouping import composition_keys, elements_of, prepare
-from chemeleon.evaluation.lookup import Lookup, to_packed
+from chemeleon.evaluation.lookup import Lookup
 
 
 def plain(structure: Structure, neighbours: int) -> np.ndarray:
@@ -96,23 +96,24 @@ def test_what_has_no_distances_is_nan_and_stops_nothing(monkeypatch):
 
 
 @pytest.fixture
-def known() -> FlatCrystals:
+def known() -> Crystals:
     return demo_crystals("train").subset(torch.arange(0, 600, 12))
 
 
 def test_known_crystals_are_prepared_once_and_when_asked_for(known):
     lookup = Lookup(known, workers=1)
-    keys = composition_keys(to_packed(known))
+    keys = composition_keys(known.arrays())
     assert not lookup._reduced
     asked = [keys[3], keys[40]]
     found = lookup.prepared(asked)
     rows = lookup.of(asked)
     assert sorted(rows) == sorted(i for i, key in enumerate(keys) if key in asked)
     assert set(lookup._reduced) == set(rows.tolist())
-    whole = prepare(to_packed(known), workers=1)
+    whole = prepare(known.arrays(), workers=1)
     assert found.keys == [keys[i] for i in rows]
-    wanted = whole.crystals.take(rows)
-    assert all(np.array_equal(a, b) for a, b in zip(found.crystals, wanted, strict=True))
+    wanted = whole.crystals.subset(rows)
+    for made, expected in zip(found.crystals, wanted, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(made, expected, strict=True))
     kept = dict(lookup._reduced)
     lookup.prepared(asked)
     assert all(lookup._reduced[i] is kept[i] for i in kept)
@@ -125,10 +126,10 @@ def test_compositions_are_reduced_and_can_be_read_back():
     one = Structure(Lattice.cubic(4), ["Na", "Cl"], pair)
     oxygen = Structure(Lattice.cubic(3), ["O", "O"], pair)
     crystals = from_structures([one, one * (2, 1, 1), oxygen])
-    keys = composition_keys(to_packed(crystals))
+    keys = composition_keys(crystals.arrays())
     assert keys[0] == keys[1] != keys[2]
     assert [elements_of(key) for key in keys[1:]] == [{11: 1, 17: 1}, {8: 1}]
-    assert composition_keys(to_packed(crystals.subset(torch.zeros(0, dtype=torch.int64)))) == []
+    assert composition_keys(crystals.subset(torch.zeros(0, dtype=torch.int64)).arrays()) == []
 
 
 def test_workers_wait_for_the_next_call_if_asked_to(monkeypatch):

@@ -15,9 +15,10 @@ from conftest import demo_crystals, load_script
 from pymatgen.core import Structure
 
 from chemeleon.config.schema import DataConfig
+from chemeleon.crystals.batch import Crystal
 from chemeleon.crystals.convert import to_structures
 from chemeleon.data.dataset import load_split
-from chemeleon.evaluation.matching import Arrays, match_pairs
+from chemeleon.evaluation.matching import match_pairs
 
 # atoms of mp-1003313 as the repository has them (Materials Project, CC BY 4.0): a doubled cell
 MONOCLINIC = (2.88156900, 10.34564617, 7.45278340, 79.13191724, 101.14910003, 89.99944907)
@@ -90,8 +91,9 @@ def clone(tmp_path: Path) -> Path:
     return folder
 
 
-def arrays(structure: Structure) -> Arrays:
-    return structure.lattice.matrix, np.array(structure.atomic_numbers), structure.frac_coords
+def arrays(structure: Structure) -> Crystal:
+    numbers = np.array(structure.atomic_numbers)
+    return Crystal(numbers, structure.frac_coords, structure.lattice.matrix)
 
 
 def run(script: ModuleType, monkeypatch, *words: object) -> None:

@@ -14,12 +14,12 @@ from pymatgen.analysis.structure_matcher import OrderDisorderElementComparator, 
 from pymatgen.core import Element, Lattice, Structure
 
 import chemeleon
+from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.parse import Crystal
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.disordered import alike, find_alike, groups_of
 from chemeleon.evaluation.grouping import composition_keys, find_known, prepare
 from chemeleon.evaluation.matching import TOLERANCES
-from chemeleon.evaluation.packed import Packed, pack
 
 # radii in angstrom (Slater) and electronegativities (Pauling) of both behind each
 LIKE = [
@@ -141,8 +141,8 @@ def _pymatgen(one: Structure, two: Structure) -> bool:
     return both
 
 
-def _packed(structures: list[Structure]) -> Packed:
-    return pack(
+def _packed(structures: list[Structure]) -> Crystals[Array]:
+    return Crystals.of(
         [Crystal(np.array(s.atomic_numbers), s.frac_coords, s.lattice.matrix) for s in structures]
     )
 

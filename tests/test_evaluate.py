@@ -28,7 +28,7 @@ from chemeleon.evaluation.collection import read_collection
 from chemeleon.evaluation.csp import RATES, assign, match_targets, rates
 from chemeleon.evaluation.reference import load_reference
 from chemeleon.evaluation.statistics import frechet, mmd, wasserstein, wilson
-from chemeleon.evaluation.structures import PackedStructures
+from chemeleon.evaluation.structures import Structures
 
 ROCKSALT = rocksalt_cube()
 CSCL = Structure.from_spacegroup("Pm-3m", Lattice.cubic(4.11), ["Cs", "Cl"],
@@ -179,7 +179,9 @@ def test_reference_index_is_taken_from_the_cache(
     first = load_reference(str(reference))
     monkeypatch.setattr("chemeleon.evaluation.reference.prepare", None)  # would fail if called
     again = load_reference(str(reference))
-    np.testing.assert_array_equal(first.prepared.crystals.frac, again.prepared.crystals.frac)
+    np.testing.assert_array_equal(
+        first.prepared.crystals.frac_coords, again.prepared.crystals.frac_coords
+    )
     assert first.prepared.keys == again.prepared.keys
     assert first.collection.texts == again.collection.texts
     (file,) = (tmp_path / "cache" / "references").iterdir()
@@ -271,7 +273,7 @@ def test_statistics_equal_known_numbers() -> None:
 
 
 def test_structures_are_made_when_asked_for() -> None:
-    found = PackedStructures(read_collection([ROCKSALT, None, CSCL]).crystals)
+    found = Structures(read_collection([ROCKSALT, None, CSCL]).crystals)
     assert len(found) == 3
     assert [s and s.reduced_formula for s in found] == ["NaCl", None, "CsCl"]
     assert found[-1].reduced_formula == "CsCl"  # pyright: ignore[reportOptionalMemberAccess]

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from conftest import demo_crystals
 
+from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.parse import Crystal
 from chemeleon.evaluation import judge as judging
 from chemeleon.evaluation import lattice_maps
 from chemeleon.evaluation.grouping import Prepared, find_groups, find_known, prepare, shared
-from chemeleon.evaluation.judge import Job, Stack, judge
+from chemeleon.evaluation.judge import Job, judge
 from chemeleon.evaluation.lattice_maps import Cells, possible_maps, unit_cells
-from chemeleon.evaluation.matching import TOLERANCES, crystal_arrays
-from chemeleon.evaluation.packed import Packed, pack
+from chemeleon.evaluation.matching import TOLERANCES
 from chemeleon.evaluation.reduced import reduce_crystal
 
 
@@ -43,31 +43,24 @@ def _disturb(crystal: Crystal, rng: np.random.Generator) -> Crystal:
     return Crystal(numbers[order], frac, lattice @ np.linalg.qr(rng.normal(size=(3, 3)))[0])
 
 
-def _crystals(count: int, copies: int, seed: int, largest: int = 6) -> Packed:
+def _crystals(count: int, copies: int, seed: int, largest: int = 6) -> Crystals[Array]:
     rng = np.random.default_rng(seed)
     demo = demo_crystals("train")
-    arrays = [a for a in crystal_arrays(demo.batch(_every(len(demo)))) if len(a[1]) <= largest]
+    arrays = [a for a in demo if len(a[0]) <= largest]
     chosen = [arrays[i] for i in rng.permutation(len(arrays))[:count]]
     made = []
-    for lattice, numbers, frac in chosen:
+    for numbers, frac, lattice in chosen:
         # one chemistry for all, so that different prototypes are held against each other
         kinds = np.unique(numbers, return_inverse=True)[1]
         crystal = Crystal(np.array([11, 17, 8, 22, 3])[kinds], frac, lattice)
         made += [crystal, *(_disturb(crystal, rng) for _ in range(copies))]
-    return pack(made)
+    return Crystals.of(made)
 
 
-def _every(count: int) -> Any:
-    import torch
-
-    return torch.arange(count)
-
-
-def _structures(crystals: Packed) -> list[Any]:
+def _structures(crystals: Crystals[Array]) -> list[Any]:
     from pymatgen.core import Structure
 
-    rows = [crystals.crystal(i) for i in range(len(crystals.counts))]
-    return [Structure(lattice, numbers.tolist(), frac) for numbers, frac, lattice in rows]
+    return [Structure(lattice, numbers.tolist(), frac) for numbers, frac, lattice in crystals]
 
 
 def _matcher(name: str) -> Any:
@@ -112,13 +105,13 @@ def test_every_verdict_equals_fit(name: str) -> None:
     """Also for pairs that grouping never asks about; both orders of the arguments."""
     crystals = _crystals(9, 1, seed=5)
     structures, matcher = _structures(crystals), _matcher(name)
-    reduced = [reduce_crystal(*crystals.crystal(i)) for i in range(len(structures))]
+    reduced = [reduce_crystal(crystal) for crystal in crystals]
     asked = passed = 0
     for i, first in enumerate(reduced):
         for j, second in enumerate(reduced):
             assert not isinstance(first, str)
             assert not isinstance(second, str)
-            if sorted(first.numbers) != sorted(second.numbers):
+            if sorted(first.atomic_numbers) != sorted(second.atomic_numbers):
                 assert not matcher.fit(structures[i], structures[j])
                 continue
             expected = matcher.fit(structures[i], structures[j])
@@ -155,7 +148,7 @@ def test_lattice_bound_is_pymatgens_mapping(name: str) -> None:
 
 
 def test_verdict_out_of_time_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    crystals = _crystals(1, 0, seed=0).take([0, 0, 0])
+    crystals = _crystals(1, 0, seed=0).subset([0, 0, 0])
     prepared = prepare(crystals)
 
     def late(*_: object) -> bool:
@@ -165,9 +158,7 @@ def test_verdict_out_of_time_is_counted(monkeypatch: pytest.MonkeyPatch) -> None
         return True
 
     monkeypatch.setattr(judging, "fits", late)
-    rows = [prepared.crystals.crystal(i) for i in range(3)]
-    stack = Stack(*(np.stack(part) for part in zip(*rows, strict=True)))
-    edges = judge(Job(np.arange(3), stack, None, TOLERANCES["cdvae"], 0.05))
+    edges = judge(Job(np.arange(3), prepared.crystals, None, TOLERANCES["cdvae"], 0.05))
     assert edges.undecided.tolist() == [[0, 1], [0, 2], [1, 2]]
     assert len(edges.matches) == 0
     groups = find_groups(prepared, TOLERANCES["cdvae"], seconds=0.05)
@@ -179,7 +170,7 @@ def test_what_cannot_be_reduced_stands_alone_and_is_counted() -> None:
     needle = Crystal(np.array([11, 17]), np.array([[0, 0, 0], [0.5, 0.3, 0.2]]),
                      np.diag([4.0, 4.0, 10000.0]))  # fmt: skip
     cube = Crystal(np.array([11, 17]), np.array([[0, 0, 0], [0.5] * 3]), 4 * np.eye(3))
-    prepared = prepare(pack([needle, cube, None, cube]))
+    prepared = prepare(Crystals.of([needle, cube, None, cube]))
     assert "100 times" in str(prepared.reasons[0])
     groups = find_groups(prepared, TOLERANCES["pymatgen"])
     assert groups.unique.tolist() == [True, True, False, False]
@@ -190,11 +181,11 @@ def test_what_cannot_be_reduced_stands_alone_and_is_counted() -> None:
 def test_a_chain_of_matches_is_one_group_whatever_the_order() -> None:
     numbers, frac = np.array([55, 17]), np.array([[0, 0, 0], [0.5] * 3])
     chain = [Crystal(numbers, frac, 4 * np.diag([1, 1, ratio])) for ratio in (1, 1.14, 1.3)]
-    structures, matcher = _structures(pack(chain)), _matcher("lemat")
+    structures, matcher = _structures(Crystals.of(chain)), _matcher("lemat")
     fits = [matcher.fit(structures[i], structures[j]) for i, j in ((0, 1), (1, 2), (0, 2))]
     assert fits == [True, True, False]
     for order in ([0, 1, 2], [0, 2, 1], [2, 0, 1]):  # with the middle one last, the ends come first
-        groups = find_groups(prepare(pack(chain).take(order)), TOLERANCES["lemat"])
+        groups = find_groups(prepare(Crystals.of(chain).subset(order)), TOLERANCES["lemat"])
         assert groups.unique.tolist() == [True, False, False]
 
 
@@ -203,7 +194,7 @@ def test_only_crystals_with_a_partner_are_reduced() -> None:
     np.testing.assert_array_equal(shared(keys, [{b"c"}]), [True, False, False, True, True])
     crystals = _crystals(2, 0, seed=0)
     prepared: Prepared = prepare(crystals, np.array([True, False]))
-    assert (prepared.crystals.counts > 0).tolist() == [True, False]
+    assert (prepared.crystals.num_atoms > 0).tolist() == [True, False]
     assert all(prepared.keys)
 
 

@@ -14,25 +14,23 @@ import pytest
 import torch
 from conftest import demo_crystals
 
+from chemeleon.crystals.batch import Crystal
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation import matching
-from chemeleon.evaluation.matching import TOLERANCES, crystal_arrays, match_pairs
+from chemeleon.evaluation.matching import TOLERANCES, match_pairs
 
-CUBE = (4.0 * np.eye(3), np.array([11, 17]), np.array([[0.0, 0, 0], [0.5, 0.5, 0.5]]))
+CUBE = Crystal(np.array([11, 17]), np.array([[0.0, 0, 0], [0.5, 0.5, 0.5]]), 4.0 * np.eye(3))
 # pymatgen's lattice mapping spends minutes, in long calls of compiled code, on a needle like this
-NEEDLE = (
-    np.diag([4.0, 4.0, 10000.0]),
-    np.array([11, 17]),
-    np.array([[0.0, 0, 0], [0.5, 0.3, 0.2]]),
+NEEDLE = CUBE._replace(
+    frac_coords=np.array([[0.0, 0, 0], [0.5, 0.3, 0.2]]), lattice=np.diag([4.0, 4.0, 10000.0])
 )
 
 
 def _slow_pair() -> matching.Pair:
     """120 atoms of one kind at random places: some 10 s of short calls."""
     rng = np.random.default_rng(0)
-    lattice, coords = 11 * np.eye(3), rng.random((120, 3))
-    numbers = np.full(120, 6)
-    return (lattice, numbers, coords), (lattice, numbers, coords + rng.normal(0, 0.02, (120, 3)))
+    first = Crystal(np.full(120, 6), rng.random((120, 3)), 11 * np.eye(3))
+    return first, first._replace(frac_coords=first.frac_coords + rng.normal(0, 0.02, (120, 3)))
 
 
 def _noisy_pairs(count: int, seed: int = 0) -> list[matching.Pair]:
@@ -40,10 +38,11 @@ def _noisy_pairs(count: int, seed: int = 0) -> list[matching.Pair]:
     crystals = demo_crystals("val")
     chosen = torch.from_numpy(rng.permutation(len(crystals))[:count])
     pairs = []
-    for lattice, numbers, coords in crystal_arrays(crystals.batch(chosen)):
+    for numbers, coords, lattice in crystals.subset(chosen):
         noise = rng.normal(0, rng.choice([0.01, 0.1, 0.3]), coords.shape) @ np.linalg.inv(lattice)
         strained = lattice @ (np.eye(3) + rng.normal(0, 0.05, (3, 3)))
-        pairs.append(((strained, numbers, coords + noise), (lattice, numbers, coords)))
+        found = Crystal(numbers, coords + noise, strained)
+        pairs.append((found, Crystal(numbers, coords, lattice)))
     return pairs
 
 
@@ -53,7 +52,7 @@ def _pymatgen(pair: matching.Pair, name: str) -> float:
 
     ltol, stol, angle_tol = TOLERANCES[name]
     judge = StructureMatcher(ltol=ltol, stol=stol, angle_tol=angle_tol)
-    first, second = (Structure(cell, numbers.tolist(), coords) for cell, numbers, coords in pair)
+    first, second = (Structure(cell, numbers.tolist(), coords) for numbers, coords, cell in pair)
     found = judge.get_rms_dist(first, second)
     return np.nan if found is None else found[0]
 
@@ -73,13 +72,13 @@ def test_equals_pymatgen(name: matching.MatcherName) -> None:
 
 
 def test_supercells_and_other_descriptions_match() -> None:
-    lattice, numbers, coords = CUBE
-    doubled = (
-        np.diag([8.0, 4.0, 4.0]),
+    numbers, coords, lattice = CUBE
+    doubled = Crystal(
         np.tile(numbers, 2),
         np.concatenate([coords * [0.5, 1, 1], coords * [0.5, 1, 1] + [0.5, 0, 0]]),
+        np.diag([8.0, 4.0, 4.0]),
     )
-    swapped = (lattice, numbers[::-1].copy(), coords[::-1] + 0.25)
+    swapped = Crystal(numbers[::-1].copy(), coords[::-1] + 0.25, lattice)
     result = match_pairs([(doubled, CUBE), (swapped, CUBE)])
     assert result.matched.all()
     assert result.mean_rmse < 1e-6
@@ -87,14 +86,14 @@ def test_supercells_and_other_descriptions_match() -> None:
 
 @pytest.mark.parametrize("copies", [1, 6])  # in process, and by workers
 def test_garbage_is_no_match_with_a_reason(copies: int) -> None:
-    lattice, numbers, coords = CUBE
+    numbers, coords, lattice = CUBE
     bad = [
-        (np.full((3, 3), np.nan), numbers, coords),
-        (lattice, numbers, coords + np.inf),
-        (np.zeros((3, 3)), numbers, coords),
-        (lattice, numbers[:0], coords[:0]),
-        (lattice, np.array([0, 200]), coords),
-        (lattice, numbers, coords[:1]),
+        Crystal(numbers, coords, np.full((3, 3), np.nan)),
+        Crystal(numbers, coords + np.inf, lattice),
+        Crystal(numbers, coords, np.zeros((3, 3))),
+        Crystal(numbers[:0], coords[:0], lattice),
+        Crystal(np.array([0, 200]), coords, lattice),
+        Crystal(numbers, coords[:1], lattice),
     ]
     result = match_pairs([(crystal, CUBE) for crystal in bad] * copies + [(CUBE, CUBE)] * copies)
     assert not result.matched[:-copies].any()
@@ -167,7 +166,8 @@ def test_script_without_main_guard_and_with_torch(tmp_path: Path) -> None:
         "import numpy as np, torch\n"
         "torch.ones(300, 300) @ torch.ones(300, 300)\n"
         "from chemeleon.evaluation.matching import match_pairs\n"
-        "cube = (4 * np.eye(3), np.array([11, 17]), np.array([[0., 0, 0], [.5, .5, .5]]))\n"
+        "from chemeleon.crystals.batch import Crystal\n"
+        "cube = Crystal(np.array([11, 17]), np.array([[0., 0, 0], [.5, .5, .5]]), 4 * np.eye(3))\n"
         "print('rate', match_pairs([(cube, cube)] * 40, jobs=2).match_rate)\n"
     )
     done = subprocess.run(

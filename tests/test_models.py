@@ -19,7 +19,7 @@ from chemeleon.config.schema import (
     VAEConfig,
 )
 from chemeleon.crystals.augment import augment
-from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
+from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.crystals.random import make_keys, normal
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.models.denoiser import LatentDiffusion
@@ -42,7 +42,7 @@ VAES = [
 
 
 @pytest.fixture(scope="module")
-def crystals() -> FlatCrystals:
+def crystals() -> Crystals:
     everything = demo_crystals("val")
     order = torch.argsort(everything.num_atoms)
     return everything.subset(order[torch.linspace(0, len(order) - 1, 7).long()])

@@ -11,7 +11,7 @@ import torch
 import chemeleon
 from chemeleon import api
 from chemeleon.config.schema import SamplerConfig
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.errors import CheckpointError, ConfigError, GenerationError
 from chemeleon.generation.pipeline import Pipeline
 
@@ -88,7 +88,7 @@ def test_broken_crystals_are_counted_and_named(tiny_ldm, tmp_path, monkeypatch):
     def broken(self, num_samples, **options):
         yield (
             torch.arange(3),
-            FlatCrystals(
+            Crystals(
                 atomic_numbers=torch.tensor([11, 17, 11, 17, 6, 6]),
                 frac_coords=torch.tensor(
                     [[0.0, 0, 0], [0.5, 0.5, 0.5], [0, 0, 0], [0, 0, 0.01], [0, 0, 0], [0.5, 0, 0]]

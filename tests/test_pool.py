@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from pool_helpers import KILLS, RAISES, STICKS
 
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.pool import Rescue, Worker, run_parallel
 from chemeleon.evaluation import describe, judge, reduced
 from chemeleon.evaluation.collection import parallel
-from chemeleon.evaluation.packed import pack
 
 RESCUE = Rescue(
     split=lambda items: (
@@ -65,7 +65,9 @@ def test_what_is_not_tame_never_runs_here() -> None:
 @pytest.mark.parametrize("within", [True, False])
 def test_a_pair_that_kills_has_no_verdict_and_all_others_have(within: bool) -> None:
     edges = np.array([3.0, 4.0, 3.0 * 1.001, 4.0 * 1.001, 5.0])
-    stack = judge.Stack(np.full((5, 1), 29), np.zeros((5, 1, 3)), edges[:, None, None] * np.eye(3))
+    stack = Crystals(
+        np.full(5, 29), np.zeros((5, 3)), edges[:, None, None] * np.eye(3), np.ones(5, int)
+    )
     stack.lattice[4] *= np.array([1, 1, 2])[:, None]  # another shape
     job = judge.Job(np.arange(5), stack, None if within else stack, (0.2, 0.3, 5.0), 10.0)
     plain = judge.judge(job)
@@ -95,17 +97,17 @@ def test_chunks_are_cut_and_joined_without_loss() -> None:
     assert joined.reasons == whole.reasons
     assert joined.texts == whole.texts
     np.testing.assert_array_equal(joined.numbers, whole.numbers)
-    np.testing.assert_array_equal(joined.crystals.counts, whole.crystals.counts)
+    np.testing.assert_array_equal(joined.crystals.num_atoms, whole.crystals.num_atoms)
     lost = describe.RESCUE.give_up(items, "killed")
     assert lost.reasons == ["killed"] * 12
-    assert lost.crystals.counts.tolist() == [0] * 12
+    assert lost.crystals.num_atoms.tolist() == [0] * 12
 
-    job = (whole.crystals.take(np.arange(1, 12)), 5.0)
+    job = (whole.crystals.subset(np.arange(1, 12)), 5.0)
     cells, why = reduced.reduce_chunk(job)
     cut = [reduced.reduce_chunk(part) for part in reduced.RESCUE.split(job)]
     again, reasons = reduced.RESCUE.join(cut)
     assert reasons == why
-    np.testing.assert_array_equal(again.frac, cells.frac)
+    np.testing.assert_array_equal(again.frac_coords, cells.frac_coords)
     assert reduced.RESCUE.give_up(job, "killed")[1] == ["killed"] * 11
 
 
@@ -114,4 +116,4 @@ def test_large_crystals_go_to_a_process_of_their_own() -> None:
     assert not describe.is_tame([large])
     assert not describe.is_tame([("cif", "x" * 50_000)])
     assert describe.is_tame([("cif", "x" * 500), ("problem", "no")])
-    assert reduced.is_tame((pack([]), 1.0))
+    assert reduced.is_tame((Crystals.of([]), 1.0))

@@ -9,12 +9,12 @@ from energy_helpers import rocksalt, val_rows, various
 from pymatgen.core import Lattice, Structure
 
 from chemeleon.crystals.convert import from_structures, to_structures
+from chemeleon.crystals.neighbours import find_bonds
 from chemeleon.energy import batching
 from chemeleon.energy.bond_graph import angle_counts, make_graph
-from chemeleon.energy.cells import to_cells
-from chemeleon.energy.neighbours import find_bonds
 from chemeleon.energy.potential import Potential, empty_evaluation
 from chemeleon.energy.potentials import load_potential
+from chemeleon.energy.usable import to_tensors
 from chemeleon.errors import ConfigError
 
 EV_PER_A3_IN_GPA = 160.21766208  # the package's constant
@@ -34,7 +34,7 @@ def package():
 
 def test_neighbours_are_pymatgens():
     crystals = various()
-    cells, _ = to_cells(crystals)
+    cells, _ = to_tensors(crystals)
     bonds = find_bonds(cells, 6.0)
     start = torch.cumsum(cells.num_atoms, 0) - cells.num_atoms
     for i, structure in enumerate(crystals):
@@ -56,7 +56,7 @@ def _sorted(first: np.ndarray, second: np.ndarray, length: np.ndarray) -> np.nda
 
 def test_angles_are_ordered_pairs_of_short_bonds_at_an_atom(package):
     crystals = various()
-    cells, _ = to_cells(crystals)
+    cells, _ = to_tensors(crystals)
     bonds = find_bonds(cells, 6.0)
     wanted = [len(package.graph_converter(s).bond_graph) for s in crystals]
     assert angle_counts(cells, bonds, 3.0).tolist() == wanted
@@ -121,7 +121,7 @@ def test_short_memory_is_met_by_halves(monkeypatch):
     potential = load_potential("chgnet", "cpu")
     crystals = [*(rocksalt(a) for a in (5.5, 5.6, 5.7, 5.8)), various()[6]]
     wanted = potential.energies(crystals, forces=True)
-    bonds = find_bonds(to_cells(crystals)[0], 6.0).counts.tolist()
+    bonds = find_bonds(to_tensors(crystals)[0], 6.0).counts.tolist()
     limit = sum(bonds[:3])
     assert bonds[0] < limit < bonds[4]
     seen = []
@@ -159,7 +159,10 @@ def test_bad_crystals_get_reasons_and_stop_nothing(chgnet):
             ),
             "too close",
         ),
-        "disorder": (Structure(Lattice.cubic(3), [{"Na": 0.5, "K": 0.5}], [[0] * 3]), "disordered"),
+        "disorder": (
+            Structure(Lattice.cubic(3), [{"Na": 0.5, "K": 0.5}], [[0] * 3]),
+            "partial occupancy",
+        ),
         "element": (Structure(Lattice.cubic(3.5), ["Cm"], [[0] * 3]), "the element Cm"),
         "dummy": (Structure(Lattice.cubic(3.5), ["X"], [[0] * 3]), "X"),
         "isolated": (Structure(Lattice.cubic(20), ["Na"], [[0] * 3]), "no neighbour"),

@@ -21,7 +21,7 @@ from chemeleon.checkpoints.convert import convert
 from chemeleon.config import presets
 from chemeleon.config.schema import PredictTrainConfig
 from chemeleon.crystals.augment import random_rotations, rotate, translate
-from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
+from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.crystals.convert import from_structures, write_structures
 from chemeleon.crystals.random import make_keys
 from chemeleon.data.dataset import load_split
@@ -55,9 +55,7 @@ def settings(*words: str) -> PredictTrainConfig:
     return config
 
 
-def stage(
-    config: PredictTrainConfig, train: FlatCrystals, val: FlatCrystals, **more
-) -> PredictStage:
+def stage(config: PredictTrainConfig, train: Crystals, val: Crystals, **more) -> PredictStage:
     return PredictStage(config, train, val, device=torch.device("cpu"), **more)
 
 
@@ -115,7 +113,7 @@ def test_padding_and_company_change_nothing():
 # --- learning
 
 
-def with_gaps(crystals: FlatCrystals) -> FlatCrystals:
+def with_gaps(crystals: Crystals) -> Crystals:
     """Return crystals of which every third has no density and every fourth no volume."""
     density, volume = (crystals.targets[k].clone() for k in ("density", "volume_per_atom"))
     density[::3], volume[::4] = math.nan, math.nan

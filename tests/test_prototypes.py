@@ -12,7 +12,7 @@ import torch
 from conftest import demo_crystals, load_script
 
 from chemeleon.config.presets import load, load_data
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.dataset import load_split
 from chemeleon.errors import ConfigError, DataError
 
@@ -26,9 +26,9 @@ SPACE_GROUPS = {
 }  # fmt: skip
 
 
-def _everything() -> FlatCrystals:
+def _everything() -> Crystals:
     parts = [demo_crystals(split) for split in ("train", "val", "test")]
-    return FlatCrystals(
+    return Crystals(
         torch.cat([p.atomic_numbers for p in parts]),
         torch.cat([p.frac_coords for p in parts]),
         torch.cat([p.lattice for p in parts]),
@@ -38,7 +38,7 @@ def _everything() -> FlatCrystals:
     )
 
 
-def _cell(crystals: FlatCrystals, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _cell(crystals: Crystals, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     atoms = slice(int(crystals.starts[i]), int(crystals.starts[i] + crystals.num_atoms[i]))
     return (
         crystals.lattice[i].double().numpy(),

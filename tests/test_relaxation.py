@@ -13,9 +13,8 @@ from typer.testing import CliRunner
 
 import chemeleon
 from chemeleon.cli.app import app
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import to_structures
-from chemeleon.energy.cells import Cells
 from chemeleon.energy.potential import Evaluation, Potential
 from chemeleon.energy.scales import MP2020
 from chemeleon.errors import ConfigError
@@ -29,7 +28,9 @@ class Springs(Potential):
 
     name, version, device = "springs", "1", torch.device("cpu")
 
-    def evaluate(self, cells: Cells, *, forces: bool = False, stresses: bool = False) -> Evaluation:
+    def evaluate(
+        self, cells: Crystals, *, forces: bool = False, stresses: bool = False
+    ) -> Evaluation:
         volume = torch.linalg.det(cells.lattice)
         strain = (volume / REST**3).log() / 3
         energies = 60.0 * strain.square()
@@ -48,7 +49,9 @@ class Hole(Potential):
 
     name, version, device = "hole", "1", torch.device("cpu")
 
-    def evaluate(self, cells: Cells, *, forces: bool = False, stresses: bool = False) -> Evaluation:
+    def evaluate(
+        self, cells: Crystals, *, forces: bool = False, stresses: bool = False
+    ) -> Evaluation:
         firsts = torch.cumsum(cells.num_atoms, 0) - cells.num_atoms
         between = cells.frac_coords[firsts + cells.num_atoms - 1] - cells.frac_coords[firsts]
         way = torch.einsum("mi,mij->mj", between - between.round(), cells.lattice)
@@ -62,8 +65,8 @@ class Hole(Potential):
         )
 
 
-def cube(edge: float, atoms: int) -> FlatCrystals:
-    return FlatCrystals(
+def cube(edge: float, atoms: int) -> Crystals:
+    return Crystals(
         atomic_numbers=torch.tensor([55, 17][:atoms]),
         frac_coords=torch.tensor([[0.0, 0, 0], [0.5, 0.5, 0.5]][:atoms]),
         lattice=edge * torch.eye(3)[None],
@@ -74,7 +77,7 @@ def cube(edge: float, atoms: int) -> FlatCrystals:
 
 
 def test_cells_go_to_their_least_energy_and_failures_stay_as_they_were():
-    crystals = FlatCrystals.join([cube(3.4, 2), cube(3.3, 1), cube(REST, 2)])
+    crystals = Crystals.join([cube(3.4, 2), cube(3.3, 1), cube(REST, 2)])
     relaxed, notes = Relaxer(Springs(), 200)(crystals)
     edges = relaxed.lattice.diagonal(dim1=1, dim2=2)
     np.testing.assert_allclose(edges[0], REST, rtol=1e-2)
@@ -93,7 +96,7 @@ def test_cells_go_to_their_least_energy_and_failures_stay_as_they_were():
 def test_a_crystal_that_relaxation_would_break_stays_as_given():
     broken = cube(4.0, 2)
     broken.frac_coords[1] = torch.tensor([0.05, 0, 0])
-    crystals = FlatCrystals.join([cube(3.4, 2), cube(3.3, 1), broken])
+    crystals = Crystals.join([cube(3.4, 2), cube(3.3, 1), broken])
     relaxer = Relaxer(Hole(), 100)
     after, notes = relaxer(crystals)
     assert [note.taken_back for note in notes] == [True, False, False]

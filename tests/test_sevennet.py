@@ -11,7 +11,7 @@ from energy_helpers import rocksalt_cube, val_rows, various
 from pymatgen.core import Lattice, Structure
 
 from chemeleon.crystals.convert import to_structures
-from chemeleon.energy.neighbours import Bonds
+from chemeleon.crystals.neighbours import Bonds
 from chemeleon.energy.potentials import load_potential
 from chemeleon.energy.scales import RAW
 from chemeleon.energy.sevennet_convolution import Convolution, Neighbours, _Fused

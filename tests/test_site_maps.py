@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.parse import Crystal
 from chemeleon.evaluation import judge as judging
 from chemeleon.evaluation.grouping import find_groups, prepare
 from chemeleon.evaluation.matching import TOLERANCES
-from chemeleon.evaluation.packed import pack
 
 
 @pytest.mark.parametrize(("noise", "groups"), [(0.05, 1), (0.7, None), (5.0, 8)])
@@ -21,7 +21,7 @@ def test_groups_in_one_lattice_are_those_of_all_maps(noise, groups, monkeypatch)
         Crystal(numbers, frac + rng.normal(0, noise, (10, 3)) / [5.0, 5.2, 7.0], lattice)
         for _ in range(8)
     ]
-    prepared = prepare(pack(crystals), workers=1)
+    prepared = prepare(Crystals.of(crystals), workers=1)
     asked = []
 
     def counted(*words):

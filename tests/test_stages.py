@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from chemeleon import api
 from chemeleon.config.schema import STAGES, StageConfig
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.errors import ConfigError
 from chemeleon.training.context import RunContext
@@ -38,7 +38,7 @@ class VolumeStage(DataStage):
 
     ema_decay = 0.0
 
-    def __init__(self, config: VolumeConfig, train: FlatCrystals, val: FlatCrystals, place) -> None:
+    def __init__(self, config: VolumeConfig, train: Crystals, val: Crystals, place) -> None:
         self.loader = Loader.from_config(config, train, **place)
         self.val = EvalLoader(val, config.data.batch_size, device=place["device"])
         self.model = nn.Embedding.from_pretrained(torch.zeros(120, 1), freeze=False)

@@ -21,12 +21,12 @@ from typer.testing import CliRunner
 
 import chemeleon
 from chemeleon.cli.app import app
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import from_structures, to_structures, write_structures
 from chemeleon.crystals.symmetry import Cell, in_cell, operations, space_group
 from chemeleon.crystals.texts import _named, cif_text
 from chemeleon.data.crystal import Crystal
 from chemeleon.data.parse import parse_as_given
-from chemeleon.energy.cells import Cells
 from chemeleon.energy.potential import Evaluation, Potential
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.idealise import Idealised, idealise, structure_of
@@ -189,12 +189,14 @@ class Judge(Potential):
     def __init__(self, hated: set[int]) -> None:
         self.hated, self.calls = hated, 0
 
-    def evaluate(self, cells: Cells, *, forces: bool = False, stresses: bool = False) -> Evaluation:
+    def evaluate(
+        self, cells: Crystals, *, forces: bool = False, stresses: bool = False
+    ) -> Evaluation:
         self.calls += 1
         energies, at = [], 0
         for count, lattice in zip(cells.num_atoms.tolist(), cells.lattice, strict=True):
             part = slice(at, at + count)
-            found = space_group(cells.numbers[part], cells.frac_coords[part], lattice, 1e-3)
+            found = space_group(cells.atomic_numbers[part], cells.frac_coords[part], lattice, 1e-3)
             energies.append(count * (0.02 if found and found.number in self.hated else 0.0))
             at += count
         return Evaluation(torch.tensor(energies).double(), None, None, [None] * len(energies))

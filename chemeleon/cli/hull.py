@@ -138,7 +138,7 @@ def _from_data_set(
         path_config,
         splits_of,
     )
-    from chemeleon.crystals.batch import FlatCrystals
+    from chemeleon.crystals.batch import Crystals
     from chemeleon.data.dataset import load_source, load_split
     from chemeleon.data.named import both
     from chemeleon.energy.hull_crystals import from_crystals
@@ -156,7 +156,7 @@ def _from_data_set(
     else:
         splits = splits_of(config) if split == "all" else [split]
         read = [load_split(config, name, progress=True) for name in splits]
-        crystals = FlatCrystals.join(read)
+        crystals = Crystals.join(read)
         name = source if own else f"{source} {' + '.join(splits)}"
     return from_crystals(crystals, judge, name, relax)
 

@@ -1,7 +1,9 @@
-"""The two forms of many crystals: flat for storage, padded for the models.
+"""The two forms of many crystals: flat for all that is stored or computed, padded for the models.
 
 Shapes: ``B`` crystals in a batch, ``N`` atoms of the padded cell, ``M`` crystals in a set, ``A``
 atoms in a set. Lattices are ``(., 3, 3)`` in angstrom, rows a, b, c. Atomic number 0 is padding.
+
+torch is imported by what needs tensors: worker processes, which hold arrays, start without it.
 """
 
 from __future__ import annotations
@@ -9,13 +11,35 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from chemeleon.crystals.lattice import lattice_angles, lattice_lengths, lattice_volume
 from chemeleon.crystals.notation import MAX_ATOMIC_NUMBER as MAX_ATOMIC_NUMBER  # class 0 is padding
 from chemeleon.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from typing_extensions import TypeVar
+
+    A = TypeVar("A", default=Tensor)
+else:
+    from typing import TypeVar
+
+    A = TypeVar("A")
+
+B = TypeVar("B")
+Array = NDArray[Any]
+
+
+class Crystal(NamedTuple):
+    """One crystal: ``atomic_numbers (N,)``, ``frac_coords (N, 3)`` and ``lattice (3, 3)``."""
+
+    atomic_numbers: NDArray[np.int64]
+    frac_coords: NDArray[np.float64]
+    lattice: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -67,7 +91,9 @@ class CrystalBatch:
                     f"CrystalBatch.{name} has shape {tuple(given[name].shape)}, expected {shape}"
                     f" from atomic_numbers {(size, width)}"
                 )
-        if not torch.equal(self.atomic_numbers > 0, self.mask):
+        from torch import equal
+
+        if not equal(self.atomic_numbers > 0, self.mask):
             raise DataError(
                 "CrystalBatch.atomic_numbers must be positive on the first num_atoms slots of each"
                 " crystal and 0 on the padded rest"
@@ -89,8 +115,7 @@ class CrystalBatch:
     @cached_property
     def mask(self) -> Tensor:
         """``(B, N)`` bool, True on real atoms."""
-        slots = torch.arange(self.width, device=self.num_atoms.device)
-        return slots < self.num_atoms.unsqueeze(-1)
+        return _arange(self.width, self.num_atoms) < self.num_atoms.unsqueeze(-1)
 
     @property
     def cart_coords(self) -> Tensor:
@@ -100,16 +125,22 @@ class CrystalBatch:
     @property
     def lengths(self) -> Tensor:
         """``(B, 3)`` cell lengths in angstrom."""
+        from chemeleon.crystals.lattice import lattice_lengths
+
         return lattice_lengths(self.lattice)
 
     @property
     def angles(self) -> Tensor:
         """``(B, 3)`` cell angles in radian."""
+        from chemeleon.crystals.lattice import lattice_angles
+
         return lattice_angles(self.lattice)
 
     @property
     def volume(self) -> Tensor:
         """``(B,)`` cell volume in cubic angstrom."""
+        from chemeleon.crystals.lattice import lattice_volume
+
         return lattice_volume(self.lattice)
 
     def to(self, device: torch.device | str) -> CrystalBatch:
@@ -129,9 +160,9 @@ class CrystalBatch:
         """Return the same atoms at other coordinates and in other cells."""
         return replace(self, frac_coords=frac_coords, lattice=lattice, check=False)
 
-    def flatten(self, ids: Sequence[str] | None = None) -> FlatCrystals:
+    def flatten(self, ids: Sequence[str] | None = None) -> Crystals:
         """Drop the padding."""
-        return FlatCrystals(
+        return Crystals(
             atomic_numbers=self.atomic_numbers[self.mask],
             frac_coords=self.frac_coords[self.mask],
             lattice=self.lattice,
@@ -142,50 +173,171 @@ class CrystalBatch:
 
 
 @dataclass(frozen=True)
-class FlatCrystals:
-    """A set of crystals as flat tensors: what is cached on disk and kept on the device.
+class Crystals(Generic[A]):
+    """Crystals of any size, atoms one after the other: tensors on a device, or numpy arrays.
 
     Attributes:
-        atomic_numbers: ``(A,)`` int64.
-        frac_coords: ``(A, 3)`` float32, in [0, 1).
-        lattice: ``(M, 3, 3)`` float32, angstrom.
-        num_atoms: ``(M,)`` int64.
-        targets: property name to ``(M,)`` float32, NaN where missing.
-        ids: ``M`` names.
+        atomic_numbers: ``(A,)`` int64; uint8 in arrays.
+        frac_coords: ``(A, 3)`` float, any branch.
+        lattice: ``(M, 3, 3)`` float, angstrom.
+        num_atoms: ``(M,)`` int64; 0 in arrays for a crystal that could not be read or made.
+        targets: property name to ``(M,)`` float, NaN where missing.
+        ids: ``M`` names, or none at all.
+
+    Raises:
+        DataError: if shapes and numbers of atoms do not agree (unless ``check=False``).
     """
 
-    atomic_numbers: Tensor
-    frac_coords: Tensor
-    lattice: Tensor
-    num_atoms: Tensor
-    targets: dict[str, Tensor]
-    ids: list[str]
+    atomic_numbers: A
+    frac_coords: A
+    lattice: A
+    num_atoms: A
+    targets: dict[str, A] = field(default_factory=dict)
+    ids: list[str] = field(default_factory=list)
+    check: bool = field(default=True, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        crystals, atoms = self.num_atoms.shape[0], self.atomic_numbers.shape[0]
+        if not self.check:
+            return
+        numbers, frac, lattice, counts = self._parts
+        crystals, atoms = counts.shape[0], numbers.shape[0]
         consistent = (
-            self.frac_coords.shape == (atoms, 3)
-            and self.lattice.shape == (crystals, 3, 3)
-            and len(self.ids) == crystals
-            and all(value.shape == (crystals,) for value in self.targets.values())
-            and int(self.num_atoms.sum()) == atoms
+            frac.shape == (atoms, 3)
+            and lattice.shape == (crystals, 3, 3)
+            and len(self.ids) in {0, crystals}
+            and all(value.shape == (crystals,) for value in self._targets.values())
+            and int(counts.sum()) == atoms
         )
         if not consistent:
             raise DataError(
                 f"flat crystals do not fit together: {crystals} crystals, {len(self.ids)} ids,"
-                f" {atoms} atoms, num_atoms sums to {int(self.num_atoms.sum())}"
+                f" {atoms} atoms, num_atoms sums to {int(counts.sum())}"
             )
 
+    @staticmethod
+    def of(crystals: Sequence[Crystal | None]) -> Crystals[Array]:
+        """Put crystals into arrays, one after the other; None becomes a crystal of no atoms."""
+        good = [c for c in crystals if c is not None]
+        none = np.zeros((3, 3))
+        numbers = [np.zeros(0, np.uint8), *(c.atomic_numbers.astype(np.uint8) for c in good)]
+        coords = [np.zeros((0, 3)), *(np.asarray(c.frac_coords, float) for c in good)]
+        cells = np.array([none if c is None else c.lattice for c in crystals], dtype=float)
+        counts = [0 if c is None else len(c.atomic_numbers) for c in crystals]
+        return Crystals(
+            np.concatenate(numbers),
+            np.concatenate(coords),
+            cells.reshape(-1, 3, 3),
+            np.array(counts, dtype=np.int64),
+        )
+
+    @staticmethod
+    def join(parts: Sequence[Crystals[B]]) -> Crystals[B]:
+        """Return the crystals of all parts, one part after the other; targets are left out."""
+        if not parts:
+            return Crystals.of([])  # type: ignore[return-value]
+        if isinstance(parts[0].num_atoms, np.ndarray):
+            concatenate: Any = np.concatenate
+        else:
+            from torch import cat as concatenate
+        joined = [concatenate(arrays) for arrays in zip(*(p._parts for p in parts), strict=True)]
+        named = all(part.ids or not len(part) for part in parts)
+        return Crystals(*joined, ids=[name for part in parts for name in part.ids] if named else [])
+
     def __len__(self) -> int:
-        return self.num_atoms.shape[0]
+        return self._parts[3].shape[0]
+
+    def __iter__(self) -> Iterator[Crystal]:
+        """Yield one crystal after the other, as arrays."""
+        arrays = self.arrays()
+        return (arrays.crystal(i) for i in range(len(arrays)))
+
+    @property
+    def _parts(self) -> tuple[Any, Any, Any, Any]:
+        return self.atomic_numbers, self.frac_coords, self.lattice, self.num_atoms
+
+    @property
+    def _targets(self) -> dict[str, Any]:
+        return self.targets
+
+    @property
+    def device(self: Crystals[Tensor]) -> torch.device:
+        """The device of the tensors."""
+        return self.num_atoms.device
 
     @cached_property
-    def starts(self) -> Tensor:
+    def starts(self) -> A:
         """``(M,)`` index of each crystal's first atom."""
-        return torch.cumsum(self.num_atoms, 0) - self.num_atoms
+        counts = self._parts[3]
+        return counts.cumsum(0) - counts
+
+    @cached_property
+    def owners(self) -> A:
+        """``(A,)`` int64, the crystal of each atom."""
+        numbers, _, _, counts = self._parts
+        return _repeat(_arange(len(counts), counts), counts, len(numbers))
+
+    @property
+    def cart_coords(self: Crystals[Tensor]) -> Tensor:
+        """``(A, 3)`` Cartesian coordinates in angstrom."""
+        from torch import einsum
+
+        return einsum("ai,aij->aj", self.frac_coords, self.lattice[self.owners])
+
+    @property
+    def volumes(self: Crystals[Tensor]) -> Tensor:
+        """``(M,)`` cubic angstrom."""
+        return self.lattice.det().abs()
+
+    def crystal(self: Crystals[Array], row: int) -> Crystal:
+        """Return one of the crystals in arrays."""
+        start = int(self.starts[row])
+        atoms = slice(start, start + int(self.num_atoms[row]))
+        numbers = self.atomic_numbers[atoms].astype(np.int64)
+        return Crystal(numbers, self.frac_coords[atoms], self.lattice[row])
+
+    def subset(self, rows: Any) -> Crystals[A]:
+        """Return some crystals.
+
+        Args:
+            rows: ``(K,)`` whole numbers, in whose order they come, or ``(M,)`` bool.
+        """
+        numbers, frac, lattice, num_atoms = self._parts
+        if isinstance(num_atoms, np.ndarray):
+            rows = np.asarray(rows)
+            rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+        else:
+            import torch
+
+            rows = torch.as_tensor(rows, device=num_atoms.device)
+            rows = rows.nonzero().flatten() if rows.dtype == torch.bool else rows.long()
+        starts: Any = self.starts
+        counts = num_atoms[rows]
+        atoms = ranges(starts[rows], counts)
+        return Crystals(
+            numbers[atoms],
+            frac[atoms],
+            lattice[rows],
+            counts,
+            {name: value[rows] for name, value in self._targets.items()},
+            [self.ids[i] for i in rows.tolist()] if self.ids else [],
+            check=False,
+        )
+
+    def cut(self, size: int) -> Iterator[Crystals[A]]:
+        """Yield the crystals in parts of ``size``, as views; targets are left out."""
+        numbers, frac, lattice, counts = self._parts
+        first = [0, *counts.cumsum(0).tolist()]
+        for low in range(0, len(self), size):
+            rows = slice(low, low + size)
+            atoms = slice(first[low], first[min(low + size, len(self))])
+            parts = numbers[atoms], frac[atoms], lattice[rows], counts[rows]
+            yield Crystals(*parts, ids=self.ids[rows], check=False)
 
     def batch(
-        self, indices: Tensor, pad_to: int | None = None, tokens: int | None = None
+        self: Crystals[Tensor],
+        indices: Tensor,
+        pad_to: int | None = None,
+        tokens: int | None = None,
     ) -> CrystalBatch:
         """Gather crystals by index into a padded batch; no Python per crystal.
 
@@ -195,6 +347,8 @@ class FlatCrystals:
             tokens: number of tokens to make of the batch, no less than it has atoms; those of all
                 slots mark a batch without padding.
         """
+        import torch
+
         num_atoms = self.num_atoms[indices]
         width = int(num_atoms.max()) if pad_to is None else pad_to
         slots = torch.arange(width, device=num_atoms.device)
@@ -214,62 +368,60 @@ class FlatCrystals:
             check=False,
         )
 
-    @classmethod
-    def join(cls, parts: Sequence[FlatCrystals]) -> FlatCrystals:
-        """Return the crystals of all parts, one part after the other; targets are left out."""
-        return cls(
-            atomic_numbers=torch.cat([part.atomic_numbers for part in parts]),
-            frac_coords=torch.cat([part.frac_coords for part in parts]),
-            lattice=torch.cat([part.lattice for part in parts]),
-            num_atoms=torch.cat([part.num_atoms for part in parts]),
-            targets={},
-            ids=[name for part in parts for name in part.ids],
-        )
+    def tensors(self) -> Crystals[Tensor]:
+        """Return tensors with coordinates, cells and targets in float64."""
+        from torch import as_tensor
 
-    def cut(self, size: int) -> Iterator[FlatCrystals]:
-        """Yield the crystals in parts of ``size``, as views; targets are left out."""
-        counts = self.num_atoms.split(size)
-        atoms = [int(part.sum()) for part in counts]
-        tensors = zip(
-            self.atomic_numbers.split(atoms),
-            self.frac_coords.split(atoms),
-            self.lattice.split(size),
+        numbers, frac, lattice, counts = map(as_tensor, self._parts)
+        targets = {name: as_tensor(value).double() for name, value in self._targets.items()}
+        parts = numbers.long(), frac.double(), lattice.double(), counts
+        return Crystals(*parts, targets, self.ids, check=False)
+
+    def arrays(self) -> Crystals[Array]:
+        """Return numpy arrays with coordinates, cells and targets in float64."""
+        if isinstance(self.num_atoms, np.ndarray):
+            return self  # type: ignore[return-value]
+        numbers, frac, lattice, counts = (part.detach().cpu().numpy() for part in self._parts)
+        targets = {name: value.double().cpu().numpy() for name, value in self._targets.items()}
+        parts = (
+            numbers.astype(np.uint8),
+            np.asarray(frac, float),
+            np.asarray(lattice, float),
             counts,
-            strict=True,
         )
-        for i, (numbers, coords, lattice, count) in enumerate(tensors):
-            names = self.ids[i * size : (i + 1) * size]
-            yield FlatCrystals(numbers, coords, lattice, count, {}, names)
+        return Crystals(*parts, targets, self.ids, check=False)
 
-    def subset(self, indices: Tensor) -> FlatCrystals:
-        """Return the crystals at ``indices`` ``(K,)``, in that order."""
-        counts = self.num_atoms[indices]
-        starts = torch.repeat_interleave(self.starts[indices], counts)
-        within = torch.arange(int(counts.sum())) - torch.repeat_interleave(
-            torch.cumsum(counts, 0) - counts, counts
-        )
-        atoms = starts + within
-        return FlatCrystals(
-            atomic_numbers=self.atomic_numbers[atoms],
-            frac_coords=self.frac_coords[atoms],
-            lattice=self.lattice[indices],
-            num_atoms=counts,
-            targets={name: value[indices] for name, value in self.targets.items()},
-            ids=[self.ids[i] for i in indices.tolist()],
-        )
+    def to(self: Crystals[Tensor], device: torch.device | str) -> Crystals[Tensor]:
+        """Return the tensors on another device."""
+        numbers, frac, lattice, counts = (part.to(device) for part in self._parts)
+        targets = {name: value.to(device) for name, value in self.targets.items()}
+        return Crystals(numbers, frac, lattice, counts, targets, self.ids, check=False)
 
-    def to(self, device: torch.device | str) -> FlatCrystals:
-        """Return the set on another device."""
-        return FlatCrystals(
-            self.atomic_numbers.to(device),
-            self.frac_coords.to(device),
-            self.lattice.to(device),
-            self.num_atoms.to(device),
-            {name: value.to(device) for name, value in self.targets.items()},
-            self.ids,
-        )
+    def with_geometry(self, frac_coords: A, lattice: A) -> Crystals[A]:
+        """Return the same atoms at other coordinates and in other cells."""
+        return replace(self, frac_coords=frac_coords, lattice=lattice, check=False)
 
-    def bytes(self) -> int:
+    def bytes(self: Crystals[Tensor]) -> int:
         """Return the size of the tensors in bytes."""
-        tensors = [self.atomic_numbers, self.frac_coords, self.lattice, self.num_atoms]
-        return sum(t.numel() * t.element_size() for t in [*tensors, *self.targets.values()])
+        return sum(t.numel() * t.element_size() for t in [*self._parts, *self.targets.values()])
+
+
+def ranges(starts: Any, counts: Any) -> Any:
+    """Concatenate ``arange(start, start + count)`` of every row, of arrays or tensors."""
+    ends = counts.cumsum(0)
+    total = int(ends[-1]) if len(ends) else 0
+    return _repeat(starts - (ends - counts), counts, total) + _arange(total, counts)
+
+
+def _repeat(values: Any, counts: Any, total: int) -> Any:
+    if isinstance(counts, np.ndarray):
+        return np.repeat(values, counts)
+    return values.repeat_interleave(counts, output_size=total)
+
+
+def _arange(count: int, like: Any) -> Any:
+    if isinstance(like, np.ndarray):
+        return np.arange(count)
+    from torch import arange
+
+    return arange(count, device=like.device)

@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, FlatCrystals
+from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, Crystals
 from chemeleon.crystals.lattice import wrap
 from chemeleon.crystals.symmetry import Cell
 from chemeleon.crystals.texts import FOLDER_FORMATS, write_text
 from chemeleon.errors import DataError
 
 if TYPE_CHECKING:
+    from ase import Atoms
     from pymatgen.core import Structure
 
 FORMATS = ("cif", "extxyz", "json", "poscar")
@@ -35,7 +36,7 @@ def from_structures(
     structures: Sequence[Structure],
     ids: Sequence[str] | None = None,
     targets: Mapping[str, Sequence[float] | Tensor] | None = None,
-) -> FlatCrystals:
+) -> Crystals:
     """Turn pymatgen structures into flat tensors; order of atoms and orientation are kept.
 
     Args:
@@ -55,7 +56,7 @@ def from_structures(
     coords = [np.asarray(s.frac_coords, dtype=np.float64).reshape(-1, 3) for s in structures]
     frac = np.concatenate([np.zeros((0, 3)), *coords])
     cells = np.array([s.lattice.matrix for s in structures], dtype=np.float64).reshape(-1, 3, 3)
-    return FlatCrystals(
+    return Crystals(
         atomic_numbers=torch.tensor([z for row in numbers for z in row], dtype=torch.int64),
         frac_coords=wrap(wrap(torch.from_numpy(frac)).to(torch.float32)),
         lattice=torch.from_numpy(cells).to(torch.float32),
@@ -68,7 +69,7 @@ def from_structures(
     )
 
 
-def to_structures(crystals: FlatCrystals | CrystalBatch) -> list[Structure]:
+def to_structures(crystals: Crystals | CrystalBatch) -> list[Structure]:
     """Return pymatgen structures, each with its id (if any) and targets in ``properties``.
 
     Nothing is checked: a broken crystal (not finite, zero volume) gives a broken structure.
@@ -107,6 +108,32 @@ def _no_collection() -> Iterator[None]:
     finally:
         if running:
             gc.enable()
+
+
+def from_ase(
+    atoms: Sequence[Atoms],
+    ids: Sequence[str] | None = None,
+    targets: Mapping[str, Sequence[float] | Tensor] | None = None,
+) -> Crystals:
+    """Turn ASE atoms, periodic in three directions, into flat tensors; see `from_structures`."""
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    for index, item in enumerate(atoms):
+        if not all(item.pbc):
+            name = ids[index] if ids is not None else index
+            raise DataError(f"crystal {name} is not periodic in three directions: pbc {item.pbc}")
+    structures = [AseAtomsAdaptor.get_structure(item) for item in atoms]  # type: ignore[arg-type]
+    return from_structures(structures, ids, targets)
+
+
+def to_ase(crystals: Crystals | CrystalBatch) -> list[Atoms]:
+    """Return ASE atoms, each with its id (if any) and targets in ``info``."""
+    from ase import Atoms
+
+    return [
+        Atoms(numbers=numbers, scaled_positions=frac, cell=cell, pbc=True, info=properties)
+        for numbers, frac, cell, properties in _rows(crystals)
+    ]
 
 
 def write_structures(
@@ -190,8 +217,8 @@ def check_file_names(names: Iterable[str]) -> None:
             )
 
 
-def _rows(crystals: FlatCrystals | CrystalBatch) -> Iterable[tuple[Any, Any, Any, dict[str, Any]]]:
-    named = isinstance(crystals, FlatCrystals)
+def _rows(crystals: Crystals | CrystalBatch) -> Iterable[tuple[Any, Any, Any, dict[str, Any]]]:
+    named = isinstance(crystals, Crystals)
     flat = (crystals if named else crystals.flatten()).to("cpu")
     # whole arrays at once: a tensor operation for each crystal costs as much as its structure
     numbers, coords = flat.atomic_numbers.tolist(), flat.frac_coords.double().numpy()

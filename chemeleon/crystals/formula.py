@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, FlatCrystals
+from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, Crystals
 from chemeleon.crystals.symbols import formula_amounts, symbol
 from chemeleon.errors import ConfigError
 
@@ -37,12 +37,12 @@ def parse_formula(text: str) -> list[int]:
     return sorted(atoms)
 
 
-def formula_units(crystals: FlatCrystals) -> Tensor:
+def formula_units(crystals: Crystals) -> Tensor:
     """Return how many units of its reduced formula each crystal has, ``(M,)`` int64."""
     return torch.cat([_units(part) for part in crystals.cut(CHUNK)])
 
 
-def _units(crystals: FlatCrystals) -> Tensor:
+def _units(crystals: Crystals) -> Tensor:
     owner = torch.repeat_interleave(crystals.num_atoms)
     place = owner * (MAX_ATOMIC_NUMBER + 1) + crystals.atomic_numbers
     shape = (len(crystals), MAX_ATOMIC_NUMBER + 1)
@@ -53,12 +53,12 @@ def _units(crystals: FlatCrystals) -> Tensor:
     return units
 
 
-def atom_histogram(crystals: FlatCrystals) -> Tensor:
+def atom_histogram(crystals: Crystals) -> Tensor:
     """Return how many crystals have 0, 1, 2, ... atoms, ``(largest + 1,)`` int64."""
     return torch.bincount(crystals.num_atoms)
 
 
-def formula_histogram(crystals: FlatCrystals) -> Tensor:
+def formula_histogram(crystals: Crystals) -> Tensor:
     """Count crystals by atoms of the reduced formula and of the cell, ``(largest + 1,) * 2``."""
     largest = int(crystals.num_atoms.max())
     reduced = crystals.num_atoms // formula_units(crystals)

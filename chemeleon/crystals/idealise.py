@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from chemeleon.crystals.batch import Crystal
 from chemeleon.crystals.symmetry import TIGHT, Cell, dataset, operations, wrapped
 
-Arrays = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]  # as of a Crystal
 STEP = 2 / 3  # of one tolerance to the next
 
 
@@ -30,7 +29,7 @@ class Candidate(NamedTuple):
         cells: primitive cells in the cell that was given.
     """
 
-    crystal: Arrays
+    crystal: Crystal
     number: int
     symprec: float
     moved_angstrom: float
@@ -52,7 +51,7 @@ class Bounds(NamedTuple):
     strain: float
 
 
-def candidates(crystal: Arrays, bounds: Bounds) -> tuple[int | None, list[Candidate]]:
+def candidates(crystal: Crystal, bounds: Bounds) -> tuple[int | None, list[Candidate]]:
     """Return the group that a crystal has already, and the ones it may be given, highest first.
 
     From one tolerance to the next, 2/3 as large, down to `TIGHT`, each group is tried once.
@@ -76,7 +75,7 @@ def candidates(crystal: Arrays, bounds: Bounds) -> tuple[int | None, list[Candid
     return (None if now is None else now.number), found
 
 
-def _candidate(crystal: Arrays, group: Any, symprec: float, bounds: Bounds) -> Candidate | None:
+def _candidate(crystal: Crystal, group: Any, symprec: float, bounds: Bounds) -> Candidate | None:
     numbers, frac, lattice = crystal
     ideal = _arrays(group.prim_std_cell)
     axes = np.array(group.prim_std_linear)
@@ -100,13 +99,13 @@ def _candidate(crystal: Arrays, group: Any, symprec: float, bounds: Bounds) -> C
     return Candidate(ideal, group.number, symprec, float(moved), float(strain), cells)
 
 
-def candidates_chunk(job: tuple[list[Arrays], Bounds]) -> list[tuple[int | None, list[Candidate]]]:
+def candidates_chunk(job: tuple[list[Crystal], Bounds]) -> list[tuple[int | None, list[Candidate]]]:
     """Return `candidates` of several crystals, in a worker process."""
     crystals, bounds = job
     return [candidates(crystal, bounds) for crystal in crystals]
 
 
-def exact(crystal: Arrays, cell: Cell) -> tuple[Arrays, int] | None:
+def exact(crystal: Crystal, cell: Cell) -> tuple[Crystal, int] | None:
     """Return an exactly symmetric crystal in its standard cell, and the number of its group."""
     group = dataset(*crystal, TIGHT)
     if group is None:
@@ -115,7 +114,7 @@ def exact(crystal: Arrays, cell: Cell) -> tuple[Arrays, int] | None:
     return _arrays(found), group.number
 
 
-def orbits(crystal: Arrays, number: int, cell: Cell) -> list[tuple[int, int]]:
+def orbits(crystal: Crystal, number: int, cell: Cell) -> list[tuple[int, int]]:
     """Return the first atom of every orbit of a standard cell, and how many atoms it has."""
     numbers, frac, lattice = crystal
     rotations, shifts = operations(number, cell == "primitive")
@@ -131,6 +130,6 @@ def orbits(crystal: Arrays, number: int, cell: Cell) -> list[tuple[int, int]]:
     return found
 
 
-def _arrays(cell: Any) -> Arrays:
+def _arrays(cell: Any) -> Crystal:
     numbers = np.array(cell.numbers, np.int64)
-    return numbers, wrapped(np.array(cell.positions)), np.array(cell.basis)
+    return Crystal(numbers, wrapped(np.array(cell.positions)), np.array(cell.basis))

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, FlatCrystals
+from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, Crystals
 from chemeleon.errors import ConfigError
 
 Order = Literal["file", "number", "canonical"]
@@ -42,7 +42,7 @@ def arrange_atoms(atoms: Sequence[int], order: Order) -> list[int]:
     return sorted(atoms, key=lambda z: (counts[z], places[z]))
 
 
-def arrange(crystals: FlatCrystals, order: Order) -> FlatCrystals:
+def arrange(crystals: Crystals, order: Order) -> Crystals:
     """Return the crystals with their atoms in this order.
 
     ``file``: as they are. The others give an order of elements that follows from the formula.
@@ -60,18 +60,18 @@ def arrange(crystals: FlatCrystals, order: Order) -> FlatCrystals:
     return replace(crystals, atomic_numbers=torch.cat(numbers), frac_coords=torch.cat(coordinates))
 
 
-def _sorted(crystals: FlatCrystals, ranks: Tensor) -> Tensor:
+def _sorted(crystals: Crystals, ranks: Tensor) -> Tensor:
     """Return ``(A,)`` atoms by crystal, then rank, then place."""
     owner = torch.repeat_interleave(crystals.num_atoms)
     return torch.argsort(owner * (int(ranks.max()) + 1) + ranks, stable=True)
 
 
-def _by_number(crystals: FlatCrystals) -> tuple[Tensor, Tensor]:
+def _by_number(crystals: Crystals) -> tuple[Tensor, Tensor]:
     order = _sorted(crystals, crystals.atomic_numbers)
     return crystals.atomic_numbers[order], crystals.frac_coords[order]
 
 
-def _canonical(crystals: FlatCrystals) -> tuple[Tensor, Tensor]:
+def _canonical(crystals: Crystals) -> tuple[Tensor, Tensor]:
     """Return elements and coordinates in canonical order."""
     size, classes = len(crystals), MAX_ATOMIC_NUMBER + 1
     owner = torch.repeat_interleave(crystals.num_atoms)

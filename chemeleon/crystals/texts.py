@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.batch import Crystal
 from chemeleon.crystals.idealise import exact, orbits
 from chemeleon.crystals.symmetry import Cell, operations
 
@@ -44,7 +45,7 @@ def cif_text(structure: Structure, cell: Cell | None = None) -> str:
     found = None
     if cell is not None:
         numbers = np.array(structure.atomic_numbers)
-        found = exact((numbers, structure.frac_coords, structure.lattice.matrix), cell)
+        found = exact(Crystal(numbers, structure.frac_coords, structure.lattice.matrix), cell)
     if cell is None or found is None:
         from pymatgen.io.cif import CifWriter
 

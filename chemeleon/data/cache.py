@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from chemeleon.config.plain_json import parse_json
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.labels import Labels
 from chemeleon.data.parse import PARSER_VERSION
 from chemeleon.data.problems import Problem
@@ -65,9 +65,9 @@ class ParsedSet:
     labels: dict[str, Labels] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def crystals(self) -> FlatCrystals:
+    def crystals(self) -> Crystals:
         """Return the crystals with every column as a target."""
-        return FlatCrystals(
+        return Crystals(
             atomic_numbers=self.atomic_numbers.to(torch.int64),
             frac_coords=self.frac_coords,
             lattice=self.lattice,

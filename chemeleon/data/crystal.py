@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.batch import Crystal as Crystal
 from chemeleon.crystals.notation import MAX_ATOMIC_NUMBER as MAX_ATOMIC_NUMBER
 from chemeleon.data.niggli import cell_matrix
 
@@ -23,14 +24,6 @@ Array = NDArray[np.float64]
 
 class BadCrystalError(ValueError):
     """The text is not a crystal that can be used; the message is the reason."""
-
-
-class Crystal(NamedTuple):
-    """One crystal: ``atomic_numbers (N,)``, ``frac_coords (N, 3)`` and ``lattice (3, 3)``."""
-
-    atomic_numbers: NDArray[np.int64]
-    frac_coords: Array
-    lattice: Array
 
 
 class Record(NamedTuple):

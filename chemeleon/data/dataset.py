@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import Tensor
 
 from chemeleon.config.schema import DataConfig
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.building import parse_source
 from chemeleon.data.cache import ParsedSet, cached
 from chemeleon.data.labels import Labels
@@ -47,7 +47,7 @@ class LoadReport:
         notes: what is to be said of the source beside its problems.
     """
 
-    crystals: FlatCrystals
+    crystals: Crystals
     problems: list[Problem]
     total: int
     source: str
@@ -72,7 +72,7 @@ class LoadReport:
 
 def load_split(
     config: DataConfig, split: str, *, progress: bool = False, partial: Partial = False
-) -> FlatCrystals:
+) -> Crystals:
     """Return the usable crystals of one split, from the cache if its content was seen before.
 
     Left out are rows whose crystal cannot be used (as many as ``on_error`` allows), and those that

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.lattice import lattice_lengths, lattice_volume
 from chemeleon.crystals.ragged import reduce_atoms
 from chemeleon.crystals.symmetry import space_group
@@ -73,7 +73,7 @@ class Description:
 
 
 def describe(
-    crystals: FlatCrystals,
+    crystals: Crystals,
     columns: dict[str, Tensor] | None = None,
     problems: list[Problem] | None = None,
     total: int | None = None,
@@ -121,7 +121,7 @@ def describe(
     )
 
 
-def _contains(crystals: FlatCrystals) -> Tensor:
+def _contains(crystals: Crystals) -> Tensor:
     """Return ``(M, 100)`` bool: which crystal has which element."""
     owner = torch.repeat_interleave(torch.arange(len(crystals)), crystals.num_atoms)
     table = torch.zeros(len(crystals), 100, dtype=torch.bool)
@@ -129,7 +129,7 @@ def _contains(crystals: FlatCrystals) -> Tensor:
     return table
 
 
-def _masses(crystals: FlatCrystals) -> Tensor:
+def _masses(crystals: Crystals) -> Tensor:
     """Return the mass of each cell in dalton, ``(M,)``."""
     from ase.data import atomic_masses
 
@@ -164,7 +164,7 @@ def _histogram(name: str, values: Tensor, bins: int, discrete: bool = False) -> 
     return Histogram(name, edges, counts, float(given.mean()), low, high, missing, discrete)
 
 
-def _space_groups(crystals: FlatCrystals, sample: int) -> tuple[dict[str, int], int]:
+def _space_groups(crystals: Crystals, sample: int) -> tuple[dict[str, int], int]:
     wanted = min(sample, len(crystals))
     if wanted == 0:
         return {}, 0

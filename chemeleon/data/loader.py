@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from chemeleon.config.schema import StageConfig
-from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
+from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.crystals.random import make_keys, torch_seed
 from chemeleon.errors import DataError
 
@@ -57,11 +57,11 @@ class Draw(NamedTuple):
         atoms: see ``TrainBatch``.
         size: the same.
         width: padded number of atoms.
-        tokens: number of tokens, see ``FlatCrystals.batch``.
+        tokens: number of tokens, see ``Crystals.batch``.
         members: ``B``.
     """
 
-    source: FlatCrystals
+    source: Crystals
     seed: int
     indices: Tensor
     showing: Tensor
@@ -106,7 +106,7 @@ class Loader:
 
     def __init__(
         self,
-        crystals: FlatCrystals,
+        crystals: Crystals,
         batch_size: int,
         *,
         seed: int,
@@ -133,7 +133,7 @@ class Loader:
     def from_config(
         cls,
         config: StageConfig,
-        crystals: FlatCrystals,
+        crystals: Crystals,
         device: torch.device,
         rank: int,
         world: int,
@@ -203,7 +203,7 @@ class EvalLoader:
     add up to the set's mean however it is cut.
     """
 
-    def __init__(self, crystals: FlatCrystals, batch_size: int, *, device: torch.device) -> None:
+    def __init__(self, crystals: Crystals, batch_size: int, *, device: torch.device) -> None:
         self.crystals, self.batch_size, self.device = crystals, batch_size, device
         self.atoms = torch.tensor(float(crystals.num_atoms.sum()), device=device)
         self.size = torch.tensor(float(len(crystals)), device=device)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from chemeleon.config.schema import DataConfig
 from chemeleon.config.where import one_line
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.labels import Labels
 from chemeleon.data.where import Rows, judge
 from chemeleon.errors import DataError
@@ -35,14 +35,14 @@ class Selection(NamedTuple):
         left_out: why others are not among them, and how many; each is counted once.
     """
 
-    crystals: FlatCrystals
+    crystals: Crystals
     labels: dict[str, Labels]
     left_out: dict[str, int]
 
 
 def select(
     config: DataConfig,
-    crystals: FlatCrystals,
+    crystals: Crystals,
     labels: dict[str, Labels],
     unkept: Sequence[str],
     source: str,
@@ -87,7 +87,7 @@ def told(where: str | None) -> str:
 
 def _wishes(
     config: DataConfig,
-    crystals: FlatCrystals,
+    crystals: Crystals,
     labels: dict[str, Labels],
     unkept: Sequence[str],
     source: str,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from chemeleon.energy.cells import Cells
+from chemeleon.crystals.batch import Crystals
 from chemeleon.energy.potential import Evaluation, Potential, empty_evaluation
 from chemeleon.energy.scales import stated_scale
 
@@ -35,13 +35,15 @@ class ASEPotential(Potential):
         self.name, self.version, self.device = name, version, device
         self.energy_scale = energy_scale or stated_scale(calculator, name)
 
-    def evaluate(self, cells: Cells, *, forces: bool = False, stresses: bool = False) -> Evaluation:
+    def evaluate(
+        self, cells: Crystals, *, forces: bool = False, stresses: bool = False
+    ) -> Evaluation:
         """Evaluate each crystal; what the calculator raises becomes the crystal's reason."""
         from ase import Atoms
 
         found = empty_evaluation(cells, forces, stresses)
         sizes = cells.num_atoms.tolist()
-        numbers = torch.split(cells.numbers.cpu(), sizes)
+        numbers = torch.split(cells.atomic_numbers.cpu(), sizes)
         coords = torch.split(cells.frac_coords.cpu(), sizes)
         starts = np.cumsum([0, *sizes])
         for i, lattice in enumerate(cells.lattice.cpu().numpy()):

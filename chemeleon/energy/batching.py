@@ -15,9 +15,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from chemeleon.crystals.batch import Crystals, ranges
+from chemeleon.crystals.neighbours import Bonds, candidate_counts, find_bonds
 from chemeleon.crystals.symbols import symbol
-from chemeleon.energy.cells import Cells, ranges
-from chemeleon.energy.neighbours import Bonds, candidate_counts, find_bonds
 from chemeleon.energy.potential import Evaluation, Potential, empty_evaluation
 
 MAX_CANDIDATES = 5e7  # pairs of atoms and images of one crystal; flat cells have many
@@ -79,21 +79,23 @@ class BatchedPotential(Potential):
     share: float = 1.0
 
     @abstractmethod
-    def slopes(self, cells: Cells, bonds: Bonds, gradients: bool) -> Slopes:
+    def slopes(self, cells: Crystals, bonds: Bonds, gradients: bool) -> Slopes:
         """Return the energies of a batch, and their slopes if `gradients`."""
 
-    def items(self, cells: Cells, bonds: Bonds) -> Tensor:
+    def items(self, cells: Crystals, bonds: Bonds) -> Tensor:
         """Return ``(M,)`` int64: how many items of `costs` each crystal has."""
         return bonds.counts
 
-    def evaluate(self, cells: Cells, *, forces: bool = False, stresses: bool = False) -> Evaluation:
-        """Evaluate crystals that `cells.check` finds nothing wrong with."""
-        home = cells.numbers.device
+    def evaluate(
+        self, cells: Crystals, *, forces: bool = False, stresses: bool = False
+    ) -> Evaluation:
+        """Evaluate crystals that `usable.check` finds nothing wrong with."""
+        home = cells.device
         if home != self.device:
             cells = cells.to(self.device)
         found = empty_evaluation(cells, forces, stresses)
         candidates = candidate_counts(cells, self.cutoff)
-        unknown = ~self.known[cells.numbers]
+        unknown = ~self.known[cells.atomic_numbers]
         table = torch.stack([candidates, count_atoms(cells, unknown).double()], 1).cpu()
         if table[:, 1].any():
             self._tell_unknown(cells, unknown, found)
@@ -112,17 +114,17 @@ class BatchedPotential(Potential):
             found = Evaluation(*tensors, found.reasons)  # type: ignore[arg-type]
         return found
 
-    def _tell_unknown(self, cells: Cells, unknown: Tensor, found: Evaluation) -> None:
+    def _tell_unknown(self, cells: Crystals, unknown: Tensor, found: Evaluation) -> None:
         where = torch.nonzero(unknown).flatten()
-        pairs = zip(cells.owners[where].tolist(), cells.numbers[where].tolist(), strict=True)
+        pairs = zip(cells.owners[where].tolist(), cells.atomic_numbers[where].tolist(), strict=True)
         for owner, number in pairs:
             found.reasons[owner] = f"{self.name} does not know the element {symbol(number)}"
 
-    def _group(self, chosen: Tensor, cells: Cells, found: Evaluation) -> None:
+    def _group(self, chosen: Tensor, cells: Crystals, found: Evaluation) -> None:
         """List the neighbours of some crystals, and evaluate them in batches."""
         part = cells.subset(chosen.to(self.device))
         bonds = find_bonds(part, self.cutoff)
-        bonded = torch.zeros(len(part.numbers), dtype=torch.bool, device=self.device)
+        bonded = torch.zeros(len(part.atomic_numbers), dtype=torch.bool, device=self.device)
         bonded[bonds.first] = True
         bonded[bonds.second] = True
         isolated = count_atoms(part, ~bonded)
@@ -141,11 +143,12 @@ class BatchedPotential(Potential):
         for low, high in pack(table[:, 0].double(), limit):
             atom = last_atoms[low - 1] if low else 0
             rows = slice(last_bonds[low - 1] if low else 0, last_bonds[high - 1])
-            batch = Cells(
-                part.numbers[atom : last_atoms[high - 1]],
+            batch = Crystals(
+                part.atomic_numbers[atom : last_atoms[high - 1]],
                 part.frac_coords[atom : last_atoms[high - 1]],
                 part.lattice[low:high],
                 part.num_atoms[low:high],
+                check=False,
             )
             own = Bonds(
                 bonds.first[rows] - atom,
@@ -162,7 +165,7 @@ class BatchedPotential(Potential):
                 found.energies[i] = torch.nan
 
     def _batch(
-        self, cells: Cells, bonds: Bonds, where: Tensor, num_atoms: Tensor, found: Evaluation
+        self, cells: Crystals, bonds: Bonds, where: Tensor, num_atoms: Tensor, found: Evaluation
     ) -> None:
         """Evaluate a few crystals; ``where`` are their rows among all, of ``num_atoms``."""
         gradients = found.forces is not None or found.stresses is not None
@@ -233,7 +236,7 @@ def pack(costs: Tensor, limit: float) -> Iterator[tuple[int, int]]:
         yield low, len(costs)
 
 
-def count_atoms(cells: Cells, flags: Tensor) -> Tensor:
+def count_atoms(cells: Crystals, flags: Tensor) -> Tensor:
     """Return ``(M,)`` how many atoms of each crystal are flagged, ``(A,)`` bool."""
     return torch.zeros_like(cells.num_atoms).index_add_(0, cells.owners, flags.long())
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.energy.cells import Cells, ranges
-from chemeleon.energy.neighbours import Bonds
+from chemeleon.crystals.batch import Crystals, ranges
+from chemeleon.crystals.neighbours import Bonds
 
 
 class Graph(NamedTuple):
@@ -42,16 +42,16 @@ class Graph(NamedTuple):
     angle_signs: Tensor
 
 
-def angle_counts(cells: Cells, bonds: Bonds, cutoff_angstrom: float) -> Tensor:
+def angle_counts(cells: Crystals, bonds: Bonds, cutoff_angstrom: float) -> Tensor:
     """Return ``(M,)`` int64: ordered pairs of short bonds that meet, for each crystal."""
     short = torch.linalg.vector_norm(bonds.vectors, dim=1) < cutoff_angstrom
     ends = torch.cat([bonds.first[short], bonds.second[short]])
-    degree = torch.bincount(ends, minlength=len(cells.numbers))
+    degree = torch.bincount(ends, minlength=len(cells.atomic_numbers))
     total = torch.zeros_like(cells.num_atoms)
     return total.index_add_(0, cells.owners, degree * (degree - 1))
 
 
-def make_graph(cells: Cells, bonds: Bonds, cutoff_angstrom: float) -> Graph:
+def make_graph(cells: Crystals, bonds: Bonds, cutoff_angstrom: float) -> Graph:
     """Put crystals and their bonds together.
 
     Args:
@@ -73,7 +73,7 @@ def make_graph(cells: Cells, bonds: Bonds, cutoff_angstrom: float) -> Graph:
     sign[short:] = -1.0
     atom, by_atom = torch.sort(atom, stable=True)
     bond, sign = bond[by_atom], sign[by_atom]
-    degree = torch.bincount(atom, minlength=len(cells.numbers))
+    degree = torch.bincount(atom, minlength=len(cells.atomic_numbers))
     starts = torch.cumsum(degree, 0) - degree
     partners = degree[atom]
     left = torch.repeat_interleave(torch.arange(2 * short, device=device), partners)
@@ -81,7 +81,7 @@ def make_graph(cells: Cells, bonds: Bonds, cutoff_angstrom: float) -> Graph:
     kept = torch.nonzero(left != right).flatten()
     left, right = left[kept], right[kept]
     return Graph(
-        cells.numbers,
+        cells.atomic_numbers,
         cells.owners,
         cells.num_atoms,
         first,

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from chemeleon.crystals.batch import Crystals
+from chemeleon.crystals.neighbours import Bonds
 from chemeleon.energy.batching import BatchedPotential, Costs, Slopes
 from chemeleon.energy.bond_graph import angle_counts, make_graph
-from chemeleon.energy.cells import Cells
 from chemeleon.energy.chgnet_model import MAX_ATOMIC_NUMBER, load_weights
-from chemeleon.energy.neighbours import Bonds
 from chemeleon.energy.scales import MP2020, OWN
 from chemeleon.errors import ConfigError, nearest
 
@@ -40,11 +40,11 @@ class CHGNetPotential(BatchedPotential):
         self.cutoff = self.model.atom_cutoff
         self.known = torch.arange(120, device=device) <= MAX_ATOMIC_NUMBER
 
-    def items(self, cells: Cells, bonds: Bonds) -> Tensor:
+    def items(self, cells: Crystals, bonds: Bonds) -> Tensor:
         """See `BatchedPotential`."""
         return 2 * bonds.counts + angle_counts(cells, bonds, self.model.bond_cutoff)
 
-    def slopes(self, cells: Cells, bonds: Bonds, gradients: bool) -> Slopes:
+    def slopes(self, cells: Crystals, bonds: Bonds, gradients: bool) -> Slopes:
         """See `BatchedPotential`."""
         graph = make_graph(cells, bonds, self.model.bond_cutoff)
         graph.vectors.requires_grad_(gradients)

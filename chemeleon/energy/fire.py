@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.energy.cells import Cells, ranges
+from chemeleon.crystals.batch import Crystals, ranges
 from chemeleon.energy.potential import Potential
 
 START_STEP, MAX_STEP, MAX_MOVE = 0.1, 1.0, 0.2  # dt, its bound, angstrom per step of a crystal
@@ -35,7 +35,7 @@ class Walk(NamedTuple):
         reasons: for each crystal None, or why it left the walk.
     """
 
-    cells: Cells
+    cells: Crystals
     energies: Tensor
     steps: Tensor
     fmax: Tensor
@@ -61,20 +61,19 @@ class _State(NamedTuple):
 
 
 def walk(
-    cells: Cells, potential: Potential, steps: int, fmax: float, relax_cell: bool = True
+    cells: Crystals, potential: Potential, steps: int, fmax: float, relax_cell: bool = True
 ) -> Walk:
     """Relax crystals; those that converge or fail leave the batch.
 
     Args:
-        cells: crystals that `cells.check` finds nothing wrong with.
+        cells: crystals that `usable.check` finds nothing wrong with.
         potential: gives forces and stresses.
         steps: most steps.
         fmax: largest generalised force at which a crystal is converged, eV/angstrom.
         relax_cell: False keeps the lattices.
     """
-    count, device = len(cells.num_atoms), cells.numbers.device
-    whole = Cells(*(part.clone() for part in cells))
-    starts = torch.cumsum(cells.num_atoms, 0) - cells.num_atoms
+    count, device = len(cells.num_atoms), cells.device
+    whole = cells.with_geometry(cells.frac_coords.clone(), cells.lattice.clone())
     energies: list[Tensor] = []  # of each step: few take as many as they may
     taken = torch.zeros_like(cells.num_atoms)
     largest = torch.full_like(cells.lattice[:, 0, 0], torch.nan)
@@ -102,19 +101,18 @@ def walk(
             break
         moving = torch.nonzero(flags[:, 1]).flatten()
         if len(moving) < len(rows):
-            first = torch.cumsum(now.num_atoms, 0) - now.num_atoms
-            atoms = ranges(first[moving], now.num_atoms[moving])
+            atoms = ranges(now.starts[moving], now.num_atoms[moving])
             state, now = state.subset(moving, atoms), now.subset(moving)
             force, cell_force = force[atoms], cell_force[moving]
         state, now = _step(now, state, force, cell_force)
-        atoms = ranges(starts[state.crystals], now.num_atoms)
+        atoms = ranges(cells.starts[state.crystals], now.num_atoms)
         whole.frac_coords[atoms] = now.frac_coords
         whole.lattice[state.crystals] = now.lattice
     table = torch.stack(energies) if energies else whole.lattice.new_empty((0, count))
     return Walk(whole, table, taken, largest, reasons)
 
 
-def _begin(cells: Cells) -> _State:
+def _begin(cells: Crystals) -> _State:
     lattice = cells.lattice
     ones = torch.ones_like(lattice[:, 0, 0])
     return _State(
@@ -130,7 +128,7 @@ def _begin(cells: Cells) -> _State:
 
 
 def _generalised(
-    cells: Cells, state: _State, forces: Tensor, stresses: Tensor | None
+    cells: Crystals, state: _State, forces: Tensor, stresses: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     force = torch.einsum("ai,aij->aj", forces, state.deformation[cells.owners])
     if stresses is None:
@@ -140,20 +138,22 @@ def _generalised(
     return force, virial @ inverse.transpose(1, 2) / cells.num_atoms[:, None, None]
 
 
-def _largest(cells: Cells, force: Tensor, cell_force: Tensor) -> Tensor:
+def _largest(cells: Crystals, force: Tensor, cell_force: Tensor) -> Tensor:
     """Return ``(M,)`` the largest norm of a row; NaN if anything is."""
     norms = torch.linalg.vector_norm(force, dim=1)
     start = torch.linalg.vector_norm(cell_force, dim=2).amax(1)
     return start.scatter_reduce(0, cells.owners, norms, "amax")
 
 
-def _dots(cells: Cells, a: Tensor, b: Tensor, cell_a: Tensor, cell_b: Tensor) -> Tensor:
+def _dots(cells: Crystals, a: Tensor, b: Tensor, cell_a: Tensor, cell_b: Tensor) -> Tensor:
     """Return ``(M,)`` scalar products over all coordinates of each crystal."""
     products = (cell_a * cell_b).sum((1, 2))
     return products.index_add(0, cells.owners, (a * b).sum(1))
 
 
-def _step(cells: Cells, state: _State, force: Tensor, cell_force: Tensor) -> tuple[_State, Cells]:
+def _step(
+    cells: Crystals, state: _State, force: Tensor, cell_force: Tensor
+) -> tuple[_State, Crystals]:
     """Take one step of every crystal."""
     owners, v, w = cells.owners, state.velocity, state.cell_velocity
     downhill = _dots(cells, force, v, cell_force, w) > 0
@@ -185,4 +185,4 @@ def _step(cells: Cells, state: _State, force: Tensor, cell_force: Tensor) -> tup
     moved = state._replace(
         deformation=deformation, velocity=v, cell_velocity=w, dt=dt, mixing=mixing, downhill=downs
     )
-    return moved, cells._replace(frac_coords=frac, lattice=lattice)
+    return moved, cells.with_geometry(frac, lattice)

@@ -10,14 +10,14 @@ from chemeleon.energy.scales import OWN
 from chemeleon.errors import DataError
 
 if TYPE_CHECKING:
-    from chemeleon.crystals.batch import FlatCrystals
+    from chemeleon.crystals.batch import Crystals
     from chemeleon.energy.elements import Reference
     from chemeleon.energy.hull import Hull
     from chemeleon.energy.potential import Potential
 
 
 def from_crystals(
-    crystals: FlatCrystals, potential: Potential, source: str, relax_steps: int = 0
+    crystals: Crystals, potential: Potential, source: str, relax_steps: int = 0
 ) -> Hull:
     """Make a hull of a data set's crystals with the energies of a potential.
 
@@ -79,7 +79,7 @@ def _origin(symbol: str, own: tuple[float, str] | None, simple: Reference) -> st
     return simple.shape
 
 
-def compositions_of(crystals: FlatCrystals) -> list[Fractions]:
+def compositions_of(crystals: Crystals) -> list[Fractions]:
     """Return the composition of each crystal."""
     from ase.data import chemical_symbols
 

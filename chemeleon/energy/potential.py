@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chemeleon.energy.cells import Cells, to_cells
+from chemeleon.crystals.batch import Crystals
 from chemeleon.energy.scales import OWN
+from chemeleon.energy.usable import to_tensors
 
 if TYPE_CHECKING:
-    from chemeleon.energy.cells import Crystals
+    from chemeleon.energy.usable import AnyCrystals
 
 
 class Evaluation(NamedTuple):
-    """What a potential says of `Cells`; tensors are on the device of the cells.
+    """What a potential says of `Crystals`; tensors are on the device of the cells.
 
     Attributes:
         energies: ``(M,)`` float64, eV of the whole cell; NaN where there is none.
@@ -77,8 +78,10 @@ class Potential(ABC):
             cls.evaluate = _in_full_precision(cls.evaluate)  # type: ignore[method-assign]
 
     @abstractmethod
-    def evaluate(self, cells: Cells, *, forces: bool = False, stresses: bool = False) -> Evaluation:
-        """Evaluate crystals that `cells.check` finds nothing wrong with.
+    def evaluate(
+        self, cells: Crystals, *, forces: bool = False, stresses: bool = False
+    ) -> Evaluation:
+        """Evaluate crystals that `usable.check` finds nothing wrong with.
 
         Args:
             cells: on any device; the answer is on the same one.
@@ -87,17 +90,17 @@ class Potential(ABC):
         """
 
     def energies(
-        self, crystals: Crystals, *, forces: bool = False, stresses: bool = False
+        self, crystals: AnyCrystals, *, forces: bool = False, stresses: bool = False
     ) -> Energies:
         """Return energies per atom of structures or tensors, whatever is wrong with them.
 
         Args:
-            crystals: pymatgen structures, `FlatCrystals` or a `CrystalBatch`.
+            crystals: pymatgen structures, `Crystals` or a `CrystalBatch`.
             forces: also give forces.
             stresses: also give stresses.
         """
-        cells, reasons = to_cells(crystals)
-        count, device = len(reasons), cells.numbers.device
+        cells, reasons = to_tensors(crystals)
+        count, device = len(reasons), cells.device
         rows = [i for i, reason in enumerate(reasons) if reason is None]
         good = torch.tensor(rows, dtype=torch.int64, device=device)
         usable = cells if len(good) == count else cells.subset(good)
@@ -130,7 +133,7 @@ def _in_full_precision(evaluate: Callable[..., Evaluation]) -> Callable[..., Eva
     """
 
     @functools.wraps(evaluate)
-    def evaluated(self: Potential, cells: Cells, **asked: bool) -> Evaluation:
+    def evaluated(self: Potential, cells: Crystals, **asked: bool) -> Evaluation:
         before = torch.get_float32_matmul_precision()
         kind = self.device.type
         rounded = torch.is_autocast_enabled(kind)
@@ -150,13 +153,15 @@ class NoPotential(Potential):
 
     name, version, device = "none", "0", torch.device("cpu")
 
-    def evaluate(self, cells: Cells, *, forces: bool = False, stresses: bool = False) -> Evaluation:
+    def evaluate(
+        self, cells: Crystals, *, forces: bool = False, stresses: bool = False
+    ) -> Evaluation:
         """Return NaN for every crystal."""
         found = empty_evaluation(cells, forces, stresses)
         return found._replace(reasons=["no potential was asked for"] * len(cells.num_atoms))
 
 
-def empty_evaluation(cells: Cells, forces: bool, stresses: bool) -> Evaluation:
+def empty_evaluation(cells: Crystals, forces: bool, stresses: bool) -> Evaluation:
     """Return an evaluation full of NaN, to be filled in."""
     energies = torch.full_like(cells.num_atoms, torch.nan, dtype=torch.float64)
     return Evaluation(

@@ -11,15 +11,16 @@ import numpy as np
 import torch
 
 from chemeleon.config.requests import MAX_RELAX_STEPS, check_range
-from chemeleon.energy.cells import Cells, to_cells
+from chemeleon.crystals.batch import Crystals
 from chemeleon.energy.fire import walk
 from chemeleon.energy.potential import Potential
+from chemeleon.energy.usable import to_tensors
 from chemeleon.errors import ConfigError
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from chemeleon.energy.cells import Crystals
+    from chemeleon.energy.usable import AnyCrystals
 
 
 class Relaxed(NamedTuple):
@@ -54,7 +55,7 @@ class Relaxed(NamedTuple):
 
 
 def relax(
-    structures: Crystals,
+    structures: AnyCrystals,
     potential: Potential,
     steps: int = 50,
     fmax_ev_per_angstrom: float = 0.05,
@@ -64,7 +65,7 @@ def relax(
     """Relax positions and cells by FIRE; a bad crystal gets a reason and stops nothing.
 
     Args:
-        structures: pymatgen structures, `FlatCrystals` or a `CrystalBatch`.
+        structures: pymatgen structures, `Crystals` or a `CrystalBatch`.
         potential: see `load_potential`.
         steps: most steps.
         fmax_ev_per_angstrom: force at which a crystal is converged and leaves the batch; 0 takes
@@ -77,15 +78,15 @@ def relax(
     check_range("steps of relaxation", steps, 0, MAX_RELAX_STEPS)
     if not fmax_ev_per_angstrom >= 0:
         raise ConfigError(f"fmax_ev_per_angstrom={fmax_ev_per_angstrom} must not be negative")
-    cells, reasons = to_cells(structures)
+    cells, reasons = to_tensors(structures)
     good = torch.tensor([i for i, reason in enumerate(reasons) if reason is None]).long()
-    start = cells.subset(good.to(cells.numbers.device)).to(potential.device)
+    start = cells.subset(good.to(cells.device)).to(potential.device)
     end = walk(start, potential, steps, fmax_ev_per_angstrom, relax_cell)
     found: list[Relaxed | None] = [None] * len(reasons)
     rmsd = _displacements(start, end.cells).tolist()
     energies = (end.energies / start.num_atoms).T.cpu().numpy()
     sizes = start.num_atoms.tolist()
-    numbers = torch.split(start.numbers.cpu(), sizes)
+    numbers = torch.split(start.atomic_numbers.cpu(), sizes)
     coords = torch.split(end.cells.frac_coords.cpu(), sizes)
     lattices, taken, fmax = end.cells.lattice.cpu(), end.steps.tolist(), end.fmax.tolist()
     for k, i in enumerate(good.tolist()):
@@ -108,7 +109,7 @@ def relax(
     ]
 
 
-def _displacements(start: Cells, end: Cells) -> torch.Tensor:
+def _displacements(start: Crystals, end: Crystals) -> torch.Tensor:
     """Return ``(M,)`` root mean square displacements, angstrom."""
     owners, counts = start.owners, start.num_atoms.double()
     moved = end.frac_coords - start.frac_coords

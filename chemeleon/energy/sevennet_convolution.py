@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.energy.neighbours import Bonds
+from chemeleon.crystals.neighbours import Bonds
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 _ROW = 5  # numbers of a path for the kernels

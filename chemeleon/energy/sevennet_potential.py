@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from chemeleon.crystals.batch import Crystals
+from chemeleon.crystals.neighbours import Bonds
 from chemeleon.energy.batching import BatchedPotential, Costs, Slopes
-from chemeleon.energy.cells import Cells
-from chemeleon.energy.neighbours import Bonds
 from chemeleon.energy.scales import RAW
 from chemeleon.energy.sevennet_convolution import Convolution, Couplings, Neighbours
 from chemeleon.errors import ConfigError, nearest
@@ -76,7 +76,7 @@ class SevenNetPotential(BatchedPotential):
         ]
         self.couplings = couplings.matrix((self.embed.spherical.lmax + 1) ** 2, device)
 
-    def slopes(self, cells: Cells, bonds: Bonds, gradients: bool) -> Slopes:
+    def slopes(self, cells: Crystals, bonds: Bonds, gradients: bool) -> Slopes:
         """See `BatchedPotential`."""
         vectors = bonds.vectors.float().requires_grad_(gradients)
         sites = self._site_energies(cells, bonds, vectors)
@@ -84,10 +84,10 @@ class SevenNetPotential(BatchedPotential):
         slopes = torch.autograd.grad(energies.sum(), vectors)[0] if gradients else None
         return Slopes(energies, bonds.first, bonds.second, vectors, slopes)
 
-    def _site_energies(self, cells: Cells, bonds: Bonds, vectors: Tensor) -> Tensor:
+    def _site_energies(self, cells: Crystals, bonds: Bonds, vectors: Tensor) -> Tensor:
         """Return ``(A,)`` float64, eV, differentiable in the vectors."""
         data: dict[str, Any] = {
-            "x": self.types[cells.numbers],
+            "x": self.types[cells.atomic_numbers],
             "edge_vec": vectors,
             "batch": cells.owners,
         }
@@ -95,7 +95,7 @@ class SevenNetPotential(BatchedPotential):
             data["modal_type"] = torch.full_like(cells.num_atoms, self.modal)
         data = self.embed(data)
         couplings = data["edge_attr"] @ self.couplings
-        around = Neighbours.of(bonds, len(cells.numbers))
+        around = Neighbours.of(bonds, len(cells.atomic_numbers))
         for layer in self.layers:
             if isinstance(layer, Convolution):
                 data["x"] = layer(data["x"], data["edge_embedding"], couplings, around)

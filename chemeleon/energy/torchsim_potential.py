@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from chemeleon.crystals.batch import Crystals, ranges
 from chemeleon.energy.batching import halve_when_short, memory_limit, pack
-from chemeleon.energy.cells import Cells, ranges
 from chemeleon.energy.potential import Evaluation, Potential, empty_evaluation
 from chemeleon.energy.scales import OWN, RAW, RAW_MACE
 from chemeleon.errors import ConfigError
@@ -75,7 +75,9 @@ class TorchSimPotential(Potential):
         self.model, self.name, self.version = model, name, version
         self.device, self.energy_scale = torch.device(model.device), energy_scale
 
-    def evaluate(self, cells: Cells, *, forces: bool = False, stresses: bool = False) -> Evaluation:
+    def evaluate(
+        self, cells: Crystals, *, forces: bool = False, stresses: bool = False
+    ) -> Evaluation:
         """Evaluate in batches; what the model raises for one crystal becomes its reason."""
         found = empty_evaluation(cells, forces, stresses)
         costs = cells.num_atoms.double()
@@ -87,9 +89,9 @@ class TorchSimPotential(Potential):
         halve_when_short(self, groups, lambda group: self._group(group, cells, found), found)
         return found
 
-    def _group(self, chosen: Tensor, cells: Cells, found: Evaluation) -> None:
+    def _group(self, chosen: Tensor, cells: Crystals, found: Evaluation) -> None:
         """Evaluate a batch, and its halves if the model fails, until the crystal is found."""
-        where = chosen.to(cells.numbers.device)
+        where = chosen.to(cells.device)
         part = cells.subset(where)
         try:
             said = self.model(_state(part.to(self.device), self.model.dtype))
@@ -107,21 +109,20 @@ class TorchSimPotential(Potential):
             return
         found.energies[where] = said["energy"].detach().reshape(-1).to(found.energies)
         if found.forces is not None:
-            starts = torch.cumsum(cells.num_atoms, 0) - cells.num_atoms
-            atoms = ranges(starts[where], part.num_atoms)
+            atoms = ranges(cells.starts[where], part.num_atoms)
             found.forces[atoms] = said["forces"].detach().to(found.forces)
         if found.stresses is not None:
             found.stresses[where] = said["stress"].detach().to(found.stresses)
 
 
-def _state(cells: Cells, dtype: torch.dtype) -> Any:
+def _state(cells: Crystals, dtype: torch.dtype) -> Any:
     sim = importlib.import_module("torch_sim")
     return sim.SimState(
         positions=cells.cart_coords.to(dtype),
-        masses=torch.ones(len(cells.numbers), dtype=dtype, device=cells.numbers.device),
+        masses=torch.ones(len(cells.atomic_numbers), dtype=dtype, device=cells.device),
         cell=cells.lattice.transpose(1, 2).contiguous().to(dtype),
         pbc=True,
-        atomic_numbers=cells.numbers,
+        atomic_numbers=cells.atomic_numbers,
         system_idx=cells.owners,
     )
 

@@ -23,7 +23,7 @@ import numpy as np
 if TYPE_CHECKING:
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]  # lattice (3, 3), numbers (n,), coords (n, 3)
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]  # of a Crystal, whose class is not imported
 Tolerances = tuple[float, float, float]  # ltol, stol, angle_tol in degrees
 
 
@@ -119,7 +119,7 @@ def match_one(first: Arrays, second: Arrays, tolerances: Tolerances, seconds: fl
                     Structure(
                         np.asarray(lattice, float), numbers.tolist(), np.asarray(coords, float)
                     )
-                    for lattice, numbers, coords in (first, second)
+                    for numbers, coords, lattice in (first, second)
                 ]
                 found = ask.get_rms_dist(*structures)
     except TimeUpError:

@@ -17,8 +17,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
-from chemeleon.evaluation.validity import minkowski_reduced, writable
+from chemeleon.crystals.batch import CrystalBatch, Crystals
+from chemeleon.crystals.neighbours import minkowski_reduced
+from chemeleon.evaluation.validity import writable
 
 NEIGHBOURS = 100
 MAX_CANDIDATES = 5e6  # atoms seen from the atoms of one crystal; needles and flakes have more
@@ -27,7 +28,7 @@ _FIRST_TRY = 1.08  # radius beyond that of a ball which would hold K atoms at ev
 
 
 def average_minimum_distances(
-    crystals: FlatCrystals, neighbours: int = NEIGHBOURS, device: torch.device | str | None = None
+    crystals: Crystals, neighbours: int = NEIGHBOURS, device: torch.device | str | None = None
 ) -> Tensor:
     """Return the vectors of average minimum distances.
 
@@ -70,7 +71,7 @@ def chebyshev(one: Tensor, two: Tensor) -> Tensor:
     return torch.cdist(one, two, p=float("inf"))
 
 
-def _reduced(crystals: FlatCrystals) -> tuple[Tensor, Tensor]:
+def _reduced(crystals: Crystals) -> tuple[Tensor, Tensor]:
     """Return which crystals can be looked at, ``(M,)``, and their Minkowski-reduced cells."""
     usable = writable(crystals)
     identity = torch.eye(3, dtype=torch.float64, device=usable.device)
@@ -87,9 +88,7 @@ def _reach(lattice: Tensor, radius: Tensor) -> Tensor:
     return torch.floor(radius.unsqueeze(-1) / heights + 0.5)
 
 
-def _groups(
-    crystals: FlatCrystals, lattice: Tensor, radius: Tensor, rows: Tensor
-) -> Iterator[Tensor]:
+def _groups(crystals: Crystals, lattice: Tensor, radius: Tensor, rows: Tensor) -> Iterator[Tensor]:
     """Cut rows into batches of like size and bounded memory; leave out hopeless crystals."""
     points = (2 * _reach(lattice[rows], radius[rows]) + 1).prod(-1)
     atoms = crystals.num_atoms[rows].double()
@@ -111,7 +110,7 @@ def _groups(
 
 
 def _distances(
-    crystals: FlatCrystals, lattices: Tensor, radii: Tensor, rows: Tensor, neighbours: int
+    crystals: Crystals, lattices: Tensor, radii: Tensor, rows: Tensor, neighbours: int
 ) -> tuple[Tensor, Tensor]:
     """Return mean distances ``(B, K)`` of a batch, and the largest to a K-th neighbour ``(B,)``."""
     batch: CrystalBatch = crystals.batch(rows)

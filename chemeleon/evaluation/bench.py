@@ -32,7 +32,7 @@ from chemeleon.evaluation.reference import Reference, load_reference
 from chemeleon.evaluation.relaxed import add_relaxed
 from chemeleon.evaluation.report_data import Report
 from chemeleon.evaluation.settings import Settings
-from chemeleon.evaluation.structures import PackedStructures
+from chemeleon.evaluation.structures import Structures
 from chemeleon.evaluation.table import build_table, check_structures, described
 
 if TYPE_CHECKING:
@@ -191,9 +191,9 @@ class _Judged(NamedTuple):
 
     table: pandas.DataFrame
     side: figures.Side
-    structures: PackedStructures
-    relaxed: PackedStructures
-    ideal: PackedStructures | None
+    structures: Structures
+    relaxed: Structures
+    ideal: Structures | None
     told: dict[str, Any]
 
 
@@ -217,7 +217,7 @@ def _judge(
     compared = compare(collection.crystals, prepared, references, tolerances, **common)
     table = build_table(collection, soundness, compared)
     add_columns(table, METRICS, collection, settings.options)
-    structures = PackedStructures(collection.crystals)
+    structures = Structures(collection.crystals)
     found = no_energies(len(table))
     steps = settings.relax_steps
     if by is not None:

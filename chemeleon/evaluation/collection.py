@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.crystal import Record
 from chemeleon.data.parse import BadCrystalError, from_structure
 from chemeleon.data.pool import Rescue, Worker, run_parallel, worker_count
@@ -22,7 +23,6 @@ from chemeleon.data.sources import has_column, read_records
 from chemeleon.errors import DataError
 from chemeleon.evaluation.describe import NUMBERS, RESCUE, TEXTS, describe_chunk, is_tame
 from chemeleon.evaluation.origin import crystals_of, sample_manifest
-from chemeleon.evaluation.packed import Packed, join
 from chemeleon.evaluation.wanted import Wanted
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Collection:
     ids: list[str]
     sources: list[str]
     reasons: list[str | None]
-    crystals: Packed
+    crystals: Crystals[Array]
     numbers: NDArray[np.float64]
     texts: list[tuple[str, ...]]
     left_out: int = 0
@@ -74,7 +74,7 @@ class Collection:
             [values[i] for i in rows.tolist()]
             for values in (self.ids, self.sources, self.reasons, self.texts)
         )
-        crystals = self.crystals.take(rows)
+        crystals = self.crystals.subset(rows)
         return Collection(ids, sources, reasons, crystals, self.numbers[rows], texts, left_out)
 
     def check(self, on_error: OnError, name: str) -> None:
@@ -193,7 +193,7 @@ def read_collection(
         ids=[r.id or f"row-{i}" for i, r in enumerate(kept, start=1)],
         sources=[f"{r.file}:{r.row}" if r.row > 1 or r.kind != "cif" else r.file for r in kept],
         reasons=reasons,
-        crystals=join(parts),
+        crystals=Crystals.join(parts),
         numbers=np.concatenate([np.zeros((0, width)), *numbers]),
         texts=texts,
     )

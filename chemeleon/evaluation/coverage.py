@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.cache import cache_dir
 from chemeleon.data.crystal import structure_of
 from chemeleon.data.pool import Rescue
 from chemeleon.errors import ConfigError, DataError
 from chemeleon.evaluation._match_worker import TimeUpError, time_limit
 from chemeleon.evaluation.collection import Progress, parallel
-from chemeleon.evaluation.packed import Packed
 from chemeleon.evaluation.reference import Reference
 from chemeleon.evaluation.statistics import wilson
 from chemeleon.storage import write_atomically
@@ -60,7 +60,7 @@ def check_installed() -> None:
 
 
 def fingerprints(
-    crystals: Packed,
+    crystals: Crystals[Array],
     wanted: NDArray[np.bool_],
     *,
     workers: int | None = None,
@@ -74,10 +74,10 @@ def fingerprints(
         workers: processes; all cores if None.
         progress: called with a word and the share done.
     """
-    found = np.full((len(crystals.counts), STRUCTURE + COMPOSITION), np.nan)
-    rows = np.flatnonzero(wanted & (crystals.counts > 0))
+    found = np.full((len(crystals), STRUCTURE + COMPOSITION), np.nan)
+    rows = np.flatnonzero(wanted & (crystals.num_atoms > 0))
     chunks = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
-    jobs = (crystals.take(chunk) for chunk in chunks)
+    jobs = (crystals.subset(chunk) for chunk in chunks)
     parts = parallel(f"{__name__}:fingerprint_chunk", fingerprint_chunk, jobs, workers, _RESCUE)
     for done, (chunk, part) in enumerate(zip(chunks, parts, strict=True), start=1):
         found[chunk] = part
@@ -187,12 +187,11 @@ def _share(flag: NDArray[np.bool_]) -> dict[str, Any]:
     return {"value": value, "low": low, "high": high, "count": count, "of": len(flag)}
 
 
-def fingerprint_chunk(crystals: Packed) -> Floats:
+def fingerprint_chunk(crystals: Crystals[Array]) -> Floats:
     """Return ``(C, F)`` in a worker process; rows of NaN where matminer has no answer."""
     structure_by, composition_by = _featurizers()
-    found = np.full((len(crystals.counts), STRUCTURE + COMPOSITION), np.nan)
-    for row, start in enumerate(crystals.starts.tolist()):
-        arrays = crystals.crystal(row, start)
+    found = np.full((len(crystals), STRUCTURE + COMPOSITION), np.nan)
+    for row, arrays in enumerate(crystals):
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"), time_limit(_SECONDS):
                 warnings.simplefilter("ignore")
@@ -221,9 +220,7 @@ def _save(path: Path, found: Floats) -> None:
 
 
 _RESCUE = Rescue(
-    split=lambda crystals: [crystals.take([i]) for i in range(len(crystals.counts))],
+    split=lambda crystals: [crystals.subset([i]) for i in range(len(crystals))],
     join=np.concatenate,
-    give_up=lambda crystals, reason: np.full(
-        (len(crystals.counts), STRUCTURE + COMPOSITION), np.nan
-    ),
+    give_up=lambda crystals, reason: np.full((len(crystals), STRUCTURE + COMPOSITION), np.nan),
 )

@@ -36,7 +36,6 @@ from chemeleon.errors import DataError
 from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.grouping import composition_keys
 from chemeleon.evaluation.matching import TOLERANCES, match_pairs
-from chemeleon.evaluation.packed import Packed
 from chemeleon.evaluation.summary import finite, share
 from chemeleon.evaluation.table import of_each
 from chemeleon.evaluation.validity import MIN_DISTANCE, MIN_VOLUME, shortest_distances
@@ -44,7 +43,6 @@ from chemeleon.evaluation.validity import MIN_DISTANCE, MIN_VOLUME, shortest_dis
 _MATCHER = "cdvae"
 _METRE_PAIRS = 200_000  # beyond the targets' own; some 20 ms each
 _SUFFIX = re.compile(r"[-_.](?:sample[-_]?)?(\d+)$")
-_NOTHING = (np.zeros((3, 3)), np.zeros(0, np.int64), np.zeros((0, 3)))
 _PAIRS = 20_000  # held at a time
 
 
@@ -190,7 +188,7 @@ def _rmse(
     for begin in range(0, len(found), _PAIRS):
         part = slice(begin, begin + _PAIRS)
         arrays = [
-            (_arrays(samples.crystals, row), _arrays(targets.crystals, target))
+            (samples.crystals.crystal(row), targets.crystals.crystal(target))
             for target, row in zip(pairs.target[part], pairs.sample[part], strict=True)
         ]
         answer = match_pairs(arrays, _MATCHER, jobs, seconds)
@@ -248,10 +246,3 @@ def rates(found: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any
         error = f"RMSE {entry['rmse']:.4f}, " if entry.get("rmse") is not None else ""
         error += f"cRMSE {corrected(entry):.4f}"
         yield name, label.format(k=found.get("k", "k")), entry, error
-
-
-def _arrays(crystals: Packed, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    if crystals.counts[row] == 0:
-        return _NOTHING
-    numbers, frac, lattice = crystals.crystal(row)
-    return lattice, numbers, frac

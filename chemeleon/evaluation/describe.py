@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, space_group
 from chemeleon.data.niggli import cell_parameters
 from chemeleon.data.parse import BadCrystalError, Crystal, parse_as_given
 from chemeleon.data.pool import Rescue
 from chemeleon.evaluation._match_worker import TimeUpError, time_limit
-from chemeleon.evaluation.packed import Packed, join, pack
 
 DESCRIPTION_VERSION = 2  # part of the key of cached references
 OXIDATION_STATES = "smact14"
@@ -57,7 +57,7 @@ class Described(NamedTuple):
         texts: rows of `TEXTS`.
     """
 
-    crystals: Packed
+    crystals: Crystals[Array]
     reasons: list[str | None]
     numbers: NDArray[np.float64]
     texts: list[tuple[str, ...]]
@@ -80,7 +80,7 @@ def _give_up(items: list[tuple[str, Any]], reason: str) -> Described:
 
 def _join(parts: Sequence[Described]) -> Described:
     return Described(
-        join([p.crystals for p in parts]),
+        Crystals.join([p.crystals for p in parts]),
         [reason for p in parts for reason in p.reasons],
         np.concatenate([p.numbers for p in parts]),
         [text for p in parts for text in p.texts],
@@ -123,7 +123,7 @@ def describe_chunk(items: list[tuple[str, Any]]) -> Described:
         rows.append(row)
         texts.append(text)
     numbers = np.array(rows, dtype=np.float64).reshape(-1, len(NUMBERS))
-    return Described(pack(crystals), reasons, numbers, texts)
+    return Described(Crystals.of(crystals), reasons, numbers, texts)
 
 
 @functools.cache

@@ -29,14 +29,15 @@ from __future__ import annotations
 
 import functools
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.evaluation.grouping import Novelty, Prepared, elements_of, find_known, prepare
 from chemeleon.evaluation.matching import Tolerances
-from chemeleon.evaluation.packed import Packed
 
 MOST_RADIUS_DIFFERENCE = 0.3
 MOST_ELECTRONEGATIVITY_DIFFERENCE = 1.0
@@ -82,10 +83,10 @@ def groups_of(key: bytes) -> dict[int, int]:
 
 
 def find_alike(
-    crystals: Packed,
+    crystals: Crystals[Array],
     keys: list[bytes],
     asked: NDArray[np.bool_],
-    known: Packed,
+    known: Crystals[Array],
     known_keys: list[bytes],
     tolerances: Tolerances,
     **common: Any,
@@ -123,18 +124,18 @@ def find_alike(
 
 
 def _spread(
-    crystals: Packed,
+    crystals: Crystals[Array],
     keys: list[bytes],
     rows: NDArray[np.int64],
     groups: dict[bytes, dict[int, int]],
     common: dict[str, Any],
 ) -> Prepared:
     """Return crystals with one element for each group, reduced, under the keys they had."""
-    part = crystals.take(rows)
+    part = crystals.subset(rows)
     chosen = [keys[row] for row in rows.tolist()]
-    numbers, begin = part.numbers.copy(), 0
-    for key, count in zip(chosen, part.counts.tolist(), strict=True):
+    numbers, begin = part.atomic_numbers.copy(), 0
+    for key, count in zip(chosen, part.num_atoms.tolist(), strict=True):
         atoms = numbers[begin : begin + count]
         atoms[:] = [groups[key][z] for z in atoms.tolist()]
         begin += count
-    return prepare(part._replace(numbers=numbers), **common)._replace(keys=chosen)
+    return prepare(replace(part, atomic_numbers=numbers), **common)._replace(keys=chosen)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.parse import Crystal, from_structure
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.collection import Progress
 from chemeleon.evaluation.columns import ABOVE
 from chemeleon.evaluation.novelty import column_word
-from chemeleon.evaluation.packed import pack
-from chemeleon.evaluation.structures import PackedStructures
+from chemeleon.evaluation.structures import Structures
 
 if TYPE_CHECKING:
     import pandas
@@ -71,19 +71,19 @@ class Energies(NamedTuple):
         told: what the manifest should say.
     """
 
-    relaxed: PackedStructures
+    relaxed: Structures
     told: dict[str, Any]
 
 
 def no_energies(count: int) -> Energies:
     """Return the answer for `count` crystals without a potential."""
-    nothing = PackedStructures(pack([None] * count))
+    nothing = Structures(Crystals.of([None] * count))
     return Energies(nothing, {"potential": None, "hull": None, "relax_steps": 0})
 
 
 def add_energies(
     table: pandas.DataFrame,
-    structures: PackedStructures,
+    structures: Structures,
     by: EnergyJudge,
     *,
     relax_steps: int = 0,
@@ -139,7 +139,7 @@ def add_energies(
         table["relax_rmsd_a"] = [np.nan if end is None else end.rmsd_angstrom for end in each]
     kept = sum(end.taken_back for end in ends.values())
     said_of = _told(by, relax_steps) | ({"relax_taken_back": kept} if relax_steps else {})
-    return Energies(PackedStructures(pack(relaxed)), said_of)
+    return Energies(Structures(Crystals.of(relaxed)), said_of)
 
 
 def _told(by: EnergyJudge, relax_steps: int) -> dict[str, Any]:

@@ -62,11 +62,11 @@ def composition_features(collection: Collection) -> Floats:
     rows = np.full((len(collection), len(COMPOSITION)), np.nan)
     packed = collection.crystals
     starts = packed.starts
-    kept = np.flatnonzero(packed.counts)
+    kept = np.flatnonzero(packed.num_atoms)
     if len(kept) == 0:
         return rows
-    values = table[packed.numbers]  # (A, P)
-    begins, counts = starts[kept], packed.counts[kept, None]
+    values = table[packed.atomic_numbers]  # (A, P)
+    begins, counts = starts[kept], packed.num_atoms[kept, None]
     mean = np.add.reduceat(values, begins) / counts
     square = np.add.reduceat(values * values, begins) / counts
     deviation = np.sqrt(np.maximum(square - mean * mean, 0))

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.pool import worker_count, workers_wait
 from chemeleon.evaluation import judge, reduced
 from chemeleon.evaluation._match_worker import Tolerances
 from chemeleon.evaluation.collection import Progress, parallel
-from chemeleon.evaluation.judge import Edges, Job, Stack
-from chemeleon.evaluation.packed import Packed, join
+from chemeleon.evaluation.judge import Edges, Job
 from chemeleon.evaluation.reduced import reduce_chunk
 
 _REDUCE_CHUNK = 32
@@ -44,7 +44,7 @@ class Prepared(NamedTuple):
         reasons: why a crystal could not be reduced, else None.
     """
 
-    crystals: Packed
+    crystals: Crystals[Array]
     keys: list[bytes]
     reasons: list[str | None]
 
@@ -75,17 +75,18 @@ class Novelty(NamedTuple):
     undecided: NDArray[np.int64]
 
 
-def composition_keys(crystals: Packed) -> list[bytes]:
+def composition_keys(crystals: Crystals[Array]) -> list[bytes]:
     """Return the reduced composition of each crystal as bytes; empty for those of no atoms.
 
     Crystals with other bytes never match. See `elements_of`.
     """
     keys: list[bytes] = []
-    for begin in range(0, len(crystals.counts), _KEYS_CHUNK):
-        part = crystals.take(np.arange(begin, min(begin + _KEYS_CHUNK, len(crystals.counts))))
-        total = len(part.counts)
-        owners = np.repeat(np.arange(total), part.counts) * 256
-        table = np.bincount(owners + part.numbers, minlength=total * 256).reshape(total, 256)
+    for begin in range(0, len(crystals), _KEYS_CHUNK):
+        part = crystals.subset(np.arange(begin, min(begin + _KEYS_CHUNK, len(crystals))))
+        total = len(part)
+        table = np.bincount(part.owners * 256 + part.atomic_numbers, minlength=total * 256).reshape(
+            total, 256
+        )
         rows, elements = np.nonzero(table)
         reduced = table // np.maximum(np.gcd.reduce(table, axis=1), 1)[:, None]
         pairs = np.stack([elements, reduced[rows, elements]], -1).astype(np.uint16).tobytes()
@@ -102,7 +103,7 @@ def elements_of(key: bytes) -> dict[int, int]:
 
 
 def prepare(
-    crystals: Packed,
+    crystals: Crystals[Array],
     wanted: NDArray[np.bool_] | None = None,
     *,
     seconds: float = 10.0,
@@ -118,13 +119,13 @@ def prepare(
         workers: processes; all cores if None.
         progress: called with a word and the share done.
     """
-    todo = crystals.counts > 0 if wanted is None else wanted & (crystals.counts > 0)
+    todo = crystals.num_atoms > 0 if wanted is None else wanted & (crystals.num_atoms > 0)
     rows = np.flatnonzero(todo)
     size = _REDUCE_CHUNK
     if workers_wait():
         size = max(1, min(size, len(rows) // (2 * (workers or worker_count()))))
     chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
-    jobs = ((crystals.take(chunk), seconds) for chunk in chunks)
+    jobs = ((crystals.subset(chunk), seconds) for chunk in chunks)
     function = f"{reduce_chunk.__module__}:reduce_chunk"
     parts, reasons = [], []
     found = parallel(function, reduce_chunk, jobs, workers, reduced.RESCUE, reduced.is_tame)
@@ -133,16 +134,16 @@ def prepare(
         reasons += why
         if progress:
             progress("reducing cells", done / len(chunks))
-    cells = join(parts)
-    counts = np.zeros_like(crystals.counts)
-    counts[rows] = cells.counts
+    cells = Crystals.join(parts)
+    counts = np.zeros_like(crystals.num_atoms)
+    counts[rows] = cells.num_atoms
     lattice = np.zeros_like(crystals.lattice)
     lattice[rows] = cells.lattice
-    every: list[str | None] = [None] * len(crystals.counts)
+    every: list[str | None] = [None] * len(crystals)
     for row, reason in zip(rows.tolist(), reasons, strict=True):
         every[row] = reason
-    packed = Packed(cells.numbers, cells.frac, lattice, counts)
-    return Prepared(packed, composition_keys(crystals), every)
+    whole = Crystals(cells.atomic_numbers, cells.frac_coords, lattice, counts)
+    return Prepared(whole, composition_keys(crystals), every)
 
 
 def find_groups(
@@ -230,7 +231,7 @@ def _within_jobs(
         size = len(rows)
         if size < 2:
             continue
-        stack = _stack(prepared.crystals, rows)
+        stack = prepared.crystals.subset(rows)
         # rows far apart in one job: early rows have more partners than late ones
         pairs = -(-size * size // 2)
         # each part asks anew what joins crystals that match: finer cuts cost more than they save
@@ -250,27 +251,20 @@ def _against_jobs(
 ) -> Iterator[tuple[tuple[NDArray[np.int64], NDArray[np.int64]], Job]]:
     for key, rows in ours.items():
         others = theirs[key]
-        stack = _stack(reference.crystals, others)
+        stack = reference.crystals.subset(others)
         step = -(-len(rows) // _parts(len(rows) * len(others), workers))
         for begin in range(0, len(rows), step):
             part = rows[begin : begin + step]
-            mine = _stack(prepared.crystals, part)
+            mine = prepared.crystals.subset(part)
             job = Job(np.arange(len(part)), mine, stack, tolerances, seconds)
             yield (part, others), job
-
-
-def _stack(crystals: Packed, rows: NDArray[np.int64]) -> Stack:
-    taken = crystals.take(rows)
-    count, atoms = len(rows), int(taken.counts[0])
-    numbers = taken.numbers.astype(np.int64).reshape(count, atoms)
-    return Stack(numbers, taken.frac.reshape(count, atoms, 3), taken.lattice)
 
 
 def _by_key(prepared: Prepared) -> dict[Key, NDArray[np.int64]]:
     """Return the reduced crystals that share composition and number of atoms."""
     found: dict[Key, list[int]] = {}
     for row, (key, count) in enumerate(
-        zip(prepared.keys, prepared.crystals.counts.tolist(), strict=True)
+        zip(prepared.keys, prepared.crystals.num_atoms.tolist(), strict=True)
     ):
         if count:
             found.setdefault((key, count), []).append(row)

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from chemeleon.config.requests import check_range
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.idealise import Bounds, Candidate, candidates_chunk
 from chemeleon.crystals.symmetry import TIGHT, Cell, group_of, in_cell
 from chemeleon.data.crystal import Crystal, structure_of
 from chemeleon.data.pool import Rescue, run_parallel, worker_count, workers_wait
 from chemeleon.errors import ConfigError
-from chemeleon.evaluation.packed import pack
-from chemeleon.evaluation.table import flat_crystals
 from chemeleon.evaluation.validity import structural_problems
 
 if TYPE_CHECKING:
@@ -173,7 +172,7 @@ def symmetrize(
     source = Path(structures) if isinstance(structures, str) else structures
     collection = read_collection(source, workers=jobs)
     options: dict[str, Any] = {"workers": jobs, **bounds}
-    found = idealise(collection.crystals.crystals(), chosen, judge, **options)
+    found = idealise(list(collection.crystals), chosen, judge, **options)
     return [
         one if reason is None else one._replace(reason=reason)
         for one, reason in zip(found, collection.reasons, strict=True)
@@ -281,11 +280,11 @@ def _search(
 def _energies(crystals: Sequence[Crystal], potential: Potential | None) -> list[float]:
     if potential is None or not crystals:
         return [np.nan] * len(crystals)
-    return potential.energies(flat_crystals(pack(crystals))).per_atom_ev.tolist()
+    return potential.energies(Crystals.of(crystals).tensors()).per_atom_ev.tolist()
 
 
 def _problems(crystals: Sequence[Crystal]) -> list[str | None]:
-    return structural_problems(flat_crystals(pack(crystals)))
+    return structural_problems(Crystals.of(crystals).tensors())
 
 
 def _symbol(number: int | None) -> str:

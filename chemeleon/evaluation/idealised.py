@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.parse import Crystal
 from chemeleon.evaluation.energies import EnergyJudge, fill_energies
 from chemeleon.evaluation.idealise import Idealised, idealise, told
-from chemeleon.evaluation.packed import pack
-from chemeleon.evaluation.structures import PackedStructures
+from chemeleon.evaluation.structures import Structures
 
 if TYPE_CHECKING:
     import pandas
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 def add_idealised(
     table: pandas.DataFrame,
-    structures: PackedStructures,
-    relaxed: PackedStructures,
+    structures: Structures,
+    relaxed: Structures,
     by: EnergyJudge | None,
     symprec: float,
     *,
     rows: NDArray[np.int64] | None = None,
     workers: int | None = None,
-) -> tuple[PackedStructures, dict[str, Any]]:
+) -> tuple[Structures, dict[str, Any]]:
     """Idealise crystals and add columns; return them, and what the manifest should say.
 
     Args:
@@ -65,12 +65,10 @@ def add_idealised(
     names = [str(table["id"].iat[row]) for row, _ in kept]
     said = told(ends, names, symprec, potential)
     del said["groups"]  # they are in the table
-    return PackedStructures(pack(made)), {"idealise": said}
+    return Structures(Crystals.of(made)), {"idealise": said}
 
 
-def _known(
-    table: pandas.DataFrame, relaxed: PackedStructures, rows: Sequence[int]
-) -> list[float] | None:
+def _known(table: pandas.DataFrame, relaxed: Structures, rows: Sequence[int]) -> list[float] | None:
     """Return the energies of the crystals that are idealised, None if there are none."""
     columns = [f"{state}energy_ev_per_atom" for state in ("", "relaxed_")]
     found = [table[name].to_numpy(float) if name in table else None for name in columns]

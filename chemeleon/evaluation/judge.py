@@ -16,51 +16,34 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.batch import Array, Crystal, Crystals
 from chemeleon.data.pool import Rescue
 from chemeleon.evaluation._match_worker import TimeUpError, Tolerances, matcher, time_limit
 from chemeleon.evaluation.lattice_maps import Cells, possible_maps, unit_cells
-from chemeleon.evaluation.reduced import TAME_ATOMS, Reduced
+from chemeleon.evaluation.reduced import TAME_ATOMS
 from chemeleon.evaluation.site_maps import maps_that_fit
 
 NO, YES, UNDECIDED = 0, 1, 2
 
 
-class Stack(NamedTuple):
-    """Reduced crystals of one composition and one number of atoms, the only ones that can match.
-
-    Attributes:
-        numbers: ``(C, n)`` int64.
-        frac: ``(C, n, 3)`` float64.
-        lattice: ``(C, 3, 3)`` float64, angstrom.
-    """
-
-    numbers: NDArray[np.int64]
-    frac: NDArray[np.float64]
-    lattice: NDArray[np.float64]
-
-    def crystal(self, index: int) -> Reduced:
-        """Return one of the crystals."""
-        return Reduced(self.numbers[index], self.frac[index], self.lattice[index])
-
-
 class _Scaled:
     """As much of a Structure as the matcher's steps look at."""
 
-    def __init__(self, crystal: Reduced, factor: float) -> None:
+    def __init__(self, crystal: Crystal, factor: float) -> None:
         from pymatgen.core import Lattice
 
         self.lattice = Lattice(crystal.lattice * factor)
-        self.frac_coords = crystal.frac
+        self.frac_coords = crystal.frac_coords
         # one product per atom, as a Structure does it: a product of matrices may round otherwise
-        self.cart_coords = np.array([np.dot(x, self.lattice.matrix) for x in crystal.frac])
-        self.species_and_occu = crystal.numbers.tolist()
+        self.cart_coords = np.array([np.dot(x, self.lattice.matrix) for x in crystal.frac_coords])
+        self.species_and_occu = crystal.atomic_numbers.tolist()
 
     def __len__(self) -> int:
         return len(self.frac_coords)
 
 
 def fits(
-    first: Reduced, second: Reduced, tolerances: Tolerances, worth: set[bytes] | None = None
+    first: Crystal, second: Crystal, tolerances: Tolerances, worth: set[bytes] | None = None
 ) -> bool:
     """Return ``StructureMatcher.fit`` of two crystals that are reduced already.
 
@@ -104,8 +87,8 @@ def fits(
 
 
 def verdicts(
-    first: Reduced,
-    others: Stack,
+    first: Crystal,
+    others: Crystals[Array],
     cells: Cells,
     chosen: NDArray[np.int64],
     tolerances: Tolerances,
@@ -127,7 +110,10 @@ def verdicts(
     ltol, stol, angle_tol = tolerances
     some = Cells(cells.lengths[chosen], cells.angles[chosen])
     maps = possible_maps(first.lattice, some, ltol, angle_tol)
-    fit = maps_that_fit(first, others.numbers[chosen], others.frac[chosen], some, maps, stol)
+    atoms = len(first.atomic_numbers)
+    numbers = others.atomic_numbers.reshape(-1, atoms)[chosen]
+    frac = others.frac_coords.reshape(-1, atoms, 3)[chosen]
+    fit = maps_that_fit(first, numbers, frac, some, maps, stol)
     worth: dict[int, set[bytes] | None] = dict.fromkeys(chosen[maps.unknown].tolist())
     for index, scale in zip(chosen[maps.owner[fit]].tolist(), maps.scale[fit], strict=True):
         worth.setdefault(index, set()).add(scale.tobytes())  # type: ignore[union-attr]
@@ -159,7 +145,7 @@ class Job(NamedTuple):
 
     Attributes:
         rows: indices of first arguments in ``firsts``.
-        firsts: crystals to judge.
+        firsts: crystals to judge, of one composition and one number of atoms.
         others: crystals to compare with, or None for those of ``firsts`` that come after a row.
         tolerances: ltol, stol, angle_tol in degrees.
         seconds: limit per pair.
@@ -167,8 +153,8 @@ class Job(NamedTuple):
     """
 
     rows: NDArray[np.int64]
-    firsts: Stack
-    others: Stack | None
+    firsts: Crystals[Array]
+    others: Crystals[Array] | None
     tolerances: Tolerances
     seconds: float
     columns: NDArray[np.int64] | None = None
@@ -176,9 +162,9 @@ class Job(NamedTuple):
     def partners(self, row: int) -> NDArray[np.int64]:
         """Return the crystals that a row is compared with."""
         if self.others is not None:
-            return np.arange(len(self.others.lattice)) if self.columns is None else self.columns
+            return np.arange(len(self.others)) if self.columns is None else self.columns
         if self.columns is None:
-            return np.arange(row + 1, len(self.firsts.lattice))
+            return np.arange(row + 1, len(self.firsts))
         return self.columns[self.columns > row]
 
 
@@ -195,7 +181,7 @@ def judge(job: Job) -> Edges:
 
 
 def _within(job: Job) -> Edges:
-    total = len(job.firsts.lattice)
+    total = len(job.firsts)
     cells = unit_cells(job.firsts.lattice)
     group = np.arange(total)
     matches, undecided = [], []
@@ -214,7 +200,7 @@ def _within(job: Job) -> Edges:
     return Edges(_pairs(matches), _pairs(undecided))
 
 
-def _against(job: Job, others: Stack) -> Edges:
+def _against(job: Job, others: Crystals[Array]) -> Edges:
     cells = unit_cells(others.lattice)
     matches, undecided = [], []
     for row in job.rows.tolist():
@@ -235,7 +221,7 @@ def _pairs(found: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
 
 def is_tame(job: Job) -> bool:
     """Tell whether no crystal here is so large that compiled code could take long over a pair."""
-    return job.firsts.numbers.shape[1] <= TAME_ATOMS
+    return int(job.firsts.num_atoms.max(initial=0)) <= TAME_ATOMS
 
 
 def _split(job: Job) -> list[Job]:

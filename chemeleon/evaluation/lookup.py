@@ -15,11 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chemeleon.crystals.batch import FlatCrystals
-from chemeleon.data.parse import Crystal
+from chemeleon.crystals.batch import Crystal, Crystals
 from chemeleon.evaluation.amd import NEIGHBOURS, average_minimum_distances
 from chemeleon.evaluation.grouping import Prepared, composition_keys, prepare
-from chemeleon.evaluation.packed import Packed, pack
 
 _NONE = np.zeros(0, dtype=np.int64)
 
@@ -36,17 +34,17 @@ class Lookup:
 
     def __init__(
         self,
-        crystals: FlatCrystals,
+        crystals: Crystals,
         *,
         seconds: float = 10.0,
         workers: int | None = None,
         neighbours: int = NEIGHBOURS,
     ) -> None:
         self.crystals = crystals
-        self.packed = to_packed(crystals)
+        self.arrays = crystals.arrays()
         self.seconds, self.workers, self.neighbours = seconds, workers, neighbours
         rows: dict[bytes, list[int]] = {}
-        for row, key in enumerate(composition_keys(self.packed)):
+        for row, key in enumerate(composition_keys(self.arrays)):
             rows.setdefault(key, []).append(row)
         self.rows = {key: np.array(found, dtype=np.int64) for key, found in rows.items()}
         self._reduced: dict[int, tuple[Crystal | None, str | None]] = {}
@@ -66,32 +64,20 @@ class Lookup:
         rows = self.of(chosen)
         missing = [row for row in rows.tolist() if row not in self._reduced]
         if missing:
-            part = self.packed.take(missing)
+            part = self.arrays.subset(missing)
             made = prepare(part, seconds=self.seconds, workers=self.workers)
-            starts = made.crystals.starts.tolist()
-            for i, (row, reason) in enumerate(zip(missing, made.reasons, strict=True)):
-                crystal = None if reason else made.crystals.crystal(i, starts[i])
-                self._reduced[row] = (crystal, reason)
+            for row, reason, crystal in zip(missing, made.reasons, made.crystals, strict=True):
+                self._reduced[row] = (None if reason else crystal, reason)
         found = [self._reduced[row] for row in rows.tolist()]
         labels = [key for key, members in chosen.items() for _ in members]
-        return Prepared(pack([c for c, _ in found]), labels, [r for _, r in found])
+        return Prepared(Crystals.of([c for c, _ in found]), labels, [r for _, r in found])
 
     def distances(self, rows: NDArray[np.int64]) -> Tensor:
         """Return average minimum distances of some of the crystals, ``(len(rows), K)``."""
         missing = [row for row in rows.tolist() if row not in self._distances]
         if missing:
-            part = self.crystals.subset(torch.tensor(missing))
+            part = self.crystals.subset(missing)
             made = average_minimum_distances(part, self.neighbours)
             self._distances.update(zip(missing, made, strict=True))
         found = [self._distances[row] for row in rows.tolist()]
         return torch.stack(found) if found else torch.zeros(0, self.neighbours).double()
-
-
-def to_packed(crystals: FlatCrystals) -> Packed:
-    """Return crystals on the CPU in the form that evaluation holds, in float64."""
-    return Packed(
-        crystals.atomic_numbers.numpy().astype(np.uint8),
-        crystals.frac_coords.double().numpy(),
-        crystals.lattice.double().numpy(),
-        crystals.num_atoms.numpy(),
-    )

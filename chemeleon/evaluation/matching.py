@@ -23,17 +23,15 @@ import threading
 from collections.abc import Sequence
 from multiprocessing import connection
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 
+from chemeleon.crystals.batch import Crystal
 from chemeleon.data.pool import WORKER_SIGN, out_of_time, worker_count
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.evaluation import _match_worker
-from chemeleon.evaluation._match_worker import Answer, Arrays, Tolerances, backstop, match_one
-
-if TYPE_CHECKING:
-    from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
+from chemeleon.evaluation._match_worker import Answer, Tolerances, backstop, match_one
 
 MatcherName = Literal["cdvae", "pymatgen", "lemat"]
 
@@ -49,7 +47,7 @@ _EXTREME_CELL = 100.0  # longest over shortest vector: compiled code there outla
 _GRACE_SECONDS = 10.0  # beyond the backstop of the worker itself
 _START_SECONDS = 120.0
 
-Pair = tuple[Arrays, Arrays]
+Pair = tuple[Crystal, Crystal]
 
 
 class MatchResult(NamedTuple):
@@ -87,8 +85,7 @@ def match_pairs(
     """Match each pair of crystals; a bad crystal gives a reason, never an exception.
 
     Args:
-        pairs: (found, reference), each (lattice (3, 3) in angstrom, atomic numbers (n,),
-            fractional coordinates (n, 3)) as numpy arrays.
+        pairs: (found, reference).
         matcher: named tolerances, see `TOLERANCES`.
         jobs: worker processes; all cores by default. Fewer than 16 pairs, of ordinary cells, are
             matched in this process.
@@ -128,20 +125,9 @@ def match_pairs(
     )
 
 
-def crystal_arrays(crystals: FlatCrystals | CrystalBatch) -> list[Arrays]:
-    """Return crystals one by one without padding, as numpy arrays in float64."""
-    from chemeleon.crystals.batch import FlatCrystals
-
-    flat = (crystals if isinstance(crystals, FlatCrystals) else crystals.flatten()).to("cpu")
-    counts = flat.num_atoms.tolist()
-    numbers = [part.numpy() for part in flat.atomic_numbers.split(counts)]
-    coords = [part.numpy() for part in flat.frac_coords.detach().double().split(counts)]
-    return list(zip(flat.lattice.detach().double().numpy(), numbers, coords, strict=True))
-
-
-def _known_answer(first: Arrays, second: Arrays) -> Answer | None:
+def _known_answer(first: Crystal, second: Crystal) -> Answer | None:
     """Answer what needs no matcher: unusable arrays and different compositions."""
-    for lattice, numbers, coords in (first, second):
+    for numbers, coords, lattice in (first, second):
         if np.shape(lattice) != (3, 3) or np.shape(coords) != (len(numbers), 3):
             return Answer(None, False, f"shapes {np.shape(lattice)} and {np.shape(coords)}")
         if len(numbers) == 0:
@@ -150,7 +136,8 @@ def _known_answer(first: Arrays, second: Arrays) -> Answer | None:
             return Answer(None, False, "not finite")
         if np.min(numbers) < 1 or np.max(numbers) > 118:
             return Answer(None, False, "atomic number outside 1 to 118")
-    return None if _composition(first[1]) == _composition(second[1]) else Answer(None)
+    one, two = _composition(first.atomic_numbers), _composition(second.atomic_numbers)
+    return None if one == two else Answer(None)
 
 
 def _composition(numbers: np.ndarray) -> bytes:
@@ -159,7 +146,7 @@ def _composition(numbers: np.ndarray) -> bytes:
 
 
 def _is_extreme(pair: Pair) -> bool:
-    lengths = np.linalg.norm([lattice for lattice, _, _ in pair], axis=-1)
+    lengths = np.linalg.norm([crystal.lattice for crystal in pair], axis=-1)
     return bool((lengths.max(-1) > _EXTREME_CELL * lengths.min(-1)).any())
 
 
@@ -294,7 +281,8 @@ def _ask(
     """Have a chunk answered; return the pairs still to ask where the worker was lost on one."""
     done = 0
     try:
-        worker.link.send(([pairs[i] for i in chunk], tolerances, seconds))
+        plain = [tuple(tuple(crystal) for crystal in pairs[i]) for i in chunk]  # no class of ours
+        worker.link.send((plain, tolerances, seconds))
         for i in chunk:
             answers[i] = Answer(*worker.receive(backstop(seconds) + _GRACE_SECONDS))  # type: ignore[misc]
             done += 1

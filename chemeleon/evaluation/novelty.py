@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.evaluation.disordered import find_alike
 from chemeleon.evaluation.grouping import (
     Prepared,
@@ -26,7 +27,6 @@ from chemeleon.evaluation.grouping import (
     shared,
 )
 from chemeleon.evaluation.matching import Tolerances
-from chemeleon.evaluation.packed import Packed
 
 if TYPE_CHECKING:
     import pandas
@@ -66,7 +66,7 @@ def all_columns(references: Sequence[str]) -> list[str]:
 
 
 def compare(
-    crystals: Packed,
+    crystals: Crystals[Array],
     prepared: Prepared | None,
     references: Sequence[Reference],
     tolerances: Tolerances,
@@ -87,7 +87,7 @@ def compare(
         wanted = shared(keys, [set(r.prepared.keys) for r in references])
         prepared = prepare(crystals, wanted, **common)
     groups = find_groups(prepared, tolerances, **common)
-    readable, undecided = crystals.counts > 0, groups.undecided.copy()
+    readable, undecided = crystals.num_atoms > 0, groups.undecided.copy()
     ordered, disordered = {}, {}
     for reference in references:
         known = find_known(prepared, reference.prepared, tolerances, **common)

@@ -11,50 +11,32 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from chemeleon.data.parse import Crystal
+from chemeleon.crystals.batch import Array, Crystal, Crystals
 from chemeleon.data.pool import Rescue
 from chemeleon.evaluation._match_worker import TimeUpError, time_limit
-from chemeleon.evaluation.packed import Packed, join, pack
 
 REDUCTION_VERSION = 1  # part of the key of cached references
 EXTREME_RATIO = 100.0  # longest over shortest vector; compiled code there outlasts any alarm
 TAME_ATOMS = 100  # up to here compiled code is quick enough to run without a process of its own
 MAX_REDUCED_ATOMS = 1000  # tables of pairs of atoms beyond this are too large to hold
+_Job = tuple[Crystals[Array], float]
+_Found = tuple[Crystals[Array], list[str | None]]
 
 
-class Reduced(NamedTuple):
-    """A crystal as `StructureMatcher` compares it: Niggli-reduced, primitive, atoms in its order.
-
-    Attributes:
-        numbers: ``(n,)`` int64 atomic numbers.
-        frac: ``(n, 3)`` float64 fractional coordinates.
-        lattice: ``(3, 3)`` float64, angstrom.
-    """
-
-    numbers: NDArray[np.int64]
-    frac: NDArray[np.float64]
-    lattice: NDArray[np.float64]
-
-
-def reduce_crystal(
-    numbers: NDArray[Any], frac: NDArray[Any], lattice: NDArray[Any], seconds: float = 10.0
-) -> Reduced | str:
-    """Reduce a crystal as pymatgen's matcher does, or say why that cannot be.
+def reduce_crystal(crystal: Crystal, seconds: float = 10.0) -> Crystal | str:
+    """Reduce a crystal as pymatgen's matcher does, atoms in its order, or say why not.
 
     Args:
-        numbers: ``(n,)`` atomic numbers.
-        frac: ``(n, 3)`` fractional coordinates.
-        lattice: ``(3, 3)`` angstrom.
+        crystal: in any cell.
         seconds: limit, after which the reason says so.
     """
     from pymatgen.analysis.structure_matcher import StructureMatcher
     from pymatgen.core import Structure
 
+    numbers, frac, lattice = crystal
     lengths = np.linalg.norm(lattice, axis=-1)
     if not lengths.max() <= EXTREME_RATIO * lengths.min():
         return f"longest cell vector is over {EXTREME_RATIO:g} times the shortest"
@@ -71,44 +53,43 @@ def reduce_crystal(
         return f"not reduced within {seconds:g} s"
     except Exception as error:  # pymatgen and LAPACK raise nearly every class
         return f"{type(error).__name__}: {error}"
-    return Reduced(
+    return Crystal(
         np.array([site.specie.Z for site in found], dtype=np.int64),
         np.array(found.frac_coords, dtype=np.float64),
         np.array(found.lattice.matrix, dtype=np.float64),
     )
 
 
-def reduce_chunk(job: tuple[Packed, float]) -> tuple[Packed, list[str | None]]:
+def reduce_chunk(job: _Job) -> _Found:
     """Reduce crystals in a worker process; those that cannot be have no atoms, and a reason."""
     crystals, seconds = job
-    found = [
-        reduce_crystal(*crystals.crystal(i, start), seconds)
-        for i, start in enumerate(crystals.starts.tolist())
-    ]
-    reduced = [None if isinstance(f, str) else Crystal(*f) for f in found]
-    return pack(reduced), [f if isinstance(f, str) else None for f in found]
+    found = [reduce_crystal(crystal, seconds) for crystal in crystals]
+    reduced = [None if isinstance(f, str) else f for f in found]
+    return Crystals.of(reduced), [f if isinstance(f, str) else None for f in found]
 
 
-def is_tame(job: tuple[Packed, float]) -> bool:
+def is_tame(job: _Job) -> bool:
     """Tell whether no crystal here is so large that compiled code could take long over it."""
-    return int(job[0].counts.max(initial=0)) <= TAME_ATOMS
+    return int(job[0].num_atoms.max(initial=0)) <= TAME_ATOMS
 
 
-def _split(job: tuple[Packed, float]) -> list[tuple[Packed, float]]:
+def _split(job: _Job) -> list[_Job]:
     crystals, seconds = job
-    rows = np.arange(len(crystals.counts))
-    return [(crystals.take(part), seconds) for part in np.array_split(rows, 8) if len(part)]
+    rows = np.arange(len(crystals))
+    return [(crystals.subset(part), seconds) for part in np.array_split(rows, 8) if len(part)]
 
 
 def _join(
-    parts: Sequence[tuple[Packed, list[str | None]]],
-) -> tuple[Packed, list[str | None]]:
-    return join([p for p, _ in parts]), [reason for _, reasons in parts for reason in reasons]
+    parts: Sequence[_Found],
+) -> _Found:
+    return Crystals.join([p for p, _ in parts]), [
+        reason for _, reasons in parts for reason in reasons
+    ]
 
 
-def _give_up(job: tuple[Packed, float], reason: str) -> tuple[Packed, list[str | None]]:
-    count = len(job[0].counts)
-    return pack([None] * count), [reason] * count
+def _give_up(job: _Job, reason: str) -> _Found:
+    count = len(job[0])
+    return Crystals.of([None] * count), [reason] * count
 
 
 RESCUE = Rescue(_split, _join, _give_up)

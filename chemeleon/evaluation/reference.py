@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from chemeleon.config.plain_json import parse_json
+from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.cache import cache_dir
 from chemeleon.data.named import find_set
 from chemeleon.data.parse import PARSER_VERSION
@@ -27,12 +28,17 @@ from chemeleon.data.sources import fingerprint
 from chemeleon.evaluation.collection import Collection, Progress, read_collection
 from chemeleon.evaluation.describe import DESCRIPTION_VERSION, NUMBERS, TEXTS
 from chemeleon.evaluation.grouping import Prepared, composition_keys, prepare
-from chemeleon.evaluation.packed import Packed
 from chemeleon.evaluation.reduced import REDUCTION_VERSION
 from chemeleon.storage import write_atomically
 
 logger = logging.getLogger(__name__)
 _FORMAT = 2
+_ARRAYS = {
+    "numbers": "atomic_numbers",
+    "frac": "frac_coords",
+    "lattice": "lattice",
+    "counts": "num_atoms",
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Reference:
     @property
     def size(self) -> int:
         """Number of crystals that could be read."""
-        return int((self.collection.crystals.counts > 0).sum())
+        return int((self.collection.crystals.num_atoms > 0).sum())
 
 
 def load_reference(
@@ -106,8 +112,9 @@ def _write(file: Path, collection: Collection, prepared: Prepared) -> None:
     from safetensors.numpy import save
 
     arrays: dict[str, Any] = {"numbers": collection.numbers}
-    for prefix, packed in (("given", collection.crystals), ("reduced", prepared.crystals)):
-        arrays |= {f"{prefix}.{k}": np.ascontiguousarray(v) for k, v in packed._asdict().items()}
+    for prefix, crystals in (("given", collection.crystals), ("reduced", prepared.crystals)):
+        for name, field in _ARRAYS.items():
+            arrays[f"{prefix}.{name}"] = np.ascontiguousarray(getattr(crystals, field))
     words = {
         "ids": collection.ids,
         "sources": collection.sources,
@@ -137,10 +144,7 @@ def _read(file: Path) -> tuple[Collection, Prepared] | None:
     try:
         arrays = load_file(file)
         words = parse_json(arrays["words"].tobytes())
-        given, reduced = (
-            Packed(*(arrays[f"{prefix}.{field}"] for field in Packed._fields))
-            for prefix in ("given", "reduced")
-        )
+        given, reduced = (_crystals(arrays, prefix) for prefix in ("given", "reduced"))
         collection = Collection(
             words["ids"],
             words["sources"],
@@ -157,11 +161,17 @@ def _read(file: Path) -> tuple[Collection, Prepared] | None:
         return None
 
 
-def _check(found: Collection, reduced: Packed, unreduced: list[str | None]) -> None:
+def _crystals(arrays: dict[str, Array], prefix: str) -> Crystals[Array]:
+    numbers, frac, lattice, counts = (arrays[f"{prefix}.{name}"] for name in _ARRAYS)
+    return Crystals(numbers, frac, lattice, counts, check=False)
+
+
+def _check(found: Collection, reduced: Crystals[Array], unreduced: list[str | None]) -> None:
     """Raise ValueError for parts that do not belong together, as of a file that was changed."""
-    count = len(found.crystals.counts)
+    count = len(found.crystals)
     for crystals in (found.crystals, reduced):
-        atoms, (numbers, frac, lattice, counts) = len(crystals.numbers), crystals
+        numbers, frac, lattice, counts = (getattr(crystals, name) for name in _ARRAYS.values())
+        atoms = len(numbers)
         shapes = numbers.shape, frac.shape, lattice.shape, counts.shape
         kinds = numbers.dtype, frac.dtype, lattice.dtype, counts.dtype
         fits = shapes == ((atoms,), (atoms, 3), (count, 3, 3), (count,))

@@ -14,15 +14,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.batch import Array, Crystal
 from chemeleon.evaluation.lattice_maps import Cells, Floats, Maps, unit_cells
-from chemeleon.evaluation.reduced import Reduced
 
 SLACK = 1e-5
 _CHUNK = 1_000_000  # entries of a flat array held at a time
 
 
 def maps_that_fit(
-    first: Reduced, numbers: NDArray[np.int64], frac: Floats, cells: Cells, maps: Maps, stol: float
+    first: Crystal, numbers: Array, frac: Floats, cells: Cells, maps: Maps, stol: float
 ) -> NDArray[np.bool_]:
     """Return which maps could match the atoms, ``(E,)``.
 
@@ -36,13 +36,13 @@ def maps_that_fit(
     """
     lattice = first.lattice / np.cbrt(abs(np.linalg.det(first.lattice)))
     box = _boxes(maps.scale @ lattice, Cells(*(part[maps.owner] for part in cells)), stol)
-    box /= np.cbrt(len(first.numbers))
+    box /= np.cbrt(len(first.atomic_numbers))
     # whole matrices of determinant 1 or -1 have whole inverses
-    own = first.frac @ np.round(np.linalg.inv(maps.scale))  # (E, n, 3)
+    own = first.frac_coords @ np.round(np.linalg.inv(maps.scale))  # (E, n, 3)
     passed = np.zeros(len(maps.owner), dtype=bool)
     kinds, where = np.unique(numbers[maps.owner], axis=0, return_inverse=True)
     for kind, order in enumerate(kinds):  # nearly always one, as crystals are sorted by element
-        same = order[:, None] == first.numbers  # (n of the second, n of the first)
+        same = order[:, None] == first.atomic_numbers  # (n of the second, n of the first)
         anchor = int(same.sum(1).argmin())
         anchors = np.flatnonzero(same[anchor])
         their, mine = np.nonzero(same)

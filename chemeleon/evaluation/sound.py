@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import from_structures, to_structures
 from chemeleon.energy.relax import Relaxed, relax
 from chemeleon.evaluation.validity import structural_problems
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def relax_soundly(
-    crystals: FlatCrystals | Sequence[Structure],
+    crystals: Crystals | Sequence[Structure],
     potential: Potential,
     steps: int,
     fmax_ev_per_angstrom: float = 0.05,
@@ -37,7 +37,7 @@ def relax_soundly(
     broken = {i: why for (i, _), why in zip(moved, after, strict=True) if why is not None}
     if not broken:
         return ends
-    if isinstance(crystals, FlatCrystals):
+    if isinstance(crystals, Crystals):
         given = to_structures(crystals.subset(torch.tensor(list(broken))))
     else:
         given = [crystals[i] for i in broken]
@@ -56,7 +56,7 @@ def relax_soundly(
     return ends
 
 
-def moved(crystals: FlatCrystals, ends: Sequence[Relaxed]) -> FlatCrystals:
+def moved(crystals: Crystals, ends: Sequence[Relaxed]) -> Crystals:
     """Return crystals where `relax_soundly` left them, ``M`` ends; what has none stays as it is."""
     coords, lattice = crystals.frac_coords.clone(), crystals.lattice.clone()
     starts, sizes = crystals.starts.tolist(), crystals.num_atoms.tolist()

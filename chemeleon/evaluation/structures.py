@@ -1,31 +1,28 @@
-"""Packed crystals as pymatgen structures."""
+"""Crystals in arrays as pymatgen structures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, overload
 
+from chemeleon.crystals.batch import Array, Crystal, Crystals
 from chemeleon.data.crystal import structure_of
-from chemeleon.evaluation.packed import Packed
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from chemeleon.data.parse import Crystal
 
-
-class PackedStructures(Sequence["Structure | None"]):
+class Structures(Sequence["Structure | None"]):
     """A list of pymatgen structures that are made when they are asked for.
 
     200,000 Structures would take more memory than all the rest of an evaluation.
     """
 
-    def __init__(self, crystals: Packed) -> None:
+    def __init__(self, crystals: Crystals[Array]) -> None:
         self._crystals = crystals
-        self._starts = crystals.starts
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._crystals)
 
     @overload
     def __getitem__(self, index: int) -> Structure | None: ...
@@ -39,9 +36,6 @@ class PackedStructures(Sequence["Structure | None"]):
 
     def crystal(self, row: int) -> Crystal | None:
         """Return one as arrays, without the cost of a Structure."""
-        if self._crystals.counts[row] == 0:
+        if self._crystals.num_atoms[row] == 0:
             return None
-        return self._crystals.crystal(row, int(self._starts[row]))
-
-    def __iter__(self) -> Iterator[Structure | None]:
-        return (self[i] for i in range(len(self)))
+        return self._crystals.crystal(row)

@@ -107,8 +107,7 @@ def _elements(collection: Collection) -> dict[str, int]:
     from ase.data import chemical_symbols
 
     packed = collection.crystals
-    owner = np.repeat(np.arange(len(packed.counts)), packed.counts)
-    pairs = np.unique(owner * 256 + packed.numbers)
+    pairs = np.unique(packed.owners * 256 + packed.atomic_numbers)
     counts = np.bincount(pairs % 256, minlength=1)
     return {chemical_symbols[z]: int(counts[z]) for z in np.flatnonzero(counts)}
 
@@ -268,7 +267,7 @@ def repetition(
         found["replay"] = share(int(np.sum(known)), total)
     if base is not None:
         found["elements"] = {"sample": sample.elements, "base": _elements(base)}
-        read = int((base.crystals.counts > 0).sum())
+        read = int((base.crystals.num_atoms > 0).sum())
         found["crystals"] = {"sample": int(np.sum(table["status"] == "ok")), "base": read}
         counts = Counter(word for word in base.text("reduced_formula") if word).most_common(10)
         found["base_top_ten"] = share(sum(count for _, count in counts), len(base))

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.novelty import Compared
-from chemeleon.evaluation.packed import Packed
 from chemeleon.evaluation.validity import shortest_distances, structural_problems
 
 if TYPE_CHECKING:
@@ -36,44 +35,32 @@ class Soundness(NamedTuple):
     shortest: NDArray[np.float64]
 
 
-def check_structures(crystals: Packed) -> Soundness:
+def check_structures(crystals: Crystals[Array]) -> Soundness:
     """Look for atoms too close, cells too flat and the like."""
-    problems: list[str | None] = [None] * len(crystals.counts)
+    problems: list[str | None] = [None] * len(crystals)
     for part, flat in by_size(crystals):
         for row, problem in zip(part.tolist(), structural_problems(flat), strict=True):
             problems[row] = problem
     return Soundness(problems, of_each(shortest_distances, crystals))
 
 
-def by_size(crystals: Packed) -> Iterator[tuple[NDArray[np.int64], FlatCrystals]]:
+def by_size(crystals: Crystals[Array]) -> Iterator[tuple[NDArray[np.int64], Crystals]]:
     """Yield rows and tensors of those that have atoms, like sizes together: little padding."""
-    rows = np.flatnonzero(crystals.counts)
-    rows = rows[np.argsort(crystals.counts[rows], kind="stable")]
+    rows = np.flatnonzero(crystals.num_atoms)
+    rows = rows[np.argsort(crystals.num_atoms[rows], kind="stable")]
     for begin in range(0, len(rows), _CHUNK):
         part = rows[begin : begin + _CHUNK]
-        yield part, flat_crystals(crystals.take(part))
+        yield part, crystals.subset(part).tensors()
 
 
 def of_each(
-    function: Callable[[FlatCrystals], torch.Tensor], crystals: Packed
+    function: Callable[[Crystals], torch.Tensor], crystals: Crystals[Array]
 ) -> NDArray[np.float64]:
     """Return what a function of crystals says of each, ``(C,)``; NaN for those without atoms."""
-    found = np.full(len(crystals.counts), np.nan)
+    found = np.full(len(crystals), np.nan)
     for part, flat in by_size(crystals):
         found[part] = function(flat).numpy()
     return found
-
-
-def flat_crystals(crystals: Packed) -> FlatCrystals:
-    """Return tensors in float64."""
-    return FlatCrystals(
-        torch.from_numpy(crystals.numbers.astype(np.int64)),
-        torch.from_numpy(crystals.frac),
-        torch.from_numpy(crystals.lattice),
-        torch.from_numpy(crystals.counts),
-        {},
-        [str(i) for i in range(len(crystals.counts))],
-    )
 
 
 def described(collection: Collection) -> pandas.DataFrame:
@@ -103,7 +90,7 @@ def build_table(
     """
     import pandas
 
-    readable = collection.crystals.counts > 0
+    readable = collection.crystals.num_atoms > 0
     reasons = [
         read or problem or (f"not compared: {reduced}" if reduced else None)
         for read, problem, reduced in zip(

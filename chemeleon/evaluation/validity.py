@@ -15,14 +15,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, FlatCrystals
+from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, Crystals
+from chemeleon.crystals.neighbours import cell_volume, finite, nearest_images
 
 MIN_DISTANCE = 0.5
 MIN_VOLUME = 0.1
 MAX_VECTOR_RATIO = 100.0
 MIN_ANGLE_DEGREE = 1.0
 _CHUNK_ELEMENTS = 4_000_000  # (pairs x images) held at a time, 8 bytes each
-_REDUCTION_STEPS = 200
 
 
 class Closest(NamedTuple):
@@ -33,7 +33,7 @@ class Closest(NamedTuple):
     second: Tensor  # (B,) int64; equal to `first` for an atom and its own image
 
 
-def structural_problems(crystals: CrystalBatch | FlatCrystals) -> list[str | None]:
+def structural_problems(crystals: CrystalBatch | Crystals) -> list[str | None]:
     """Say what is wrong with each crystal; None for sound ones.
 
     Args:
@@ -43,13 +43,13 @@ def structural_problems(crystals: CrystalBatch | FlatCrystals) -> list[str | Non
     for batch in _chunks(crystals):
         closest = _closest_pairs(batch)
         lattice = batch.lattice.double()
-        lengths, volume = torch.linalg.vector_norm(lattice, dim=-1), _volume(lattice)
+        lengths, volume = torch.linalg.vector_norm(lattice, dim=-1), cell_volume(lattice)
         ratio = lengths.amax(-1) / lengths.amin(-1).clamp_min(1e-12)
         angle = _degrees_from_straight(lattice)
         rows = zip(
             batch.num_atoms.tolist(),
             batch.atomic_numbers.amax(-1).tolist(),
-            _finite(batch).tolist(),
+            finite(batch).tolist(),
             volume.tolist(),
             ratio.tolist(),
             angle.tolist(),
@@ -60,7 +60,7 @@ def structural_problems(crystals: CrystalBatch | FlatCrystals) -> list[str | Non
     return problems
 
 
-def shortest_distances(crystals: CrystalBatch | FlatCrystals) -> Tensor:
+def shortest_distances(crystals: CrystalBatch | Crystals) -> Tensor:
     """Return the shortest periodic distance in each crystal, ``(B,)`` float64 in angstrom.
 
     An atom's own images count. The value is exact however skewed the cell is. NaN where
@@ -100,7 +100,7 @@ def _problem(
     return None
 
 
-def _chunks(crystals: CrystalBatch | FlatCrystals) -> Iterator[CrystalBatch]:
+def _chunks(crystals: CrystalBatch | Crystals) -> Iterator[CrystalBatch]:
     """Cut into batches of bounded memory, in order, each padded to its own size."""
     total = len(crystals)
     if total == 0:
@@ -109,7 +109,7 @@ def _chunks(crystals: CrystalBatch | FlatCrystals) -> Iterator[CrystalBatch]:
     size = max(1, _CHUNK_ELEMENTS // (27 * (width * (width - 1) // 2 + 1)))
     for start in range(0, total, size):
         rows = slice(start, min(start + size, total))
-        if isinstance(crystals, FlatCrystals):
+        if isinstance(crystals, Crystals):
             indices = torch.arange(rows.start, rows.stop, device=crystals.num_atoms.device)
             yield crystals.batch(indices, pad_to=max(int(crystals.num_atoms[rows].max()), 1))
         else:
@@ -123,17 +123,6 @@ def _chunks(crystals: CrystalBatch | FlatCrystals) -> Iterator[CrystalBatch]:
             )
 
 
-def _finite(batch: CrystalBatch) -> Tensor:
-    coords = torch.isfinite(batch.frac_coords).all(-1) | ~batch.mask
-    return coords.all(-1) & torch.isfinite(batch.lattice).flatten(1).all(-1)
-
-
-def _volume(lattice: Tensor) -> Tensor:
-    # the triple product, since LU-based determinants refuse non-finite input on some devices
-    a, b, c = lattice.unbind(-2)
-    return (a * torch.linalg.cross(b, c)).sum(-1).abs()
-
-
 def _degrees_from_straight(lattice: Tensor) -> Tensor:
     """Smallest angle between the lines of two cell vectors, ``(B,)`` in degrees, 0 to 90."""
     unit = torch.nn.functional.normalize(lattice, dim=-1)
@@ -143,50 +132,8 @@ def _degrees_from_straight(lattice: Tensor) -> Tensor:
     return torch.rad2deg(torch.arcsin(torch.stack(sines, -1).amin(-1).clamp(max=1.0)))
 
 
-class _Near(NamedTuple):
-    """Squared distances to the nearest images: ``B`` cells, ``P`` pairs ``first < second``."""
-
-    own: Tensor  # (B,) of an atom and its own image
-    between: Tensor  # (B, P); infinite where a pair is padding
-    first: Tensor  # (P,)
-    second: Tensor  # (P,)
-    usable: Tensor  # (B,) bool: finite, with volume and atoms
-
-
-def _nearest_images(batch: CrystalBatch) -> _Near:
-    """Look for the nearest image of each atom among 27 in a Minkowski-reduced cell.
-
-    The 27 are enough: with fractional differences in [-1/2, 1/2], the lattice vector nearest to
-    a difference has coordinates of at most 1 in a Minkowski-reduced basis of three vectors
-    (Nguyen and Stehle, ACM Trans. Algorithms 5, 46 (2009)).
-    """
-    lattice = batch.lattice.double()
-    usable = _finite(batch) & (_volume(lattice) > 1e-9) & (batch.num_atoms > 0)
-    # unusable rows run along with a unit cell and are blanked at the end
-    identity = torch.eye(3, dtype=torch.float64, device=lattice.device)
-    lattice = torch.where(usable[:, None, None], lattice, identity)
-    reduced = minkowski_reduced(lattice)
-    cart = torch.nan_to_num(batch.frac_coords.double(), posinf=0.0, neginf=0.0) % 1.0 @ lattice
-    frac = cart @ torch.linalg.inv(reduced)
-    steps = torch.arange(-1, 2, device=lattice.device, dtype=torch.float64)
-    images = torch.cartesian_prod(steps, steps, steps)
-    shifts = images @ reduced  # (B, 27, 3)
-
-    own = shifts.square().sum(-1)
-    own[:, 13] = torch.inf  # the atom itself
-    i, j = torch.triu_indices(batch.width, batch.width, 1, device=lattice.device)
-    delta = frac[:, i] - frac[:, j]
-    vectors = (delta - delta.round()) @ reduced  # (B, P, 3)
-    # |v + t|^2 = |v|^2 + (|t|^2 + 2 v.t), the least over the images t
-    lengths = shifts.square().sum(-1).unsqueeze(-2)
-    excess = torch.baddbmm(lengths, vectors, shifts.transpose(-1, -2), alpha=2.0)
-    between = vectors.square().sum(-1) + excess.amin(-1)
-    real = batch.mask[:, i] & batch.mask[:, j]
-    return _Near(own.amin(-1), between.masked_fill(~real, torch.inf), i, j, usable)
-
-
 def _closest_pairs(batch: CrystalBatch) -> Closest:
-    near = _nearest_images(batch)
+    near = nearest_images(batch)
     squared, first = near.own, torch.zeros_like(batch.num_atoms)
     second = first
     if batch.width > 1:
@@ -199,7 +146,7 @@ def _closest_pairs(batch: CrystalBatch) -> Closest:
     return Closest(distance, first, second)
 
 
-def closest_contacts(crystals: CrystalBatch | FlatCrystals) -> Tensor:
+def closest_contacts(crystals: CrystalBatch | Crystals) -> Tensor:
     """Return the smallest distance over the sum of two covalent radii, ``(B,)`` float64.
 
     An atom's own images count. NaN as with `shortest_distances`, and for elements without a radius.
@@ -211,7 +158,7 @@ def closest_contacts(crystals: CrystalBatch | FlatCrystals) -> Tensor:
     known = torch.where(known == missing, torch.nan, known)
     found = []
     for batch in _chunks(crystals):
-        near = _nearest_images(batch)
+        near = nearest_images(batch)
         numbers = batch.atomic_numbers.clamp(0, len(known) - 1).cpu()
         radii = known[numbers].to(near.own.device).masked_fill(~batch.mask, 0.0)
         least = near.own.sqrt() / (2 * radii.amax(-1))
@@ -223,60 +170,7 @@ def closest_contacts(crystals: CrystalBatch | FlatCrystals) -> Tensor:
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
 
 
-def minkowski_reduced(lattice: Tensor) -> Tensor:
-    """Reduce cells ``(B, 3, 3)`` to three shortest vectors that still make a basis.
-
-    Pairs are shortened first, which takes few steps however skewed the cell; Selling's algorithm
-    then gives an obtuse superbase, whose seven partial sums contain the three vectors (Conway and
-    Sloane, Proc. R. Soc. A 436, 55 (1992)). A sum of the two shortest is not independent of
-    them; bit masks of the sums tell it apart.
-    """
-    basis = _shorten_pairs(lattice)
-    a, b, c = basis.unbind(-2)
-    base = torch.stack([a, b, c, -(a + b + c)], dim=-2)
-    i, j = torch.triu_indices(4, 4, 1, device=lattice.device)
-    scale = base.square().sum((-1, -2))
-    for _ in range(_REDUCTION_STEPS):
-        products = (base[:, i] * base[:, j]).sum(-1)
-        worst, pair = products.max(-1)
-        rows = (worst > 1e-12 * scale).nonzero().squeeze(-1)
-        if rows.numel() == 0:
-            break
-        here = i[pair[rows]]
-        pivot = base[rows, here]
-        moved = base[rows] + pivot.unsqueeze(-2)
-        local = torch.arange(len(rows), device=rows.device)
-        moved[local, here] = -pivot
-        moved[local, j[pair[rows]]] = base[rows, j[pair[rows]]]
-        base[rows] = moved
-    masks = torch.arange(1, 8, device=lattice.device)
-    bits = torch.stack([masks & 1, masks >> 1 & 1, masks >> 2 & 1], -1).to(lattice.dtype)
-    sums = bits @ base[:, :3]  # (B, 7, 3)
-    order = sums.square().sum(-1).argsort(-1)
-    one, two, three, four = masks[order[:, :4]].unbind(-1)
-    last = torch.where(three == (one ^ two), four, three)
-    chosen = torch.stack([one, two, last], -1) - 1
-    return torch.take_along_dim(sums, chosen.unsqueeze(-1), dim=1)
-
-
-def _shorten_pairs(lattice: Tensor) -> Tensor:
-    """Subtract whole multiples of one vector from another while that shortens it."""
-    rows = list(lattice.unbind(-2))
-    for _ in range(_REDUCTION_STEPS):
-        changed = False
-        for k, m in ((0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)):
-            length = rows[m].square().sum(-1).clamp_min(1e-300)
-            # half a multiple would swap back and forth; slightly more shortens for certain
-            times = (rows[k] * rows[m]).sum(-1) / length
-            times = torch.where(times.abs() > 0.5 + 1e-9, times.round(), torch.zeros_like(times))
-            changed |= bool((times != 0).any())
-            rows[k] = rows[k] - times.unsqueeze(-1) * rows[m]
-        if not changed:
-            break
-    return torch.stack(rows, dim=-2)
-
-
-def writable(crystals: CrystalBatch | FlatCrystals) -> Tensor:
+def writable(crystals: CrystalBatch | Crystals) -> Tensor:
     """Return which crystals can be written to a file at all, ``(B,)`` bool: finite, with a cell."""
-    parts = [_finite(batch) & (_volume(batch.lattice) > 1e-3) for batch in _chunks(crystals)]
+    parts = [finite(batch) & (cell_volume(batch.lattice) > 1e-3) for batch in _chunks(crystals)]
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)

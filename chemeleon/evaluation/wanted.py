@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.building import columns_of
 from chemeleon.data.crystal import Record
 from chemeleon.data.where import Rows, judge
 from chemeleon.errors import DataError
-from chemeleon.evaluation.packed import Packed
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,14 @@ class Wanted:
         """Rows of the file."""
         return len(self.possible)
 
-    def rows(self, crystals: Packed, reasons: Sequence[str | None]) -> NDArray[np.int64]:
+    def rows(self, crystals: Crystals[Array], reasons: Sequence[str | None]) -> NDArray[np.int64]:
         """Return which of the ``K`` rows are wanted; those that cannot be read stay.
 
         Raises:
             DataError: if no crystal is left.
         """
-        known = replace(self.known, atomic_numbers=crystals.numbers, num_atoms=crystals.counts)
+        numbers, counts = crystals.atomic_numbers, crystals.num_atoms
+        known = replace(self.known, atomic_numbers=numbers, num_atoms=counts)
         yes, no = judge(self.where, known, self.source)
         good = np.array([reason is None for reason in reasons], dtype=bool)
         if not (good & yes).any():

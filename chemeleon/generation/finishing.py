@@ -16,7 +16,7 @@ from pymatgen.core import Structure
 from torch import Tensor
 
 from chemeleon.config.launched import Share
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import to_structures
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, Cell
 from chemeleon.evaluation.idealise import Idealised, in_standard_cell
@@ -61,7 +61,7 @@ class Finished(NamedTuple):
     """
 
     numbers: Tensor
-    crystals: FlatCrystals
+    crystals: Crystals
     moves: list[Note]
     ideals: list[Idealised]
     scores: Tensor | None
@@ -110,7 +110,7 @@ class Finisher(NamedTuple):
             batches = (self._finish(numbers, crystals) for numbers, crystals in stream)
             yield from share.gather(list(batches)) if share.world > 1 else batches
 
-    def _finish(self, numbers: Tensor, crystals: FlatCrystals) -> Finished:
+    def _finish(self, numbers: Tensor, crystals: Crystals) -> Finished:
         moves: list[Note] = []
         ideals: list[Idealised] = []
         if self.relaxer is not None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from chemeleon.checkpoints.push import PushOptions
 from chemeleon.checkpoints.store import weights_hash
 from chemeleon.config.schema import SamplerConfig
-from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, FlatCrystals
+from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, Crystals
 from chemeleon.crystals.lattice import wrap
 from chemeleon.crystals.ordering import Order, arrange_atoms
 from chemeleon.crystals.random import fold, make_keys, normal, uniform
@@ -77,7 +77,7 @@ class Made(NamedTuple):
             ``(S, B, N, L)`` that the denoiser was given; empty without.
     """
 
-    crystals: FlatCrystals
+    crystals: Crystals
     trajectory: Trajectory | None
     estimates: list[Tensor]
 
@@ -151,7 +151,7 @@ class Pipeline:
             return self.draw_sizes(keys, allowed)
         return steering.draw_sizes(self.draw_sizes, keys)
 
-    def generate(self, num_samples: int, **options: Unpack[Options]) -> FlatCrystals:
+    def generate(self, num_samples: int, **options: Unpack[Options]) -> Crystals:
         """Make crystals, ``M`` or a process's share, in the order of their numbers.
 
         See ``stream`` for arguments and errors. Broken crystals are still in it.
@@ -162,11 +162,11 @@ class Pipeline:
                 f"{num_samples} crystals leave none for this process: ask for more"
             )
         numbers, parts = zip(*made, strict=True)
-        return FlatCrystals.join(parts).subset(torch.argsort(torch.cat(numbers)))
+        return Crystals.join(parts).subset(torch.argsort(torch.cat(numbers)))
 
     def stream(
         self, num_samples: int, **options: Unpack[Options]
-    ) -> Generator[tuple[Tensor, FlatCrystals]]:
+    ) -> Generator[tuple[Tensor, Crystals]]:
         """Make crystals and yield each finished batch with the crystals' numbers.
 
         While the caller is busy with a batch, the next one is made by another thread.
@@ -205,7 +205,7 @@ class Pipeline:
         if self.device.type == "cuda" and index is None:
             index = torch.cuda.current_device()
 
-        def make(start: int) -> tuple[Tensor, FlatCrystals]:
+        def make(start: int) -> tuple[Tensor, Crystals]:
             if self.device.type == "cuda":
                 torch.cuda.set_device(index)  # each thread has its own
             chosen = mine[start : start + size]

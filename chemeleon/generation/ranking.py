@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.lattice import (
     lattice_angles,
     lattice_from_parameters,
@@ -40,7 +40,7 @@ class Scorer(NamedTuple):
     """
 
     name: str
-    score: Callable[[FlatCrystals], Tensor]
+    score: Callable[[Crystals], Tensor]
 
 
 def make_scorer(by: str, pipeline: Pipeline, precision: Precision = "auto") -> Scorer | None:
@@ -84,7 +84,7 @@ def make_scorer(by: str, pipeline: Pipeline, precision: Precision = "auto") -> S
 
 @torch.no_grad()
 def denoising_error(
-    pipeline: Pipeline, crystals: FlatCrystals, precision: Precision = "auto"
+    pipeline: Pipeline, crystals: Crystals, precision: Precision = "auto"
 ) -> Tensor:
     """Return how badly the model recognises crystals in Niggli cells, ``(M,)`` float64.
 

@@ -15,17 +15,14 @@ from typing import Any, NamedTuple
 import torch
 
 from chemeleon.config.requests import MAX_RELAX_STEPS, check_range
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.lattice import wrap
 from chemeleon.data.parse import BadCrystalError, Crystal, standardise
 from chemeleon.energy.potential import Potential
 from chemeleon.energy.potentials import load_potential
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.idealise import Idealised, check_bounds, idealise, told
-from chemeleon.evaluation.lookup import to_packed
-from chemeleon.evaluation.packed import pack
 from chemeleon.evaluation.sound import moved, relax_soundly
-from chemeleon.evaluation.table import flat_crystals
 
 FMAX = 0.05  # eV/angstrom
 POTENTIAL = "chgnet"  # where none is named
@@ -72,7 +69,7 @@ class Relaxer:
             raise ConfigError("relaxation needs a potential: leave out --relax, or name chgnet")
         return cls(load_potential(name or POTENTIAL, device), steps)
 
-    def __call__(self, crystals: FlatCrystals) -> tuple[FlatCrystals, list[Note]]:
+    def __call__(self, crystals: Crystals) -> tuple[Crystals, list[Note]]:
         """Return the ``M`` crystals relaxed, and a note for each.
 
         One that cannot be evaluated stays as it is, and so does a sound one that would be broken.
@@ -142,15 +139,15 @@ class Idealiser:
         judge = None if potential == "none" else load_potential(potential or POTENTIAL, device)
         return cls(symprec, judge)
 
-    def __call__(self, crystals: FlatCrystals) -> tuple[FlatCrystals, list[Idealised]]:
+    def __call__(self, crystals: Crystals) -> tuple[Crystals, list[Idealised]]:
         """Return the ``M`` crystals idealised, which may have fewer atoms, and a note for each.
 
         The notes have them in standard cells; here they are in Niggli cells, which models that rank
         them have learned.
         """
-        found = idealise(to_packed(crystals).crystals(), self.symprec, self.potential)
+        found = idealise(list(crystals), self.symprec, self.potential)
         cells = [_niggli(one.crystal) if one.ideal else one.crystal for one in found]
-        after = flat_crystals(pack(cells))
+        after = Crystals.of(cells).tensors()
         single = after.frac_coords.float(), after.lattice.float()
         kept = {"targets": crystals.targets, "ids": crystals.ids}
         return replace(after, frac_coords=wrap(single[0]), lattice=single[1], **kept), found

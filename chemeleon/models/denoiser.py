@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from chemeleon.checkpoints.opened import KEPT_AS, MODEL_CONFIG, ModelFolder
 from chemeleon.config.requests import MAX_ATOMS
 from chemeleon.config.schema import ConditionConfig, LDMConfig, VAEConfig
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.formula import atom_histogram, formula_histogram
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.models.condition_encoder import ConditionEncoder
@@ -177,7 +177,7 @@ class LatentDiffusion(Pretrained):
             sizes = len(size_histogram)
             self.register_buffer("formula_histogram", torch.zeros(sizes, sizes))
 
-    def count(self, train: FlatCrystals) -> None:
+    def count(self, train: Crystals) -> None:
         """Remember how often sizes, and formulas of a csp model, occur in ``train``.
 
         Crystals are made in these sizes.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from chemeleon.checkpoints.opened import ModelFolder
 from chemeleon.config.schema import PredictorConfig, VAEConfig
-from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
+from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.models.heads import GraphHead, PooledHead
 from chemeleon.models.pretrained import Pretrained
 from chemeleon.models.vae import CrystalVAE
@@ -108,7 +108,7 @@ class Predictor(Pretrained):
         return {name: values[:, i] for i, name in enumerate(self.config.targets)}
 
     def predict_all(
-        self, crystals: FlatCrystals, progress: Callable[[int], None] | None = None
+        self, crystals: Crystals, progress: Callable[[int], None] | None = None
     ) -> dict[str, Tensor]:
         """Predict the properties of a whole set, in batches of crystals of like size.
 

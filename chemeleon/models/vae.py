@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from chemeleon.checkpoints.opened import ModelFolder
 from chemeleon.config.schema import VAEConfig, VAELossConfig
-from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
+from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.crystals.lattice import lattice_from_parameters
 from chemeleon.crystals.ordering import arrange
 from chemeleon.errors import CheckpointError
@@ -123,7 +123,7 @@ class CrystalVAE(Pretrained):
         """See ``Pretrained``."""
         return {"vae": self.config.model_dump(mode="json")}
 
-    def arranged(self, crystals: FlatCrystals) -> FlatCrystals:
+    def arranged(self, crystals: Crystals) -> Crystals:
         """Return crystals as the encoder was shown them: in its order of atoms."""
         return arrange(crystals, self.config.atom_order)
 

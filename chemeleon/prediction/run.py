@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.building import collect, parse_source
 from chemeleon.data.cache import ParsedSet
 from chemeleon.data.crystal import Record
@@ -76,7 +76,7 @@ def predict(
             raise DataError(f"{source} does not exist")
     niggli = bool((model.origin.get("data") or {}).get("niggli", True))
     answers: list[list[Prediction]] = []
-    found: list[FlatCrystals] = []
+    found: list[Crystals] = []
     places: list[tuple[int, int]] = []  # of each good crystal: source and row of the answer
     for number, source in enumerate(sources):
         parsed = _parse(source, number, niggli, id_column, cif_column)
@@ -190,13 +190,13 @@ def _sources(source: str | Path | Structure, rows: list[tuple[str, int]]) -> lis
 
 
 def _values(
-    model: Predictor, found: list[FlatCrystals], progress: Callable[[int, int], None] | None
+    model: Predictor, found: list[Crystals], progress: Callable[[int, int], None] | None
 ) -> list[dict[str, float]]:
     """Return the properties of the crystals of all sources, one after the other."""
     total = sum(map(len, found))
     if not total:
         return []
-    together = FlatCrystals.join(found)
+    together = Crystals.join(found)
     report = None if progress is None else lambda done: progress(done, total)
     columns = {k: v.tolist() for k, v in model.predict_all(together, report).items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

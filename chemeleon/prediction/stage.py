@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from chemeleon.config.schema import PredictorConfig, PredictTrainConfig, VAEConfig
 from chemeleon.crystals.augment import augment, jitter
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.errors import DataError
 from chemeleon.models.predictor import Predictor
@@ -28,8 +28,8 @@ class PredictStage(DataStage):
     def __init__(
         self,
         config: PredictTrainConfig,
-        train: FlatCrystals,
-        val: FlatCrystals,
+        train: Crystals,
+        val: Crystals,
         *,
         vae: CrystalVAE | None = None,
         start: Predictor | None = None,
@@ -129,7 +129,7 @@ def new_encoder(config: PredictorConfig) -> CrystalVAE:
     return CrystalVAE(sizes)
 
 
-def _known(names: list[str], crystals: FlatCrystals, what: str) -> Tensor:
+def _known(names: list[str], crystals: Crystals, what: str) -> Tensor:
     """Count the values of each target, ``(P,)``."""
     counts = torch.stack([torch.isfinite(crystals.targets[name]).sum() for name in names])
     for name, count in zip(names, counts.tolist(), strict=True):

@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from chemeleon.config.rl import RewardConfig
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.symbols import symbol
 from chemeleon.reinforcement.rewards.mix import Scores
 from chemeleon.training.tracking import read_metrics
@@ -70,7 +70,7 @@ class Notes:
         self.first = first_elements(folder) if resume else None
         self.pending: dict[str, Any] | None = None
 
-    def take(self, crystals: FlatCrystals, scores: Scores) -> None:
+    def take(self, crystals: Crystals, scores: Scores) -> None:
         """Note a scored rollout."""
         counts = composition_counts(crystals)
         elements = torch.bincount(crystals.atomic_numbers).tolist()
@@ -150,7 +150,7 @@ def first_elements(folder: Path) -> dict[str, int] | None:
     return next((row["elements"] for row in read_metrics(folder) if "elements" in row), None)
 
 
-def composition_counts(crystals: FlatCrystals) -> list[tuple[int, ...]]:
+def composition_counts(crystals: Crystals) -> list[tuple[int, ...]]:
     """Return how many atoms of each atomic number every crystal has."""
     owner = torch.repeat_interleave(torch.arange(len(crystals)), crystals.num_atoms)
     table = torch.zeros(len(crystals), 119, dtype=torch.int64)
@@ -166,7 +166,7 @@ def reduced_formula(counts: tuple[int, ...]) -> str:
     return Composition({symbol(z): n for z, n in enumerate(counts) if n}).reduced_formula
 
 
-def draw_best(crystals: FlatCrystals, rewards: Sequence[float], path: Path) -> Path | None:
+def draw_best(crystals: Crystals, rewards: Sequence[float], path: Path) -> Path | None:
     """Draw the crystals with the highest rewards, one of each formula, into a PNG.
 
     Args:

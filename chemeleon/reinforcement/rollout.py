@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
+from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.crystals.random import fold, integers, make_keys
 from chemeleon.data.loader import PACK_BELOW
 from chemeleon.diffusion.reverse import ReverseDiffusion
@@ -97,7 +97,7 @@ class Policy:
     def __init__(
         self,
         model: LatentDiffusion,
-        source: FlatCrystals,
+        source: Crystals,
         guidance: float | None,
         interval: tuple[float, float],
         bucket: int,

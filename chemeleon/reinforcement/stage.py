@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from chemeleon.config.schema import RLTrainConfig
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.pool import worker_count
 from chemeleon.diffusion.reverse import ReverseDiffusion
 from chemeleon.errors import ConfigError, TrainingError
@@ -56,8 +56,8 @@ class RLStage(WritesLDM):
     def __init__(
         self,
         config: RLTrainConfig,
-        train: FlatCrystals,
-        val: FlatCrystals,
+        train: Crystals,
+        val: Crystals,
         *,
         start: LatentDiffusion,
         scorer: Mix,
@@ -178,7 +178,7 @@ class RLStage(WritesLDM):
             if number >= first_step:
                 yield pieces
 
-    def _draw(self, update: int, crystals: FlatCrystals, rewards: list[float]) -> None:
+    def _draw(self, update: int, crystals: Crystals, rewards: list[float]) -> None:
         every = self.config.rl.pictures_every
         if self.rank == 0 and every and update % every == 0:
             draw_best(crystals, rewards, self.draft.path / PICTURES / f"update-{update:06d}.png")
@@ -273,7 +273,7 @@ def _start(config: RLTrainConfig, context: RunContext) -> LatentDiffusion:
 
 
 def _scorer(
-    config: RLTrainConfig, train: FlatCrystals, vae: CrystalVAE, accelerator: Accelerator
+    config: RLTrainConfig, train: Crystals, vae: CrystalVAE, accelerator: Accelerator
 ) -> Mix:
     """Return the rewards; crystals are new if they are not among the training crystals."""
     # processes of one machine share its cores

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from chemeleon.checkpoints.adapters import BASE_IN_RUN
 from chemeleon.config.schema import DataConfig, Section, StageConfig, spoiled_form
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.data.dataset import Partial, load_split
 from chemeleon.errors import ConfigError
 from chemeleon.models.vae import CrystalVAE
@@ -50,7 +50,7 @@ class RunContext(NamedTuple):
         at = self.accelerator
         return {**self.place, "autocast": at.autocast, "precision": at.mixed_precision}
 
-    def load(self, data: DataConfig, partial: Partial = False) -> tuple[FlatCrystals, FlatCrystals]:
+    def load(self, data: DataConfig, partial: Partial = False) -> tuple[Crystals, Crystals]:
         """Return the training and validation crystals; see `data.dataset.load_split`."""
         at = self.accelerator
         # the first process parses and caches, the others read the cache

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from chemeleon.config.schema import LDMTrainConfig
 from chemeleon.crystals.augment import augment
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.formula import atom_histogram
 from chemeleon.crystals.random import fold, normal, uniform
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError
-from chemeleon.evaluation.matching import crystal_arrays
 from chemeleon.generation.pipeline import Pipeline, Precision
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
@@ -36,8 +35,8 @@ class LDMStage(WritesLDM, DataStage):
     def __init__(
         self,
         config: LDMTrainConfig,
-        train: FlatCrystals,
-        val: FlatCrystals,
+        train: Crystals,
+        val: Crystals,
         *,
         vae: CrystalVAE | None = None,
         start: LatentDiffusion | None = None,
@@ -95,7 +94,7 @@ class LDMStage(WritesLDM, DataStage):
         return stage
 
     @torch.no_grad()
-    def _fit_statistics(self, train: FlatCrystals, device: torch.device) -> None:
+    def _fit_statistics(self, train: Crystals, device: torch.device) -> None:
         """Measure the latents' mean and spread, and those of numeric conditions."""
         chosen = torch.linspace(0, len(train) - 1, min(len(train), STATISTICS_CRYSTALS)).long()
         latents = []
@@ -173,9 +172,7 @@ class LDMStage(WritesLDM, DataStage):
         # blocks that are compiled for training would be compiled again for each batch's shape
         with torch.compiler.set_stance("force_eager"):
             made = pipeline.generate(len(atoms), atoms=atoms, precision=self.precision)
-        return match_shares(
-            list(zip(crystal_arrays(made), crystal_arrays(wanted), strict=True)), world
-        )
+        return match_shares(list(zip(made, wanted, strict=True)), world)
 
     def _facts(self, targets: Mapping[str, Tensor]) -> dict[str, dict[str, object]]:
         """Return what sampling tells users of each condition: unit, range or classes."""

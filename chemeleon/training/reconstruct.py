@@ -13,7 +13,7 @@ import torch
 from chemeleon.config.requests import MAX_CRYSTALS, MAX_JOBS, check_range
 from chemeleon.data.named import find_set
 from chemeleon.data.problems import OnError
-from chemeleon.evaluation.matching import TOLERANCES, crystal_arrays, match_pairs
+from chemeleon.evaluation.matching import TOLERANCES, match_pairs
 from chemeleon.evaluation.statistics import wilson
 from chemeleon.evaluation.summary import finite
 from chemeleon.models.pretrained import place
@@ -59,8 +59,8 @@ def reconstruct(
         rows = torch.arange(begin, min(begin + batch_size, len(crystals)))
         batch = crystals.batch(rows).to(where)
         decoded = vae.decode(vae.encode(batch).mean, batch)
-        found = crystal_arrays(vae.to_crystals(decoded, batch))
-        pairs += list(zip(found, crystal_arrays(batch), strict=True))
+        found = vae.to_crystals(decoded, batch).flatten()
+        pairs += list(zip(found, batch.flatten(), strict=True))
     result = match_pairs(pairs, "cdvae", jobs)
     met = int(result.matched.sum())
     value, low, high = wilson(met, len(pairs))

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from chemeleon.config.schema import VAETrainConfig
 from chemeleon.crystals.augment import augment, jitter
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystal, Crystals
 from chemeleon.crystals.random import fold, normal
 from chemeleon.data.loader import Draw, EvalLoader, Loader
 from chemeleon.data.pool import worker_count
-from chemeleon.evaluation.matching import Arrays, Pair, crystal_arrays, match_pairs
+from chemeleon.evaluation.matching import Pair, match_pairs
 from chemeleon.models.vae import CrystalVAE, vae_losses
 from chemeleon.training.context import RunContext
 from chemeleon.training.stage import DataStage, Export
@@ -28,8 +28,8 @@ class VAEStage(DataStage):
     def __init__(
         self,
         config: VAETrainConfig,
-        train: FlatCrystals,
-        val: FlatCrystals,
+        train: Crystals,
+        val: Crystals,
         *,
         device: torch.device,
         rank: int = 0,
@@ -62,8 +62,8 @@ class VAEStage(DataStage):
     def evaluate(self, model: nn.Module, rank: int, world: int) -> dict[str, tuple[float, float]]:
         """Return loss terms on the validation set, and match rate and RMSE on part of it."""
         totals: dict[str, tuple[float, float]] = {}
-        found: list[Arrays] = []
-        wanted: list[Arrays] = []
+        found: list[Crystal] = []
+        wanted: list[Crystal] = []
         for batch in self.val.shard(rank, world):
             noise = self._posterior_noise(batch.keys, batch.crystals.width)
             output = model(batch.crystals, noise)
@@ -71,8 +71,8 @@ class VAEStage(DataStage):
                 output, batch.crystals, self.config.vae.loss, batch.atoms, batch.size
             )
             add_shares(totals, terms, batch.members / float(batch.size))
-            found += crystal_arrays(self.model.to_crystals(output.decoded, batch.crystals))
-            wanted += crystal_arrays(batch.crystals)
+            found += self.model.to_crystals(output.decoded, batch.crystals).flatten()
+            wanted += batch.crystals.flatten()
         limit = self.config.trainer.val_match_samples // world
         if limit == 0:
             return totals

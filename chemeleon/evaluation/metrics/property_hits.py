@@ -11,7 +11,7 @@ import numpy as np
 from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.columns import Column
 from chemeleon.evaluation.metrics.base import Figure, Metric, Options, View
-from chemeleon.evaluation.structures import PackedStructures
+from chemeleon.evaluation.structures import Structures
 
 
 class PropertyHits(Metric):
@@ -33,8 +33,8 @@ class PropertyHits(Metric):
     def columns(self, crystals: Collection, options: Options) -> Mapping[str, Any]:
         if options.predict is None:
             return {}
-        rows = np.flatnonzero(crystals.crystals.counts)
-        given = PackedStructures(crystals.crystals.take(rows))
+        rows = np.flatnonzero(crystals.crystals.num_atoms)
+        given = Structures(crystals.crystals.subset(rows))
         answers = options.predict([structure for structure in given if structure is not None])
         found = {f"predicted_{name}": np.full(len(crystals), np.nan) for name in options.properties}
         for row, answer in zip(rows.tolist(), answers, strict=True):

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from chemeleon.config.bounds import Section
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.models.pretrained import place
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.reinforcement.rewards.base import (
@@ -63,7 +63,7 @@ class Diversity(Reward):
         return missing
 
     @abstractmethod
-    def features(self, crystals: FlatCrystals) -> Tensor:
+    def features(self, crystals: Crystals) -> Tensor:
         """Return ``(M, F)`` float64 features."""
 
     def score(self, candidates: Candidates) -> Answer:

@@ -87,7 +87,7 @@ class _Single(_Function):
 
 
 class _Batched(_Function):
-    """A function from `FlatCrystals` to ``(M,)``; it sees only sound crystals."""
+    """A function from `Crystals` to ``(M,)``; it sees only sound crystals."""
 
     def score(self, candidates: Candidates) -> Answer:
         reasons = {i: p for i, p in enumerate(candidates.problems) if p is not None}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from chemeleon.crystals.batch import CrystalBatch, FlatCrystals
+from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.models.vae import CrystalVAE
 
 _PAIRS = {"cpu": 2**15, "cuda": 2**21}  # pairs of atoms in a batch
@@ -33,7 +33,7 @@ def _mean(values: Tensor, batch: CrystalBatch) -> Tensor:
 
 @torch.no_grad()
 def features_of(
-    vae: CrystalVAE, crystals: FlatCrystals, kind: Callable[[CrystalVAE, CrystalBatch], Tensor]
+    vae: CrystalVAE, crystals: Crystals, kind: Callable[[CrystalVAE, CrystalBatch], Tensor]
 ) -> Tensor:
     """Return features of a set in batches of like size, ``(M, F)`` float64 on the VAE's device.
 

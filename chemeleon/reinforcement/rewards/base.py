@@ -3,7 +3,7 @@
 A built-in reward is a class in a file of this folder: ``creativity.py`` holds ``Creativity`` and
 is called ``creativity`` in YAML. Files that begin with ``_``, this one and ``mix.py`` are no
 rewards. A user's own reward is a function of a pymatgen Structure, a `batched` function of
-`FlatCrystals`, or a class like the built-in ones; see ``docs/rewards.md``.
+`Crystals`, or a class like the built-in ones; see ``docs/rewards.md``.
 
 Shapes: ``M`` crystals.
 """
@@ -20,9 +20,7 @@ import torch
 from torch import Tensor
 
 from chemeleon.config.bounds import Section
-from chemeleon.crystals.batch import FlatCrystals
-from chemeleon.evaluation.lookup import to_packed
-from chemeleon.evaluation.packed import Packed
+from chemeleon.crystals.batch import Array, Crystals
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -40,7 +38,7 @@ class Context(NamedTuple):
         jobs: worker processes; all cores if None.
     """
 
-    reference: FlatCrystals | None
+    reference: Crystals | None
     device: torch.device
     vae: CrystalVAE | None = None
     jobs: int | None = None
@@ -56,7 +54,7 @@ class Candidates:
         problems: why a crystal is structurally broken, else None; see `evaluation.validity`.
     """
 
-    crystals: FlatCrystals
+    crystals: Crystals
     group: Tensor
     problems: list[str | None]
 
@@ -69,9 +67,9 @@ class Candidates:
         return torch.tensor([problem is None for problem in self.problems], dtype=torch.bool)
 
     @cached_property
-    def packed(self) -> Packed:
+    def arrays(self) -> Crystals[Array]:
         """The crystals as evaluation holds them."""
-        return to_packed(self.crystals)
+        return self.crystals.arrays()
 
     @cached_property
     def structures(self) -> list[Structure]:
@@ -128,7 +126,7 @@ class Reward(ABC):
 
 
 def batched(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Mark a function as one of `FlatCrystals` that returns ``(M,)``, NaN for no score."""
+    """Mark a function as one of `Crystals` that returns ``(M,)``, NaN for no score."""
     function.batched = True  # type: ignore[attr-defined]
     return function
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.reinforcement.rewards._diversity import Diversity
 from chemeleon.reinforcement.rewards._vae import features_of, mean_element
 
@@ -12,6 +12,6 @@ from chemeleon.reinforcement.rewards._vae import features_of, mean_element
 class CompositionDiversity(Diversity):
     """Growth of the MMD to the training set (of mean element embeddings) without the crystal."""
 
-    def features(self, crystals: FlatCrystals) -> Tensor:
+    def features(self, crystals: Crystals) -> Tensor:
         """See `Diversity`."""
         return features_of(self.vae, crystals, mean_element)

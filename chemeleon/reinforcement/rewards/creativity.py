@@ -73,10 +73,10 @@ class Creativity(Reward):
     def score(self, candidates: Candidates) -> Answer:
         """See `Reward`."""
         sound = candidates.sound.numpy()
-        keys = composition_keys(candidates.packed)
+        keys = composition_keys(candidates.arrays)
         keys = [key if good else b"" for key, good in zip(keys, sound, strict=True)]
         wanted = shared(keys, [self.known.rows])
-        prepared = prepare(candidates.packed, wanted, **self.limits)._replace(keys=keys)
+        prepared = prepare(candidates.arrays, wanted, **self.limits)._replace(keys=keys)
         peers = keys  # crystals of equal key are held against each other
         if self.options.unique_within == "group":
             groups = candidates.group.tolist()

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from chemeleon.config.bounds import OpenSection
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.symbols import symbol
 from chemeleon.data.cache import cache_dir
 from chemeleon.energy.hull import Hull
@@ -27,7 +27,6 @@ from chemeleon.energy.potential import Potential
 from chemeleon.energy.potentials import load_potential
 from chemeleon.errors import ChemeleonError, DataError
 from chemeleon.evaluation.grouping import composition_keys, elements_of
-from chemeleon.evaluation.lookup import to_packed
 from chemeleon.evaluation.sound import moved, relax_soundly
 from chemeleon.reinforcement.rewards.base import (
     Answer,
@@ -106,9 +105,8 @@ class Energy(Reward):
         if len(rows):
             part = candidates.crystals.subset(rows)
             energies, why, part = self._energies(part)
-            packed = to_packed(part)
-            formulas = [_amounts(key) for key in composition_keys(packed)]
-            crystals = [packed.crystal(i, start) for i, start in enumerate(packed.starts.tolist())]
+            formulas = [_amounts(key) for key in composition_keys(part.arrays())]
+            crystals = list(part)
             formation, no = self.ground.formation_energies(formulas, energies, crystals)
             answer = self.ground.hull.above(formulas, formation.tolist())
             above[rows] = torch.from_numpy(answer.e_above_hull_ev)
@@ -118,9 +116,7 @@ class Energy(Reward):
         limited = above.clamp(self.options.lowest, self.options.highest)
         return Answer(-limited, reasons, {"e_hull": above.float()})
 
-    def _energies(
-        self, crystals: FlatCrystals
-    ) -> tuple[Sequence[float], list[str | None], FlatCrystals]:
+    def _energies(self, crystals: Crystals) -> tuple[Sequence[float], list[str | None], Crystals]:
         """Return total energies, eV/atom, NaN with a reason where there is none, and the crystals.
 
         The crystals are as they were evaluated: relaxed, if they are to be, but for those that
@@ -159,7 +155,7 @@ def _ground(options: EnergyOptions, context: Context, potential: Potential) -> G
     return Ground(made, str(path), False)
 
 
-def _digest(crystals: FlatCrystals) -> str:
+def _digest(crystals: Crystals) -> str:
     tensors: tuple[Tensor, ...] = (
         crystals.atomic_numbers, crystals.frac_coords, crystals.lattice, crystals.num_atoms,
     )  # fmt: skip

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from chemeleon.config.rl import RewardConfig
-from chemeleon.crystals.batch import FlatCrystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.errors import ChemeleonError, TrainingError
 from chemeleon.evaluation.validity import structural_problems
 from chemeleon.reinforcement.rewards._loading import make_rewards
@@ -71,7 +71,7 @@ class Mix:
         self,
         configs: Mapping[str, RewardConfig],
         *,
-        reference: FlatCrystals | None,
+        reference: Crystals | None,
         device: torch.device,
         jobs: int | None = None,
         vae: CrystalVAE | None = None,
@@ -86,7 +86,7 @@ class Mix:
         """The potentials and predictors that score: they must not judge the tuned model."""
         return sorted({reward.judge for reward in self.rewards.values() if reward.judge})
 
-    def score(self, crystals: FlatCrystals, group: Tensor) -> Scores:
+    def score(self, crystals: Crystals, group: Tensor) -> Scores:
         """Score crystals.
 
         Args:
@@ -149,7 +149,7 @@ class Mix:
         return {name: found[name] for name in self.rewards}, seconds
 
 
-def _candidates(crystals: FlatCrystals, group: Tensor) -> Candidates:
+def _candidates(crystals: Crystals, group: Tensor) -> Candidates:
     moved = crystals.to("cpu")
     moved = replace(moved, frac_coords=moved.frac_coords - torch.floor(moved.frac_coords))
     return Candidates(moved, group.cpu(), structural_problems(moved))

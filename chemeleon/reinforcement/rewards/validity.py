@@ -49,7 +49,7 @@ class Validity(Reward):
 
     def _compositions(self, candidates: Candidates) -> NDArray[np.bool_]:
         """Return the verdicts on the reduced compositions, each asked for once in a run."""
-        keys = composition_keys(candidates.packed)
+        keys = composition_keys(candidates.arrays)
         new = sorted({key for key in keys if key and key not in self.seen})
         chunks = [list(map(_formula, new[i : i + _CHUNK])) for i in range(0, len(new), _CHUNK)]
         place = f"{smact_chunk.__module__}:smact_chunk"
