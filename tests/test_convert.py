@@ -12,6 +12,7 @@ import pytest
 import torch
 from pymatgen.core import Lattice, PeriodicSite, Structure
 
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import (
     from_ase,
     from_structures,
@@ -20,6 +21,7 @@ from chemeleon.crystals.convert import (
     write_structures,
 )
 from chemeleon.crystals.lattice import wrap
+from chemeleon.crystals.prototypes import demo_crystals
 from chemeleon.data.structures import read_structures
 from chemeleon.errors import DataError
 
@@ -148,3 +150,16 @@ def test_reading_other_files(structures: list[Structure], tmp_path: Path) -> Non
     (tmp_path / "notes.pdf").touch()
     with pytest.raises(DataError, match="of no known kind"):
         read_structures(tmp_path / "notes.pdf")
+
+
+def test_crystals_without_names_are_arrays_tensors_and_structures() -> None:
+    named = demo_crystals("val").subset([3, 1, 4])
+    again = Crystals.of([*named, None])
+    assert again.num_atoms.tolist() == [*named.num_atoms.tolist(), 0]
+    picked = Crystals.join([again, again]).subset(np.array([True, False] * 4)).tensors()
+    assert torch.equal(picked.owners, torch.repeat_interleave(picked.num_atoms))
+    expected = to_structures(named.subset([0, 2, 0, 2]))
+    for one, other in zip(to_structures(picked), expected, strict=True):
+        assert one.properties == {}
+        other.properties = {}
+        assert one == other
