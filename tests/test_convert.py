@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import demo_crystals
 from pymatgen.core import Lattice, PeriodicSite, Structure
 from reading_helpers import read
 
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import (
     from_ase,
     from_structures,
@@ -142,3 +144,16 @@ def test_reading_other_files(structures: list[Structure], tmp_path: Path) -> Non
     for name, expected in (("POSCAR", structures[1]), ("one.json.gz", structures[2])):
         (found,) = to_structures(read(tmp_path / name).parsed.crystals())
         same(found, expected)
+
+
+def test_crystals_without_names_are_arrays_tensors_and_structures() -> None:
+    named = demo_crystals("val").subset([3, 1, 4])
+    again = Crystals.of([*named, None])
+    assert again.num_atoms.tolist() == [*named.num_atoms.tolist(), 0]
+    picked = Crystals.join([again, again]).subset(np.array([True, False] * 4)).tensors()
+    assert torch.equal(picked.owners, torch.repeat_interleave(picked.num_atoms))
+    expected = to_structures(named.subset([0, 2, 0, 2]))
+    for one, other in zip(to_structures(picked), expected, strict=True):
+        assert one.properties == {}
+        other.properties = {}
+        assert one == other

@@ -218,8 +218,7 @@ def check_file_names(names: Iterable[str]) -> None:
 
 
 def _rows(crystals: Crystals | CrystalBatch) -> Iterable[tuple[Any, Any, Any, dict[str, Any]]]:
-    named = isinstance(crystals, Crystals)
-    flat = (crystals if named else crystals.flatten()).to("cpu")
+    flat = (crystals if isinstance(crystals, Crystals) else crystals.flatten([])).to("cpu")
     # whole arrays at once: a tensor operation for each crystal costs as much as its structure
     numbers, coords = flat.atomic_numbers.tolist(), flat.frac_coords.double().numpy()
     cells = flat.lattice.double().numpy()
@@ -227,7 +226,7 @@ def _rows(crystals: Crystals | CrystalBatch) -> Iterable[tuple[Any, Any, Any, di
     end = 0
     for i, size in enumerate(flat.num_atoms.tolist()):
         start, end = end, end + size
-        properties: dict[str, Any] = {"material_id": flat.ids[i]} if named else {}
+        properties: dict[str, Any] = {"material_id": flat.ids[i]} if flat.ids else {}
         properties |= {name: values[i] for name, values in targets.items()}
         yield numbers[start:end], coords[start:end], cells[i], properties
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,7 +33,8 @@ def to_tensors(crystals: AnyCrystals) -> tuple[Crystals, list[str | None]]:
     if isinstance(crystals, CrystalBatch):
         crystals = crystals.flatten()
     if isinstance(crystals, Crystals):
-        found = crystals.tensors()
+        # without names and targets, which every step of a relaxation would take along
+        found = replace(crystals, targets={}, ids=[], check=False).tensors()
         return found, check(found, [None] * len(found))
     read = [_arrays(structure) for structure in crystals]
     found = Crystals.of([None if isinstance(one, str) else one for one in read]).tensors()
