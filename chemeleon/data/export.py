@@ -18,7 +18,6 @@ from chemeleon.data.tables import write_rows
 from chemeleon.storage import replacing
 
 ExportFormat = Literal["csv", "cif", "extxyz"]
-FORMATS: tuple[ExportFormat, ...] = ("csv", "cif", "extxyz")
 _ENDS = (".csv.gz", "", "-properties.csv", ".extxyz")
 
 
