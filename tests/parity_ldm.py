@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from chemeleon.config.schema import SamplerConfig
 from chemeleon.diffusion.losses import Noised, NoiseProcess
 from chemeleon.diffusion.reverse import Predict, ReverseDiffusion
-from chemeleon.generation.guidance import Evaluated, guide
+from chemeleon.generation.denoising import Evaluated, guide
 from chemeleon.models.denoiser import LatentDiffusion
 
 GUIDANCE = 2.0

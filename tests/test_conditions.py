@@ -14,7 +14,8 @@ import chemeleon
 from chemeleon import api
 from chemeleon.config.schema import ConditionConfig, SamplerConfig
 from chemeleon.errors import ConfigError
-from chemeleon.generation.guidance import Sampling, Steering
+from chemeleon.generation.denoising import Sampling
+from chemeleon.generation.guidance import Steering
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.conditions import element_counts

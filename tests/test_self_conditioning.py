@@ -11,7 +11,8 @@ from chemeleon.config.schema import DiffusionConfig, SamplerConfig
 from chemeleon.crystals.random import make_keys, normal
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError
-from chemeleon.generation.guidance import Asked, Sampling
+from chemeleon.generation.denoising import Sampling
+from chemeleon.generation.guidance import Asked
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import Denoiser
 from chemeleon.models.packing import Layout

@@ -31,7 +31,8 @@ from chemeleon.crystals.random import fold, make_keys, normal, uniform
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.diffusion.reverse import ReverseDiffusion, Trajectory
 from chemeleon.errors import GenerationError
-from chemeleon.generation.guidance import Asked, GuidedDenoiser, Sampling, Steering, Wishes
+from chemeleon.generation.denoising import GuidedDenoiser, Sampling
+from chemeleon.generation.guidance import Asked, Steering, Wishes
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import place
