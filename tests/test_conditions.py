@@ -193,6 +193,14 @@ def test_guidance_is_the_formula(pipeline):
                 torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_without_guidance_in_an_interval_the_rest_takes_the_condition(pipeline):
+    wishes = {"conditions": {"density": 4.0}, "guidance": 0.0}
+    for interval, branches in (((0.0, 1.0), 1), ((0.2, 0.8), 2)):
+        steering = Steering(pipeline.model, 2, {**wishes, "guidance_interval": interval})
+        asked = steering.of(torch.arange(2), torch.device("cpu"))
+        assert len(asked.branches()) == branches
+
+
 def test_conditions_of_each_crystal_are_its_own_in_any_batch(pipeline):
     settings = SamplerConfig(steps=4)
     values = [1.0, 20.0, None, 8.0, 8.0]

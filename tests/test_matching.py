@@ -154,10 +154,11 @@ def test_a_killed_worker_costs_one_pair() -> None:
 @pytest.mark.parametrize("others", [1, 20])  # few pairs go to a worker for an extreme cell
 def test_a_worker_stuck_in_compiled_code_is_killed(others: int) -> None:
     pairs = [(NEEDLE, NEEDLE), *[(CUBE, CUBE)] * others]
-    result = match_pairs(pairs, jobs=1, seconds_per_pair=1.0)
+    # a second more and a fast machine comes out of the compiled code before it is killed
+    result = match_pairs(pairs, jobs=1, seconds_per_pair=0.2)
     assert result.timed_out.tolist() == [True] + [False] * others
     assert result.matched.tolist() == [False] + [True] * others
-    assert result.reasons[0] == "stuck for more than 1 s, killed"
+    assert result.reasons[0] == "stuck for more than 0.2 s, killed"
 
 
 def test_script_without_main_guard_and_with_torch(tmp_path: Path) -> None:

@@ -126,6 +126,18 @@ def test_only_the_window_draws_noise_and_it_moves_without_new_tensors():
     assert torch.nonzero(reverse.coefficients.std).flatten().tolist() == [6, 7, 8]
 
 
+def test_noise_is_the_same_however_many_steps_are_drawn_at_once(monkeypatch):
+    keys, mask = make_keys(0, torch.arange(2)), torch.ones(2, 3, dtype=torch.bool)
+    start = normal(keys, (3, 8))
+    found = []
+    for at_once in (1, 4 * start.numel(), 2**24):
+        monkeypatch.setattr("chemeleon.diffusion.reverse.DRAWN_AT_ONCE", at_once)
+        reverse = ReverseDiffusion(EPSILON, SamplerConfig(steps=10), window={1, 3, 7})
+        found.append(reverse.sample(some_denoiser, start, mask, keys))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
 def test_steps_without_likelihood_are_refused():
     with pytest.raises(ConfigError, match="noise"):
         ReverseDiffusion(EPSILON, SamplerConfig(scheduler="ddim", eta=0.0)).require_likelihood()

@@ -209,16 +209,17 @@ class ReverseDiffusion:
     def _noise(self, start: Tensor, keys: Tensor) -> Callable[[int], Tensor]:
         """Return the noise of every step, drawn by the keys, several steps at once."""
         block = max(1, DRAWN_AT_ONCE // max(1, start.numel()))
-        held: list[Tensor] = []
+        held: dict[int, Tensor] = {}
 
         def drawn(index: int) -> Tensor:
-            if index % block == 0 or not held:
-                first = index - index % block
-                numbers = torch.arange(first, min(first + block, len(self)), device=start.device)
+            if index not in held:
+                last = min(index + block, len(self))
+                numbers = torch.arange(index, last, device=start.device)
                 folded = fold(keys.expand(len(numbers), -1), "step", numbers.unsqueeze(-1))
                 values = normal(folded.flatten(), tuple(start.shape[1:]))
-                held[:] = values.view(len(numbers), *start.shape).unbind()
-            return held[index % block]
+                held.clear()
+                held.update(zip(range(index, last), values.view(-1, *start.shape), strict=True))
+            return held[index]
 
         return drawn
 

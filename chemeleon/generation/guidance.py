@@ -21,6 +21,7 @@ from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.vae import Decoded
 
 GUIDANCE = 2.0  # of the published models
+ALL = (0.0, 1.0)  # of a trajectory
 NEEDS_CONDITIONS = (
     "is towards conditions, and there are none: give --condition NAME=VALUE"
     " (in Python conditions={...}), or leave it out"
@@ -72,7 +73,7 @@ class Asked(NamedTuple):
         if self.request is None or self.guidance == 1:
             return [self.request]
         nothing = self.request.nothing()
-        return [nothing] if self.guidance == 0 else [self.request, nothing]
+        return [nothing] if self.guidance == 0 and self.interval == ALL else [self.request, nothing]
 
     def pushed(self, steps: int) -> range:
         """Return the numbers of the steps that are guided; the others are conditional."""
@@ -207,7 +208,7 @@ def _interval(
     interval: tuple[float, float] | None, given: Mapping[str, object]
 ) -> tuple[float, float]:
     if interval is None:
-        return 0.0, 1.0
+        return ALL
     if not given:
         raise ConfigError(f"a guidance interval {NEEDS_CONDITIONS}")
     first, last = interval

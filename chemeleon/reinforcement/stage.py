@@ -125,14 +125,15 @@ class RLStage(WritesLDM):
 
     def _micro_batch(self) -> int:
         """Return how many pairs of crystal and step fit into memory at a time."""
-        device, sizes = self.policy.device, self.model.config.denoiser
+        device, sizes, rl = self.policy.device, self.model.config.denoiser, self.config.rl
         if device.type != "cuda":
             return CPU_PAIRS
         free, _ = torch.cuda.mem_get_info(device)
         per_token = ACTIVATION_BYTES * sizes.layers * sizes.width
         tokens = min(MOST_TOKENS, int(0.5 * free / per_token))
         atoms = float(self.policy.source.num_atoms.float().mean())
-        return max(1, int(tokens / atoms))
+        branches = 1 if rl.guidance in (None, 1) else 2  # both are kept for the backward pass
+        return max(1, int(tokens / (atoms * branches)))
 
     def _window(self, update: int) -> range | None:
         """Return the steps that draw noise: they move on, and begin again at the end."""
