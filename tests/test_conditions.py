@@ -14,7 +14,7 @@ import chemeleon
 from chemeleon import api
 from chemeleon.config.schema import ConditionConfig, SamplerConfig
 from chemeleon.errors import ConfigError
-from chemeleon.generation.denoising import Sampling
+from chemeleon.generation.denoising import GuidedDenoiser, Sampling
 from chemeleon.generation.guidance import Steering
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.condition_encoder import ConditionEncoder
@@ -185,7 +185,7 @@ def test_guidance_is_the_formula(pipeline):
         for scale in (0.0, 1.0, 2.5):
             wishes = {"conditions": {"density": value}, "guidance": scale}
             asked = Steering(model, 2, wishes).of(torch.arange(2), torch.device("cpu"))
-            denoiser = pipeline.denoiser(model, sizes, layout, None, asked)
+            denoiser = GuidedDenoiser(model, sizes, layout, None, asked, pipeline.estimator)
             found = Sampling(denoiser, 10)(z, t)
             torch.testing.assert_close(found, denoiser.predict(z, t), rtol=1e-5, atol=1e-5)
             for ours, one, other in zip(found, shown, hidden, strict=True):

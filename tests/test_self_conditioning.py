@@ -11,7 +11,7 @@ from chemeleon.config.schema import DiffusionConfig, SamplerConfig
 from chemeleon.crystals.random import make_keys, normal
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError
-from chemeleon.generation.denoising import Sampling
+from chemeleon.generation.denoising import GuidedDenoiser, Sampling
 from chemeleon.generation.guidance import Asked
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import Denoiser
@@ -84,7 +84,7 @@ def test_guidance_has_an_estimate_for_each_of_its_denoisers(run):
     sizes = torch.tensor([4, 4])
     layout = Layout.from_mask(torch.ones(2, 4, dtype=torch.bool), sizes, full=True)
     asked = Asked(None, 0.0, (0.0, 1.0), None)
-    denoiser = pipeline.denoiser(pipeline.model, sizes, layout, None, asked)
+    denoiser = GuidedDenoiser(pipeline.model, sizes, layout, None, asked, pipeline.estimator)
     z = normal(make_keys(0, torch.arange(2)), (4, pipeline.model.vae.config.latent_dim))
     t = torch.tensor([500, 500])
     with torch.no_grad():

@@ -61,9 +61,8 @@ def _completed(parameter: Parameter, text: str) -> Parameter:
     flag = "--" + parameter.name.replace("_", "-")
     if option.default is ...:  # where Typer keeps the first flag of an annotation
         option.param_decls = (flag,)
-    text = (
-        " ".join(text.partition("; see `")[0].split()).rstrip(".").replace("``", "")
-    )  # names of functions
+    told, _, _ = text.partition("; see `")  # names of functions are for Python
+    text = " ".join(told.split()).rstrip(".").replace("``", "")
     option.help = option.help or f"{text[:1].upper()}{text[1:]}."
     main = next((one for one in get_args(kind) if type(None) in get_args(kind)), kind)
     if option.parser is None and get_origin(main) is Literal:

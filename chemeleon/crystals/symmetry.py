@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 SYMPREC = 0.1  # angstrom, unless another tolerance is asked for
 TIGHT = 0.01  # angstrom: a crystal that has its symmetry exactly has it at this tolerance too
 MAX_RATIO = 100.0  # of cell vectors; the search takes minutes beyond it
-MIN_VOLUME = 0.5  # angstrom^3 per atom: of diamond 5.7, of solid hydrogen 11
+MIN_ATOM_VOLUME = 0.5  # angstrom^3 per atom: of diamond 5.7, of solid hydrogen 11
 # the search may never end where the tolerance is not small beside the cell
 MIN_HEIGHT = 1.5  # angstrom, between lattice planes of the reduced cell; 1.96 of 13,570 real ones
 MIN_TOLERANCES = 10  # that this distance holds: the tolerance is lowered to it
@@ -62,17 +62,17 @@ def dataset(
     """Return moyopy's ``MoyoDataset`` of a crystal, or None where there is none; never raises.
 
     Crystals that are not finite, extremely long or flat are not looked at, and in cells of less
-    than 3 angstrom between lattice planes no tolerance above a tenth of that is taken: in
-    either the search may never end. Standard cells are in
-    the standard setting of the International Tables: axis b, hexagonal axes, origin at a centre.
-    Arguments as for `space_group`.
+    than 3 angstrom between lattice planes no tolerance above a tenth of that is taken: in either
+    the search may never end. Standard cells are in the standard setting of the International
+    Tables: axis b, hexagonal axes, origin at a centre. Arguments as for `space_group`.
     """
     basis, places = np.asarray(lattice, float), np.asarray(frac_coords, float).reshape(-1, 3)
     if not (len(places) and np.isfinite(basis).all() and np.isfinite(places).all()):
         return None
     lengths = np.linalg.norm(basis, axis=1)
-    volume = abs(np.linalg.det(basis))
-    if not lengths.max() <= MAX_RATIO * lengths.min() or not volume > MIN_VOLUME * len(places):
+    if not lengths.max() <= MAX_RATIO * lengths.min():
+        return None
+    if not abs(np.linalg.det(basis)) > MIN_ATOM_VOLUME * len(places):
         return None
     height = _height(basis)
     if not height > MIN_HEIGHT:
@@ -89,16 +89,18 @@ def dataset(
 
 def _height(basis: NDArray[Any]) -> float:
     """Return the smallest distance of lattice planes that bound a reduced cell, angstrom."""
-    import spglib
-
-    def height(vectors: NDArray[Any]) -> float:
-        return float(1 / np.linalg.norm(np.linalg.inv(vectors), axis=0).max())
-
-    given = height(basis)
+    given = plane_spacings(basis).min()
     if given > 2:  # most cells come reduced
         return given
+    import spglib
+
     reduced = spglib.niggli_reduce(basis)
-    return given if reduced is None else max(given, height(reduced))
+    return given if reduced is None else max(given, plane_spacings(reduced).min())
+
+
+def plane_spacings(lattice: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the distances ``(3,)`` of the planes that bound a cell ``(3, 3)``, in its unit."""
+    return 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0)
 
 
 def operations(number: int, primitive: bool) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -20,6 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.symmetry import plane_spacings
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 _NONE = np.zeros(0, np.int64)
@@ -122,7 +124,7 @@ def _minima(lattice: Floats) -> Floats:
 
 def _points(lattice: Floats, radius: float) -> tuple[Ints, Floats, Floats]:
     """Return images, vectors and lengths of the lattice points within a radius, by length."""
-    spacing = 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0)
+    spacing = plane_spacings(lattice)
     most = np.floor(radius / spacing).astype(np.int64)
     axes = [np.arange(-m, m + 1) for m in most]
     images = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)

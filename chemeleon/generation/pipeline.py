@@ -95,6 +95,11 @@ class Pipeline:
         """The forward process that the model was trained on."""
         return NoiseProcess(self.model.config.diffusion, self.device)
 
+    @property
+    def estimator(self) -> NoiseProcess | None:
+        """What tells a model with self-conditioning its last estimate; None without."""
+        return self.process if self.model.config.denoiser.self_conditioning else None
+
     @classmethod
     def from_pretrained(
         cls, reference: str | Path, device: torch.device | str | None = None
@@ -304,8 +309,9 @@ class Pipeline:
         model, shapes, keys = self.model, shapes.to(self.device), keys.to(self.device)
         first = keys if start_keys is None else start_keys.to(self.device)
         start = normal(fold(first, "start"), (shapes.width, model.vae.config.latent_dim))
-        given = (shapes.num_atoms, Layout.of(shapes), shapes.atomic_numbers, asked)
-        denoiser = self.denoiser(network or model, *given)
+        types = shapes.atomic_numbers if model.config.denoiser.types else None
+        given = (shapes.num_atoms, Layout.of(shapes), types, asked, self.estimator)
+        denoiser = GuidedDenoiser(network or model, *given)
         with autocast:  # around the whole trajectory: weights are rounded once
             predict = Sampling(denoiser, len(reverse), stop=stop, graphs=graphs, record=record)
             trajectory = None
@@ -320,20 +326,6 @@ class Pipeline:
         flat = model.vae.to_crystals(decoded, shapes, price).to("cpu").flatten()
         estimates = [torch.stack(steps) for steps in zip(*predict.estimates, strict=True)]
         return Made(replace(flat, frac_coords=wrap(flat.frac_coords)), trajectory, estimates)
-
-    def denoiser(
-        self,
-        network: nn.Module,
-        num_atoms: Tensor,
-        layout: Layout,
-        types: Tensor | None,
-        asked: Asked,
-    ) -> GuidedDenoiser:
-        """Return the denoiser of one batch; arguments as of ``GuidedDenoiser``."""
-        config = self.model.config.denoiser
-        process = self.process if config.self_conditioning else None
-        types = types if config.types else None
-        return GuidedDenoiser(network, num_atoms, layout, types, asked, process)
 
     def precision(self, wanted: Precision) -> Literal["fp32", "bf16"]:
         """Return what ``auto`` means on this device; the other choices as they are."""

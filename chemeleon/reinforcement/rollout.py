@@ -18,7 +18,8 @@ from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.crystals.random import fold, integers, make_keys
 from chemeleon.data.loader import PACK_BELOW
 from chemeleon.diffusion.reverse import ReverseDiffusion
-from chemeleon.generation.guidance import Asked
+from chemeleon.generation.denoising import GuidedDenoiser
+from chemeleon.generation.guidance import ALL, Asked
 from chemeleon.generation.pipeline import Made, Pipeline
 from chemeleon.models.condition_encoder import Request
 from chemeleon.models.denoiser import LatentDiffusion
@@ -182,13 +183,13 @@ class Policy:
         mask = torch.arange(z.shape[1], device=sizes.device) < sizes.unsqueeze(-1)
         layout = Layout.from_mask(mask, sizes, inputs.get("slots"), full=full)
         asked = self._asked(inputs)
-        denoiser = self.pipeline.denoiser(network, sizes, layout, inputs.get("types"), asked)
+        given = (sizes, layout, inputs.get("types"), asked, self.pipeline.estimator)
         estimates = [value for key, value in inputs.items() if key.startswith(ESTIMATE)]
         pushed = None
-        if self.interval != (0.0, 1.0):
+        if self.interval != ALL:
             guided = asked.pushed(steps)
             pushed = (inputs["step"] >= guided.start) & (inputs["step"] < guided.stop)
-        return denoiser.predict(z, t, estimates, pushed)
+        return GuidedDenoiser(network, *given).predict(z, t, estimates, pushed)
 
     def roll_out(self, network: nn.Module, prompts: Prompts, reverse: ReverseDiffusion) -> Rollout:
         """Make the crystals that were asked for, in one batch."""
