@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 from chemeleon.cli.app import app
 from chemeleon.errors import ConfigError, TrainingError
 from chemeleon.reinforcement.rewards._loading import built_in
-from chemeleon.reinforcement.rewards._normalise import normalise
-from chemeleon.reinforcement.rewards.mix import Mix
+from chemeleon.reinforcement.rewards.mix import Mix, normalise
 
 pytest_plugins = ["reward_fixtures"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from chemeleon.config.requests import whole_number
@@ -48,11 +49,13 @@ class Share(NamedTuple):
     rank: int = 0
     world: int = 1
 
-    def gather(self, items: list[Any]) -> list[Any]:
-        """Return the items of all processes, on each of them."""
+    def gather(self, items: Iterable[Any]) -> Iterable[Any]:
+        """Return the items of all processes, on each of them; of one process one by one."""
+        if self.world == 1:
+            return items
         from accelerate.utils import gather_object
 
-        return gather_object(items)
+        return gather_object(list(items))
 
 
 def share(device: str | None) -> Share:

@@ -31,7 +31,7 @@ from chemeleon.reinforcement.rewards.mix import Mix
 from chemeleon.reinforcement.rollout import Policy, draw_prompts
 from chemeleon.storage import Draft
 from chemeleon.training.adapted import Adapted, WritesLDM
-from chemeleon.training.context import RunContext
+from chemeleon.training.stage import RunContext
 
 CPU_PAIRS = 1024
 MOST_TOKENS = 32_768  # per backward pass on a GPU; more do not make it faster

@@ -17,13 +17,13 @@ from chemeleon.crystals.random import fold, normal, uniform
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError
-from chemeleon.generation.pipeline import Pipeline, Precision
+from chemeleon.generation.pipeline import Pipeline
+from chemeleon.generation.settings import Precision
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.training.adapted import Adapted, WritesLDM
-from chemeleon.training.context import RunContext, check_form, check_same, load_vae
-from chemeleon.training.stage import DataStage
+from chemeleon.training.stage import DataStage, RunContext, check_form, check_same, load_vae
 from chemeleon.training.vae import add_shares, match_shares
 
 STATISTICS_CRYSTALS = 2048  # mean and spread of each channel to 2 % of the spread; 8,192 give 1 %
