@@ -13,7 +13,7 @@ from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError
 from chemeleon.generation.denoising import Asked, GuidedDenoiser, StepwiseDenoiser
 from chemeleon.generation.pipeline import Pipeline
-from chemeleon.models.denoiser import Denoiser
+from chemeleon.models.networks.dit import Denoiser
 from chemeleon.models.packing import Layout
 
 WORDS = [

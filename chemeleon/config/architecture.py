@@ -110,8 +110,11 @@ class VAEConfig(Section):
 
 
 class DenoiserConfig(Section):
-    """The diffusion transformer (DiT) over atoms."""
+    """The network that predicts noise in latents, by default a diffusion transformer over atoms."""
 
+    network: Word = Field(
+        default="dit", description="Which network, a file of `chemeleon/models/networks/`."
+    )
     width: Width = Field(default=768, description="Width of the transformer.")
     layers: Layers = Field(default=12, description="Blocks.")
     heads: Heads = Field(default=12, description="Attention heads.")

@@ -125,11 +125,11 @@ class RLStage(WritesLDM):
 
     def _micro_batch(self) -> int:
         """Return how many pairs of crystal and step fit into memory at a time."""
-        device, sizes, rl = self.policy.device, self.model.config.denoiser, self.config.rl
+        device, rl = self.policy.device, self.config.rl
         if device.type != "cuda":
             return CPU_PAIRS
         free, _ = torch.cuda.mem_get_info(device)
-        per_token = ACTIVATION_BYTES * sizes.layers * sizes.width
+        per_token = ACTIVATION_BYTES * self.model.denoiser.kept_per_token
         tokens = min(MOST_TOKENS, int(0.5 * free / per_token))
         atoms = float(self.policy.source.num_atoms.float().mean())
         branches = 1 if rl.guidance in (None, 1) else 2  # both are kept for the backward pass

@@ -20,6 +20,7 @@ from chemeleon.errors import ConfigError
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.generation.settings import Precision
 from chemeleon.models.denoiser import LatentDiffusion
+from chemeleon.models.networks.base import find_network
 from chemeleon.models.packing import Layout
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.training.adapted import Adapted, WritesLDM
@@ -216,6 +217,7 @@ def _start(
         check_form(start.vae, source, config)
         start.config = start.config.model_copy(update={"sampler": ldm.sampler})
         return None, start
+    find_network(ldm.denoiser.network)  # before anything is read
     vae = load_vae("ldm", ldm.vae_ckpt_path, config)
     if ldm.denoiser.types != (vae.config.kind == "csp"):
         kind = "csp" if ldm.denoiser.types else "dng"
