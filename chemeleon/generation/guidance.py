@@ -13,6 +13,7 @@ from typing import NamedTuple, TypedDict
 import torch
 from torch import Tensor
 
+from chemeleon.config.requests import guided_steps
 from chemeleon.crystals.symbols import atoms_per_unit, element_numbers, formula_amounts
 from chemeleon.errors import ConfigError, nearest
 from chemeleon.models.condition_encoder import Request
@@ -76,8 +77,12 @@ class Asked(NamedTuple):
         return [nothing] if self.guidance == 0 and self.interval == ALL else [self.request, nothing]
 
     def pushed(self, steps: int) -> range:
-        """Return the numbers of the steps that are guided; the others are conditional."""
-        return range(*(round(share * steps) for share in self.interval))
+        """Return the numbers of the steps that are guided; the others are conditional.
+
+        Raises:
+            ConfigError: if the interval holds no step.
+        """
+        return guided_steps(self.interval, steps)
 
     def restrict(self, decoded: Decoded) -> Decoded:
         """Make elements that are not allowed impossible: a projection, not a likelihood."""
