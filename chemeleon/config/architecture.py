@@ -186,6 +186,15 @@ class DiffusionConfig(Section):
         return self
 
 
+# what schedulers make of eta that do not take every share of it
+ETA_OF = {
+    "ddpm": "ddpm always draws full noise; leave eta out, or use ddim",
+    "dpm++": "dpm++ draws full noise, or none with eta=0; use one of these, or ddim",
+    "unipc": "unipc draws no noise; leave eta out, or use ddim",
+    "euler": "euler draws no noise in samples; leave eta out",
+}
+
+
 class SamplerConfig(Section):
     """The reverse walk that `sample` uses if not told otherwise."""
 
@@ -208,6 +217,18 @@ class SamplerConfig(Section):
         description="How much likelier (log-probability over its atoms) a crystal must be for"
         " another element to be worth it; 0 lets every atom choose by itself.",
     )
+
+    def unread_eta(self, *reads: str) -> str | None:
+        """Return why the walk would not read ``eta``, or None where it does or ``eta`` is 1.
+
+        Args:
+            reads: schedulers that take any share of noise.
+        """
+        if self.eta == 1 or self.scheduler in reads:
+            return None
+        if self.scheduler == "dpm++" and self.eta == 0:
+            return None
+        return f"eta={self.eta:g} would change nothing: {ETA_OF[self.scheduler]}"
 
 
 class ConditionConfig(Section):

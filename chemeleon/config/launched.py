@@ -13,9 +13,14 @@ logger = logging.getLogger(__name__)
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
+def is_one_of_several() -> bool:
+    """Return whether a launcher such as `accelerate launch` started several processes."""
+    return _size("WORLD_SIZE") > 1
+
+
 def is_first() -> bool:
     """Return whether this is the process that speaks for all."""
-    return os.environ.get("RANK", "0") == "0"
+    return not is_one_of_several() or os.environ.get("RANK", "0") == "0"
 
 
 def tell_if_alone() -> None:
@@ -64,7 +69,7 @@ def share(device: str | None) -> Share:
     Args:
         device: torch's name; each of several processes takes its own GPU if that is not given.
     """
-    if _size("WORLD_SIZE") == 1:
+    if not is_one_of_several():
         tell_if_alone()
         return Share(device)
     import torch

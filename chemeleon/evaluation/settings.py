@@ -125,6 +125,8 @@ class Settings:
             raise ConfigError("coverage is of a set: name a --reference or a --control")
         if self.potential == "none" and (self.hulls or self.relax_steps):
             raise ConfigError("--hull and --relax need energies: name a --potential such as chgnet")
+        if self.potential == "none" and self.control_energies != type(self).control_energies:
+            raise ConfigError("control_energies needs energies: name a --potential such as chgnet")
         if bool(self.properties) != (self.predict is not None):
             raise ConfigError("properties of crystals are predicted: name a --predictor")
         for name, (low, high, _) in self.wanted.items():

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from chemeleon.config.requests import guided_steps
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.models.condition_encoder import Request
 from chemeleon.models.packing import Layout
@@ -60,8 +61,12 @@ class Asked(NamedTuple):
         return [nothing] if self.guidance == 0 and self.interval == ALL else [self.request, nothing]
 
     def pushed(self, steps: int) -> range:
-        """Return the numbers of the steps that are guided; the others are conditional."""
-        return range(*(round(share * steps) for share in self.interval))
+        """Return the numbers of the steps that are guided; the others are conditional.
+
+        Raises:
+            ConfigError: if the interval holds no step.
+        """
+        return guided_steps(self.interval, steps)
 
     def restrict(self, decoded: Decoded) -> Decoded:
         """Make elements that are not allowed impossible: a projection, not a likelihood."""

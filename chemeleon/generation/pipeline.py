@@ -46,12 +46,14 @@ class Made(NamedTuple):
 
     Attributes:
         crystals: in main memory; broken ones are still among them.
+        clean: ``(B, N, L)`` latents at the end of the walk, on the device.
         trajectory: latents and likelihoods, on the device; None if they were not recorded.
         estimates: of models with self-conditioning, for each branch of guidance the clean latents
             ``(S, B, N, L)`` that the denoiser was given; empty without.
     """
 
     crystals: Crystals
+    clean: Tensor
     trajectory: Trajectory | None
     estimates: list[Tensor]
 
@@ -292,15 +294,16 @@ class Pipeline:
             trajectory = None
             if record:
                 trajectory = reverse.trajectory(predict, start, shapes.mask, keys)
-                z = trajectory.zs[-1]
+                clean = trajectory.zs[-1]
             else:
-                z = reverse.sample(predict, start, shapes.mask, keys)
-            z = model.unstandardise(z) * shapes.mask.unsqueeze(-1)
+                clean = reverse.sample(predict, start, shapes.mask, keys)
+            z = model.unstandardise(clean) * shapes.mask.unsqueeze(-1)
             decoded = asked.restrict(model.vae.decode(z, shapes))
         price = reverse.sampler.element_price
         flat = model.vae.to_crystals(decoded, shapes, price).to("cpu").flatten()
         estimates = [torch.stack(steps) for steps in zip(*predict.estimates, strict=True)]
-        return Made(replace(flat, frac_coords=wrap(flat.frac_coords)), trajectory, estimates)
+        crystals = replace(flat, frac_coords=wrap(flat.frac_coords))
+        return Made(crystals, clean, trajectory, estimates)
 
     def precision(self, wanted: Precision) -> Literal["fp32", "bf16"]:
         """Return what ``auto`` means on this device; the other choices as they are."""

@@ -255,10 +255,14 @@ def _sampler(default: SamplerConfig, settings: SampleSettings) -> SamplerConfig:
     given = {name: getattr(settings, name) for name in SamplerConfig.model_fields}
     given = {name: value for name, value in given.items() if value is not None}
     try:
-        return SamplerConfig.model_validate({**default.model_dump(), **given})
+        sampler = SamplerConfig.model_validate({**default.model_dump(), **given})
     except ValidationError as error:
         problems = [f"{p['loc'][0]}: {p['msg']}, got {p['input']!r}" for p in error.errors()]
         raise ConfigError("; ".join(problems)) from None
+    problem = None if settings.eta is None else sampler.unread_eta("ddim")
+    if problem is not None:
+        raise ConfigError(problem)
+    return sampler
 
 
 class SampleResult(list["Structure"]):

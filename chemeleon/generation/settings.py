@@ -64,7 +64,8 @@ class SampleSettings:
         scheduler: of the reverse walk: ddim, ddpm, dpm++, unipc, or euler for flow models; by
             default what the model was saved with.
         steps: evaluations of the denoiser.
-        eta: share of fresh noise: 0 none, 1 full.
+        eta: share of fresh noise: 0 none, 1 full; any for ddim, either for dpm++, others have
+            their own.
         temperature: scale of all noise; below 1 for likelier, less varied crystals.
         element_price: how much likelier a crystal must be for another element to be worth it: 0
             nothing, 1 to 6 are usual against stray elements.
@@ -166,6 +167,12 @@ class SampleSettings:
             raise ConfigError("formulas come from one place: leave out formula or formulas_from")
         if self.formula_units is not None and not self.formulas:
             raise ConfigError("formula_units says how many units of a formula: name the formula")
+        if self.rank_by != "auto" and not self.formulas:
+            raise ConfigError("rank_by orders the candidates of a formula: name the formula")
+        if self.on_error != "few" and self.formulas_from is None:
+            raise ConfigError("on_error is for the rows of formulas_from, which is not given")
+        if self.output is None and (self.contact_sheet or tuple(self.formats) != ("cif",)):
+            raise ConfigError("contact_sheet and formats are of files: name an output folder")
         if self.num_atoms is not None and self.of_atoms:
             raise ConfigError("a formula says how many atoms there are: use formula_units")
 

@@ -60,7 +60,13 @@ class Piece(NamedTuple):
 
 
 class Objective(Protocol):
-    """What is learned from a rollout, and how."""
+    """What is learned from a rollout, and how.
+
+    Attributes:
+        learns_from_steps: every step of the walk is needed, not its end alone.
+    """
+
+    learns_from_steps: bool
 
     def steps(
         self, rollout: Rollout, rewards: Tensor, reverse: ReverseDiffusion, network: nn.Module
@@ -174,6 +180,8 @@ def grpo_terms(
 
 class PolicyGradient:
     """GRPO; with its defaults as published, see ``RLConfig``."""
+
+    learns_from_steps = True
 
     def __init__(
         self,
@@ -318,6 +326,8 @@ class Rejection:
     RAFT (Dong et al. 2023, arXiv:2304.06767), with the loss that the model was trained with.
     """
 
+    learns_from_steps = False
+
     def __init__(self, config: RLConfig, policy: Policy, micro_batch: int) -> None:
         self.config, self.policy = config, policy
         self.process = NoiseProcess(policy.model.config.diffusion, policy.device)
@@ -332,8 +342,7 @@ class Rejection:
         kept = max(config.minibatches, round(config.keep_share * size))
         ranked = rewards.view(-1, size).argsort(dim=1, descending=True, stable=True)[:, :kept]
         best = ranked + torch.arange(len(ranked)).unsqueeze(1) * size
-        assert rollout.made.trajectory is not None
-        clean, keys = rollout.made.trajectory.zs[-1], rollout.prompts.keys.to(device)
+        clean, keys = rollout.made.clean, rollout.prompts.keys.to(device)
         for first in range(config.minibatches):
             batch = best[:, first :: config.minibatches].flatten()
             cut = self.cutter.cut(rollout, batch, list(range(config.noise_draws)))

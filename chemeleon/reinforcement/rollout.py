@@ -190,8 +190,17 @@ class Policy:
             pushed = (inputs["step"] >= guided.start) & (inputs["step"] < guided.stop)
         return GuidedDenoiser(network, *given).predict(z, t, estimates, pushed)
 
-    def roll_out(self, network: nn.Module, prompts: Prompts, reverse: ReverseDiffusion) -> Rollout:
-        """Make the crystals that were asked for, in one batch."""
+    def roll_out(
+        self, network: nn.Module, prompts: Prompts, reverse: ReverseDiffusion, *, record: bool
+    ) -> Rollout:
+        """Make the crystals that were asked for, in one batch.
+
+        Args:
+            network: the model, as prepared for training or bare.
+            prompts: what is asked for.
+            reverse: the walk.
+            record: keep latents and likelihoods of every step, which policy gradients learn from.
+        """
         width = self.width(prompts.asked)
         shapes = self.shapes(prompts.asked, width)
         training = network.training
@@ -205,7 +214,7 @@ class Policy:
             start_keys=prompts.start_keys,
             network=network,
             graphs=self.graphs,
-            record=True,
+            record=record,
         )
         network.train(training)
         return Rollout(prompts, width, made)

@@ -165,7 +165,8 @@ class RLStage(WritesLDM):
             rank=self.rank,
             world=self.world,
         )
-        rollout = self.policy.roll_out(self.model, prompts, self.reverse)
+        record = self.objective.learns_from_steps
+        rollout = self.policy.roll_out(self.model, prompts, self.reverse, record=record)
         made = time.monotonic()
         scores = self.scorer.score(rollout.made.crystals, prompts.group)
         rewards = scores.total.float().cpu()
@@ -221,7 +222,7 @@ class RLStage(WritesLDM):
         )
         if not len(prompts.asked):
             return {}
-        rollout = self.judged.roll_out(model, prompts, self.judging_reverse)
+        rollout = self.judged.roll_out(model, prompts, self.judging_reverse, record=False)
         scores = self.scorer.score(rollout.made.crystals, torch.zeros_like(prompts.group))
         number = float(len(prompts.asked))
         reward = float(weighted(scores, rl.rewards).sum())

@@ -187,7 +187,7 @@ def _tell(name: str, candidates: Candidates, answer: Answer, lost: Tensor) -> No
     if not told:
         return
     examples = [
-        f"crystal {candidates.crystals.ids[row]}"
+        f"crystal {candidates.name(row)}"
         f" ({candidates.structures[row].composition.reduced_formula}):"
         f" {answer.reasons.get(row, f'the score is {float(answer.values[row])}')}"
         for row in told[:_EXAMPLES]
