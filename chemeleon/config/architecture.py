@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from chemeleon.config.bounds import (
     MOST_CLASSES,
@@ -29,6 +29,7 @@ from chemeleon.config.bounds import (
     Word,
     Words,
 )
+from chemeleon.config.schedulers import SCHEDULERS, known_scheduler
 
 
 def _check_heads(width: int, heads: int) -> None:
@@ -186,21 +187,12 @@ class DiffusionConfig(Section):
         return self
 
 
-# what schedulers make of eta that do not take every share of it
-ETA_OF = {
-    "ddpm": "ddpm always draws full noise; leave eta out, or use ddim",
-    "dpm++": "dpm++ draws full noise, or none with eta=0; use one of these, or ddim",
-    "unipc": "unipc draws no noise; leave eta out, or use ddim",
-    "euler": "euler draws no noise in samples; leave eta out",
-}
-
-
 class SamplerConfig(Section):
     """The reverse walk that `sample` uses if not told otherwise."""
 
-    scheduler: Literal["ddim", "ddpm", "dpm++", "unipc", "euler"] = Field(
+    scheduler: Annotated[str, AfterValidator(known_scheduler)] = Field(
         default="ddim",
-        description="Name of the scheduler; `euler` is for flow models, the rest for ddpm.",
+        description="ddim, ddpm, dpm++ or unipc; euler for flow models.",
     )
     steps: TimeSteps = Field(default=50, description="Evaluations of the denoiser.")
     eta: Fraction = Field(
@@ -218,17 +210,16 @@ class SamplerConfig(Section):
         " another element to be worth it; 0 lets every atom choose by itself.",
     )
 
-    def unread_eta(self, *reads: str) -> str | None:
-        """Return why the walk would not read ``eta``, or None where it does or ``eta`` is 1.
+    def unread_eta(self, *more: str) -> str | None:
+        """Return why ``eta`` would not be read, or None where it is or is 1.
 
         Args:
-            reads: schedulers that take any share of noise.
+            more: schedulers that take any, beside those that always do.
         """
-        if self.eta == 1 or self.scheduler in reads:
+        kind = SCHEDULERS[self.scheduler]
+        if kind.etas is None or self.eta in (1, *kind.etas) or self.scheduler in more:
             return None
-        if self.scheduler == "dpm++" and self.eta == 0:
-            return None
-        return f"eta={self.eta:g} would change nothing: {ETA_OF[self.scheduler]}"
+        return f"eta={self.eta:g} would change nothing: {kind.of_eta}"
 
 
 class ConditionConfig(Section):

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from chemeleon.config.architecture import LoRAConfig, SamplerConfig
 from chemeleon.config.bounds import Fraction, Location, NonNegative, Positive, Section
 from chemeleon.config.requests import MAX_CRYSTALS, guided_steps
+from chemeleon.config.schedulers import SCHEDULERS
 from chemeleon.errors import ConfigError
 
 # metrics of a rollout and of validation that are no reward's
@@ -170,7 +171,7 @@ class RLConfig(Section):
     def _consistent(self) -> RLConfig:
         problems = []
         name, steps = self.sampler.scheduler, self.sampler.steps
-        if name not in ("ddim", "ddpm", "euler"):
+        if not SCHEDULERS[name].gaussian:
             problems.append(
                 f"sampler.scheduler={name} has no likelihood: use ddim, ddpm or euler (flow)"
             )
@@ -180,7 +181,7 @@ class RLConfig(Section):
             )
         if name != "ddpm" and self.sampler.eta == 0:
             problems.append("sampler.eta=0 walks without noise, so there is nothing to learn from")
-        if problem := self.sampler.unread_eta("ddim", "euler"):
+        if problem := self.sampler.unread_eta("euler"):
             problems.append(f"sampler.{problem}")
         if self.window is not None and name == "ddpm":
             problems.append("window needs steps without noise, which ddpm does not have: use ddim")

@@ -288,7 +288,7 @@ class LDMTrainConfig(StageConfig):
 
     @model_validator(mode="after")
     def _targets(self) -> LDMTrainConfig:
-        if problem := self.ldm.sampler.unread_eta("ddim"):
+        if problem := self.ldm.sampler.unread_eta():
             raise ValueError(f"ldm.sampler.{problem}")
         missing = [
             f"ldm.conditions.{name} needs column '{c.column}'"

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from chemeleon.checkpoints.push import PushOptions
 from chemeleon.checkpoints.store import weights_hash
+from chemeleon.config.schedulers import SCHEDULERS
 from chemeleon.config.schema import SamplerConfig
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, Crystals
 from chemeleon.crystals.lattice import wrap
@@ -249,8 +250,10 @@ class Pipeline:
         Raises:
             GenerationError: if it does not fit the model.
         """
-        window = () if sampler.scheduler == "euler" else None
-        return ReverseDiffusion(self.model.config.diffusion, sampler, self.device, window)
+        flow = SCHEDULERS[sampler.scheduler].process == "flow"
+        return ReverseDiffusion(
+            self.model.config.diffusion, sampler, self.device, () if flow else None
+        )
 
     @torch.no_grad()
     def make(

@@ -259,7 +259,7 @@ def _sampler(default: SamplerConfig, settings: SampleSettings) -> SamplerConfig:
     except ValidationError as error:
         problems = [f"{p['loc'][0]}: {p['msg']}, got {p['input']!r}" for p in error.errors()]
         raise ConfigError("; ".join(problems)) from None
-    problem = None if settings.eta is None else sampler.unread_eta("ddim")
+    problem = None if settings.eta is None else sampler.unread_eta()
     if problem is not None:
         raise ConfigError(problem)
     return sampler
