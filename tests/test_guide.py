@@ -1,8 +1,8 @@
 """The commands of the published training guide, translated, each to its first optimizer steps.
 
 Data sets and models of the guide cannot be had here: a few crystals of the demo set stand under
-their names, small checkpoints of the published form on a hub of the loopback under theirs. Sizes are
-small; all else is what the page says.
+their names, small checkpoints of the published form on a hub of the loopback under theirs. Sizes
+are small; all else is what the page says.
 """
 
 from __future__ import annotations

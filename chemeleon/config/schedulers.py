@@ -1,8 +1,8 @@
 """The schedulers that crystals can be sampled with: which class of diffusers each is, and what it
 does with noise.
 
-A scheduler is one entry here. Those whose steps are Gaussians of which a policy can learn have their
-coefficients in `diffusion.reverse` too; diffusers takes the steps of all others.
+A scheduler is one entry here. Those whose steps are Gaussians, of which a policy can learn, have
+their coefficients in `diffusion.reverse` too; diffusers takes the steps of all others.
 """
 
 from __future__ import annotations
@@ -92,8 +92,6 @@ def known_scheduler(name: str) -> str:
         ValueError: if there is none; says what there is.
     """
     if name not in SCHEDULERS:
-        known = ", ".join(SCHEDULERS)
-        raise ValueError(
-            f"there is no scheduler '{name}'{nearest(name, SCHEDULERS)} Known: {known}"
-        )
+        meant, known = nearest(name, SCHEDULERS), ", ".join(SCHEDULERS)
+        raise ValueError(f"there is no scheduler '{name}'{meant} Known: {known}")
     return name

@@ -250,10 +250,8 @@ class Pipeline:
         Raises:
             GenerationError: if it does not fit the model.
         """
-        flow = SCHEDULERS[sampler.scheduler].process == "flow"
-        return ReverseDiffusion(
-            self.model.config.diffusion, sampler, self.device, () if flow else None
-        )
+        window = () if SCHEDULERS[sampler.scheduler].process == "flow" else None
+        return ReverseDiffusion(self.model.config.diffusion, sampler, self.device, window)
 
     @torch.no_grad()
     def make(
