@@ -100,6 +100,7 @@ def chemeleon_structures(crystals):
         ({"conditions": {"density": 2}, "guidance_interval": (0.5, 0.501)}, "none of the 50 steps"),
         ({"guidance": 2}, "--condition"),
         ({"allow_elements": ["Li", "Qq"]}, "'Qq' is not the symbol"),
+        ({"allow_elements": []}, "allow_elements names no element"),
         ({"allow_elements": ["Li"], "forbid_elements": ["Li"]}, "forbidden, too"),
     ],
 )

@@ -403,6 +403,7 @@ def test_the_guides_names_work_and_faithful_settings_are_published():
         (["rl.guidance=2", "rl.guidance_interval=[0.3, 0.32]"], ["none of the 5 steps", "widen"]),
         (["rl.guidance=2", "rl.guidance_interval=[0.5, 0.5]"], ["must rise"]),
         (["rl.sampler={scheduler: ddpm, eta: 0.5}"], ["sampler.eta=0.5", "ddpm always draws"]),
+        (["rl.rewards.share.within=batch"], ["rewards.share", "within=batch", "normalise=none"]),
         (["rl.keep_share=0.5", "rl.noise_draws=2"], ["keep_share, noise_draws", "grpo"]),
         (
             ["rl.algorithm=rejection", "rl.reference_kl=0.1", "rl.drop_flat_groups=true"],
