@@ -97,8 +97,10 @@ def chemeleon_structures(crystals):
         ({"conditions": {"density": [1.0, 2.0]}}, "2 crystals, but 3 are asked for"),
         ({"conditions": {"density": 2}, "guidance": -1}, "0 or more, got -1"),
         ({"conditions": {"density": 2}, "guidance_interval": (0.5, 0.2)}, "0.2,0.8; got 0.5,0.2"),
+        ({"conditions": {"density": 2}, "guidance_interval": (0.5, 0.501)}, "none of the 50 steps"),
         ({"guidance": 2}, "--condition"),
         ({"allow_elements": ["Li", "Qq"]}, "'Qq' is not the symbol"),
+        ({"allow_elements": []}, "allow_elements names no element"),
         ({"allow_elements": ["Li"], "forbid_elements": ["Li"]}, "forbidden, too"),
     ],
 )

@@ -44,6 +44,15 @@ class RewardConfig(Section):
         default_factory=dict, description="The reward's own settings: `chemeleon rl rewards NAME`."
     )
 
+    @model_validator(mode="after")
+    def _normalised_together(self) -> RewardConfig:
+        if self.within == "batch" and self.normalise in ("none", "clip"):
+            raise ValueError(
+                f"within=batch would change nothing with normalise={self.normalise}, which looks at"
+                " each crystal alone: leave it out, or normalise by minmax, std or mean"
+            )
+        return self
+
 
 class RLConfig(Section):
     """How crystals are made, scored and learned from; the defaults are the published algorithm.

@@ -148,6 +148,8 @@ def _elements(
     model: LatentDiffusion, allow: Collection[str] | None, forbid: Collection[str] | None
 ) -> Tensor | None:
     """Return which elements atoms may have, ``(100,)`` bool."""
+    if allow is not None and not allow:
+        raise ConfigError("allow_elements names no element: name some, or leave it out")
     if not allow and not forbid:
         return None
     if model.vae.config.kind == "csp":
