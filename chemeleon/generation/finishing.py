@@ -17,10 +17,11 @@ from torch import Tensor
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import to_structures
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, Cell
+from chemeleon.energy.relax import Relaxed
 from chemeleon.evaluation.idealise import Idealised, in_standard_cell
 from chemeleon.evaluation.validity import structural_problems, writable
 from chemeleon.generation.ranking import Scorer
-from chemeleon.generation.relaxation import Idealiser, Note, Relaxer
+from chemeleon.generation.relaxation import Idealiser, Relaxer
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Sampled:
     number: int
     structure: Structure | None
     problem: str | None
-    move: Note | None
+    move: Relaxed | None
     ideal: Idealised | None
     score: float
     symmetric: Cell | None = None
@@ -59,7 +60,7 @@ class Finished(NamedTuple):
 
     numbers: Tensor
     crystals: Crystals
-    moves: list[Note]
+    moves: list[Relaxed]
     ideals: list[Idealised]
     scores: Tensor | None
 
@@ -101,7 +102,7 @@ class Finisher(NamedTuple):
 
     def finish(self, numbers: Tensor, crystals: Crystals) -> Finished:
         """Return a batch of the pipeline's, ``(M,)`` numbers and crystals, finished."""
-        moves: list[Note] = []
+        moves: list[Relaxed] = []
         ideals: list[Idealised] = []
         if self.relaxer is not None:
             crystals, moves = self.relaxer(crystals)
