@@ -16,7 +16,7 @@ from reference import checkpoint, reference
 from chemeleon.checkpoints.chemeleon2.archive import load as load_archive
 from chemeleon.checkpoints.chemeleon2.layouts import denoiser_layout, vae_layout
 from chemeleon.checkpoints.chemeleon2.lightning import convert
-from chemeleon.config.schema import LDMConfig, VAEConfig
+from chemeleon.config.architecture import LDMConfig, VAEConfig
 from chemeleon.errors import CheckpointError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.predictor import Predictor

@@ -9,7 +9,7 @@ from typing import Any
 from chemeleon.checkpoints.chemeleon2 import hyper
 from chemeleon.checkpoints.chemeleon2.layouts import CLASSES, DIT_HEADS, VAE_HEADS
 from chemeleon.checkpoints.chemeleon2.weights import Source
-from chemeleon.config.schema import (
+from chemeleon.config.architecture import (
     ConditionConfig,
     DenoiserConfig,
     DiffusionConfig,
