@@ -10,13 +10,14 @@ import pytest
 import torch
 from hostile import Case, harms, opcodes, reducers, saved, sound, tensors
 from hostile_files import archives, contents, others
-from hostile_tricks import tricks
+from hostile_tricks import overloads, tricks
 
-from chemeleon.checkpoints.lightning import convert
+from chemeleon.checkpoints.chemeleon2.lightning import convert
 from chemeleon.errors import CheckpointError
 from chemeleon.models.vae import CrystalVAE
 
 CASES = [*reducers(), *opcodes(), *tensors(), *archives(), *contents(), *others(), *tricks()]
+CASES += overloads()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))

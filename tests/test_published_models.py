@@ -13,9 +13,9 @@ import pytest
 import torch
 from reference import checkpoint, reference
 
-from chemeleon.checkpoints.lightning import convert
-from chemeleon.checkpoints.published import denoiser_layout, vae_layout
-from chemeleon.checkpoints.torchzip import TorchArchive
+from chemeleon.checkpoints.chemeleon2.archive import load as load_archive
+from chemeleon.checkpoints.chemeleon2.layouts import denoiser_layout, vae_layout
+from chemeleon.checkpoints.chemeleon2.lightning import convert
 from chemeleon.config.schema import LDMConfig, VAEConfig
 from chemeleon.errors import CheckpointError
 from chemeleon.models.denoiser import LatentDiffusion
@@ -273,9 +273,8 @@ def test_genuine_files_are_imported_and_kept(name, model, tmp_path):
     vae = checkpoint("vae_dng") if "ldm" in name else None
     path = checkpoint(name)
     loaded = model.from_pretrained(convert(path, tmp_path / "out", vae=vae))
-    with TorchArchive(path) as archive:
-        tensors = archive.content["state_dict"]
-        total = sum(archive.read(key, value).numel() for key, value in tensors.items())
+    tensors = load_archive(path)["state_dict"]
+    total = sum(value.numel() for value in tensors.values())
     total -= 1 if "latent_std" in tensors else 0
     assert sum(p.numel() for p in loaded.parameters()) == total
     assert loaded.origin["imported"]["file"] == path.name
@@ -333,7 +332,7 @@ def test_a_full_size_model_is_imported_and_loaded_fast_and_small(tmp_path):
     assert size > 4 * 180_000_000
     torch.save({"state_dict": state, "hyper_parameters": {}}, tmp_path / "full.ckpt")
     convert_peak = _measure(
-        "from chemeleon.checkpoints.lightning import convert",
+        "from chemeleon.checkpoints.chemeleon2.lightning import convert",
         "convert(sys.argv[1], sys.argv[2])",
         tmp_path / "full.ckpt",
         tmp_path / "full",

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chemeleon.checkpoints import hyper
-from chemeleon.checkpoints.published import CLASSES, DIT_HEADS, VAE_HEADS
+from chemeleon.checkpoints.chemeleon2 import hyper
+from chemeleon.checkpoints.chemeleon2.layouts import CLASSES, DIT_HEADS, VAE_HEADS
 from chemeleon.config.schema import (
     ConditionConfig,
     DenoiserConfig,
