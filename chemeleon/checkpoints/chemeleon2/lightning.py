@@ -1,7 +1,8 @@
 """Import a published Chemeleon2 checkpoint (Lightning) as a model folder of ours.
 
-The file is read as data (see ``archive``), its tensors are renamed by the tables in ``layouts``, and what the published models do differently becomes explicit fields of
-the config: raw coordinates, one latent scale, the interleaved token layout.
+The file is read as data (see ``archive``), its tensors are renamed by the tables in ``layouts``,
+and what the published models do differently becomes explicit fields of the config: raw coordinates,
+one latent scale, the interleaved token layout.
 """
 
 from __future__ import annotations
@@ -116,9 +117,16 @@ def _import(source: Source, vae: str | Path | None) -> tuple[str, Config, Tensor
     return kind, {**config, "data": {"name": "published", "niggli": True}}, tensors
 
 
+def _read_vae(
+    source: Source, prefix: str, settings: Any = None, heads: int | None = None
+) -> tuple[VAEConfig, Tensors]:
+    config = vae_config(source, prefix, settings, heads)
+    return config, source.take(vae_layout(config), prefix)
+
+
 def _import_vae(source: Source) -> tuple[Config, Tensors]:
-    config = vae_config(source.shapes, "", source.hyper, source.assumed, source.path)
-    return {"vae": config.model_dump(mode="json")}, source.take(vae_layout(config))
+    config, tensors = _read_vae(source, "", source.hyper)
+    return {"vae": config.model_dump(mode="json")}, tensors
 
 
 def _import_ldm(source: Source, vae: str | Path | None) -> tuple[Config, Tensors]:
@@ -126,10 +134,9 @@ def _import_ldm(source: Source, vae: str | Path | None) -> tuple[Config, Tensors
     if "vae.encoder.atom_type_embedder.weight" in source.tensors:
         # the weights in the file are those it was trained with; of `vae` only the heads are used
         heads = None if given is None else given[0].heads
-        config = vae_config(source.shapes, "vae.", None, source.assumed, source.path, heads=heads)
+        config, tensors = _read_vae(source, "vae.", heads=heads)
         if given is not None:
             _check_same(source, config, given[0], vae)
-        tensors = source.take(vae_layout(config), "vae.")
     elif given is not None:
         config, tensors = given
     else:
@@ -137,9 +144,7 @@ def _import_ldm(source: Source, vae: str | Path | None) -> tuple[Config, Tensors
             f"{source.path} holds a latent diffusion model without its VAE: give the VAE"
             " it was trained with: --vae FOLDER or --vae FILE.ckpt (in Python vae=...)"
         )
-    ldm, statistics = ldm_config(
-        source.shapes, source.hyper, config.latent_dim, source.assumed, source.path
-    )
+    ldm, statistics = ldm_config(source, config.latent_dim)
     tensors = {f"vae.{name}": value for name, value in tensors.items()}
     tensors |= source.take(denoiser_layout(ldm, config.latent_dim))
     for name, (mean, std) in statistics.items():
@@ -190,18 +195,16 @@ def _given_vae(reference: str | Path) -> tuple[VAEConfig, dict[str, Tensor]]:
                 f"{source.path} is no VAE, as --vae must be: give the .ckpt file or the folder of"
                 " the VAE that the model was trained with"
             )
-        config = vae_config(source.shapes, "", source.hyper, source.assumed, source.path)
-        return config, source.take(vae_layout(config))
+        return _read_vae(source, "", source.hyper)
     folder = read_folder(reference, ("vae",))
     return VAEConfig.model_validate(folder.config["vae"]), folder.tensors
 
 
 def _import_predictor(source: Source) -> tuple[Config, Tensors]:
-    path = source.path
-    config = vae_config(source.shapes, "vae.", source.setting("vae"), source.assumed, path)
-    targets = predictor_targets(source.hyper, path)
-    predictor = predictor_config(source.hyper, list(targets))
-    tensors = {f"vae.{k}": v for k, v in source.take(vae_layout(config), "vae.").items()}
+    config, vae = _read_vae(source, "vae.", source.setting("vae"))
+    targets = predictor_targets(source)
+    predictor = predictor_config(source, list(targets))
+    tensors = {f"vae.{name}": value for name, value in vae.items()}
     tensors |= source.take(predictor_layout(predictor, config))
     mean, std = zip(*targets.values(), strict=True)
     tensors |= {"target_mean": torch.tensor(mean), "target_std": torch.tensor(std)}

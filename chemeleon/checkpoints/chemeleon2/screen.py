@@ -187,16 +187,16 @@ def _check_tensor(arguments: Any) -> None:
     match arguments:
         case (_Storage(count), offset, tuple(shape), tuple(stride), *_):
             numbers = (offset, *shape, *stride)
+            possible = all(type(n) is int and 0 <= n < 2**48 for n in numbers)
         case _:
-            count, shape, stride, numbers = 0, (), (), (None,)
-    possible = len(shape) == len(stride) <= 8
-    if not possible or any(type(n) is not int or not 0 <= n < 2**48 for n in numbers):
+            count, offset, shape, stride, possible = 0, 0, (), (), False
+    if not possible or len(shape) != len(stride) or len(shape) > 8:
         raise Refused("a tensor has an impossible storage, offset, shape or stride")
     places = zip(shape, stride, strict=True)
     extent = 1 + sum((n - 1) * step for n, step in places) if all(shape) else 0
-    if numbers[0] + extent > count:
+    if offset + extent > count:
         raise Refused(
-            f"a tensor of shape {shape} and stride {stride} at {numbers[0]} does not fit its"
+            f"a tensor of shape {shape} and stride {stride} at {offset} does not fit its"
             f" {count} numbers"
         )
 

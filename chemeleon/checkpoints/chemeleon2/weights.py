@@ -17,7 +17,6 @@ from torch import Tensor
 from chemeleon.checkpoints.chemeleon2 import hyper
 from chemeleon.checkpoints.chemeleon2.archive import AGAIN, load
 from chemeleon.checkpoints.chemeleon2.layouts import Layout
-from chemeleon.checkpoints.chemeleon2.sizes import Shapes
 from chemeleon.errors import CheckpointError
 
 _PREFIXES = ("", "ldm.", "ldm_module.", "module.")
@@ -46,13 +45,17 @@ class Source:
     assumed: list[str] = field(default_factory=list)
 
     @property
-    def shapes(self) -> Shapes:
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         """Published name to shape."""
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
     def setting(self, name: str) -> Any:
         """Return one hyper-parameter as it was pickled, or None."""
         return self.hyper.get(name) if isinstance(self.hyper, dict) else None
+
+    def section(self, name: str) -> dict[str, Any]:
+        """Return one hyper-parameter as a plain dict, empty if it is something else."""
+        return hyper.section(self.setting(name))
 
     def read(self, name: str) -> Tensor:
         """Read a tensor as float32.
@@ -192,7 +195,7 @@ def _find_adapters(source: Source) -> None:
     """Undo the names that the adapter library gives, and find the scale of every adapter."""
     if not any(name.startswith(_LORA) for name in source.tensors):
         return
-    settings = hyper.section(source.setting("lora_configs"))
+    settings = source.section("lora_configs")
     renamed = {
         name.replace(_LORA, "denoiser.").replace(".base_layer.", "."): value
         for name, value in source.tensors.items()
@@ -210,7 +213,7 @@ def _find_adapters(source: Source) -> None:
                 f"{source.path}: its hyper-parameters do not say the `lora_alpha` of the"
                 " adapters in it, so they cannot be merged: give a checkpoint without adapters"
             )
-        if other is None or target is None or not _adapts(target, other, value):
+        if other is None or target is None or not _adapts(target, up=other, down=value):
             raise CheckpointError(
                 f"{source.path}: the adapter on '{base}' does not fit its layer: the file"
                 " is damaged; fetch it again"
@@ -221,14 +224,10 @@ def _find_adapters(source: Source) -> None:
 
 def _adapts(target: Tensor, up: Tensor, down: Tensor) -> bool:
     """Tell whether ``up @ down`` has the shape of the weight ``target``."""
-    if not len(target.shape) == len(up.shape) == len(down.shape) == 2:
+    if not target.ndim == up.ndim == down.ndim == 2:
         return False
-    rank = down.shape[0]
-    return rank > 0 and (up.shape[0], rank, down.shape[1]) == (
-        target.shape[0],
-        up.shape[1],
-        target.shape[1],
-    )
+    fits = target.shape == (up.shape[0], down.shape[1])
+    return fits and up.shape[1] == down.shape[0] > 0
 
 
 def shorten(names: list[str]) -> str:
