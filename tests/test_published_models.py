@@ -61,6 +61,10 @@ class DiT:
         self.num_heads = 2
 
 
+class Settings(dict):
+    """A mapping of a class of its own, as Lightning and OmegaConf keep settings in."""
+
+
 def load(content: dict[str, Any], work: Path, **options: Any) -> LatentDiffusion:
     """Save, import and load; the VAE is given by its file."""
     torch.save(content, work / "ldm.ckpt")
@@ -184,6 +188,7 @@ def test_one_of_several_models_is_not_guessed(tmp_path):
         {"condition_type": {"gap": "value"}, "stats": {"gap": {"mean": 0.5, "std": 2.0}}},
         {"condition_type": {"gap": types.SimpleNamespace(mean=0.5, std=2.0)}},
         types.SimpleNamespace(condition_type={"gap": {"mean": 0.5, "std": 2.0}}),
+        Settings(condition_type=Settings(gap=Settings(mean=0.5, std=2.0))),
     ],
 )
 def test_statistics_are_found_where_they_are(tmp_path, settings):

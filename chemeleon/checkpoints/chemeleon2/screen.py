@@ -13,8 +13,8 @@ import pickletools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-MAX_OPCODES = 1_000_000  # a published checkpoint has some ten thousand
-MAX_LOOKED_UP = 30_000_000  # names, in all: the loader goes through those it knows at each use
+MAX_OPCODES = 500_000  # a published checkpoint has some ten thousand
+MAX_LOOKED_UP = 10_000_000  # names, in all: the loader goes through those it knows at each use
 MAX_NAME = 512  # characters of a class name
 _ITEM_BYTES = {
     **dict.fromkeys(("torch.DoubleStorage", "torch.LongStorage"), 8),
@@ -91,7 +91,7 @@ def screen(pickled: bytes) -> Outline:
         if opcode.name in _LOOK_UP:
             looked_up += len(names)
         if count >= MAX_OPCODES or looked_up > MAX_LOOKED_UP:
-            raise Refused(f"it goes on after {count} opcodes and {len(names)} names")
+            raise Refused(f"it has not ended after {count} opcodes and {len(names)} names")
         needs = opcode.stack_before
         if pickletools.markobject in needs:
             taken, stack = stack, outer.pop()
