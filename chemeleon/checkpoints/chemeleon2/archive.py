@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from chemeleon.errors import CheckpointError
 
 MAX_BYTES = 64 * 2**20  # a published checkpoint has 0.1 MB of pickle beside its tensors
 MAX_ENTRIES = 100_000
+_ONE_AT_A_TIME = Lock()  # what the loader knows is the same for all threads
 AGAIN = "fetch the file again, or give another one"
 
 
@@ -56,7 +58,7 @@ def load(path: Path) -> Any:
         outline = screen(data)
     sizes = {name: entry.file_size for name, entry in entries.items()}
     _check_storages(path, outline, pickled.removesuffix("data.pkl"), sizes)
-    with _described(path):
+    with _described(path), _ONE_AT_A_TIME:
         return _load(path, outline)
 
 
@@ -126,7 +128,8 @@ def _list_entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.Zip
     if tail[-42:-38] == b"PK\x06\x07":
         start, place = struct.unpack("<Q4x4xQ", tail[-50:-26])
         start = start if place == size - 98 else -1
-    if tail[-22:-18] != b"PK\x05\x06" or start != archive.start_dir:
+    whole = tail[-22:-18] == b"PK\x05\x06" and tail[-2:] == b"\0\0"  # and no comment behind it
+    if not whole or start != archive.start_dir:
         raise CheckpointError(
             f"{path}: its list of entries is not where the end of the file says: {AGAIN}"
         )
@@ -166,16 +169,11 @@ def _check_entries(
 def _check_storages(path: Path, outline: Outline, root: str, sizes: dict[str, int]) -> None:
     """Refuse numbers that are missing or cut: the loader would take those that follow."""
     for key, size in outline.storages.items():
-        stored = sizes.get(f"{root}data/{key}")
-        if stored is None:
-            raise CheckpointError(
-                f"{path}: tensors need entry '{key[:40]}', which is unknown: the file is incomplete"
-                f" or from another program; {AGAIN}"
-            )
+        stored = sizes.get(f"{root}data/{key}", 0)
         if stored != size:
             raise CheckpointError(
-                f"{path}: what tensors take from entry '{key[:40]}', {size} bytes, does not fit the"
-                f" {stored} bytes stored for it: the file is damaged; {AGAIN}"
+                f"{path}: what tensors need of entry '{key[:40]}', {size} bytes, does not fit the"
+                f" {stored} bytes stored for it: the file is incomplete or damaged; {AGAIN}"
             )
 
 
