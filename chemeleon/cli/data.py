@@ -9,14 +9,6 @@ import typer
 
 from chemeleon.cli.hull import EXAMPLES, hull
 from chemeleon.cli.options import say
-from chemeleon.cli.sets import (
-    holds_splits,
-    looks_like_path,
-    named_set,
-    parts,
-    path_config,
-    splits_of,
-)
 from chemeleon.cli.words import OnErrorWord, choice
 
 if TYPE_CHECKING:
@@ -64,29 +56,15 @@ def describe(
     problems: Annotated[int, typer.Option(min=0, help="Bad rows that are listed.")] = 20,
 ) -> None:
     """Show what is in a data set: sizes, elements, cells, properties, and rows with problems."""
-    from chemeleon.data import dataset
     from chemeleon.data.describe import describe as measure
-    from chemeleon.data.named import both
-    from chemeleon.data.sources import has_column
+    from chemeleon.data.named import both, find_sets
     from chemeleon.terminal import Terminal
 
-    base, own, inner = parts(name)
-    path, split = Path(base), split or own
-    whole = looks_like_path(base) and not holds_splits(path)  # one file, or a folder of CIFs
-    config = path_config(path) if looks_like_path(base) else named_set(base, root)
-    where = both(config.where, both(inner, where))
-    config = config.model_copy(update={"on_error": "skip", "targets": [], "where": where})
-    if max_atoms is not None:
-        config = config.model_copy(update={"max_atoms": max_atoms})
-    if whole:
-        number_rows = not has_column(path, config.id_column)
-        found = dataset.load_source(config, path, progress=True, number_rows=number_rows)
-        reports = [(name, found)]
-    else:
-        splits = [split] if split else splits_of(config)
-        reports = [
-            (f"{config.name} {s}", dataset.load_report(config, s, progress=True)) for s in splits
-        ]
+    reports = []
+    for one in find_sets(name, split, root=root, on_error="skip"):
+        wishes = {"where": both(one.where, where), "max_atoms": max_atoms or one.config.max_atoms}
+        asked = one._replace(config=one.config.model_copy(update=wishes))
+        reports.append((one.title, asked.load(progress=True)))
     console = Terminal()
     for title, found in reports:
         description = measure(
@@ -193,11 +171,11 @@ def download(
     ] = None,
 ) -> None:
     """Fetch a public data set; a broken download goes on where it stopped."""
+    from chemeleon.config.presets import load_data
     from chemeleon.data.download import download as fetch
     from chemeleon.terminal import Terminal
 
-    config = named_set(name, root)
-    folder = fetch(config, progress=True)
+    folder = fetch(load_data(name), root, progress=True)
     Terminal().print(_bold(folder), f"is complete: chemeleon data describe {name}")
 
 
@@ -225,15 +203,15 @@ def export(
 ) -> None:
     """Write a data set to files, with all its columns."""
     from chemeleon.data.export import export as write
-    from chemeleon.data.named import both
+    from chemeleon.data.named import both, find_sets
+    from chemeleon.errors import DataError
     from chemeleon.terminal import Terminal
 
-    base, own, inner = parts(name)
-    config = named_set(base, root)
-    where = both(config.where, both(inner, where))
-    config = config.model_copy(update={"where": where, "on_error": on_error})
-    split = split or own
-    splits = [split] if split else splits_of(config)
+    found = find_sets(name, split, root=root, on_error=on_error)
+    splits = [one.split for one in found if one.split is not None]
+    if not splits:
+        raise DataError(f"{name} is no data set; `chemeleon data prepare` makes one of it")
+    config = found[0].config.model_copy(update={"where": both(found[0].where, where)})
     written = write(config, output, splits, form, progress=True)
     counts = ", ".join(f"{part} {count:,}" for part, count in written.items())
     console = Terminal()
