@@ -176,16 +176,10 @@ def _bar(name: str, shown: bool) -> Iterator[Advance]:
     if not shown:
         yield lambda done, total: None
         return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+    from rich.progress import DownloadColumn, TimeRemainingColumn
 
-    from chemeleon.terminal import Terminal, words
+    from chemeleon.terminal import progress_bar
 
-    columns = (
-        words(),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
+    with progress_bar(DownloadColumn(), TimeRemainingColumn(), transient=True) as bar:
         task = bar.add_task(name, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
