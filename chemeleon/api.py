@@ -18,6 +18,7 @@ from chemeleon.checkpoints.push import push as hub_push
 from chemeleon.checkpoints.shipped import list_shipped as hub_shipped
 from chemeleon.config import presets
 from chemeleon.config.keywords import called_with
+from chemeleon.data.prepare import prepare
 from chemeleon.errors import ChemeleonError, ConfigError
 from chemeleon.evaluation.idealise import symmetrize
 from chemeleon.evaluation.settings import CompareSettings, EvaluateSettings, WrittenSettings
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from chemeleon.checkpoints.opened import ModelFolder
-    from chemeleon.data.prepare import PrepareReport
     from chemeleon.data.problems import OnError
     from chemeleon.evaluation.comparison import Comparison
     from chemeleon.evaluation.report_data import Report
@@ -229,31 +229,6 @@ def vae_reconstruct(
 
     limits: dict[str, Any] = {"batch_size": batch_size, "jobs": jobs, "on_error": on_error}
     return reconstruct(model, dataset, split, device=device, **limits)
-
-
-def prepare(
-    source: str | Path | Sequence[Structure],
-    output: str | Path,
-    split: Sequence[float] = (0.9, 0.05, 0.05),
-    seed: int = 0,
-    **options: Any,
-) -> PrepareReport:
-    """Make a data set of crystals; the arguments are those of `chemeleon data prepare`.
-
-    Args:
-        source: file or folder of crystals, or pymatgen structures.
-        output: new folder, to be named with ``data.root=PARENT data.name=NAME`` (the ``words`` of
-            what is returned).
-        split: shares of train, val and test.
-        seed: decides which crystal goes where.
-        options: further ones of `chemeleon.data.prepare.prepare`, such as ``overwrite=True``.
-
-    Raises:
-        ChemeleonError: one of its subclasses, saying what to do.
-    """
-    from chemeleon.data.prepare import prepare as write
-
-    return write(source, output, split, seed, **options)
 
 
 vae = SimpleNamespace(

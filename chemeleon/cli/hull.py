@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chemeleon.cli.options import Root
 from chemeleon.cli.words import OnErrorWord
 
 if TYPE_CHECKING:
@@ -57,9 +58,7 @@ def hull(
     energy_column: Annotated[
         str | None, typer.Option(help="CSV column of formation energies, eV/atom.")
     ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of data sets [$CHEMELEON_DATA, else ./data].")
-    ] = None,
+    root: Root = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA if there is any.")] = None,
     on_error: OnErrorWord = "few",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,

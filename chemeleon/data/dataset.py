@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -18,11 +17,10 @@ from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.batch import Crystals
 from chemeleon.data.building import parse_source
 from chemeleon.data.cache import ParsedSet, cached
-from chemeleon.data.labels import Labels
 from chemeleon.data.limits import Limits
 from chemeleon.data.names import OTHER_SUFFIXES, TABLE_SUFFIXES
-from chemeleon.data.problems import Problem, check_reasons, problems_error
-from chemeleon.data.selection import UNFIT, Partial, Selection, select, told
+from chemeleon.data.problems import check_reasons, problems_error
+from chemeleon.data.selection import LoadReport, Partial, select
 from chemeleon.data.sources import fingerprint, is_archive
 from chemeleon.errors import DataError, nearest
 from chemeleon.storage import at_home, settle
@@ -30,44 +28,6 @@ from chemeleon.storage import at_home, settle
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 _said: set[str] = set()  # lines of `load_split`, each once per process
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """One split as it was found.
-
-    Attributes:
-        crystals: usable crystals with the targets of the config.
-        problems: rows that cannot be used, with the reason.
-        total: rows read.
-        source: file or folder.
-        columns: every numeric column, ``(M,)`` float32 with NaN where missing.
-        labels: every column of short texts.
-        left_out: why usable crystals are not among these, and how many: see `selection`.
-        notes: what is to be said of the source beside its problems.
-    """
-
-    crystals: Crystals
-    problems: list[Problem]
-    total: int
-    source: str
-    columns: dict[str, Tensor] = field(repr=False)
-    labels: dict[str, Labels] = field(default_factory=dict, repr=False)
-    left_out: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def told(self, name: str, where: str | None = None) -> str | None:
-        """Return one line of what is not among the crystals; None if nothing is left out."""
-        parts = [f"{count:,} {reason}" for reason, count in self.left_out.items()]
-        if self.problems:
-            parts.append(
-                f"{len(self.problems):,} cannot be used, the first is {self.problems[0]}"
-                " (`chemeleon data describe` lists them)"
-            )
-        if not parts:
-            return None
-        head = f"{name}: {len(self.crystals):,} of {self.total:,} crystals{told(where)}"
-        return head if len(parts) == 1 and UNFIT in self.left_out else "; ".join([head, *parts])
 
 
 def load_split(
@@ -231,24 +191,11 @@ def _select(config: DataConfig, parsed: ParsedSet, path: Path, partial: Partial)
     check_reasons(reasons, parsed.total, config.on_error, source, remedy)
     if not len(parsed.num_atoms):
         raise DataError(_unusable(path))
-    unkept = [name for name in parsed.text_columns if name not in parsed.labels]
-    crystals = parsed.crystals()
-    selected = select(config, crystals, parsed.labels, unkept, source, partial)
-    report = _report(config, selected, problems, parsed.total, source)
-    return replace(report, notes=parsed.notes)
+    return select(config, parsed, source, partial)
 
 
 def _unusable(path: Path) -> str:
     return f"{path} has no usable crystal"
-
-
-def _report(
-    config: DataConfig, selected: Selection, problems: list[Problem], total: int, source: str
-) -> LoadReport:
-    columns = selected.crystals.targets
-    targets = {name: columns[name] for name in config.targets}
-    asked = replace(selected.crystals, targets=targets)
-    return LoadReport(asked, problems, total, source, columns, selected.labels, selected.left_out)
 
 
 def _check_targets(
