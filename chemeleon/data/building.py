@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.cache import ParsedSet
-from chemeleon.data.chunks import parse_chunk
+from chemeleon.data.chunks import ParsedChunk, parse_chunk
 from chemeleon.data.columns import columns
 from chemeleon.data.crystal import Record
 from chemeleon.data.labels import Labels
@@ -64,21 +65,12 @@ def _bar(name: str, shown: bool) -> Iterator[Report | None]:
     if not shown:
         yield None
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import TextColumn, TimeRemainingColumn
 
-    from chemeleon.terminal import Terminal, words
+    from chemeleon.terminal import progress_bar
 
-    columns = (
-        words(),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeRemainingColumn(),
-    )
-    console = Terminal(stderr=True)
-    # where it cannot be redrawn, as in a notebook, it would leave an empty line
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    columns = TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn()
+    with progress_bar(*columns, transient=True) as bar:
         task = bar.add_task(f"parsing {name}", total=1.0)
         yield lambda share: bar.update(task, completed=share)
 
@@ -100,17 +92,17 @@ def collect(
     Raises:
         DataError: if more rows are bad than can be told.
     """
-    keep: list[tuple[Any, ...]] = []  # arrays of each chunk
+    keep: list[Crystals[Array]] = []  # of each chunk
     kept: list[Record] = []  # without content, which is most of the memory
     problems: list[Problem] = []
     total = 0
     seen: dict[str, str] = {}
-    for chunk, (reasons, *arrays) in _parsed(records, niggli, limits or Limits()):
+    for chunk, (reasons, crystals) in _parsed(records, niggli, limits or Limits()):
         total += len(chunk)
         if len(problems) > _MOST_PROBLEMS:
             raise problems_error(problems, total, "This is no list of crystals")
-        # a chunk's arrays hold its good crystals; one of them may still be a duplicate
-        counts, wanted = arrays[3], []
+        # one of a chunk's good crystals may still be a duplicate
+        wanted: list[bool] = []
         for record, reason in zip(chunk, reasons, strict=True):
             place = f"{record.file}, row {record.row}"
             first = seen.get(record.id) if record.id else None
@@ -126,20 +118,18 @@ def collect(
                     kept.append(record)
             if reason is not None:
                 problems.append(Problem(record.file, record.row, record.id, reason))
-        crystals = np.array(wanted, dtype=bool)
-        atoms = np.repeat(crystals, counts)
-        keep.append((arrays[0][atoms], arrays[1][atoms], arrays[2][crystals], counts[crystals]))
+        keep.append(crystals.subset(np.array(wanted, dtype=bool)))
     values, labels, said = columns_of(
         [r.values for r in kept], [f"{r.file}, row {r.row}" for r in kept]
     )
     names = list(dict.fromkeys(record.file for record in kept))
     index = {name: i for i, name in enumerate(names)}
-    parts = [list(part) for part in zip(*keep, strict=True)]
-    empty = (np.uint8, (0,)), (np.float32, (0, 3)), (np.float32, (0, 3, 3)), (np.int32, (0,))
-    blank = [np.zeros(shape, dtype=kind) for kind, shape in empty]
-    merged = [np.concatenate([b, *p]) for b, p in zip(blank, parts or [[]] * 4, strict=True)]
+    merged = Crystals.join(keep)
     return ParsedSet(
-        *(torch.from_numpy(array) for array in merged),
+        atomic_numbers=torch.from_numpy(merged.atomic_numbers),
+        frac_coords=torch.from_numpy(merged.frac_coords).float(),
+        lattice=torch.from_numpy(merged.lattice).float(),
+        num_atoms=torch.from_numpy(merged.num_atoms).int(),
         rows=torch.tensor([r.row for r in kept], dtype=torch.int64),
         files=torch.tensor([index[r.file] for r in kept], dtype=torch.int32),
         columns=values,
@@ -155,7 +145,7 @@ def collect(
 
 def _parsed(
     records: Iterator[Record], niggli: bool, limits: Limits
-) -> Iterator[tuple[list[Record], Any]]:
+) -> Iterator[tuple[list[Record], ParsedChunk]]:
     """Yield chunks of records (their content dropped) with the result of `parse_chunk`."""
     first = list(islice(records, _IN_PROCESS))
     workers = worker_count()
