@@ -25,7 +25,6 @@ from chemeleon.crystals.texts import FOLDER_FORMATS, write_text
 from chemeleon.errors import DataError
 
 if TYPE_CHECKING:
-    from ase import Atoms
     from pymatgen.core import Structure
 
 FORMATS = ("cif", "extxyz", "json", "poscar")
@@ -108,32 +107,6 @@ def _no_collection() -> Iterator[None]:
     finally:
         if running:
             gc.enable()
-
-
-def from_ase(
-    atoms: Sequence[Atoms],
-    ids: Sequence[str] | None = None,
-    targets: Mapping[str, Sequence[float] | Tensor] | None = None,
-) -> Crystals:
-    """Turn ASE atoms, periodic in three directions, into flat tensors; see `from_structures`."""
-    from pymatgen.io.ase import AseAtomsAdaptor
-
-    for index, item in enumerate(atoms):
-        if not all(item.pbc):
-            name = ids[index] if ids is not None else index
-            raise DataError(f"crystal {name} is not periodic in three directions: pbc {item.pbc}")
-    structures = [AseAtomsAdaptor.get_structure(item) for item in atoms]  # type: ignore[arg-type]
-    return from_structures(structures, ids, targets)
-
-
-def to_ase(crystals: Crystals | CrystalBatch) -> list[Atoms]:
-    """Return ASE atoms, each with its id (if any) and targets in ``info``."""
-    from ase import Atoms
-
-    return [
-        Atoms(numbers=numbers, scaled_positions=frac, cell=cell, pbc=True, info=properties)
-        for numbers, frac, cell, properties in _rows(crystals)
-    ]
 
 
 def write_structures(

@@ -6,15 +6,14 @@ Shapes: ``N`` atoms.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chemeleon.crystals.batch import Crystal
 from chemeleon.crystals.idealise import exact, orbits
+from chemeleon.crystals.symbols import symbol
 from chemeleon.crystals.symmetry import Cell, operations
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def cif_text(structure: Structure, cell: Cell | None = None) -> str:
 
         return str(CifWriter(structure))
     (numbers, coords, lattice), group = found
-    symbols = _symbols(numbers)
+    symbols = [symbol(z) for z in numbers.tolist()]
     parts = orbits(found[0], group, cell)
     lengths = np.linalg.norm(lattice, axis=1)
     unit = lattice / lengths[:, None]
@@ -82,8 +81,8 @@ def cif_text(structure: Structure, cell: Cell | None = None) -> str:
         " _atom_site_occupancy",
     ]  # fmt: skip
     for label, (first, multiplicity) in enumerate(parts):
-        symbol, place = symbols[first], "  ".join(f"{x:.12f}" for x in coords[first])
-        lines.append(f"  {symbol}  {symbol}{label}  {multiplicity}  {place}  1")
+        name, place = symbols[first], "  ".join(f"{x:.12f}" for x in coords[first])
+        lines.append(f"  {name}  {name}{label}  {multiplicity}  {place}  1")
     return "\n".join(lines) + "\n"
 
 
@@ -94,7 +93,7 @@ def poscar_text(structure: Structure, comment: str) -> str:
         structure: ordered.
         comment: the first line, such as the id.
     """
-    symbols = _symbols(structure.atomic_numbers)
+    symbols = [symbol(z) for z in structure.atomic_numbers]
     counts = Counter(symbols)  # in the order in which elements come first
     rank = {symbol: i for i, symbol in enumerate(counts)}
     order = sorted(range(len(symbols)), key=lambda i: rank[symbols[i]])
@@ -124,12 +123,6 @@ def _named(number: int, cell: Cell) -> tuple[list[str], list[str]]:
         f"_space_group_name_Hall  '{group.hall}'",
     ]
     return triplets, names
-
-
-def _symbols(numbers: Sequence[int] | NDArray[np.int64]) -> list[str]:
-    from ase.data import chemical_symbols
-
-    return [chemical_symbols[z] for z in np.asarray(numbers).tolist()]
 
 
 def _formula(counts: Counter[str], units: int) -> str:

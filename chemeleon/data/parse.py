@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.symmetry import plane_spacings
 from chemeleon.data.cif import read_cif
 from chemeleon.data.crystal import MAX_ATOMIC_NUMBER, Array, BadCrystalError, Crystal
 from chemeleon.data.dictionary import read_dictionary
@@ -128,9 +129,7 @@ def standardise(
     if (longest := float(np.abs(lattice).max())) > _LONGEST_ANGSTROM:
         raise BadCrystalError(f"a cell vector is {longest:.3g} angstrom long")
     volume = determinant(lattice)
-    # the columns of the inverse are the reciprocal vectors: 1 / length is the distance of planes
-    inverse = np.linalg.inv(lattice) if volume != 0 else np.full((3, 3), np.inf)
-    if (np.sqrt((inverse * inverse).sum(0)) * MIN_THICKNESS_ANGSTROM > 1).any():
+    if volume == 0 or (plane_spacings(lattice) < MIN_THICKNESS_ANGSTROM).any():
         raise BadCrystalError(f"zero volume: the cell has {abs(volume):.3g} cubic angstrom")
     if niggli:
         reduced = niggli_matrix(lattice)
