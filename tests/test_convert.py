@@ -145,3 +145,12 @@ def test_crystals_without_names_are_arrays_tensors_and_structures() -> None:
         assert one.properties == {}
         other.properties = {}
         assert one == other
+
+
+def test_a_batch_of_crystals_without_atoms() -> None:
+    nothing = Crystals.of([None, None]).tensors()
+    assert nothing.batch(torch.arange(2)).atomic_numbers.shape == (2, 0)
+    padded = nothing.batch(torch.tensor([1, 0]), pad_to=3)
+    assert padded.atomic_numbers.tolist() == [[0, 0, 0]] * 2
+    assert not padded.mask.any()
+    assert len(nothing.batch(torch.arange(0))) == 0

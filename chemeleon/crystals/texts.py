@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chemeleon.crystals.batch import Crystal
 from chemeleon.crystals.idealise import exact, orbits
 from chemeleon.crystals.symbols import symbol
-from chemeleon.crystals.symmetry import Cell, operations
+from chemeleon.crystals.symmetry import Cell, gemmi_operations, operations
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 FOLDER_FORMATS = {"cif": ".cif", "poscar": ".vasp"}  # one file each, in a folder of that name
-_GEMMI = 24  # gemmi counts translations in 24ths
 
 
 def write_text(
@@ -31,6 +30,18 @@ def write_text(
     path = folder / form / f"{name}{FOLDER_FORMATS[form]}"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def write_chunk(job: tuple[str, list[str], list[tuple[str, Crystal, Cell | None]]]) -> int:
+    """Write crystals in a worker process: folder, formats, and name, crystal and cell of each."""
+    from pymatgen.core import Structure
+
+    folder, formats, rows = job
+    for name, (numbers, frac, lattice), cell in rows:
+        structure = Structure(lattice, numbers.tolist(), frac)
+        for form in formats:
+            write_text(Path(folder), form, name, structure, cell)
+    return len(rows)
 
 
 def cif_text(structure: Structure, cell: Cell | None = None) -> str:
@@ -108,12 +119,7 @@ def _named(number: int, cell: Cell) -> tuple[list[str], list[str]]:
     """Return operations as ``x,y,z``, and names of the group where its axes are those of a name."""
     import gemmi
 
-    found: list[Any] = []
-    for rotation, shift in zip(*operations(number, cell == "primitive"), strict=True):
-        operation = gemmi.Op()
-        operation.rot = (_GEMMI * rotation).tolist()
-        operation.tran = np.round(_GEMMI * shift).astype(int).tolist()
-        found.append(operation.wrap())
+    found = gemmi_operations(*operations(number, cell == "primitive"))
     group = gemmi.find_spacegroup_by_ops(gemmi.GroupOps(found))
     triplets = [operation.triplet() for operation in found]
     if group is None or group.number != number:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -13,11 +13,10 @@ import torch
 
 from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.cache import ParsedSet
-from chemeleon.data.chunks import ParsedChunk, parse_chunk
-from chemeleon.data.columns import columns
+from chemeleon.data.columns import columns_of
 from chemeleon.data.crystal import Record
-from chemeleon.data.labels import Labels
 from chemeleon.data.limits import Limits
+from chemeleon.data.parse import ParsedChunk, parse_chunk
 from chemeleon.data.pool import run_parallel, worker_count
 from chemeleon.data.problems import Problem, problems_error
 from chemeleon.data.sources import Report, is_archive, read_records
@@ -119,9 +118,8 @@ def collect(
             if reason is not None:
                 problems.append(Problem(record.file, record.row, record.id, reason))
         keep.append(crystals.subset(np.array(wanted, dtype=bool)))
-    values, labels, said = columns_of(
-        [r.values for r in kept], [f"{r.file}, row {r.row}" for r in kept]
-    )
+    places = [f"{r.file}, row {r.row}" for r in kept]
+    values, labels, said = columns_of([r.values for r in kept], places)
     names = list(dict.fromkeys(record.file for record in kept))
     index = {name: i for i, name in enumerate(names)}
     merged = Crystals.join(keep)
@@ -161,21 +159,6 @@ def _parsed(
     if small:
         results = map(parse_chunk, jobs())
     else:
-        results = run_parallel("chemeleon.data.chunks:parse_chunk", jobs(), workers)
+        results = run_parallel("chemeleon.data.parse:parse_chunk", jobs(), workers)
     for result in results:
         yield waiting.pop(0), result
-
-
-def columns_of(
-    rows: Sequence[Mapping[str, Any]], places: Sequence[str] | None = None
-) -> tuple[dict[str, torch.Tensor], dict[str, Labels], list[str]]:
-    """Return columns of numbers, ``(M,)`` float32, those of text, and what is to be said of them.
-
-    Args:
-        rows: values by name.
-        places: where each row stands, such as ``a.csv, row 3``; its number if not given.
-    """
-    found = columns(rows, places or [f"row {i}" for i in range(1, len(rows) + 1)])
-    labels = {name: Labels.of([row.get(name) for row in rows]) for name in found.text}
-    numbers = {name: torch.from_numpy(values) for name, values in found.numbers.items()}
-    return numbers, labels, found.notes

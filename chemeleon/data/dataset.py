@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-
-from torch import Tensor
 
 from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.batch import Crystals
@@ -179,7 +176,7 @@ def split_path(config: DataConfig, split: str) -> Path:
 
 def _select(config: DataConfig, parsed: ParsedSet, path: Path, partial: Partial) -> LoadReport:
     source, problems = str(path), parsed.problems
-    _check_targets(config.targets, parsed.columns, parsed.text_columns, source, parsed.notes)
+    _check_targets(config.targets, parsed, source)
     remedy = (
         f"data.on_error=skip (or --on-error skip) leaves them out; `chemeleon data describe {path}`"
         " lists them"
@@ -198,23 +195,17 @@ def _unusable(path: Path) -> str:
     return f"{path} has no usable crystal"
 
 
-def _check_targets(
-    asked: list[str],
-    columns: dict[str, Tensor],
-    text_columns: list[str],
-    source: str,
-    notes: Sequence[str] = (),
-) -> None:
+def _check_targets(asked: list[str], parsed: ParsedSet, source: str) -> None:
     for name in asked:
-        if name in text_columns:
-            seen = [n for n in notes if n.startswith(f"column '{name}' ")]
+        if name in parsed.text_columns:
+            seen = [n for n in parsed.notes if n.startswith(f"column '{name}' ")]
             raise DataError(
                 f"{source}: column '{name}' holds text, and a target must be a number"
                 f"{''.join('; ' + n for n in seen)}"
             )
-        if name not in columns:
-            known = ", ".join(columns) or "none"
+        if name not in parsed.columns:
+            known = ", ".join(parsed.columns) or "none"
             raise DataError(
                 f"{source} has no column '{name}'; its numeric columns: {known}"
-                f"{nearest(name, columns)}"
+                f"{nearest(name, parsed.columns)}"
             )

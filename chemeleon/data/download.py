@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import os
-import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
@@ -20,6 +15,8 @@ from typing import Any
 from chemeleon.config.requests import whole_number
 from chemeleon.config.schema import DataConfig, DownloadConfig
 from chemeleon.data.dataset import dataset_dir
+from chemeleon.data.files import readable
+from chemeleon.data.tables import open_table
 from chemeleon.errors import DataError
 from chemeleon.storage import SET_PARTS, hold
 
@@ -159,15 +156,10 @@ def _range_start(response: HTTPResponse | Any) -> int | None:
 
 def _count_rows(path: Path) -> int:
     """Return the records of a CSV without its header; -1 if it is none."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:
-        with path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            plain: Any = gzip.GzipFile(fileobj=raw) if packed else raw
-            file = io.TextIOWrapper(plain, encoding="utf-8", errors="replace", newline="")
-            return sum(1 for row in csv.reader(file) if row) - 1
-    except (OSError, EOFError, zlib.error, csv.Error):
+        with readable(path), path.open("rb") as file:
+            return sum(1 for _ in open_table(file, path.name, None).rows)
+    except DataError:
         return -1
 
 

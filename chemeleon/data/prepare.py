@@ -21,7 +21,7 @@ import numpy as np
 from chemeleon.config.keywords import called_with
 from chemeleon.config.presets import data_config
 from chemeleon.config.requests import check_seed
-from chemeleon.crystals.convert import to_structures
+from chemeleon.crystals.convert import to_structures, write_structures
 from chemeleon.data.dataset import SPLITS, LoadReport, load_source
 from chemeleon.data.problems import Problem
 from chemeleon.data.properties import join_properties
@@ -137,8 +137,10 @@ def _read(settings: PrepareSettings) -> LoadReport:
         path = Path(settings.source)
         number_rows = id_column is None and not has_column(path, config.id_column)
         return load_source(config, path, progress=settings.progress, number_rows=number_rows)
+    own = [structure.properties.get("material_id") for structure in settings.source]
+    names = [f"crystal-{i:06d}" if name is None else str(name) for i, name in enumerate(own)]
     with tempfile.TemporaryDirectory() as beside:
-        path = _write_json(settings.source, Path(beside))
+        (path,) = write_structures(settings.source, beside, ["json"], names)
         return load_source(config, path, progress=settings.progress)
 
 
@@ -255,18 +257,6 @@ def check_output(output: Path, overwrite: bool | None) -> None:
             f"{output} holds {others[0]}, which `data prepare` did not write, so it is not"
             " overwritten; choose another folder"
         )
-
-
-def _write_json(structures: Sequence[Structure], folder: Path) -> Path:
-    """Write structures for `load_source`; their names are their own, else numbers."""
-    from chemeleon.crystals.convert import write_structures
-
-    names = [
-        str(structure.properties.get("material_id", f"crystal-{i:06d}"))
-        for i, structure in enumerate(structures)
-    ]
-    (path,) = write_structures(structures, folder, ["json"], names)
-    return path
 
 
 def write_table(

@@ -6,9 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from chemeleon.data.columns import columns
+from chemeleon.data.columns import columns_of
 from chemeleon.data.dataset import LoadReport
 from chemeleon.data.files import readable
 from chemeleon.data.names import stem
@@ -57,7 +55,7 @@ def join_properties(found: LoadReport, path: Path, id_column: str | None = None)
         )
     given = [by_id.get(name, (0, {}))[1] for name in ids]
     places = [f"{path.name}, row {by_id.get(name, (0,))[0]}" for name in ids]
-    made = columns(given, places)
+    made = columns_of(given, places)
     if twice := made.numbers.keys() & found.columns.keys():
         raise DataError(f"column '{min(twice)}' is in {path.name} and with the crystals: rename it")
     notes += made.notes
@@ -65,8 +63,7 @@ def join_properties(found: LoadReport, path: Path, id_column: str | None = None)
         notes.append(f"{path.name}: {_counted(strangers, 'row')} without a crystal")
     if bare := [name for name in ids if name not in by_id]:
         notes.append(f"{path.name}: {_counted(bare, 'crystal')} without a row")
-    numbers = {name: torch.from_numpy(values) for name, values in made.numbers.items()}
-    return replace(found, columns=found.columns | numbers, notes=[*found.notes, *notes])
+    return replace(found, columns=found.columns | made.numbers, notes=[*found.notes, *notes])
 
 
 def _rows(
