@@ -191,21 +191,15 @@ def _bold(text: object) -> Text:
 
 
 def _limits(given: list[str]) -> dict[str, int]:
-    from chemeleon.config.requests import whole_number
     from chemeleon.data.limits import Limits
     from chemeleon.errors import ConfigError, nearest
 
-    found = {}
-    for word in given:
-        name, _, text = word.removeprefix("data.limits.").partition("=")
-        number = whole_number(text)
-        if name not in Limits._fields or number is None:
-            known = ", ".join(Limits._fields)
-            raise ConfigError(
-                f"--limit {word}: one of {known}, and a number, as in atoms=20000"
-                f"{nearest(name, Limits._fields)}"
-            )
-        found[name] = number
+    plain = [word.removeprefix("data.limits.") for word in given]
+    found = words.named("--limit", plain, "NAME=NUMBER such as atoms=20000", words.whole)
+    for name in found:
+        if name not in Limits._fields:
+            known, close = ", ".join(Limits._fields), nearest(name, Limits._fields)
+            raise ConfigError(f"--limit {name}: must be one of {known}{close}")
     return found
 
 

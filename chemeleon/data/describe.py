@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from chemeleon.crystals.symmetry import space_group
 from chemeleon.data.selection import LoadReport
 
 _DALTON_PER_A3_IN_G_PER_CM3 = 1.66053906660  # CODATA 2018
+_BINS = 12  # of the histograms of continuous quantities
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,12 @@ class Description:
     sampled: int
 
 
-def describe(found: LoadReport, *, space_group_sample: int = 500, bins: int = 12) -> Description:
+def describe(found: LoadReport, *, space_group_sample: int = 500) -> Description:
     """Count and measure a set of crystals.
 
     Args:
         found: at least one crystal.
         space_group_sample: crystals, evenly spaced, whose space group is found (slow); 0 is none.
-        bins: of the histograms of continuous quantities.
     """
     crystals = found.crystals
     volume = lattice_volume(crystals.lattice)
@@ -81,11 +82,11 @@ def describe(found: LoadReport, *, space_group_sample: int = 500, bins: int = 12
     return Description(
         elements=_top_elements(contains),
         histograms=[
-            _histogram("atoms per cell", crystals.num_atoms, bins, discrete=True),
-            _histogram("elements per crystal", contains.sum(1), bins, discrete=True),
-            *(_histogram(name, value, bins) for name, value in values.items()),
+            _histogram("atoms per cell", crystals.num_atoms, discrete=True),
+            _histogram("elements per crystal", contains.sum(1), discrete=True),
+            *(_histogram(name, value) for name, value in values.items()),
         ],
-        targets=[_histogram(name, value, bins) for name, value in found.columns.items()],
+        targets=[_histogram(name, value) for name, value in found.columns.items()],
         space_groups=groups,
         sampled=sampled,
     )
@@ -114,7 +115,7 @@ def _top_elements(contains: Tensor) -> dict[str, int]:
     return {chemical_symbols[z]: int(counts[z]) for z in order if counts[z] > 0}
 
 
-def _histogram(name: str, values: Tensor, bins: int, discrete: bool = False) -> Histogram:
+def _histogram(name: str, values: Tensor, discrete: bool = False) -> Histogram:
     values = values.double()
     given = values[~values.isnan()]
     missing = len(values) - len(given)
@@ -122,15 +123,13 @@ def _histogram(name: str, values: Tensor, bins: int, discrete: bool = False) -> 
         return Histogram(name, [], [], float("nan"), missing, discrete)
     low, high = float(given.min()), float(given.max())
     if discrete:
-        step = max(1, -(-int(high - low + 1) // (2 * bins)))  # whole numbers per bin
+        step = max(1, -(-int(high - low + 1) // (2 * _BINS)))  # whole numbers per bin
         edges = [low + i * step for i in range(int((high - low) // step) + 2)]
     else:
-        width = (high - low) / bins or 1.0
-        edges = [low + i * width for i in range(bins + 1 if high > low else 2)]
-    inner = torch.tensor(edges[1:-1], dtype=torch.float64)
-    places = torch.bucketize(given, inner, right=True)
-    counts = torch.bincount(places, minlength=len(edges) - 1).tolist()
-    return Histogram(name, edges, counts, float(given.mean()), missing, discrete)
+        width = (high - low) / _BINS or 1.0
+        edges = [low + i * width for i in range(_BINS + 1 if high > low else 2)]
+    counts, _ = np.histogram(given.numpy(), edges)
+    return Histogram(name, edges, counts.tolist(), float(given.mean()), missing, discrete)
 
 
 def _space_groups(crystals: Crystals, sample: int) -> tuple[dict[str, int], int]:

@@ -21,7 +21,7 @@ import numpy as np
 from chemeleon.config.plain_json import parse_json
 from chemeleon.data.files import readable, unpacked
 from chemeleon.energy.compositions import Fractions, fractions
-from chemeleon.energy.hull_solver import Array, best_mixture
+from chemeleon.energy.hull_solver import Array, lowest_energy
 from chemeleon.energy.scales import MP2020, OWN, RAW
 from chemeleon.errors import ConfigError, DataError
 
@@ -179,7 +179,7 @@ class Hull:
         """Return the hull's formation energy at a composition of known elements, eV/atom."""
         if parts not in self._energies:
             target = np.array([share for _, share in parts])
-            self._energies[parts] = best_mixture(target, *self._system_arrays(parts)).energy
+            self._energies[parts] = lowest_energy(target, *self._system_arrays(parts))
         return self._energies[parts]
 
     def _system_arrays(self, parts: Fractions) -> tuple[Array, Array]:
