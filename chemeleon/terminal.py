@@ -38,11 +38,14 @@ def words(text: str = "{task.description}") -> TextColumn:
 
 @contextmanager
 def progress_bar(
-    *columns: ProgressColumn, text: str = "{task.description}", transient: bool = False
+    *columns: ProgressColumn,
+    text: str = "{task.description}",
+    transient: bool = False,
+    shown: bool = True,
 ) -> Iterator[Progress]:
     """Show bars on standard error: a word, the bar and further columns.
 
-    Where they cannot be redrawn, as in a file or notebook, there are none.
+    Where they cannot be redrawn, as in a file or notebook, or are not to be shown, there are none.
     """
     console = Terminal(stderr=True)
     with Progress(
@@ -51,6 +54,6 @@ def progress_bar(
         *columns,
         console=console,
         transient=transient,
-        disable=not console.is_terminal,
+        disable=not (shown and console.is_terminal),
     ) as bar:
         yield bar

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.progress import TextColumn, TimeRemainingColumn
 
 from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.cache import ParsedSet
@@ -19,7 +19,8 @@ from chemeleon.data.limits import Limits
 from chemeleon.data.parse import ParsedChunk, parse_chunk
 from chemeleon.data.pool import run_parallel, worker_count
 from chemeleon.data.problems import Problem, problems_error
-from chemeleon.data.sources import Report, is_archive, read_records
+from chemeleon.data.sources import is_archive, read_records
+from chemeleon.terminal import progress_bar
 
 _CHUNK = 128
 _MOST_PROBLEMS = 200_000  # what is no list of crystals must not fill memory with reasons
@@ -52,26 +53,19 @@ def parse_source(
         from chemeleon.data.archive import read_archive  # which imports this module
 
         return read_archive(path, niggli).parsed
-    with _bar(path.name, progress) as report:
-        notes: list[str] = []
-        records = read_records(path, id_column, cif_column, report, limits=limits, notes=notes)
-        return collect(records, niggli, limits, notes)
-
-
-@contextmanager
-def _bar(name: str, shown: bool) -> Iterator[Report | None]:
-    """Give the function to report the share read to, or None."""
-    if not shown:
-        yield None
-        return
-    from rich.progress import TextColumn, TimeRemainingColumn
-
-    from chemeleon.terminal import progress_bar
-
     columns = TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn()
-    with progress_bar(*columns, transient=True) as bar:
-        task = bar.add_task(f"parsing {name}", total=1.0)
-        yield lambda share: bar.update(task, completed=share)
+    with progress_bar(*columns, transient=True, shown=progress) as bar:
+        task = bar.add_task(f"parsing {path.name}", total=1.0)
+        notes: list[str] = []
+        records = read_records(
+            path,
+            id_column,
+            cif_column,
+            lambda share: bar.update(task, completed=share),
+            limits=limits,
+            notes=notes,
+        )
+        return collect(records, niggli, limits, notes)
 
 
 def collect(

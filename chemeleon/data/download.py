@@ -6,11 +6,13 @@ import os
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
+
+from rich.progress import DownloadColumn, TimeRemainingColumn
 
 from chemeleon.config.requests import whole_number
 from chemeleon.config.schema import DataConfig, DownloadConfig
@@ -19,12 +21,13 @@ from chemeleon.data.files import readable
 from chemeleon.data.tables import open_table
 from chemeleon.errors import DataError
 from chemeleon.storage import SET_PARTS, hold
+from chemeleon.terminal import progress_bar
 
 _BLOCK = 1 << 18
 _TIMEOUT_S = 30
 _ATTEMPTS = 3
 
-Advance = Callable[[int, int | None], None]
+Advance = Callable[..., None]  # completed=, total=
 
 
 def download(config: DataConfig, root: str | Path | None = None, progress: bool = False) -> Path:
@@ -73,8 +76,10 @@ def _download(config: DataConfig, source: DownloadConfig, folder: Path, progress
         if _is_complete(path, rows):
             continue
         part = path.with_name(path.name + ".part")
-        with _bar(f"{config.name} {split}", progress) as advance:
-            _fetch(url, part, advance)
+        columns = DownloadColumn(), TimeRemainingColumn()
+        with progress_bar(*columns, transient=True, shown=progress) as bar:
+            task = bar.add_task(f"{config.name} {split}", total=None)
+            _fetch(url, part, partial(bar.update, task))
         found = _count_rows(part)
         if found != rows:
             part.unlink()
@@ -140,12 +145,12 @@ def _fetch_once(url: str, part: Path, advance: Advance) -> bool:
         size = None if length is None else whole_number(length)
         total = None if size is None else start + size
         done = start
-        advance(done, total)
+        advance(completed=done, total=total)
         with part.open("ab" if resumed else "wb") as file:
             while block := response.read1(_BLOCK):
                 file.write(block)
                 done += len(block)
-                advance(done, total)
+                advance(completed=done, total=total)
     return total is None or done == total
 
 
@@ -161,17 +166,3 @@ def _count_rows(path: Path) -> int:
             return sum(1 for _ in open_table(file, path.name, None).rows)
     except DataError:
         return -1
-
-
-@contextmanager
-def _bar(name: str, shown: bool) -> Iterator[Advance]:
-    if not shown:
-        yield lambda done, total: None
-        return
-    from rich.progress import DownloadColumn, TimeRemainingColumn
-
-    from chemeleon.terminal import progress_bar
-
-    with progress_bar(DownloadColumn(), TimeRemainingColumn(), transient=True) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -22,6 +22,7 @@ from chemeleon.config.keywords import called_with
 from chemeleon.config.presets import data_config
 from chemeleon.config.requests import check_seed
 from chemeleon.crystals.convert import to_structures, write_structures
+from chemeleon.crystals.texts import cif_text
 from chemeleon.data.dataset import SPLITS, LoadReport, load_source
 from chemeleon.data.problems import Problem
 from chemeleon.data.properties import join_properties
@@ -266,10 +267,8 @@ def write_table(
     columns: Mapping[str, Sequence[str]],
 ) -> None:
     """Write a gzipped CSV in the project's layout: ``material_id``, ``cif`` and the columns."""
-    from pymatgen.io.cif import CifWriter
-
     rows = zip(names, structures, *columns.values(), strict=True)
-    cells = ([name, str(CifWriter(structure)), *values] for name, structure, *values in rows)
+    cells = ([name, cif_text(structure), *values] for name, structure, *values in rows)
     # half of a pair of letters, which JSON may hold, is written as an escape
     with gzip.open(path, "wt", encoding="utf-8", errors="backslashreplace", newline="") as file:
         write_rows(file, chain([["material_id", "cif", *columns]], cells))
