@@ -101,15 +101,14 @@ def collect(
             first = seen.get(record.id) if record.id else None
             seen.setdefault(record.id, place)
             if reason is None:
-                duplicate = first is not None
-                wanted.append(not duplicate and bool(record.id))
                 if not record.id:
                     reason = "has no id"
-                elif duplicate:
+                elif first is not None:
                     reason = f"duplicate id, first seen in {first}"
-                else:
-                    kept.append(record)
-            if reason is not None:
+                wanted.append(reason is None)
+            if reason is None:
+                kept.append(record)
+            else:
                 problems.append(Problem(record.file, record.row, record.id, reason))
         keep.append(crystals.subset(np.array(wanted, dtype=bool)))
     places = [f"{r.file}, row {r.row}" for r in kept]

@@ -84,21 +84,14 @@ def load_source(
         partial: see `load_split`.
     """
     id_column = None if number_rows else config.id_column
-    options = {"id": id_column, "cif": config.cif_column, "niggli": config.niggli}
-    options["name"] = path.name  # problems and row names carry it
+    reading = {"id_column": id_column, "cif_column": config.cif_column, "niggli": config.niggli}
     limits = Limits(**config.limits.model_dump())
-    options["limits"] = list(limits)
 
     def parse() -> ParsedSet:
-        return parse_source(
-            path,
-            id_column=id_column,
-            cif_column=config.cif_column,
-            niggli=config.niggli,
-            limits=limits,
-            progress=progress,
-        )
+        return parse_source(path, **reading, limits=limits, progress=progress)
 
+    # problems and row names carry the name
+    options = {**reading, "name": path.name, "limits": list(limits)}
     # an archive opens as quickly as the cache would
     parsed = parse() if is_archive(path) else cached(fingerprint(path, limits), options, parse)
     return _select(config, parsed, path, partial)
