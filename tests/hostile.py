@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from chemeleon.checkpoints.published import vae_layout
-from chemeleon.config.schema import VAEConfig
+from chemeleon.config.architecture import VAEConfig
 
 TINY = VAEConfig(
     latent_dim=2,

@@ -16,7 +16,7 @@ from reference import checkpoint, reference
 from chemeleon.checkpoints.lightning import convert
 from chemeleon.checkpoints.published import denoiser_layout, vae_layout
 from chemeleon.checkpoints.torchzip import TorchArchive
-from chemeleon.config.schema import LDMConfig, VAEConfig
+from chemeleon.config.architecture import LDMConfig, VAEConfig
 from chemeleon.errors import CheckpointError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.predictor import Predictor

@@ -30,8 +30,8 @@ from chemeleon.checkpoints.published_weights import Source, open_source, shorten
 from chemeleon.checkpoints.rounding import Dtype
 from chemeleon.checkpoints.store import read_folder, write_model
 from chemeleon.checkpoints.torchzip import TorchArchive
+from chemeleon.config.architecture import VAEConfig
 from chemeleon.config.modelfile import ImportedConfig
-from chemeleon.config.schema import VAEConfig
 from chemeleon.errors import CheckpointError, printable
 from chemeleon.storage import at_home
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from chemeleon.checkpoints import hyper
 from chemeleon.checkpoints.published import CLASSES, DIT_HEADS, VAE_HEADS
-from chemeleon.config.schema import (
+from chemeleon.config.architecture import (
     ConditionConfig,
     DenoiserConfig,
     DiffusionConfig,
