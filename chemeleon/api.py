@@ -18,11 +18,12 @@ from chemeleon.checkpoints.push import push as hub_push
 from chemeleon.checkpoints.shipped import list_shipped as hub_shipped
 from chemeleon.config import presets
 from chemeleon.config.keywords import called_with
-from chemeleon.data.prepare import prepare
-from chemeleon.errors import ChemeleonError, ConfigError
-from chemeleon.evaluation.idealise import symmetrize
+from chemeleon.data.prepare import prepare as prepare
+from chemeleon.errors import ChemeleonError as ChemeleonError
+from chemeleon.errors import ConfigError
+from chemeleon.evaluation.idealise import symmetrize as symmetrize
 from chemeleon.evaluation.settings import CompareSettings, EvaluateSettings, WrittenSettings
-from chemeleon.generation.sampling import sample
+from chemeleon.generation.sampling import sample as sample
 from chemeleon.storage import REPORT_PARTS, hold, refuse_inside, replacing, settle
 
 if TYPE_CHECKING:
@@ -242,17 +243,3 @@ predict = SimpleNamespace(
 hub = SimpleNamespace(
     list=hub_list, shipped=hub_shipped, pull=hub_pull, convert=hub_convert, push=hub_push
 )
-__all__ = [
-    "ChemeleonError",
-    "compare",
-    "evaluate",
-    "hub",
-    "ldm",
-    "predict",
-    "prepare",
-    "resolve",
-    "rl",
-    "sample",
-    "symmetrize",
-    "vae",
-]

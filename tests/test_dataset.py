@@ -364,6 +364,20 @@ def test_large_cache_loads_quickly(cache_folder: Path) -> None:
     assert time.perf_counter() - started < 3
 
 
+def test_without_a_place_for_the_cache(
+    make: Callable[..., DataConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("CHEMELEON_CACHE", str(tmp_path / "file"))
+    found = load_report(make([["a", cubic(4), "1"]]), "train")
+    assert found.crystals.ids == ["a"]
+    assert "parsed crystals are not cached" in caplog.text
+    assert (tmp_path / "file").read_text() == "no folder"
+
+
 def test_describe_counts(make: Callable[..., DataConfig]) -> None:
     rows = [["a", cubic(4), "1.5"], ["b", cubic(5), ""], ["c", "bad", "2"]]
     report = load_report(make(rows, on_error="skip"), "train")

@@ -99,13 +99,6 @@ def cached(source: str, options: dict[str, object], build: Callable[[], ParsedSe
     found = _read(path)
     if found is not None:
         return found
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(f"{folder} is not writable")
-    except OSError as error:
-        logger.warning("parsed crystals are not cached: %s (set CHEMELEON_CACHE)", error)
-        return build()
     with ExitStack() as held:
         # where it may not be locked, work may be done twice, and putting it in place is still safe
         with suppress(OSError):

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 _MOST_POINTS = 1e5  # lattice points to search, over 4 pi / 3
+_TOLERANCE = 1e-5  # of lengths, as a fraction of the cube root of the volume
 _ANGLE_TOLERANCE_DEGREE = 1.0  # pymatgen's default in `find_mapping`
 
 
-def niggli_matrix(matrix: Matrix, tolerance: float = 1e-5) -> Matrix:
+def niggli_matrix(matrix: Matrix) -> Matrix:
     """Return the Niggli-reduced cell in the frame of ``matrix``, right-handed.
 
     Args:
         matrix: a cell of non-zero volume.
-        tolerance: length tolerance as a fraction of the cube root of the volume.
 
     Returns:
         Integer combinations of the rows of ``matrix``. Where pymatgen finds no reduced cell, the
@@ -38,7 +38,7 @@ def niggli_matrix(matrix: Matrix, tolerance: float = 1e-5) -> Matrix:
     """
     basis = _lll_reduce(matrix.tolist())
     metric = [[_dot(x, y) for y in basis] for x in basis]
-    epsilon = tolerance * abs(determinant(matrix)) ** (1 / 3)
+    epsilon = _TOLERANCE * abs(determinant(matrix)) ** (1 / 3)
     parameters = _niggli_parameters(metric, epsilon)
     reduced = None if parameters is None else _first_mapping(matrix, *parameters, epsilon)
     if reduced is None:

@@ -26,11 +26,6 @@ from chemeleon.data.poscar import read_poscar
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-__all__ = [
-    "MAX_ATOMIC_NUMBER", "PARSER_VERSION", "BadCrystalError", "Crystal", "from_structure", "parse",
-    "parse_as_given", "parse_chunk", "standardise", "wrap_float32",
-]  # fmt: skip
-
 ParsedChunk = tuple[list[str | None], Crystals[NDArray[Any]]]
 PARSER_VERSION = 2  # raise it when the same text gives other numbers: it is part of the cache key
 MIN_THICKNESS_ANGSTROM = 0.01  # pymatgen's limit too
