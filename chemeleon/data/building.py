@@ -149,9 +149,7 @@ def _parsed(
             waiting.append([r._replace(content=None) for r in chunk])
             yield [(r.kind, r.content) for r in chunk], niggli, limits
 
-    if small:
-        results = map(parse_chunk, jobs())
-    else:
-        results = run_parallel("chemeleon.data.parse:parse_chunk", jobs(), workers)
+    place = "chemeleon.data.parse:parse_chunk"
+    results = map(parse_chunk, jobs()) if small else run_parallel(place, jobs(), workers)
     for result in results:
         yield waiting.pop(0), result

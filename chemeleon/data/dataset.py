@@ -169,6 +169,7 @@ def split_path(config: DataConfig, split: str) -> Path:
 
 def _select(config: DataConfig, parsed: ParsedSet, path: Path, partial: Partial) -> LoadReport:
     source, problems = str(path), parsed.problems
+    unusable = f"{path} has no usable crystal"
     _check_targets(config.targets, parsed, source)
     remedy = (
         f"data.on_error=skip (or --on-error skip) leaves them out; `chemeleon data describe {path}`"
@@ -176,16 +177,12 @@ def _select(config: DataConfig, parsed: ParsedSet, path: Path, partial: Partial)
     )
     if problems and (config.on_error == "fail" or len(problems) == parsed.total):
         usable = len(problems) < parsed.total
-        raise problems_error(problems, parsed.total, remedy if usable else _unusable(path))
+        raise problems_error(problems, parsed.total, remedy if usable else unusable)
     reasons = [problem.reason for problem in problems]
     check_reasons(reasons, parsed.total, config.on_error, source, remedy)
     if not len(parsed.num_atoms):
-        raise DataError(_unusable(path))
+        raise DataError(unusable)
     return select(config, parsed, source, partial)
-
-
-def _unusable(path: Path) -> str:
-    return f"{path} has no usable crystal"
 
 
 def _check_targets(asked: list[str], parsed: ParsedSet, source: str) -> None:

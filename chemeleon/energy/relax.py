@@ -83,7 +83,8 @@ def relax(
     good = torch.tensor([i for i, reason in enumerate(reasons) if reason is None]).long()
     start = cells.subset(good.to(cells.device)).to(potential.device)
     end = walk(start, potential, steps, fmax_ev_per_angstrom, relax_cell)
-    found: list[Relaxed | None] = [None] * len(reasons)
+    nan = float("nan")
+    found = [Relaxed(None, 0, False, np.zeros(0), nan, nan, reason) for reason in reasons]
     rmsd = _displacements(start, end.cells).tolist()
     energies = (end.energies / start.num_atoms).T.cpu().numpy()
     taken, fmax = end.steps.tolist(), end.fmax.tolist()
@@ -96,15 +97,10 @@ def relax(
             end.reasons[k] is None and fmax[k] <= fmax_ev_per_angstrom,
             energies[k, : taken[k] + 1],
             fmax[k],
-            float("nan") if broken else rmsd[k],
+            nan if broken else rmsd[k],
             end.reasons[k],
         )
-    nan = float("nan")
-    none = np.zeros(0)
-    return [
-        Relaxed(None, 0, False, none, nan, nan, reason) if one is None else one
-        for one, reason in zip(found, reasons, strict=True)
-    ]
+    return found
 
 
 def _displacements(start: Crystals, end: Crystals) -> torch.Tensor:
