@@ -23,7 +23,7 @@ from csp import sampler
 
 from chemeleon.crystals.convert import to_structures
 from chemeleon.evaluation.evaluate import Settings, evaluate
-from chemeleon.evaluation.validity import writable
+from chemeleon.evaluation.metrics.validity import writable
 from chemeleon.generation.pipeline import Pipeline
 
 SHARES = {

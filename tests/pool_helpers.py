@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chemeleon.evaluation._match_worker import TimeUpError, time_limit
+from chemeleon.evaluation.matching._match_worker import TimeUpError, time_limit
 
 if TYPE_CHECKING:
-    from chemeleon.evaluation.judge import Edges, Job
+    from chemeleon.evaluation.matching.judge import Edges, Job
 
 KILLS, STICKS, RAISES = 13, 17, 23
 
@@ -42,7 +42,7 @@ def killed_once(path: str) -> str:
 
 def deadly_judge(job: Job) -> Edges:
     """Judge, but die on the pair of the cells of volume 27 and 64."""
-    from chemeleon.evaluation.judge import judge
+    from chemeleon.evaluation.matching.judge import judge
 
     others = job.firsts if job.others is None else job.others
     for row in job.rows.tolist():

@@ -17,9 +17,9 @@ import chemeleon
 from chemeleon.energy.compositions import fractions
 from chemeleon.energy.hull import Hull
 from chemeleon.errors import ConfigError
-from chemeleon.evaluation import coverage
-from chemeleon.evaluation.basis import warnings
-from chemeleon.evaluation.novelty import column_word
+from chemeleon.evaluation.metrics import coverage
+from chemeleon.evaluation.metrics.novelty import column_word
+from chemeleon.evaluation.report.basis import warnings
 
 POTENTIAL = "energy_helpers:lennard_jones"
 LOW, HIGH = -50.0, 50.0  # eV/atom, below and above whatever the potential says

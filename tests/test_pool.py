@@ -11,8 +11,9 @@ from pool_helpers import KILLS, RAISES, STICKS
 
 from chemeleon.crystals.batch import Crystals
 from chemeleon.data.pool import Rescue, Worker, run_parallel
-from chemeleon.evaluation import describe, judge, reduced
+from chemeleon.evaluation import describe
 from chemeleon.evaluation.collection import parallel
+from chemeleon.evaluation.matching import judge, reduced
 
 RESCUE = Rescue(
     split=lambda items: (

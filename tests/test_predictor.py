@@ -27,8 +27,8 @@ from chemeleon.crystals.random import make_keys
 from chemeleon.data.dataset import load_split
 from chemeleon.data.loader import Loader
 from chemeleon.errors import CheckpointError, ConfigError, DataError, GenerationError
-from chemeleon.evaluation.columns import column_table
 from chemeleon.evaluation.metrics import METRICS
+from chemeleon.evaluation.report.columns import column_table
 from chemeleon.models.neighbours import PairFeatures
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE

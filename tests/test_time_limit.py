@@ -18,7 +18,7 @@ import chemeleon
 from chemeleon.crystals.convert import to_structures
 from chemeleon.data.pool import Rescue, run_parallel
 from chemeleon.evaluation import describe
-from chemeleon.evaluation._match_worker import TimeUpError, backstop, time_limit
+from chemeleon.evaluation.matching._match_worker import TimeUpError, backstop, time_limit
 
 RESCUE = Rescue(
     split=lambda items: [[item] for item in items] if len(items) > 1 else [],

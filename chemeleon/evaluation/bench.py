@@ -13,24 +13,23 @@ from numpy.typing import NDArray
 
 from chemeleon.data.named import NamedSet, find_set, split_name
 from chemeleon.errors import ChemeleonError
-from chemeleon.evaluation import coverage, stability
 from chemeleon.evaluation import summary as figures
-from chemeleon.evaluation.basis import warnings
-from chemeleon.evaluation.bins import bins
 from chemeleon.evaluation.collection import Collection, Progress, read_collection
-from chemeleon.evaluation.csp import assign, match_targets
-from chemeleon.evaluation.energies import EnergyJudge, add_energies, load_judge, no_energies
-from chemeleon.evaluation.grouping import Prepared
-from chemeleon.evaluation.idealised import add_idealised
 from chemeleon.evaluation.manifest import manifest as describe_run
-from chemeleon.evaluation.matching import TOLERANCES
-from chemeleon.evaluation.metrics import METRICS
+from chemeleon.evaluation.matching.grouping import Prepared
+from chemeleon.evaluation.matching.pairs import TOLERANCES
+from chemeleon.evaluation.metrics import METRICS, coverage, stability
 from chemeleon.evaluation.metrics.base import STATES, Figure, Options, add_columns, find_figures
-from chemeleon.evaluation.novelty import DISORDERED, NOVEL, compare, novel_column
+from chemeleon.evaluation.metrics.bins import bins
+from chemeleon.evaluation.metrics.csp import assign, match_targets
+from chemeleon.evaluation.metrics.energies import EnergyJudge, add_energies, load_judge, no_energies
+from chemeleon.evaluation.metrics.idealised import add_idealised
+from chemeleon.evaluation.metrics.novelty import DISORDERED, NOVEL, compare, novel_column
+from chemeleon.evaluation.metrics.relaxed import add_relaxed
 from chemeleon.evaluation.origin import sample_manifest, stated, told
 from chemeleon.evaluation.reference import Reference, load_reference
-from chemeleon.evaluation.relaxed import add_relaxed
-from chemeleon.evaluation.report_data import Report
+from chemeleon.evaluation.report.basis import warnings
+from chemeleon.evaluation.report.data import Report
 from chemeleon.evaluation.settings import Settings
 from chemeleon.evaluation.structures import Structures
 from chemeleon.evaluation.table import build_table, check_structures, described

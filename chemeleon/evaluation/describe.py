@@ -21,7 +21,7 @@ from chemeleon.crystals.symmetry import SYMPREC, TIGHT, space_group
 from chemeleon.data.niggli import cell_parameters
 from chemeleon.data.parse import BadCrystalError, Crystal, parse_as_given
 from chemeleon.data.pool import Rescue
-from chemeleon.evaluation._match_worker import TimeUpError, time_limit
+from chemeleon.evaluation.matching._match_worker import TimeUpError, time_limit
 
 DESCRIPTION_VERSION = 2  # part of the key of cached references
 OXIDATION_STATES = "smact14"

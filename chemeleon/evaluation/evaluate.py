@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.bench import Bench
 from chemeleon.evaluation.collection import Progress
-from chemeleon.evaluation.comparison import Comparison, set_names
-from chemeleon.evaluation.report_data import Report
+from chemeleon.evaluation.report.comparison import Comparison, set_names
+from chemeleon.evaluation.report.data import Report
 from chemeleon.evaluation.settings import Settings
 
 if TYPE_CHECKING:

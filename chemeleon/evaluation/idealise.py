@@ -19,7 +19,7 @@ from chemeleon.crystals.symmetry import TIGHT, Cell, group_of, in_cell
 from chemeleon.data.crystal import Crystal, structure_of
 from chemeleon.data.pool import Rescue, run_parallel, worker_count, workers_wait
 from chemeleon.errors import ConfigError
-from chemeleon.evaluation.validity import structural_problems
+from chemeleon.evaluation.metrics.validity import structural_problems
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

@@ -27,8 +27,8 @@ from chemeleon.data.problems import OnError
 from chemeleon.data.sources import fingerprint
 from chemeleon.evaluation.collection import Collection, Progress, read_collection
 from chemeleon.evaluation.describe import DESCRIPTION_VERSION, NUMBERS, TEXTS
-from chemeleon.evaluation.grouping import Prepared, composition_keys, prepare
-from chemeleon.evaluation.reduced import REDUCTION_VERSION
+from chemeleon.evaluation.matching.grouping import Prepared, composition_keys, prepare
+from chemeleon.evaluation.matching.reduced import REDUCTION_VERSION
 from chemeleon.storage import write_atomically
 
 logger = logging.getLogger(__name__)

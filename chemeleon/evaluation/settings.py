@@ -105,8 +105,8 @@ class Settings:
 
     def check(self) -> None:
         """Raise ConfigError for what cannot be done."""
-        from chemeleon.evaluation.matching import TOLERANCES
-        from chemeleon.evaluation.novelty import all_columns
+        from chemeleon.evaluation.matching.pairs import TOLERANCES
+        from chemeleon.evaluation.metrics.novelty import all_columns
 
         if self.matcher not in TOLERANCES:
             raise ConfigError(

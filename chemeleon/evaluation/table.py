@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.novelty import Compared
-from chemeleon.evaluation.validity import shortest_distances, structural_problems
+from chemeleon.evaluation.metrics.novelty import Compared
+from chemeleon.evaluation.metrics.validity import shortest_distances, structural_problems
 
 if TYPE_CHECKING:
     import pandas

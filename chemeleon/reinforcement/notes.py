@@ -178,8 +178,8 @@ def draw_best(crystals: Crystals, rewards: Sequence[float], path: Path) -> Path 
         The path, or None if no crystal can be drawn.
     """
     from chemeleon.crystals.convert import to_structures
-    from chemeleon.evaluation.draw import contact_sheet
-    from chemeleon.evaluation.validity import writable
+    from chemeleon.evaluation.metrics.validity import writable
+    from chemeleon.evaluation.report.draw import contact_sheet
 
     possible = writable(crystals).tolist()
     order = sorted((i for i in range(len(crystals)) if possible[i]), key=lambda i: (-rewards[i], i))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.columns import Column
+from chemeleon.evaluation.report.columns import Column
 
 if TYPE_CHECKING:
     import pandas

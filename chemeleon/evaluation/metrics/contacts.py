@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.columns import Column
 from chemeleon.evaluation.metrics.base import Figure, Metric, Options, View
+from chemeleon.evaluation.metrics.validity import closest_contacts
+from chemeleon.evaluation.report.columns import Column
 from chemeleon.evaluation.table import of_each
-from chemeleon.evaluation.validity import closest_contacts
 
 LEAST_RATIO = 0.75  # of 4,500 crystals of MP-20, 0.7 % have a shorter contact
 

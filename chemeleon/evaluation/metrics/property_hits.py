@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.columns import Column
 from chemeleon.evaluation.metrics.base import Figure, Metric, Options, View
+from chemeleon.evaluation.report.columns import Column
 from chemeleon.evaluation.structures import Structures
 
 

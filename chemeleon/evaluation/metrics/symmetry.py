@@ -9,9 +9,9 @@ import numpy as np
 
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, crystal_system
 from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.columns import Column
 from chemeleon.evaluation.metrics.base import Figure, Metric, Options, View
-from chemeleon.evaluation.statistics import jensen_shannon
+from chemeleon.evaluation.metrics.statistics import jensen_shannon
+from chemeleon.evaluation.report.columns import Column
 
 SYSTEMS = tuple(dict.fromkeys(map(crystal_system, range(1, 231))))
 

@@ -12,7 +12,7 @@ from chemeleon.crystals.symbols import symbol
 from chemeleon.data.pool import keep_workers
 from chemeleon.evaluation.collection import parallel
 from chemeleon.evaluation.describe import smact_chunk
-from chemeleon.evaluation.grouping import composition_keys, elements_of
+from chemeleon.evaluation.matching.grouping import composition_keys, elements_of
 from chemeleon.reinforcement.rewards.base import Answer, Candidates, Context, Reward
 
 _CHUNK = 8  # compositions of one job; one with many oxidation states takes long

@@ -14,14 +14,14 @@ import numpy as np
 
 from chemeleon.crystals import symmetry
 from chemeleon.errors import DataError
-from chemeleon.evaluation.picture import (
+from chemeleon.evaluation.report.picture import (
     BOND_RADIUS,
     EDGE_SHARE,
     ball_radii,
     element_colours,
     picture,
 )
-from chemeleon.evaluation.render import Scene
+from chemeleon.evaluation.report.render import Scene
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

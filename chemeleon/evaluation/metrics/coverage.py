@@ -32,10 +32,10 @@ from chemeleon.data.cache import cache_dir
 from chemeleon.data.crystal import structure_of
 from chemeleon.data.pool import Rescue
 from chemeleon.errors import ConfigError, DataError
-from chemeleon.evaluation._match_worker import TimeUpError, time_limit
 from chemeleon.evaluation.collection import Progress, parallel
+from chemeleon.evaluation.matching._match_worker import TimeUpError, time_limit
+from chemeleon.evaluation.metrics.statistics import wilson
 from chemeleon.evaluation.reference import Reference
-from chemeleon.evaluation.statistics import wilson
 from chemeleon.storage import write_atomically
 
 logger = logging.getLogger(__name__)

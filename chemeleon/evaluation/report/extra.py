@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from chemeleon.evaluation.basis import basis
-from chemeleon.evaluation.charts import interval_bar, number, paired_bars
-from chemeleon.evaluation.csp import rates
-from chemeleon.evaluation.page import Section, escape, table
+from chemeleon.evaluation.metrics.csp import rates
+from chemeleon.evaluation.report.basis import basis
+from chemeleon.evaluation.report.charts import interval_bar, number, paired_bars
+from chemeleon.evaluation.report.page import Section, escape, table
 
 _JUDGED = ("energy", "relaxed", "idealised")  # groups of figures
 _ELEMENTS = 15  # with the largest change of their share

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chemeleon.evaluation.histograms import Histogram
-from chemeleon.evaluation.page import escape
+from chemeleon.evaluation.report.histograms import Histogram
+from chemeleon.evaluation.report.page import escape
 
 WIDTH, HEIGHT = 400, 216
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 10, 12, 40

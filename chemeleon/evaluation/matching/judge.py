@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from chemeleon.crystals.batch import Array, Crystal, Crystals
 from chemeleon.data.pool import Rescue
-from chemeleon.evaluation._match_worker import TimeUpError, Tolerances, matcher, time_limit
-from chemeleon.evaluation.lattice_maps import Cells, possible_maps, unit_cells
-from chemeleon.evaluation.reduced import TAME_ATOMS
-from chemeleon.evaluation.site_maps import maps_that_fit
+from chemeleon.evaluation.matching._match_worker import TimeUpError, Tolerances, matcher, time_limit
+from chemeleon.evaluation.matching.lattice_maps import Cells, possible_maps, unit_cells
+from chemeleon.evaluation.matching.reduced import TAME_ATOMS
+from chemeleon.evaluation.matching.site_maps import maps_that_fit
 
 NO, YES, UNDECIDED = 0, 1, 2
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chemeleon.crystals.batch import Crystal, Crystals
-from chemeleon.evaluation.amd import NEIGHBOURS, average_minimum_distances
-from chemeleon.evaluation.grouping import Prepared, composition_keys, prepare
+from chemeleon.evaluation.matching.amd import NEIGHBOURS, average_minimum_distances
+from chemeleon.evaluation.matching.grouping import Prepared, composition_keys, prepare
 
 _NONE = np.zeros(0, dtype=np.int64)
 

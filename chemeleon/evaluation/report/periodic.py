@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from chemeleon.evaluation.page import escape
+from chemeleon.evaluation.report.page import escape
 
 
 def shares(counts: Mapping[str, float], crystals: float) -> dict[str, float]:

@@ -30,8 +30,8 @@ import numpy as np
 from chemeleon.crystals.batch import Crystal
 from chemeleon.data.pool import WORKER_SIGN, out_of_time, worker_count
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
-from chemeleon.evaluation import _match_worker
-from chemeleon.evaluation._match_worker import Answer, Tolerances, backstop, match_one
+from chemeleon.evaluation.matching import _match_worker
+from chemeleon.evaluation.matching._match_worker import Answer, Tolerances, backstop, match_one
 
 MatcherName = Literal["cdvae", "pymatgen", "lemat"]
 

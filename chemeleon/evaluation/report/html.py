@@ -15,16 +15,16 @@ from urllib.parse import quote
 import numpy as np
 
 from chemeleon.errors import DataError
-from chemeleon.evaluation.columns import column_table
-from chemeleon.evaluation.crystal_view import crystal_views, select, viewer_settings
 from chemeleon.evaluation.metrics import METRICS
-from chemeleon.evaluation.page import Section, asset, escape, page
-from chemeleon.evaluation.report_extra import (
+from chemeleon.evaluation.report.columns import column_table
+from chemeleon.evaluation.report.crystal_view import crystal_views, select, viewer_settings
+from chemeleon.evaluation.report.extra import (
     csp_section,
     energies_section,
     repetition_section,
 )
-from chemeleon.evaluation.report_sections import (
+from chemeleon.evaluation.report.page import Section, asset, escape, page
+from chemeleon.evaluation.report.sections import (
     bins_section,
     distributions_section,
     elements_section,
@@ -37,7 +37,7 @@ from chemeleon.storage import write_text
 if TYPE_CHECKING:
     import pandas
 
-    from chemeleon.evaluation.report_data import Report
+    from chemeleon.evaluation.report.data import Report
 
 MOST_ROWS = 20_000
 

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.crystals.batch import Array, Crystals
-from chemeleon.evaluation.disordered import find_alike
-from chemeleon.evaluation.grouping import (
+from chemeleon.evaluation.matching.disordered import find_alike
+from chemeleon.evaluation.matching.grouping import (
     Prepared,
     composition_keys,
     find_groups,
@@ -26,7 +26,7 @@ from chemeleon.evaluation.grouping import (
     prepare,
     shared,
 )
-from chemeleon.evaluation.matching import Tolerances
+from chemeleon.evaluation.matching.pairs import Tolerances
 
 if TYPE_CHECKING:
     import pandas

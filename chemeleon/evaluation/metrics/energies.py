@@ -16,8 +16,8 @@ from chemeleon.crystals.batch import Crystals
 from chemeleon.data.parse import Crystal, from_structure
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.collection import Progress
-from chemeleon.evaluation.columns import ABOVE
-from chemeleon.evaluation.novelty import column_word
+from chemeleon.evaluation.metrics.novelty import column_word
+from chemeleon.evaluation.report.columns import ABOVE
 from chemeleon.evaluation.structures import Structures
 
 if TYPE_CHECKING:

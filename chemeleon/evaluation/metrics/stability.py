@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chemeleon.evaluation.columns import ABOVE, hulls_of
 from chemeleon.evaluation.metrics.base import STATES
-from chemeleon.evaluation.novelty import NOVEL, against
+from chemeleon.evaluation.metrics.novelty import NOVEL, against
+from chemeleon.evaluation.report.columns import ABOVE, hulls_of
 
 if TYPE_CHECKING:
     import pandas

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.crystals.batch import Array, Crystal
-from chemeleon.evaluation.lattice_maps import Cells, Floats, Maps, unit_cells
+from chemeleon.evaluation.matching.lattice_maps import Cells, Floats, Maps, unit_cells
 
 SLACK = 1e-5
 _CHUNK = 1_000_000  # entries of a flat array held at a time

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from chemeleon.data.tables import safe_cells
-from chemeleon.evaluation.basis import GROUPS, basis, grouped, made_by
-from chemeleon.evaluation.charts import interval_bar, number
-from chemeleon.evaluation.csp import rates
-from chemeleon.evaluation.page import Section, escape, page, table
-from chemeleon.evaluation.report_sections import figure_text
+from chemeleon.evaluation.metrics.csp import rates
+from chemeleon.evaluation.report.basis import GROUPS, basis, grouped, made_by
+from chemeleon.evaluation.report.charts import interval_bar, number
+from chemeleon.evaluation.report.page import Section, escape, page, table
+from chemeleon.evaluation.report.sections import figure_text
 from chemeleon.storage import REPORT_PARTS, replacing, write_text
 
 if TYPE_CHECKING:
     import pandas
 
-    from chemeleon.evaluation.report_data import Report
+    from chemeleon.evaluation.report.data import Report
 
 SETS = "sets"  # folder of the reports of each set
 CONTROL = "control"

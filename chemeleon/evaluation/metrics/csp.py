@@ -34,11 +34,11 @@ from numpy.typing import NDArray
 
 from chemeleon.errors import DataError
 from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.grouping import composition_keys
-from chemeleon.evaluation.matching import TOLERANCES, match_pairs
+from chemeleon.evaluation.matching.grouping import composition_keys
+from chemeleon.evaluation.matching.pairs import TOLERANCES, match_pairs
+from chemeleon.evaluation.metrics.validity import MIN_DISTANCE, MIN_VOLUME, shortest_distances
 from chemeleon.evaluation.summary import finite, share
 from chemeleon.evaluation.table import of_each
-from chemeleon.evaluation.validity import MIN_DISTANCE, MIN_VOLUME, shortest_distances
 
 _MATCHER = "cdvae"
 _METRE_PAIRS = 200_000  # beyond the targets' own; some 20 ms each

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.pool import worker_count, workers_wait
-from chemeleon.evaluation import judge, reduced
-from chemeleon.evaluation._match_worker import Tolerances
 from chemeleon.evaluation.collection import Progress, parallel
-from chemeleon.evaluation.judge import Edges, Job
-from chemeleon.evaluation.reduced import reduce_chunk
+from chemeleon.evaluation.matching import judge, reduced
+from chemeleon.evaluation.matching._match_worker import Tolerances
+from chemeleon.evaluation.matching.judge import Edges, Job
+from chemeleon.evaluation.matching.reduced import reduce_chunk
 
 _REDUCE_CHUNK = 32
 _PAIRS = 300_000  # of one job, about

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from chemeleon.errors import printable
-from chemeleon.evaluation.histograms import Histogram, histogram
+from chemeleon.evaluation.report.histograms import Histogram, histogram
 
 _OURS, _THEIRS, _INK, _GRID = "#7ba6f0", "#33394a", "#1b2230", "#e3e7ee"
 _DPI = 200

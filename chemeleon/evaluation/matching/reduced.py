@@ -16,7 +16,7 @@ import numpy as np
 
 from chemeleon.crystals.batch import Array, Crystal, Crystals
 from chemeleon.data.pool import Rescue
-from chemeleon.evaluation._match_worker import TimeUpError, time_limit
+from chemeleon.evaluation.matching._match_worker import TimeUpError, time_limit
 
 REDUCTION_VERSION = 1  # part of the key of cached references
 EXTREME_RATIO = 100.0  # longest over shortest vector; compiled code there outlasts any alarm

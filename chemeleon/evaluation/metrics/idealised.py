@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from chemeleon.crystals.batch import Crystals
 from chemeleon.data.parse import Crystal
-from chemeleon.evaluation.energies import EnergyJudge, fill_energies
 from chemeleon.evaluation.idealise import Idealised, idealise, told
+from chemeleon.evaluation.metrics.energies import EnergyJudge, fill_energies
 from chemeleon.evaluation.structures import Structures
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from chemeleon.data.pool import Rescue, run_parallel, worker_count
-from chemeleon.evaluation.draw import view_matrix
-from chemeleon.evaluation.picture import (
+from chemeleon.evaluation.report.draw import view_matrix
+from chemeleon.evaluation.report.picture import (
     BOND_RADIUS,
     EDGE_SHARE,
     ball_radii,

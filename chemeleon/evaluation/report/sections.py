@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chemeleon.config.requests import whole_number
-from chemeleon.evaluation.basis import GROUPS, basis, grouped
-from chemeleon.evaluation.charts import histogram_chart, interval_bar, number, paired_bars
-from chemeleon.evaluation.histograms import histogram
-from chemeleon.evaluation.page import Section, definition_list, escape, table
-from chemeleon.evaluation.periodic import periodic_table, scale_bar, shares
+from chemeleon.evaluation.report.basis import GROUPS, basis, grouped
+from chemeleon.evaluation.report.charts import histogram_chart, interval_bar, number, paired_bars
+from chemeleon.evaluation.report.histograms import histogram
+from chemeleon.evaluation.report.page import Section, definition_list, escape, table
+from chemeleon.evaluation.report.periodic import periodic_table, scale_bar, shares
 
 _GROUPS = 15  # space groups shown
 _KEY = (

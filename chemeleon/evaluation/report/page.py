@@ -61,8 +61,8 @@ def escape(text: object) -> str:
 
 
 def asset(name: str) -> str:
-    """Return a file of ``chemeleon/evaluation/assets``."""
-    return files("chemeleon.evaluation").joinpath("assets", name).read_text(encoding="utf-8")
+    """Return a file of ``chemeleon/evaluation/report/assets``."""
+    return files("chemeleon.evaluation.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def data_block(name: str, value: Any) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from chemeleon.evaluation._match_worker import Tolerances
 from chemeleon.evaluation.collection import Progress, read_collection
+from chemeleon.evaluation.matching._match_worker import Tolerances
 from chemeleon.evaluation.metrics import METRICS
 from chemeleon.evaluation.metrics.base import Options, add_columns
-from chemeleon.evaluation.novelty import compare
+from chemeleon.evaluation.metrics.novelty import compare
 from chemeleon.evaluation.reference import Reference
 
 if TYPE_CHECKING:

@@ -36,8 +36,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.crystals.batch import Array, Crystals
-from chemeleon.evaluation.grouping import Novelty, Prepared, elements_of, find_known, prepare
-from chemeleon.evaluation.matching import Tolerances
+from chemeleon.evaluation.matching.grouping import (
+    Novelty,
+    Prepared,
+    elements_of,
+    find_known,
+    prepare,
+)
+from chemeleon.evaluation.matching.pairs import Tolerances
 
 MOST_RADIUS_DIFFERENCE = 0.3
 MOST_ELECTRONEGATIVITY_DIFFERENCE = 1.0

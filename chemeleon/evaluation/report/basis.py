@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from chemeleon.energy.potentials import NAMES
-from chemeleon.evaluation.stability import METASTABLE_EV
-from chemeleon.evaluation.validity import MIN_DISTANCE, MIN_VOLUME
+from chemeleon.evaluation.metrics.stability import METASTABLE_EV
+from chemeleon.evaluation.metrics.validity import MIN_DISTANCE, MIN_VOLUME
 
 GROUPS = {
     "validity": "Validity",

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from chemeleon.data.tables import safe_cells
 from chemeleon.errors import ConfigError
-from chemeleon.evaluation.figures import write_figures
-from chemeleon.evaluation.report_html import write_html
+from chemeleon.evaluation.report.figures import write_figures
+from chemeleon.evaluation.report.html import write_html
 from chemeleon.storage import REPORT_PARTS, replacing
 
 if TYPE_CHECKING:
