@@ -25,6 +25,7 @@ from csp import sampler
 
 from chemeleon.config.presets import load_data
 from chemeleon.crystals.batch import Crystals
+from chemeleon.crystals.soundness import writable
 from chemeleon.data.dataset import load_split
 from chemeleon.evaluation.matching.amd import average_minimum_distances, chebyshev
 from chemeleon.evaluation.matching.grouping import (
@@ -36,7 +37,6 @@ from chemeleon.evaluation.matching.grouping import (
 )
 from chemeleon.evaluation.matching.lookup import Lookup
 from chemeleon.evaluation.matching.pairs import TOLERANCES
-from chemeleon.evaluation.metrics.validity import writable
 from chemeleon.generation.pipeline import Pipeline
 
 CHUNK = 500

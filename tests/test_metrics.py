@@ -13,13 +13,12 @@ from typer.testing import CliRunner
 
 import chemeleon
 from chemeleon.cli.app import app
+from chemeleon.crystals.soundness import closest_contacts, of_each
 from chemeleon.evaluation.collection import read_collection
 from chemeleon.evaluation.metrics import METRICS
 from chemeleon.evaluation.metrics.base import Options, View, add_columns, find_figures
 from chemeleon.evaluation.metrics.statistics import jensen_shannon
 from chemeleon.evaluation.metrics.supply import REASONS
-from chemeleon.evaluation.metrics.validity import closest_contacts
-from chemeleon.evaluation.table import of_each
 
 CSCL = Structure(Lattice.cubic(4.11), ["Cs", "Cl"], [[0, 0, 0], [0.5] * 3])
 

@@ -15,11 +15,11 @@ import numpy as np
 from chemeleon.config.requests import check_range
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.idealise import Bounds, Candidate, candidates_chunk
+from chemeleon.crystals.soundness import structural_problems
 from chemeleon.crystals.symmetry import TIGHT, Cell, group_of, in_cell
 from chemeleon.data.crystal import Crystal, structure_of
 from chemeleon.data.pool import Rescue, run_parallel, worker_count, workers_wait
 from chemeleon.errors import ConfigError
-from chemeleon.evaluation.metrics.validity import structural_problems
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.soundness import MIN_DISTANCE, MIN_VOLUME
 from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.metrics.base import Figure
 from chemeleon.evaluation.metrics.features import composition_features, structure_features
 from chemeleon.evaluation.metrics.novelty import NOVEL, against, novelty_flags
 from chemeleon.evaluation.metrics.stability import ENERGY_DISTRIBUTIONS, energy_flags, finite_column
 from chemeleon.evaluation.metrics.statistics import frechet, mmd, standardised, wasserstein, wilson
-from chemeleon.evaluation.metrics.validity import MIN_DISTANCE, MIN_VOLUME
 from chemeleon.evaluation.report.basis import group_of
 
 if TYPE_CHECKING:

@@ -5,22 +5,18 @@ Shapes: ``C`` crystals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from chemeleon.crystals.batch import Array, Crystals
+from chemeleon.crystals.soundness import by_size, of_each, shortest_distances, structural_problems
 from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.metrics.novelty import Compared
-from chemeleon.evaluation.metrics.validity import shortest_distances, structural_problems
 
 if TYPE_CHECKING:
     import pandas
-
-_CHUNK = 512
 
 
 class Soundness(NamedTuple):
@@ -42,25 +38,6 @@ def check_structures(crystals: Crystals[Array]) -> Soundness:
         for row, problem in zip(part.tolist(), structural_problems(flat), strict=True):
             problems[row] = problem
     return Soundness(problems, of_each(shortest_distances, crystals))
-
-
-def by_size(crystals: Crystals[Array]) -> Iterator[tuple[NDArray[np.int64], Crystals]]:
-    """Yield rows and tensors of those that have atoms, like sizes together: little padding."""
-    rows = np.flatnonzero(crystals.num_atoms)
-    rows = rows[np.argsort(crystals.num_atoms[rows], kind="stable")]
-    for begin in range(0, len(rows), _CHUNK):
-        part = rows[begin : begin + _CHUNK]
-        yield part, crystals.subset(part).tensors()
-
-
-def of_each(
-    function: Callable[[Crystals], torch.Tensor], crystals: Crystals[Array]
-) -> NDArray[np.float64]:
-    """Return what a function of crystals says of each, ``(C,)``; NaN for those without atoms."""
-    found = np.full(len(crystals), np.nan)
-    for part, flat in by_size(crystals):
-        found[part] = function(flat).numpy()
-    return found
 
 
 def described(collection: Collection) -> pandas.DataFrame:

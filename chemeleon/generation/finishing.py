@@ -18,9 +18,9 @@ from torch import Tensor
 from chemeleon.config.launched import Share
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import to_structures
+from chemeleon.crystals.soundness import structural_problems, writable
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, Cell
 from chemeleon.evaluation.idealise import Idealised, in_standard_cell
-from chemeleon.evaluation.metrics.validity import structural_problems, writable
 from chemeleon.generation.pipeline import Options, Pipeline
 from chemeleon.generation.ranking import Scorer
 from chemeleon.generation.relaxation import Idealiser, Note, Relaxer

@@ -178,7 +178,7 @@ def draw_best(crystals: Crystals, rewards: Sequence[float], path: Path) -> Path 
         The path, or None if no crystal can be drawn.
     """
     from chemeleon.crystals.convert import to_structures
-    from chemeleon.evaluation.metrics.validity import writable
+    from chemeleon.crystals.soundness import writable
     from chemeleon.evaluation.report.draw import contact_sheet
 
     possible = writable(crystals).tolist()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.crystals.neighbours import minkowski_reduced
-from chemeleon.evaluation.metrics.validity import writable
+from chemeleon.crystals.soundness import writable
 
 NEIGHBOURS = 100
 MAX_CANDIDATES = 5e6  # atoms seen from the atoms of one crystal; needles and flakes have more

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from chemeleon.crystals.soundness import closest_contacts, of_each
 from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.metrics.base import Figure, Metric, Options, View
-from chemeleon.evaluation.metrics.validity import closest_contacts
 from chemeleon.evaluation.report.columns import Column
-from chemeleon.evaluation.table import of_each
 
 LEAST_RATIO = 0.75  # of 4,500 crystals of MP-20, 0.7 % have a shorter contact
 

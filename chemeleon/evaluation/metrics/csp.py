@@ -32,13 +32,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.soundness import MIN_DISTANCE, MIN_VOLUME, of_each, shortest_distances
 from chemeleon.errors import DataError
 from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.matching.grouping import composition_keys
 from chemeleon.evaluation.matching.pairs import TOLERANCES, match_pairs
-from chemeleon.evaluation.metrics.validity import MIN_DISTANCE, MIN_VOLUME, shortest_distances
 from chemeleon.evaluation.summary import finite, share
-from chemeleon.evaluation.table import of_each
 
 _MATCHER = "cdvae"
 _METRE_PAIRS = 200_000  # beyond the targets' own; some 20 ms each

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from chemeleon.crystals.soundness import MIN_DISTANCE, MIN_VOLUME
 from chemeleon.energy.potentials import NAMES
 from chemeleon.evaluation.metrics.stability import METASTABLE_EV
-from chemeleon.evaluation.metrics.validity import MIN_DISTANCE, MIN_VOLUME
 
 GROUPS = {
     "validity": "Validity",

@@ -53,7 +53,7 @@ def structure_table(
 
     Args:
         structures: crystals; None where there is none.
-        reasons: what is wrong with each, None for sound ones (see `validity`).
+        reasons: what is wrong with each, None for sound ones (see `crystals.soundness`).
 
     Raises:
         DataError: if the two do not have the same length.

@@ -9,19 +9,22 @@ matching take minutes on them, or its CIF reader does not take back what its wri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, Crystals
+from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, Array, CrystalBatch, Crystals
 from chemeleon.crystals.neighbours import cell_volume, finite, nearest_images
 
 MIN_DISTANCE = 0.5
 MIN_VOLUME = 0.1
 MAX_VECTOR_RATIO = 100.0
 MIN_ANGLE_DEGREE = 1.0
+_LIKE_SIZE = 512  # crystals of like size taken together
 _CHUNK_ELEMENTS = 4_000_000  # (pairs x images) held at a time, 8 bytes each
 
 
@@ -174,3 +177,22 @@ def writable(crystals: CrystalBatch | Crystals) -> Tensor:
     """Return which crystals can be written to a file at all, ``(B,)`` bool: finite, with a cell."""
     parts = [finite(batch) & (cell_volume(batch.lattice) > 1e-3) for batch in _chunks(crystals)]
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)
+
+
+def by_size(crystals: Crystals[Array]) -> Iterator[tuple[NDArray[np.int64], Crystals]]:
+    """Yield rows and tensors of those that have atoms, like sizes together: little padding."""
+    rows = np.flatnonzero(crystals.num_atoms)
+    rows = rows[np.argsort(crystals.num_atoms[rows], kind="stable")]
+    for begin in range(0, len(rows), _LIKE_SIZE):
+        part = rows[begin : begin + _LIKE_SIZE]
+        yield part, crystals.subset(part).tensors()
+
+
+def of_each(
+    function: Callable[[Crystals], Tensor], crystals: Crystals[Array]
+) -> NDArray[np.float64]:
+    """Return what a function of crystals says of each, ``(C,)``; NaN for those without atoms."""
+    found = np.full(len(crystals), np.nan)
+    for part, flat in by_size(crystals):
+        found[part] = function(flat).numpy()
+    return found
