@@ -59,8 +59,8 @@ def random_model(folder: Path, data: str) -> None:
         atom_histogram(crystals),
     )
     with torch.no_grad():  # the last layers begin at zero, which would make every ratio 1
-        for layer in (model.denoiser.head, model.denoiser.modulation):
-            layer.weight.normal_(std=0.02)
+        for layer in ("head", "modulation"):
+            model.denoiser.get_submodule(layer).get_parameter("weight").normal_(std=0.02)
     model.save_pretrained(folder)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from chemeleon.config.schema import SamplerConfig
 from chemeleon.diffusion.reverse import ReverseDiffusion, log_probability
 from chemeleon.models.denoiser import LatentDiffusion
-from chemeleon.reinforcement.grpo import Terms, advantages, grpo_terms
+from chemeleon.reinforcement.objectives import Terms, advantages, grpo_terms
 
 FILE = "rl_ddim"
 GROUP = 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -62,3 +63,9 @@ def test_words_of_the_terminal_are_checked(words, text):
     result = CliRunner().invoke(app, ["sample", *words])
     assert isinstance(result.exception, ConfigError)
     assert text in str(result.exception)
+
+
+def test_the_package_lists_its_verbs_and_says_that_it_is_typed():
+    assert {"sample", "evaluate", "compare", "prepare", "vae", "ldm", "rl"} <= set(dir(chemeleon))
+    assert all(getattr(chemeleon, name) is not None for name in dir(chemeleon))
+    assert (Path(chemeleon.__file__).parent / "py.typed").is_file()

@@ -22,7 +22,8 @@ from chemeleon.config import presets
 from chemeleon.config.schema import ConditionConfig, LDMTrainConfig, LoRAConfig
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.models.adapters import add_adapters, count, split
-from chemeleon.models.denoiser import Denoiser, LatentDiffusion
+from chemeleon.models.denoiser import LatentDiffusion
+from chemeleon.models.networks.dit import Denoiser
 from chemeleon.training.weights import FlatWeights
 
 GAP = "ldm.conditions={density: {kind: number, column: density}}"

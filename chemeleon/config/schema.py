@@ -288,6 +288,8 @@ class LDMTrainConfig(StageConfig):
 
     @model_validator(mode="after")
     def _targets(self) -> LDMTrainConfig:
+        if problem := self.ldm.sampler.unread_eta():
+            raise ValueError(f"ldm.sampler.{problem}")
         missing = [
             f"ldm.conditions.{name} needs column '{c.column}'"
             for name, c in self.ldm.conditions.items()

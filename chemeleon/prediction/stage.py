@@ -18,8 +18,7 @@ from chemeleon.errors import DataError
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.prediction.scoring import score, with_targets
-from chemeleon.training.context import RunContext, check_same, load_vae
-from chemeleon.training.stage import DataStage, Export
+from chemeleon.training.stage import DataStage, Export, RunContext, check_same, load_vae
 
 
 class PredictStage(DataStage):
