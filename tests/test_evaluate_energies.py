@@ -18,7 +18,7 @@ from chemeleon.energy.compositions import fractions
 from chemeleon.energy.hull import Hull
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.metrics import coverage
-from chemeleon.evaluation.metrics.novelty import column_word
+from chemeleon.evaluation.reference import column_word
 from chemeleon.evaluation.report.basis import warnings
 
 POTENTIAL = "energy_helpers:lennard_jones"
@@ -239,9 +239,9 @@ def test_covered_equals_the_plain_definition() -> None:
     np.testing.assert_array_equal(recall, wanted[0])
     np.testing.assert_array_equal(precision, wanted[1])
     assert not precision[9]
-    found = coverage.coverage(ours, theirs, "perov_5/test", is_control=True)
-    assert found["cutoffs"] == {"structure": 0.2, "composition": 4.0}
-    assert (found["crystals"], found["cov_precision"]["count"]) == (299, 1)
+    cutoffs = coverage.cutoffs("perov_5/test")
+    assert cutoffs == (0.2, 4.0)
+    assert coverage.covered(ours, theirs, cutoffs)[1].sum() == 1
 
 
 @pytest.mark.skipif(importlib.util.find_spec("matminer") is not None, reason="matminer is here")

@@ -187,7 +187,8 @@ def _add_groups(
 ) -> None:
     from rich.text import Text
 
-    from chemeleon.evaluation.report.basis import GROUPS, grouped
+    from chemeleon.evaluation.metrics.base import GROUPS
+    from chemeleon.evaluation.report.basis import grouped
 
     for group, entries in grouped(headline).items():
         table.add_section()
@@ -224,7 +225,7 @@ def _interval(entry: Mapping[str, Any]) -> str:
 
 
 def _say_basis(found: Mapping[str, str]) -> None:
-    from chemeleon.evaluation.report.basis import GROUPS
+    from chemeleon.evaluation.metrics.base import GROUPS
 
     for group, text in found.items():
         say(f"{GROUPS[group]}: {text}")

@@ -14,8 +14,7 @@ from chemeleon.config.requests import MAX_CRYSTALS, MAX_JOBS, check_range
 from chemeleon.data.named import find_set
 from chemeleon.data.problems import OnError
 from chemeleon.evaluation.matching.pairs import TOLERANCES, match_pairs
-from chemeleon.evaluation.metrics.statistics import wilson
-from chemeleon.evaluation.summary import finite
+from chemeleon.evaluation.metrics.statistics import finite, wilson
 from chemeleon.models.pretrained import place
 from chemeleon.models.vae import CrystalVAE
 

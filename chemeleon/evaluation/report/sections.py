@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chemeleon.config.requests import whole_number
-from chemeleon.evaluation.report.basis import GROUPS, basis, grouped
+from chemeleon.evaluation.metrics.base import GROUPS
+from chemeleon.evaluation.report.basis import basis, grouped
 from chemeleon.evaluation.report.charts import histogram_chart, interval_bar, number, paired_bars
 from chemeleon.evaluation.report.histograms import histogram
 from chemeleon.evaluation.report.page import Section, definition_list, escape, table
