@@ -24,8 +24,12 @@ from chemeleon.evaluation.metrics.base import (
     start_table,
 )
 from chemeleon.evaluation.metrics.csp import assign
-from chemeleon.evaluation.metrics.energies import EnergyJudge, add_energies, load_judge
-from chemeleon.evaluation.metrics.idealised import add_idealised
+from chemeleon.evaluation.metrics.states import (
+    EnergyJudge,
+    add_energies,
+    add_idealised,
+    load_judge,
+)
 from chemeleon.evaluation.origin import sample_manifest, stated, told
 from chemeleon.evaluation.reference import DISORDERED, NOVEL, Reference, load_reference
 from chemeleon.evaluation.report.basis import warnings

@@ -130,13 +130,9 @@ def _write(file: Path, collection: Collection, prepared: Prepared) -> None:
     arrays["words"] = np.frombuffer(json.dumps(words).encode(), dtype=np.uint8)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda path: _write_bytes(path, save(arrays)))
+        write_atomically(file, lambda path: path.write_bytes(save(arrays)))
     except OSError as error:
         logger.warning("the reference index is not cached: %s (set CHEMELEON_CACHE)", error)
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def _read(file: Path) -> tuple[Collection, Prepared] | None:

@@ -1,4 +1,4 @@
-"""Energies, energies above a hull and relaxation of the crystals of a table.
+"""States of the crystals of a table: energies of those given, relaxed ones, idealised ones.
 
 Shapes: ``C`` crystals.
 """
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from chemeleon.crystals.batch import Crystals
 from chemeleon.data.parse import Crystal, from_structure
 from chemeleon.errors import ConfigError
+from chemeleon.evaluation.idealise import Idealised, idealise, told
 from chemeleon.evaluation.metrics.base import add_reasons
 from chemeleon.evaluation.metrics.stability import ABOVE
 from chemeleon.evaluation.reference import column_word
@@ -201,3 +202,55 @@ def fill_energies(
             table[f"{above}_{column_word(ground.label)}"] = values[i]
     counts = np.nan_to_num(values, nan=np.inf).argmax(0), np.arange(len(table))
     table[above], table[f"{prefix}hull_state"] = values[counts], states[counts]
+
+
+def add_idealised(
+    table: pandas.DataFrame,
+    structures: Structures,
+    relaxed: Structures,
+    by: EnergyJudge | None,
+    symprec: float,
+    *,
+    rows: NDArray[np.int64] | None = None,
+    workers: int | None = None,
+) -> tuple[Structures, dict[str, Any]]:
+    """Idealise crystals and add columns; return them, and what the manifest should say.
+
+    Args:
+        table: of `add_energies`, changed in place.
+        structures: the crystals of the rows.
+        relaxed: the same relaxed, which go before; None where there is none.
+        by: judge of energies, which must not rise; None lets geometry alone decide.
+        symprec: largest tolerance, angstrom.
+        rows: which to idealise; all by default. Crystals with an unsound structure are left out.
+        workers: processes; all cores if None.
+    """
+    sound = table["valid_structure"].to_numpy()
+    chosen = np.flatnonzero(sound) if rows is None else rows[sound[rows]]
+    kept, crystals, known = [], [], []
+    for row in chosen.tolist():
+        after = relaxed.crystal(row)
+        crystal = after or structures.crystal(row)
+        if crystal is not None:
+            column = "energy_ev_per_atom" if after is None else "relaxed_energy_ev_per_atom"
+            kept.append(row)
+            crystals.append(crystal)
+            known.append(float(table[column].iat[row]))
+    potential = None if by is None else by.potential
+    ends = idealise(crystals, symprec, potential, given_ev=known, workers=workers)
+    found: list[Idealised | None] = [None] * len(table)
+    for row, end in zip(kept, ends, strict=True):
+        found[row] = end
+    made: list[Crystal | None] = [None if end is None else end.crystal for end in found]
+    table["idealised"] = [end is not None and end.ideal for end in found]
+    for column, field in (("symprec_a", "symprec"), ("moved_a", "moved_angstrom")):
+        values = [np.nan if end is None else getattr(end, field) for end in found]
+        table[f"idealise_{column}"] = values
+    table["idealise_refused"] = [None if end is None else end.reason for end in found]
+    if by is not None:
+        energies = np.array([np.nan if end is None else end.energy_ev for end in found])
+        fill_energies(table, energies, lambda row: made[row], by.grounds, "idealised_")
+    names = [str(table["id"].iat[row]) for row in kept]
+    said = told(ends, names, symprec, potential)
+    del said["groups"]  # they are in the table
+    return Structures(Crystals.of(made)), {"idealise": said}
