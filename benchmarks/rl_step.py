@@ -25,8 +25,9 @@ from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
 from chemeleon import api
+from chemeleon.config.architecture import LDMConfig, VAEConfig
 from chemeleon.config.presets import load_data
-from chemeleon.config.schema import LDMConfig, RLTrainConfig, VAEConfig
+from chemeleon.config.schema import RLTrainConfig
 from chemeleon.crystals.formula import atom_histogram
 from chemeleon.data.dataset import load_split
 from chemeleon.errors import DataError

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import chemeleon
 from chemeleon import api
-from chemeleon.config.schema import ConditionConfig, SamplerConfig
+from chemeleon.config.architecture import ConditionConfig, SamplerConfig
 from chemeleon.errors import ConfigError
 from chemeleon.generation.denoising import GuidedDenoiser, StepwiseDenoiser
 from chemeleon.generation.guidance import ask

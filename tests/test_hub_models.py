@@ -22,7 +22,7 @@ from chemeleon.checkpoints.convert import convert
 from chemeleon.checkpoints.load import find_model, read_model
 from chemeleon.checkpoints.push import push
 from chemeleon.cli.app import app
-from chemeleon.config.schema import LDMConfig
+from chemeleon.config.architecture import LDMConfig
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion

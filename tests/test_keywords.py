@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import chemeleon
 from chemeleon.cli.app import app
 from chemeleon.config.keywords import texts
+from chemeleon.data.settings import PrepareSettings
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.settings import CompareSettings, EvaluateSettings
 from chemeleon.generation.settings import SampleSettings
@@ -20,6 +21,7 @@ VERBS = [
     (chemeleon.sample, SampleSettings),
     (chemeleon.evaluate, EvaluateSettings),
     (chemeleon.compare, CompareSettings),
+    (chemeleon.prepare, PrepareSettings),
 ]
 
 

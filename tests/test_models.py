@@ -10,14 +10,9 @@ import torch
 from conftest import demo_crystals
 from rich.console import Console
 
+from chemeleon.config.architecture import ConditionConfig, DiffusionConfig, LDMConfig, VAEConfig
 from chemeleon.config.presets import load
-from chemeleon.config.schema import (
-    AugmentConfig,
-    ConditionConfig,
-    DiffusionConfig,
-    LDMConfig,
-    VAEConfig,
-)
+from chemeleon.config.schema import AugmentConfig
 from chemeleon.crystals.augment import augment
 from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.crystals.random import make_keys, normal

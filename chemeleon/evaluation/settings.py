@@ -121,7 +121,7 @@ class Settings:
             raise ConfigError("coverage is of a set: name a --reference or a --control")
         if self.potential == "none" and (self.hulls or self.relax_steps):
             raise ConfigError("--hull and --relax need energies: name a --potential such as chgnet")
-        if self.control_energies != type(self).control_energies:
+        if self.control_energies not in (0, type(self).control_energies):
             if self.potential == "none":
                 raise ConfigError("control_energies needs energies: name a --potential like chgnet")
             if no_control:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from chemeleon.config.schema import LoRAConfig
+from chemeleon.config.architecture import LoRAConfig
 from chemeleon.errors import ConfigError, nearest
 from chemeleon.models.networks.base import Network
 

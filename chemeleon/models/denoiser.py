@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from chemeleon.checkpoints.opened import KEPT_AS, MODEL_CONFIG, ModelFolder
+from chemeleon.config.architecture import ConditionConfig, LDMConfig, VAEConfig
 from chemeleon.config.requests import MAX_ATOMS
-from chemeleon.config.schema import ConditionConfig, LDMConfig, VAEConfig
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.formula import atom_histogram, formula_histogram
 from chemeleon.errors import CheckpointError, ConfigError

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from chemeleon.config.schema import LDMConfig
+from chemeleon.config.architecture import LDMConfig
 from chemeleon.errors import ConfigError, nearest
 from chemeleon.models import networks
 from chemeleon.models.condition_encoder import ConditionEncoder

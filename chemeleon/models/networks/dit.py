@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chemeleon.config.schema import LDMConfig
+from chemeleon.config.architecture import LDMConfig
 from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.elements import element_embedding
 from chemeleon.models.layers import (
