@@ -19,8 +19,9 @@ from torch import Tensor
 from chemeleon.config.rl import RewardConfig
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.symbols import symbol
+from chemeleon.evaluation.metrics import METRICS
 from chemeleon.evaluation.metrics.base import Figure, Options, View, find_figures
-from chemeleon.evaluation.metrics.stability import ABOVE, Stability
+from chemeleon.evaluation.metrics.stability import ABOVE
 from chemeleon.reinforcement.rewards.mix import Scores
 from chemeleon.training.tracking import read_metrics
 
@@ -125,7 +126,8 @@ def _stability(facts: Mapping[str, Tensor]) -> list[Figure]:
 
     known = {name: facts[name].bool().numpy() for name in ("unique", "novel") if name in facts}
     table = pandas.DataFrame({ABOVE: facts["e_hull"].numpy(), **known})
-    found = find_figures(View(table), [Stability()], None, Options(hulls=True))
+    energetic = [metric for metric in METRICS if metric.of_energies]
+    found = find_figures(View(table), energetic, None, Options(hulls=True))
     return [figure for figure in found if figure.flag is not None]
 
 
