@@ -26,8 +26,8 @@ from torch import Tensor
 from chemeleon.config.presets import load_data
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import to_structures
+from chemeleon.crystals.soundness import structural_problems
 from chemeleon.data.dataset import load_split
-from chemeleon.evaluation.validity import structural_problems
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.conditions import element_counts
 from chemeleon.models.predictor import Predictor

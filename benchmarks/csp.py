@@ -21,8 +21,8 @@ import torch
 from chemeleon.config.architecture import SamplerConfig
 from chemeleon.config.presets import load_data
 from chemeleon.data.dataset import load_split
-from chemeleon.evaluation.csp import rate
-from chemeleon.evaluation.matching import Pair, match_pairs
+from chemeleon.evaluation.matching.pairs import Pair, match_pairs
+from chemeleon.evaluation.metrics.csp import rate
 from chemeleon.generation.pipeline import Pipeline
 
 BINS = ((1, 4), (5, 8), (9, 12), (13, 16), (17, 20), (21, 10_000))

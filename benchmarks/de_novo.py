@@ -22,8 +22,8 @@ import torch
 from csp import sampler
 
 from chemeleon.crystals.convert import to_structures
+from chemeleon.crystals.soundness import writable
 from chemeleon.evaluation.evaluate import Settings, evaluate
-from chemeleon.evaluation.validity import writable
 from chemeleon.generation.pipeline import Pipeline
 
 SHARES = {

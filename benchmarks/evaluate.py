@@ -24,8 +24,14 @@ from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.named import find_set
 from chemeleon.data.pool import run_parallel, worker_count
 from chemeleon.evaluation.collection import read_collection
-from chemeleon.evaluation.grouping import composition_keys, find_groups, find_known, prepare, shared
-from chemeleon.evaluation.matching import TOLERANCES
+from chemeleon.evaluation.matching.grouping import (
+    composition_keys,
+    find_groups,
+    find_known,
+    prepare,
+    shared,
+)
+from chemeleon.evaluation.matching.pairs import TOLERANCES
 from chemeleon.evaluation.reference import load_reference
 
 

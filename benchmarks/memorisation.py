@@ -25,12 +25,18 @@ from csp import sampler
 
 from chemeleon.config.presets import load_data
 from chemeleon.crystals.batch import Crystals
+from chemeleon.crystals.soundness import writable
 from chemeleon.data.dataset import load_split
-from chemeleon.evaluation.amd import average_minimum_distances, chebyshev
-from chemeleon.evaluation.grouping import composition_keys, find_groups, find_known, prepare, shared
-from chemeleon.evaluation.lookup import Lookup
-from chemeleon.evaluation.matching import TOLERANCES
-from chemeleon.evaluation.validity import writable
+from chemeleon.evaluation.matching.amd import average_minimum_distances, chebyshev
+from chemeleon.evaluation.matching.grouping import (
+    composition_keys,
+    find_groups,
+    find_known,
+    prepare,
+    shared,
+)
+from chemeleon.evaluation.matching.lookup import Lookup
+from chemeleon.evaluation.matching.pairs import TOLERANCES
 from chemeleon.generation.pipeline import Pipeline
 
 CHUNK = 500

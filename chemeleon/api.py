@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from chemeleon.checkpoints.opened import ModelFolder
     from chemeleon.data.problems import OnError
-    from chemeleon.evaluation.comparison import Comparison
-    from chemeleon.evaluation.report_data import Report
+    from chemeleon.evaluation.report.comparison import Comparison
+    from chemeleon.evaluation.report.data import Report
     from chemeleon.prediction.run import Prediction
     from chemeleon.training.launch import TrainResult
 

@@ -11,8 +11,8 @@ from reference import reference
 
 from chemeleon.config.rl import RewardConfig
 from chemeleon.crystals.convert import from_structures
-from chemeleon.evaluation.amd import average_minimum_distances, chebyshev
-from chemeleon.evaluation.statistics import frechet
+from chemeleon.evaluation.matching.amd import average_minimum_distances, chebyshev
+from chemeleon.evaluation.metrics.statistics import frechet
 from chemeleon.reinforcement.rewards._diversity import leave_one_out, polynomial_mmd
 from chemeleon.reinforcement.rewards.base import Candidates, Context
 from chemeleon.reinforcement.rewards.mix import Mix, normalise

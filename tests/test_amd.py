@@ -13,10 +13,10 @@ from pymatgen.core import Lattice, Structure
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import from_structures
 from chemeleon.data import pool
-from chemeleon.evaluation import amd
-from chemeleon.evaluation.amd import average_minimum_distances, chebyshev
-from chemeleon.evaluation.grouping import composition_keys, elements_of, prepare
-from chemeleon.evaluation.lookup import Lookup
+from chemeleon.evaluation.matching import amd
+from chemeleon.evaluation.matching.amd import average_minimum_distances, chebyshev
+from chemeleon.evaluation.matching.grouping import composition_keys, elements_of, prepare
+from chemeleon.evaluation.matching.lookup import Lookup
 
 
 def plain(structure: Structure, neighbours: int) -> np.ndarray:

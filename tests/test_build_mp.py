@@ -18,7 +18,7 @@ from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.batch import Crystal
 from chemeleon.crystals.convert import to_structures
 from chemeleon.data.dataset import load_split
-from chemeleon.evaluation.matching import match_pairs
+from chemeleon.evaluation.matching.pairs import match_pairs
 
 # atoms of mp-1003313 as the repository has them (Materials Project, CC BY 4.0): a doubled cell
 MONOCLINIC = (2.88156900, 10.34564617, 7.45278340, 79.13191724, 101.14910003, 89.99944907)

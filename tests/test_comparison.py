@@ -16,8 +16,8 @@ import chemeleon
 from chemeleon.cli.app import app
 from chemeleon.crystals.files import write_structures
 from chemeleon.errors import ChemeleonError
-from chemeleon.evaluation.basis import warnings
-from chemeleon.evaluation.comparison import set_names
+from chemeleon.evaluation.report.basis import warnings
+from chemeleon.evaluation.report.comparison import set_names
 
 CSCL = Structure(Lattice.cubic(4.12), ["Cs", "Cl"], [[0, 0, 0], [0.5] * 3])
 

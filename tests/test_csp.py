@@ -27,7 +27,7 @@ from chemeleon.crystals.ordering import arrange_atoms
 from chemeleon.crystals.random import make_keys
 from chemeleon.data.dataset import load_source, load_split
 from chemeleon.errors import CheckpointError, ChemeleonError, ConfigError, GenerationError
-from chemeleon.evaluation.csp import assign
+from chemeleon.evaluation.metrics.csp import assign
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.generation.ranking import best_first, denoising_error, make_scorer
 from chemeleon.models.denoiser import LatentDiffusion

@@ -30,7 +30,7 @@ from chemeleon.energy.hull_tables import from_entries, read_references
 from chemeleon.errors import CheckpointError, DataError
 from chemeleon.evaluation import reference
 from chemeleon.evaluation.collection import read_collection
-from chemeleon.evaluation.grouping import prepare as reduce
+from chemeleon.evaluation.matching.grouping import prepare as reduce
 from chemeleon.evaluation.origin import sample_manifest, told
 from chemeleon.training import state
 from chemeleon.training.launch import TrainResult

@@ -17,9 +17,9 @@ import chemeleon
 from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.parse import Crystal
 from chemeleon.errors import ConfigError
-from chemeleon.evaluation.disordered import alike, find_alike, groups_of
-from chemeleon.evaluation.grouping import composition_keys, find_known, prepare
-from chemeleon.evaluation.matching import TOLERANCES
+from chemeleon.evaluation.matching.disordered import alike, find_alike, groups_of
+from chemeleon.evaluation.matching.grouping import composition_keys, find_known, prepare
+from chemeleon.evaluation.matching.pairs import TOLERANCES
 
 # radii in angstrom (Slater) and electronegativities (Pauling) of both behind each
 LIKE = [

@@ -11,8 +11,13 @@ from energy_helpers import rocksalt_cube
 from pymatgen.core import Lattice, Structure
 
 from chemeleon.errors import DataError
-from chemeleon.evaluation.draw import contact_sheet, draw_structure, space_group, structure_table
-from chemeleon.evaluation.render import Scene
+from chemeleon.evaluation.report.draw import (
+    contact_sheet,
+    draw_structure,
+    space_group,
+    structure_table,
+)
+from chemeleon.evaluation.report.render import Scene
 
 SALT = rocksalt_cube()
 SPINEL = Structure.from_spacegroup(

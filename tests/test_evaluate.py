@@ -26,9 +26,9 @@ from chemeleon.crystals.convert import to_structures
 from chemeleon.crystals.files import write_structures
 from chemeleon.errors import ChemeleonError, ConfigError, DataError
 from chemeleon.evaluation.collection import read_collection
-from chemeleon.evaluation.csp import RATES, assign, match_targets, rates
+from chemeleon.evaluation.metrics.csp import RATES, assign, match_targets, rates
+from chemeleon.evaluation.metrics.statistics import frechet, mmd, wasserstein, wilson
 from chemeleon.evaluation.reference import load_reference
-from chemeleon.evaluation.statistics import frechet, mmd, wasserstein, wilson
 from chemeleon.evaluation.structures import Structures
 
 ROCKSALT = rocksalt_cube()

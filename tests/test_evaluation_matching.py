@@ -12,13 +12,19 @@ from conftest import demo_crystals
 
 from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.parse import Crystal
-from chemeleon.evaluation import judge as judging
-from chemeleon.evaluation import lattice_maps
-from chemeleon.evaluation.grouping import Prepared, find_groups, find_known, prepare, shared
-from chemeleon.evaluation.judge import Job, judge
-from chemeleon.evaluation.lattice_maps import Cells, possible_maps, unit_cells
-from chemeleon.evaluation.matching import TOLERANCES
-from chemeleon.evaluation.reduced import reduce_crystal
+from chemeleon.evaluation.matching import judge as judging
+from chemeleon.evaluation.matching import lattice_maps
+from chemeleon.evaluation.matching.grouping import (
+    Prepared,
+    find_groups,
+    find_known,
+    prepare,
+    shared,
+)
+from chemeleon.evaluation.matching.judge import MatchJob
+from chemeleon.evaluation.matching.lattice_maps import Cells, possible_maps, unit_cells
+from chemeleon.evaluation.matching.pairs import TOLERANCES
+from chemeleon.evaluation.matching.reduced import reduce_crystal
 
 
 def possible_matches(lattice: Any, cells: Cells, ltol: float, angle_tol: float) -> Any:
@@ -158,7 +164,7 @@ def test_verdict_out_of_time_is_counted(monkeypatch: pytest.MonkeyPatch) -> None
         return True
 
     monkeypatch.setattr(judging, "fits", late)
-    edges = judge(Job(np.arange(3), prepared.crystals, None, TOLERANCES["cdvae"], 0.05))
+    edges = MatchJob(np.arange(3), prepared.crystals, None, TOLERANCES["cdvae"], 0.05).run()
     assert edges.undecided.tolist() == [[0, 1], [0, 2], [1, 2]]
     assert len(edges.matches) == 0
     groups = find_groups(prepared, TOLERANCES["cdvae"], seconds=0.05)

@@ -14,7 +14,7 @@ from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.formula import formula_units
 from chemeleon.crystals.ordering import Order, arrange, arrange_atoms
 from chemeleon.crystals.random import make_keys
-from chemeleon.evaluation.matching import match_pairs
+from chemeleon.evaluation.matching.pairs import match_pairs
 
 
 def split(crystals: Crystals) -> list[list[int]]:

@@ -15,7 +15,7 @@ from pymatgen.core import Lattice, Structure
 from report_fixture import FakeReport, make_report
 
 from chemeleon.errors import DataError
-from chemeleon.evaluation.report_html import MOST_ROWS, _rows, write_html
+from chemeleon.evaluation.report.html import MOST_ROWS, _rows, write_html
 
 READY = "document.body?.dataset.ready === 'yes'"
 EVIL = "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=1>"

@@ -14,19 +14,19 @@ from energy_helpers import rocksalt_cube
 from pymatgen.core import Lattice, Structure
 from report_fixture import make_report
 
-from chemeleon.evaluation.charts import Frame, number, ticks
-from chemeleon.evaluation.columns import column_table
-from chemeleon.evaluation.crystal_view import (
+from chemeleon.evaluation.report.charts import Frame, number, ticks
+from chemeleon.evaluation.report.columns import column_table
+from chemeleon.evaluation.report.crystal_view import (
     MOST_ATOMS_IN_ALL,
     crystal_record,
     crystal_views,
     select,
 )
-from chemeleon.evaluation.figures import write_figures
-from chemeleon.evaluation.histograms import histogram
-from chemeleon.evaluation.page import data_block, definition_list
-from chemeleon.evaluation.periodic import place
-from chemeleon.evaluation.picture import picture
+from chemeleon.evaluation.report.figures import write_figures
+from chemeleon.evaluation.report.histograms import histogram
+from chemeleon.evaluation.report.page import data_block, definition_list
+from chemeleon.evaluation.report.periodic import place
+from chemeleon.evaluation.report.picture import picture
 
 SALT = rocksalt_cube()
 IRON = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])

@@ -7,9 +7,9 @@ import pytest
 
 from chemeleon.crystals.batch import Crystals
 from chemeleon.data.parse import Crystal
-from chemeleon.evaluation import judge as judging
-from chemeleon.evaluation.grouping import find_groups, prepare
-from chemeleon.evaluation.matching import TOLERANCES
+from chemeleon.evaluation.matching import judge as judging
+from chemeleon.evaluation.matching.grouping import find_groups, prepare
+from chemeleon.evaluation.matching.pairs import TOLERANCES
 
 
 @pytest.mark.parametrize(("noise", "groups"), [(0.05, 1), (0.7, None), (5.0, 8)])

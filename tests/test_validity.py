@@ -10,7 +10,7 @@ import torch
 from conftest import demo_crystals
 
 from chemeleon.crystals.batch import CrystalBatch
-from chemeleon.evaluation.validity import shortest_distances, structural_problems
+from chemeleon.crystals.soundness import shortest_distances, structural_problems
 
 
 def _batch(cells: list[tuple[np.ndarray, np.ndarray]]) -> CrystalBatch:

@@ -16,8 +16,8 @@ from chemeleon.terminal import say
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from chemeleon.evaluation.comparison import Comparison
-    from chemeleon.evaluation.report_data import Report
+    from chemeleon.evaluation.report.comparison import Comparison
+    from chemeleon.evaluation.report.data import Report
 
 
 Source = Annotated[
@@ -84,7 +84,7 @@ def evaluate(
     chemeleon evaluate ours/ theirs.csv.gz tuned/ -r mp --potential sevennet -o out
     """
     from chemeleon import api
-    from chemeleon.evaluation.comparison import Comparison
+    from chemeleon.evaluation.report.comparison import Comparison
 
     example = "NAME=LOW..HIGH or NAME=VALUE such as band_gap=1.5..2.5"
     settings |= {"references": references or [], "hull": hull or (), "relax_steps": relax_steps}
@@ -130,8 +130,8 @@ def print_report(report: Report, output: Path) -> None:
     """Print the headline and where the rest is."""
     from rich.table import Table
 
-    from chemeleon.evaluation.basis import basis
-    from chemeleon.evaluation.csp import rates
+    from chemeleon.evaluation.metrics.csp import rates
+    from chemeleon.evaluation.report.basis import basis
     from chemeleon.terminal import Terminal
 
     summary = report.summary
@@ -184,7 +184,8 @@ def _add_groups(
 ) -> None:
     from rich.text import Text
 
-    from chemeleon.evaluation.basis import GROUPS, grouped
+    from chemeleon.evaluation.metrics.base import GROUPS
+    from chemeleon.evaluation.report.basis import grouped
 
     for group, entries in grouped(headline).items():
         table.add_section()
@@ -221,7 +222,7 @@ def _interval(entry: Mapping[str, Any]) -> str:
 
 
 def _say_basis(found: Mapping[str, str]) -> None:
-    from chemeleon.evaluation.basis import GROUPS
+    from chemeleon.evaluation.metrics.base import GROUPS
 
     for group, text in found.items():
         say(f"{GROUPS[group]}: {text}")

@@ -157,7 +157,7 @@ def _evaluate(result: SampleResult, output: Path, references: list[str]) -> None
 def _print_table(result: SampleResult) -> None:
     from rich.table import Table
 
-    from chemeleon.evaluation.draw import structure_table
+    from chemeleon.evaluation.report.draw import structure_table
     from chemeleon.terminal import Terminal
 
     table = Table(title="generated crystals")

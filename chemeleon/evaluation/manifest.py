@@ -13,14 +13,14 @@ import numpy as np
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT
 from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.describe import OXIDATION_STATES
-from chemeleon.evaluation.disordered import (
+from chemeleon.evaluation.matching.disordered import (
     MOST_ELECTRONEGATIVITY_DIFFERENCE,
     MOST_RADIUS_DIFFERENCE,
 )
-from chemeleon.evaluation.matching import TOLERANCES
+from chemeleon.evaluation.matching.pairs import TOLERANCES
 from chemeleon.evaluation.metrics import METRICS
+from chemeleon.evaluation.metrics.statistics import MMD_LIMIT
 from chemeleon.evaluation.reference import Reference
-from chemeleon.evaluation.statistics import MMD_LIMIT
 from chemeleon.version import __version__
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def manifest(
             "radius_difference": MOST_RADIUS_DIFFERENCE,
             "electronegativity_difference": MOST_ELECTRONEGATIVITY_DIFFERENCE,
         },
-        "metrics": {m.name: {"group": m.group, "basis": m.basis} for m in METRICS},
+        "metrics": {m.name: {"group": m.group, "basis": m.basis} for m in METRICS if m.basis},
         "space_groups": {"by": "moyopy", "symprec_angstrom": SYMPREC, "strict": TIGHT},
         "composition_validity": {"by": "smact", "oxidation_states": OXIDATION_STATES},
         "mmd_crystals": MMD_LIMIT,

@@ -21,7 +21,7 @@ from chemeleon.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from chemeleon.evaluation.metrics.base import Options, Predict, Wanted
+    from chemeleon.evaluation.metrics.base import Predict, Wanted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +83,6 @@ class Settings:
     predict: Predict | None = None
 
     @property
-    def options(self) -> Options:
-        """What metrics are asked for."""
-        from chemeleon.evaluation.metrics.base import Options
-
-        return Options(self.wanted, self.predict)
-
-    @property
     def hulls(self) -> tuple[str, ...]:
         """The hulls that are named."""
         if self.hull is None or isinstance(self.hull, str | Path):
@@ -105,8 +98,8 @@ class Settings:
 
     def check(self) -> None:
         """Raise ConfigError for what cannot be done."""
-        from chemeleon.evaluation.matching import TOLERANCES
-        from chemeleon.evaluation.novelty import all_columns
+        from chemeleon.evaluation.matching.pairs import TOLERANCES
+        from chemeleon.evaluation.reference import all_columns
 
         if self.matcher not in TOLERANCES:
             raise ConfigError(

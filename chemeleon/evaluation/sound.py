@@ -10,8 +10,8 @@ import torch
 
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import from_structures, to_structures
+from chemeleon.crystals.soundness import structural_problems
 from chemeleon.energy.relax import Relaxed, relax
-from chemeleon.evaluation.validity import structural_problems
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import to_structures
+from chemeleon.crystals.soundness import structural_problems, writable
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, Cell
 from chemeleon.energy.relax import Relaxed
 from chemeleon.evaluation.idealise import Idealised, in_standard_cell
-from chemeleon.evaluation.validity import structural_problems, writable
 from chemeleon.generation.ranking import Scorer
 from chemeleon.generation.relaxation import Idealiser, Relaxer
 

@@ -193,7 +193,7 @@ def _write(plan: _Plan, made: Sequence[Sampled], draft: Path) -> None:
     others = [form for form in settings.formats if form not in FOLDER_FORMATS]
     write_structures(list(written.values()), draft, others, list(written))
     if settings.contact_sheet and written:
-        from chemeleon.evaluation.draw import contact_sheet
+        from chemeleon.evaluation.report.draw import contact_sheet
 
         contact_sheet(list(written.values()), draft / "contact_sheet.png")
     text = json.dumps(_manifest(plan, made), indent=2) + "\n"
@@ -295,7 +295,7 @@ class SampleResult(list["Structure"]):
         """Return a row for each crystal that was asked for, as `--table` prints them."""
         import pandas
 
-        from chemeleon.evaluation.draw import structure_table
+        from chemeleon.evaluation.report.draw import structure_table
 
         rows = structure_table(self.structures, self.problems)
         return pandas.DataFrame(
@@ -320,7 +320,7 @@ class SampleResult(list["Structure"]):
         """
         from PIL import Image
 
-        from chemeleon.evaluation.draw import contact_sheet
+        from chemeleon.evaluation.report.draw import contact_sheet
 
         with TemporaryDirectory() as folder:
             image = Image.open(contact_sheet(self, Path(folder) / "sheet.png", columns=columns))

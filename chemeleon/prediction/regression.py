@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.evaluation.figures import plain_label
+from chemeleon.evaluation.report.figures import plain_label
 from chemeleon.storage import write_atomically
 
 _PANEL_INCHES = 4.0

@@ -13,8 +13,8 @@ from typing import Any
 
 from chemeleon.config.requests import whole_number
 from chemeleon.config.schema import RLTrainConfig
-from chemeleon.evaluation.charts import Frame, number, svg, ticks
-from chemeleon.evaluation.page import Section, definition_list, escape, page, table
+from chemeleon.evaluation.report.charts import Frame, number, svg, ticks
+from chemeleon.evaluation.report.page import Section, definition_list, escape, page, table
 from chemeleon.reinforcement.notes import PICTURES
 from chemeleon.storage import write_text
 from chemeleon.training.tracking import read_metrics

@@ -14,7 +14,7 @@ from chemeleon.crystals.batch import Crystal, Crystals
 from chemeleon.crystals.random import fold, normal
 from chemeleon.data.loader import Draw, EvalLoader, Loader
 from chemeleon.data.pool import worker_count
-from chemeleon.evaluation.matching import Pair, match_pairs
+from chemeleon.evaluation.matching.pairs import Pair, match_pairs
 from chemeleon.models.vae import CrystalVAE, vae_losses
 from chemeleon.training.stage import DataStage, Export, RunContext
 

@@ -51,7 +51,7 @@ class Candidates:
     Attributes:
         crystals: ``M`` crystals on the CPU, coordinates in [0, 1) (or not finite).
         group: ``(M,)`` int64 number of each crystal's group.
-        problems: why a crystal is structurally broken, else None; see `evaluation.validity`.
+        problems: why a crystal is structurally broken, else None; see `crystals.soundness`.
     """
 
     crystals: Crystals

@@ -18,16 +18,16 @@ from pydantic import Field
 
 from chemeleon.config.bounds import Positive, Section
 from chemeleon.data.pool import keep_workers
-from chemeleon.evaluation.amd import NEIGHBOURS, average_minimum_distances, chebyshev
-from chemeleon.evaluation.grouping import (
+from chemeleon.evaluation.matching.amd import NEIGHBOURS, average_minimum_distances, chebyshev
+from chemeleon.evaluation.matching.grouping import (
     composition_keys,
     find_groups,
     find_known,
     prepare,
     shared,
 )
-from chemeleon.evaluation.lookup import Lookup
-from chemeleon.evaluation.matching import TOLERANCES, MatcherName
+from chemeleon.evaluation.matching.lookup import Lookup
+from chemeleon.evaluation.matching.pairs import TOLERANCES, MatcherName
 from chemeleon.reinforcement.rewards.base import (
     Answer,
     Candidates,

@@ -26,7 +26,7 @@ from chemeleon.energy.hull_sources import Ground, default_hull, find_hull, hull_
 from chemeleon.energy.potential import Potential
 from chemeleon.energy.potentials import load_potential
 from chemeleon.errors import ChemeleonError, DataError
-from chemeleon.evaluation.grouping import composition_keys, elements_of
+from chemeleon.evaluation.matching.grouping import composition_keys, elements_of
 from chemeleon.evaluation.sound import moved, relax_soundly
 from chemeleon.reinforcement.rewards.base import (
     Answer,

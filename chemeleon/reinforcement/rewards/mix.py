@@ -20,8 +20,8 @@ from torch import Tensor
 
 from chemeleon.config.rl import Normalise, RewardConfig
 from chemeleon.crystals.batch import Crystals
+from chemeleon.crystals.soundness import structural_problems
 from chemeleon.errors import ChemeleonError, TrainingError
-from chemeleon.evaluation.validity import structural_problems
 from chemeleon.reinforcement.rewards._loading import make_rewards
 from chemeleon.reinforcement.rewards.base import Answer, Candidates, Context, Reward
 

@@ -1,0 +1,147 @@
+"""Whether a crystal is another arrangement of like elements on the sites of a known one.
+
+The rule is MatterGen's (Zeni et al., Nature 639, 624 (2025), supplement, and its public code). Two
+crystals of one reduced formula are the same if they match as they are, or else once elements that
+may stand for each other are spread evenly over their sites. Two elements may, if
+
+- their atomic radii differ by at most `MOST_RADIUS_DIFFERENCE` of the mean of both, and
+- their electronegativities differ by at most `MOST_ELECTRONEGATIVITY_DIFFERENCE`,
+
+a modified Hume-Rothery rule with limits found on the ICSD; nothing is asked of valence or of the
+crystal structures of the pure elements. Radii are J. C. Slater's (J. Chem. Phys.
+41, 3199 (1964)), electronegativities Pauling's, both as pymatgen has them; an element without one
+of the two (noble gases, Fr, Cm and beyond) stands for no other. Elements joined by a chain of like
+ones form one group, among the elements of the crystal alone.
+
+What the publication leaves open, or its code does otherwise: it spreads the elements of one crystal
+only, and looks for the other in a supercell of it, where sites may be left empty. Here both are
+spread and reduced to primitive cells, as pymatgen's matcher does with two disordered structures:
+neither is treated otherwise than the other, and a crystal with vacancies is not the full one.
+Its code also joins crystals with partly occupied sites whose compositions differ by a tenth; here
+no crystal has such sites. An earlier version of it compared ordered crystals only if their space
+groups agree; neither the later one nor this does.
+
+A site with an even share of a group's elements compares as one of a single element does, so the
+crystals are written with one element for each group, and the matcher of ordered crystals answers.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chemeleon.crystals.batch import Array, Crystals
+from chemeleon.evaluation.matching.grouping import (
+    Novelty,
+    Prepared,
+    elements_of,
+    find_known,
+    prepare,
+)
+from chemeleon.evaluation.matching.pairs import Tolerances
+
+MOST_RADIUS_DIFFERENCE = 0.3
+MOST_ELECTRONEGATIVITY_DIFFERENCE = 1.0
+
+
+@functools.cache
+def alike(one: int, two: int) -> bool:
+    """Tell whether two elements, by atomic number, may stand for each other."""
+    (radius, x), (other_radius, other_x) = _properties(one), _properties(two)
+    apart = abs(radius - other_radius) / ((radius + other_radius) / 2)
+    near = apart <= MOST_RADIUS_DIFFERENCE
+    return bool(near and abs(x - other_x) <= MOST_ELECTRONEGATIVITY_DIFFERENCE)
+
+
+@functools.cache
+def _properties(number: int) -> tuple[float, float]:
+    """Return radius in angstrom and electronegativity, NaN where there is none."""
+    from pymatgen.core import Element
+
+    element = Element.from_Z(number)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of those without electronegativity
+        return float(element.atomic_radius or np.nan), float(element.X)
+
+
+def groups_of(key: bytes) -> dict[int, int]:
+    """Return the like elements of a composition: each to the first of its group.
+
+    Args:
+        key: one of `grouping.composition_keys`.
+
+    Returns:
+        Atomic number to atomic number; of nothing if no two elements are alike.
+    """
+    elements = sorted(elements_of(key))
+    first = {z: z for z in elements}
+    for i, one in enumerate(elements):
+        for two in elements[i + 1 :]:
+            if alike(one, two):
+                kept, gone = sorted((first[one], first[two]))
+                first = {z: kept if root == gone else root for z, root in first.items()}
+    return first if len(set(first.values())) < len(first) else {}
+
+
+def find_alike(
+    crystals: Crystals[Array],
+    keys: list[bytes],
+    asked: NDArray[np.bool_],
+    known: Crystals[Array],
+    known_keys: list[bytes],
+    tolerances: Tolerances,
+    **common: Any,
+) -> Novelty:
+    """Look for crystals among known ones, like elements standing for each other.
+
+    Args:
+        crystals: ``C`` crystals as given.
+        keys: their compositions.
+        asked: ``(C,)``, which to look for: those that have no match as they are.
+        known: crystals of the reference as given.
+        known_keys: their compositions.
+        tolerances: ltol, stol, angle_tol in degrees.
+        common: ``seconds``, ``workers`` and ``progress`` of `grouping.prepare`.
+    """
+    match = np.full(len(keys), -1, dtype=np.int64)
+    undecided = np.zeros(len(keys), dtype=np.int64)
+    there = set(known_keys)
+    groups = {
+        key: groups_of(key)
+        for key in {k for k, ask in zip(keys, asked, strict=True) if ask and k in there}
+    }
+    groups = {key: group for key, group in groups.items() if group}
+    rows = np.array([i for i, k in enumerate(keys) if asked[i] and k in groups], dtype=np.int64)
+    others = np.array([i for i, k in enumerate(known_keys) if k in groups], dtype=np.int64)
+    if len(rows) == 0:
+        return Novelty(match, undecided)
+    ours = _spread(crystals, keys, rows, groups, common)
+    theirs = _spread(known, known_keys, others, groups, common)
+    found = find_known(ours, theirs, tolerances, **common)
+    met = found.match >= 0
+    match[rows[met]] = others[found.match[met]]
+    undecided[rows] = found.undecided
+    return Novelty(match, undecided)
+
+
+def _spread(
+    crystals: Crystals[Array],
+    keys: list[bytes],
+    rows: NDArray[np.int64],
+    groups: dict[bytes, dict[int, int]],
+    common: dict[str, Any],
+) -> Prepared:
+    """Return crystals with one element for each group, reduced, under the keys they had."""
+    part = crystals.subset(rows)
+    chosen = [keys[row] for row in rows.tolist()]
+    numbers, begin = part.atomic_numbers.copy(), 0
+    for key, count in zip(chosen, part.num_atoms.tolist(), strict=True):
+        atoms = numbers[begin : begin + count]
+        atoms[:] = [groups[key][z] for z in atoms.tolist()]
+        begin += count
+    return prepare(replace(part, atomic_numbers=numbers), **common)._replace(keys=chosen)

@@ -1,0 +1,83 @@
+"""A set of known crystals that is asked again and again, by composition.
+
+Only crystals whose composition has been asked for are ever reduced or fingerprinted, and each of
+them once; so nothing has to be built before the first question.
+
+Shapes: ``C`` known crystals, ``K`` neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from chemeleon.crystals.batch import Crystal, Crystals
+from chemeleon.evaluation.matching.amd import NEIGHBOURS, average_minimum_distances
+from chemeleon.evaluation.matching.grouping import Prepared, composition_keys, prepare
+
+_NONE = np.zeros(0, dtype=np.int64)
+
+
+class Lookup:
+    """Known crystals by reduced composition.
+
+    Args:
+        crystals: ``C`` crystals on the CPU.
+        seconds: limit of a reduction.
+        workers: processes; all cores if None.
+        neighbours: ``K`` of the average minimum distances.
+    """
+
+    def __init__(
+        self,
+        crystals: Crystals,
+        *,
+        seconds: float = 10.0,
+        workers: int | None = None,
+        neighbours: int = NEIGHBOURS,
+    ) -> None:
+        self.crystals = crystals
+        self.arrays = crystals.arrays()
+        self.seconds, self.workers, self.neighbours = seconds, workers, neighbours
+        rows: dict[bytes, list[int]] = {}
+        for row, key in enumerate(composition_keys(self.arrays)):
+            rows.setdefault(key, []).append(row)
+        self.rows = {key: np.array(found, dtype=np.int64) for key, found in rows.items()}
+        self._reduced: dict[int, tuple[Crystal | None, str | None]] = {}
+        self._distances: dict[int, Tensor] = {}
+
+    def of(self, keys: Iterable[bytes]) -> NDArray[np.int64]:
+        """Return the rows of all crystals of these compositions."""
+        return np.concatenate([_NONE, *(self.rows.get(key, _NONE) for key in keys)])
+
+    def prepared(self, keys: Iterable[bytes]) -> Prepared:
+        """Return the crystals of these compositions as the matcher compares them.
+
+        Args:
+            keys: compositions, each once.
+        """
+        chosen = {key: self.rows[key] for key in keys if key in self.rows}
+        rows = self.of(chosen)
+        missing = [row for row in rows.tolist() if row not in self._reduced]
+        if missing:
+            part = self.arrays.subset(missing)
+            made = prepare(part, seconds=self.seconds, workers=self.workers)
+            for row, reason, crystal in zip(missing, made.reasons, made.crystals, strict=True):
+                self._reduced[row] = (None if reason else crystal, reason)
+        found = [self._reduced[row] for row in rows.tolist()]
+        labels = [key for key, members in chosen.items() for _ in members]
+        return Prepared(Crystals.of([c for c, _ in found]), labels, [r for _, r in found])
+
+    def distances(self, rows: NDArray[np.int64]) -> Tensor:
+        """Return average minimum distances of some of the crystals, ``(len(rows), K)``."""
+        missing = [row for row in rows.tolist() if row not in self._distances]
+        if missing:
+            part = self.crystals.subset(missing)
+            made = average_minimum_distances(part, self.neighbours)
+            self._distances.update(zip(missing, made, strict=True))
+        found = [self._distances[row] for row in rows.tolist()]
+        return torch.stack(found) if found else torch.zeros(0, self.neighbours).double()

@@ -1,0 +1,267 @@
+"""Crystal structure prediction: how many targets are met by their samples, and how closely.
+
+A target is met if one of its samples matches at the `cdvae` preset; RMSE is the least of its
+samples', as pymatgen gives it, in units of (V/N)^(1/3). Rates are over all targets: what could not
+be read, on either side, is not met.
+
+Published rates stand on two scales, so both are told. Over all pairs; and over valid ones, where a
+pair counts as not met unless sample and target are valid by CDVAE's rule (distances, volume and
+SMACT; Xie et al., arXiv:2110.06197), still out of all targets, as DiffCSP's code has it. How many
+of the targets with a valid pair are met stands beside.
+
+Where a composition has several targets, a sample may be right and yet not that of its own target.
+METRe (Martirossyan et al., arXiv:2509.12178) is the share of targets that a sample of the same
+reduced composition meets, whichever target it was made for. It is published for one sample per
+target, as its code (OMatG) takes no more of them than targets: that is METRe at 1, of the first
+samples. METRe at k, of all samples, is not comparable with it. (The definition was read in public
+ports of that code; an earlier version of it counted samples that meet any target instead.)
+
+cRMSE (same source) stands beside every RMSE in tables: the mean over all targets, the matcher's
+stol for those not met, so that a model that meets few targets well does not look better for it.
+
+Shapes: ``T`` targets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chemeleon.crystals.soundness import MIN_DISTANCE, MIN_VOLUME, of_each, shortest_distances
+from chemeleon.errors import DataError
+from chemeleon.evaluation.collection import Collection
+from chemeleon.evaluation.matching.grouping import composition_keys
+from chemeleon.evaluation.matching.pairs import TOLERANCES, match_pairs
+from chemeleon.evaluation.metrics.base import Metric, Options, View
+from chemeleon.evaluation.metrics.statistics import finite, share
+
+_MATCHER = "cdvae"
+_METRE_PAIRS = 200_000  # beyond the targets' own; some 20 ms each
+_SUFFIX = re.compile(r"[-_.](?:sample[-_]?)?(\d+)$")
+_PAIRS = 20_000  # held at a time
+
+
+class Prediction(Metric):
+    """Match rates, METRe and RMSE; they have a table of their own beside the headline."""
+
+    name = group = "csp"
+
+    def facts(
+        self, crystals: View, control: View | None, options: Options, headline: Any
+    ) -> Mapping[str, Any]:
+        if options.targets is None or crystals.crystals is None:
+            return {}
+        found = match_targets(
+            crystals.crystals,
+            options.targets,
+            jobs=options.settings.jobs,
+            seconds=options.settings.seconds_per_pair,
+        )
+        return {"csp": found}
+
+
+def assign(samples: list[str], targets: list[str]) -> list[list[int]]:
+    """Return for each target the rows of its samples, by their numbers.
+
+    Samples are found by the target's id, alone or with a number behind (``mp-1_0``, ``mp-1-1``).
+    Without any such ids, and with a whole multiple of as many samples as targets, the first k
+    samples belong to the first target, and so on.
+
+    Raises:
+        DataError: if neither gives an assignment.
+    """
+    place = {name: i for i, name in enumerate(targets)}
+    numbered: list[list[tuple[int, int]]] = [[] for _ in targets]
+    for row, name in enumerate(samples):
+        at, number = place.get(name), 0
+        if at is None and (suffix := _SUFFIX.search(name)):
+            at, number = place.get(name[: suffix.start()]), int(suffix[1])
+        if at is not None:
+            numbered[at].append((number, row))
+    if any(numbered):
+        return [[row for _, row in sorted(of)] for of in numbered]
+    k, rest = divmod(len(samples), max(len(targets), 1))
+    if rest or k == 0:
+        raise DataError(
+            f"{len(samples)} samples cannot be told apart over {len(targets)} targets: give them"
+            " the ids of the targets (with -0, -1, ... behind), or k samples for each in order"
+        )
+    return [list(range(k * i, k * i + k)) for i in range(len(targets))]
+
+
+class Pairs(NamedTuple):
+    """Pairs of targets and samples, ``K`` of each.
+
+    Attributes:
+        target: ``(K,)`` rows of targets.
+        sample: ``(K,)`` rows of samples.
+        rank: ``(K,)`` which of its target's samples, from 0.
+    """
+
+    target: NDArray[np.int64]
+    sample: NDArray[np.int64]
+    rank: NDArray[np.int64]
+
+
+def match_targets(
+    samples: Collection, targets: Collection, *, jobs: int | None = None, seconds: float = 10.0
+) -> dict[str, Any]:
+    """Match every sample with its target.
+
+    Args:
+        samples: what a model made.
+        targets: what it should have made.
+        jobs: processes; all cores if None.
+        seconds: limit per pair; beyond it a pair counts as not matched.
+
+    Returns:
+        ``at_1`` and ``at_k``: match rate with its interval, and mean RMSE over the targets met;
+        ``valid_at_1``, ``valid_at_k``: the same, met by valid pairs only,
+        ``among_valid_at_1`` and ``among_valid_at_k``: of the targets with a valid pair;
+        ``metre_at_1`` and ``metre_at_k``, with their cRMSE, and of what they are (``metre``),
+        where a composition has several targets; ``targets``, ``k`` (most samples of a target),
+        ``timed_out`` pairs.
+
+    Raises:
+        DataError: if samples cannot be assigned to targets.
+    """
+    rows = assign(samples.ids, targets.ids)
+    flat = [(target, row, rank) for target, of in enumerate(rows) for rank, row in enumerate(of)]
+    own = Pairs(*np.array(flat, dtype=np.int64).reshape(-1, 3).T)
+    rmse, timed_out = _rmse(samples, targets, own, jobs, seconds)
+    valid = _valid(samples)[own.sample] & _valid(targets)[own.target]
+    found: dict[str, Any] = {
+        "matcher": _MATCHER,
+        "targets": len(targets),
+        "k": max((len(of) for of in rows), default=0),
+    }
+    for name, asked in (("at_1", own.rank == 0), ("at_k", own.rank >= 0)):
+        total = len(targets)
+        found[name] = rate(_least(own.target[asked], rmse[asked], total))
+        asked = asked & valid
+        met = _least(own.target[asked], rmse[asked], total)
+        found[f"valid_{name}"] = rate(met)
+        found[f"among_valid_{name}"] = rate(met[np.unique(own.target[asked])])
+    metre, late = _metre(samples, targets, own, rmse, jobs, seconds)
+    return found | metre | {"timed_out": timed_out + late}
+
+
+def _metre(
+    samples: Collection,
+    targets: Collection,
+    own: Pairs,
+    own_rmse: NDArray[np.float64],
+    jobs: int | None,
+    seconds: float,
+) -> tuple[dict[str, Any], int]:
+    """Return METRe at 1 and at k, where there are polymorphs, and how many pairs timed out.
+
+    Args:
+        samples: what a model made.
+        targets: what it should have made.
+        own: pairs that are matched already.
+        own_rmse: ``(K,)`` RMSE of those, infinite without a match.
+        jobs: processes.
+        seconds: limit per pair.
+    """
+    keys = composition_keys(targets.crystals)
+    of_key: dict[bytes, list[int]] = {}
+    for row, key in enumerate(composition_keys(samples.crystals)):
+        of_key.setdefault(key, []).append(row)
+    known_of = Counter(key for key in keys if key)
+    polymorphs = sum(count for count in known_of.values() if count > 1)
+    if not polymorphs:
+        return {}, 0
+    known = set(zip(own.target.tolist(), own.sample.tolist(), strict=True))
+    flat = [
+        (target, row, 0)
+        for target, key in enumerate(keys)
+        for row in (of_key.get(key, ()) if key else ())
+        if (target, row) not in known
+    ]
+    told: dict[str, Any] = {"polymorphs": polymorphs, "pairs": len(flat) + len(known)}
+    if len(flat) > _METRE_PAIRS:
+        told["left_out"] = f"over {_METRE_PAIRS:,} pairs of like composition"
+        return {"metre": told}, 0
+    more = Pairs(*np.array(flat, dtype=np.int64).reshape(-1, 3).T)
+    more_rmse, late = _rmse(samples, targets, more, jobs, seconds)
+    target = np.concatenate([own.target, more.target])
+    first = np.isin(np.concatenate([own.sample, more.sample]), own.sample[own.rank == 0])
+    rmse = np.concatenate([own_rmse, more_rmse])
+    at_1 = rate(_least(target[first], rmse[first], len(targets)))
+    at_k = rate(_least(target, rmse, len(targets)))
+    scored = {"metre_at_1": at_1, "metre_at_k": at_k}
+    return {"metre": told, **{n: r | {"crmse": corrected(r)} for n, r in scored.items()}}, late
+
+
+def _rmse(
+    samples: Collection, targets: Collection, pairs: Pairs, jobs: int | None, seconds: float
+) -> tuple[NDArray[np.float64], int]:
+    """Return the RMSE of pairs, infinite without a match, and how many timed out."""
+    found, late = np.full(len(pairs.target), np.inf), 0
+    for begin in range(0, len(found), _PAIRS):
+        part = slice(begin, begin + _PAIRS)
+        arrays = [
+            (samples.crystals.crystal(row), targets.crystals.crystal(target))
+            for target, row in zip(pairs.target[part], pairs.sample[part], strict=True)
+        ]
+        answer = match_pairs(arrays, _MATCHER, jobs, seconds)
+        late += int(answer.timed_out.sum())
+        found[part] = np.where(np.isnan(answer.rmse), np.inf, answer.rmse)
+    return found, late
+
+
+def _least(target: NDArray[np.int64], rmse: NDArray[np.float64], total: int) -> NDArray[np.float64]:
+    """Return the least RMSE of each of ``total`` targets, infinite where there is none."""
+    best = np.full(total, np.inf)
+    np.minimum.at(best, target, rmse)
+    return best
+
+
+def _valid(crystals: Collection) -> NDArray[np.bool_]:
+    """Return which crystals are valid by CDVAE's rule, ``(C,)``."""
+    with np.errstate(invalid="ignore"):
+        volume = crystals.column("volume_per_atom_a3") * crystals.column("num_atoms")
+        apart = of_each(shortest_distances, crystals.crystals) > MIN_DISTANCE
+    return (volume > MIN_VOLUME) & apart & (crystals.column("valid_composition") == 1)
+
+
+def rate(rmse: np.ndarray) -> dict[str, Any]:
+    """Return match rate and mean RMSE of the targets' ``rmse``, infinite where one is not met."""
+    met = np.isfinite(rmse)
+    mean = float(rmse[met].mean()) if met.any() else None
+    return {**share(int(met.sum()), len(rmse)), "rmse": finite(mean)}
+
+
+def corrected(found: Mapping[str, Any]) -> float:
+    """Return the cRMSE of a `rate`: targets that are not met count with the matcher's stol."""
+    missed = TOLERANCES[_MATCHER][1] * (found["of"] - found["count"])
+    return (found["count"] * (found["rmse"] or 0.0) + missed) / found["of"]
+
+
+RATES = {
+    "at_1": "Match rate at 1",
+    "at_k": "Match rate at {k}",
+    "valid_at_1": "Match rate at 1, valid pairs",
+    "valid_at_k": "Match rate at {k}, valid pairs",
+    "among_valid_at_1": "Met at 1, of targets with a valid pair",
+    "among_valid_at_k": "Met at {k}, of targets with a valid pair",
+    "metre_at_1": "METRe at 1: met by any first sample of the composition",
+    "metre_at_k": "METRe at {k}: met by any sample of the composition",
+}
+
+
+def rates(found: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any], str]]:
+    """Yield name, label, rate and what is said of its RMSE, for tables of `match_targets`."""
+    for name, label in RATES.items():
+        entry = found.get(name) or {}
+        if entry.get("value") is None or (name.endswith("_k") and found.get("k") == 1):
+            continue
+        error = f"RMSE {entry['rmse']:.4f}, " if entry.get("rmse") is not None else ""
+        error += f"cRMSE {corrected(entry):.4f}"
+        yield name, label.format(k=found.get("k", "k")), entry, error
