@@ -6,21 +6,30 @@ One file that opens without a network, made from metrics.jsonl and the pictures 
 from __future__ import annotations
 
 import base64
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from chemeleon.config.requests import whole_number
 from chemeleon.config.schema import RLTrainConfig
-from chemeleon.evaluation.report.charts import Frame, number, svg, ticks
-from chemeleon.evaluation.report.page import Section, definition_list, escape, page, table
+from chemeleon.evaluation.report.figures import CONTROL, LINE, OURS, chart, svg
+from chemeleon.evaluation.report.page import (
+    Section,
+    definition_list,
+    escape,
+    number,
+    page,
+    table,
+)
 from chemeleon.reinforcement.notes import PICTURES
 from chemeleon.storage import write_text
 from chemeleon.training.tracking import read_metrics
 
 REPORT = "report.html"
 MOST_PICTURES = 8
+_MARKED = 60  # of more updates than these a line shows the points well enough
 SHARES = ("valid", "unique", "novel", "stable", "metastable", "msun")
 POLICY = {
     "train/ratio": "mean probability ratio",
@@ -107,7 +116,8 @@ def _card(
     if not line:
         return ""
     drawing = curve(label, line, spread or {}, dots)
-    return f'<div class="card"><h3>{escape(label)}</h3>{drawing}</div>'
+    last = f"<small>{number(line[-1][1])}</small>"
+    return f'<div class="card"><h3>{escape(label)} {last}</h3>{drawing}</div>'
 
 
 def curve(
@@ -121,30 +131,25 @@ def curve(
         spread: half width of the band around the line, by update.
         dots: further points.
     """
-    around = [(x, y + s * spread.get(x, 0.0)) for x, y in line for s in (-1, 1)]
-    values = [y for _, y in [*around, *dots]]
-    low, high = min(values), max(values)
-    room = 0.06 * (high - low) or max(abs(high), 1e-3) * 0.1
-    last = max(x for x, _ in [*line, *dots])
-    frame = Frame((0.0, max(last, 1.0)), (low - room, high + room))
-    axes = frame.axes(ticks(0, max(last, 1.0), 5), ticks(low - room, high + room, 4), "update", "")
-    parts = [axes]
-    if spread:
-        top = [f"{frame.x(x)} {frame.y(y + spread.get(x, 0.0))}" for x, y in line]
-        bottom = [f"{frame.x(x)} {frame.y(y - spread.get(x, 0.0))}" for x, y in reversed(line)]
-        path = "L".join([*top, *bottom])
-        parts.append(f'<path d="M{path}Z" fill="var(--ours-fill)" opacity="0.22"/>')
-    path = "L".join(f"{frame.x(x)} {frame.y(y)}" for x, y in line)
-    parts.append(f'<path d="M{path}" fill="none" stroke="var(--ours)" stroke-width="1.6"/>')
-    for x, y in dots:
-        parts.append(f'<circle cx="{frame.x(x)}" cy="{frame.y(y)}" r="3" fill="var(--control)"/>')
-    edges = [0.0, *((a + b) / 2 for (a, _), (b, _) in itertools.pairwise(line)), max(last, 1.0)]
-    for (x, y), (left, right) in zip(line, itertools.pairwise(edges), strict=True):
-        tip = f"update {number(x, 6)}\n{number(y, 4)}"
-        width = max(frame.x(right) - frame.x(left), 0.1)
-        parts.append(f'<rect class="hit" x="{frame.x(left)}" y="12" width="{width:.2f}" '
-                     f'height="{frame.height}" data-tip="{escape(tip)}"/>')  # fmt: skip
-    return svg("".join(parts), label)
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = chart()
+    updates, values = np.array(line).T
+    half = np.array([spread.get(update, 0.0) for update in updates])
+    if len(line) == 1:  # a band has no width
+        axes.errorbar(updates, values, half, color=LINE, elinewidth=1)
+    elif spread:
+        axes.fill_between(updates, values - half, values + half, color=OURS, alpha=0.22)
+    axes.plot(updates, values, "-o", color=LINE, lw=1.6, ms=3 if len(line) < _MARKED else 0)
+    if dots:
+        axes.plot(*np.array(dots).T, "o", color=CONTROL, ms=4)
+    axes.set_xlim(0, max([1.0, *updates, *(x for x, _ in dots)]) * 1.03)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.set_xlabel("update")
+    edges = [0.0, *(updates[1:] + updates[:-1]) / 2, axes.get_xlim()[1]]
+    texts = [f"update {number(update, 6)}\n{number(value, 4)}" for update, value in line]
+    return svg(figure, label, list(zip(edges[:-1], edges[1:], texts, strict=True)))
 
 
 def _formulas(updates: Sequence[Mapping[str, Any]]) -> str:

@@ -14,8 +14,14 @@ from urllib.parse import quote
 from chemeleon.data.tables import safe_cells
 from chemeleon.evaluation.metrics.csp import rates
 from chemeleon.evaluation.report.basis import GROUPS, basis, grouped, made_by
-from chemeleon.evaluation.report.charts import interval_bar, number
-from chemeleon.evaluation.report.page import Section, escape, page, table
+from chemeleon.evaluation.report.page import (
+    Section,
+    escape,
+    interval_bar,
+    number,
+    page,
+    table,
+)
 from chemeleon.evaluation.report.sections import figure_text
 from chemeleon.storage import REPORT_PARTS, replacing, write_text
 
@@ -173,7 +179,6 @@ def _page(summary: Mapping[str, Any]) -> str:
         " intervals, of all crystals requested. Where those of two sets overlap, the difference may"
         " be chance. The tick is the control: real crystals through the same code.</p>",
         sections,
-        styles=("base.css", "report.css"),
     )
 
 

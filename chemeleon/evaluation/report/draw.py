@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,14 +15,14 @@ from chemeleon.crystals import symmetry
 from chemeleon.errors import DataError
 from chemeleon.evaluation.report.picture import (
     BOND_RADIUS,
-    EDGE_SHARE,
+    Picture,
     ball_radii,
     element_colours,
     picture,
 )
-from chemeleon.evaluation.report.render import Scene
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from pymatgen.core import Structure
 
 MOST_SHOWN = 600
@@ -32,6 +31,12 @@ _MOST_COLUMNS = 100  # a picture has at most 2^16 pixels a side
 _PANEL_PIXELS = 380
 _DPI = 200
 AZIMUTH, ELEVATION = 17.0, 13.0  # degrees by which a, then the eye, leave the line of sight
+EDGE_PIECE = 0.3  # angstrom: an edge may run in front of one atom and behind the next
+HIGHLIGHT = -0.35, -0.4, 1.5  # of a ball, in radii: its place, and how far it is to the darkest
+# shares of white in the light, of black in the dark and in outlines, of white in what is far away
+SHARES = {"light": 0.7, "dark": 0.45, "outline": 0.55, "haze": 0.35}
+_SAMPLES = 3  # pixels painted per pixel and axis, averaged at the end
+_EDGE_PIXELS = 1.6
 _EDGE_COLOUR = np.full(3, 0.38)
 _INK, _PALE = "#1f2430", "#6b7280"
 
@@ -152,25 +157,102 @@ def contact_sheet(
 
 
 def draw_structure(structure: Structure, pixels: int = _PANEL_PIXELS) -> np.ndarray:
-    """Draw one crystal; ``(pixels, pixels, 3)`` RGB in 0 to 1 on white."""
+    """Paint one crystal from back to front; ``(pixels, pixels, 3)`` RGB in 0 to 1 on white."""
+    from PIL import Image
+
     seen = picture(structure)
-    palette, radii = element_colours(), ball_radii()
+    radii = ball_radii()[seen.numbers]
     turn = view_matrix().T
-    cell, centres = seen.cell @ turn, seen.centres @ turn
-    scene = Scene()
-    for centre, number in zip(centres, seen.numbers, strict=True):
-        scene.sphere(centre, float(radii[number]), palette[number])
-    for i, j in seen.bonds:
-        middle = (centres[i] + centres[j]) / 2
-        scene.rod(centres[i], middle, BOND_RADIUS, palette[seen.numbers[i]])
-        scene.rod(middle, centres[j], BOND_RADIUS, palette[seen.numbers[j]])
-    edge = EDGE_SHARE * float(np.linalg.norm(cell.sum(0)))
-    for corner in itertools.product((0, 1), repeat=3):
-        for axis in range(3):
-            if corner[axis] == 0:
-                start = np.array(corner) @ cell
-                scene.rod(start, start + cell[axis], edge, _EDGE_COLOUR)
-    return scene.render(pixels)
+    centres, corners = seen.centres @ turn, seen.corners @ turn
+    low = np.minimum((centres - radii[:, None]).min(0), corners.min(0))
+    high = np.maximum((centres + radii[:, None]).max(0), corners.max(0))
+    size = pixels * _SAMPLES
+    scale = 0.97 * size / max(float((high - low)[:2].max()), 1e-6)  # pixels per angstrom
+
+    def place(point: np.ndarray) -> tuple[float, float]:
+        x, y = (point - (low + high) / 2)[:2] * scale
+        return size / 2 + x, size / 2 - y
+
+    image = Image.new("RGB", (size, size), "white")
+    balls = [(centre, centre, number) for centre, number in zip(centres, seen.numbers, strict=True)]
+    rods = [(start @ turn, end @ turn, number) for start, end, number in _rods(seen, radii)]
+    for start, end, number in sorted([*balls, *rods], key=lambda part: part[0][2] + part[1][2]):
+        depth = (high[2] - (start + end)[2] / 2) / max(high[2] - low[2], 1e-6)
+        colour = _mixed(
+            element_colours()[number] if number else _EDGE_COLOUR, 1.0, SHARES["haze"] * depth
+        )
+        if start is end:
+            _paint_ball(image, place(start), scale * float(ball_radii()[number]), colour)
+        else:
+            width = 2 * BOND_RADIUS * scale if number else _EDGE_PIXELS * _SAMPLES
+            _paint_rod(image, [place(start), place(end)], width, colour, lit=number > 0)
+    return np.asarray(image.resize((pixels, pixels), Image.Resampling.BOX)) / 255
+
+
+def _rods(seen: Picture, radii: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Yield start, end and atomic number of half bonds, and of pieces of cell edges with 0.
+
+    Both end at the surface of balls, and are short, so that they can be sorted by depth.
+    """
+    for bond in seen.bonds:
+        for i, j in (bond, bond[::-1]):
+            way = seen.centres[j] - seen.centres[i]
+            inside = min(0.9 * radii[i] / float(np.linalg.norm(way)), 0.5)
+            yield seen.centres[i] + inside * way, seen.centres[i] + way / 2, int(seen.numbers[i])
+    for i, j in seen.edges:
+        way = seen.corners[j] - seen.corners[i]
+        steps = np.linspace(0, 1, math.ceil(float(np.linalg.norm(way)) / EDGE_PIECE) + 1)
+        points = seen.corners[i] + steps[:, None] * way
+        middles = (points[:-1] + points[1:]) / 2
+        hidden = np.linalg.norm(middles[:, None] - seen.centres, axis=-1) < radii
+        for k in np.flatnonzero(~hidden.any(1)):
+            yield points[k], points[k + 1], 0
+
+
+def _paint_ball(
+    image: Image, middle: tuple[float, float], radius: float, colour: np.ndarray
+) -> None:
+    from PIL import Image, ImageDraw
+
+    corner = round(middle[0] - radius), round(middle[1] - radius)
+    wide = max(round(2 * radius), 1)
+    y, x = np.mgrid[-1 : 1 : wide * 1j, -1 : 1 : wide * 1j]
+    away = np.hypot(x - HIGHLIGHT[0], y - HIGHLIGHT[1]) / HIGHLIGHT[2]
+    tones = np.stack(
+        [_mixed(colour, 1.0, SHARES["light"]), colour, _mixed(colour, 0.0, SHARES["dark"])]
+    )
+    lit = np.stack([np.interp(away, (0, 0.5, 1), tone) for tone in tones.T], -1)
+    mask = Image.new("L", (wide, wide))
+    ImageDraw.Draw(mask).ellipse((0, 0, wide - 1, wide - 1), fill=255)
+    image.paste(Image.fromarray((255 * lit).astype(np.uint8)), corner, mask)
+    box = (*corner, corner[0] + wide - 1, corner[1] + wide - 1)
+    outline = _rgb(_mixed(colour, 0.0, SHARES["outline"]))
+    ImageDraw.Draw(image).ellipse(box, outline=outline, width=_SAMPLES)
+
+
+def _paint_rod(
+    image: Image, ends: Sequence[tuple[float, float]], width: float, colour: np.ndarray, lit: bool
+) -> None:
+    from PIL import ImageDraw
+
+    strokes = [(width, colour)]
+    if lit:
+        dark, light = (
+            _mixed(colour, 0.0, SHARES["outline"]),
+            _mixed(colour, 1.0, SHARES["light"] / 2),
+        )
+        strokes = [(width + 2 * _SAMPLES, dark), (width, colour), (width / 3, light)]
+    for wide, tone in strokes:
+        ImageDraw.Draw(image).line(ends, fill=_rgb(tone), width=max(round(wide), 1))
+
+
+def _mixed(colour: np.ndarray, other: float, share: float) -> np.ndarray:
+    """Mix a colour with black (0) or white (1)."""
+    return np.clip(colour + share * (other - colour), 0, 1)
+
+
+def _rgb(colour: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(value) for value in 255 * colour)
 
 
 def view_matrix() -> np.ndarray:

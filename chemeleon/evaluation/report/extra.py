@@ -7,8 +7,8 @@ from typing import Any
 
 from chemeleon.evaluation.metrics.csp import rates
 from chemeleon.evaluation.report.basis import basis
-from chemeleon.evaluation.report.charts import interval_bar, number, paired_bars
-from chemeleon.evaluation.report.page import Section, escape, table
+from chemeleon.evaluation.report.figures import paired_bars
+from chemeleon.evaluation.report.page import Section, escape, interval_bar, number, table
 
 _JUDGED = ("energy", "relaxed", "idealised")  # groups of figures
 _ELEMENTS = 15  # with the largest change of their share

@@ -101,7 +101,6 @@ def write_html(
         title,
         f"<h1>{escape(title)}</h1>{_facts(crystals, summary['manifest'])}",
         [part for part in parts if part is not None],
-        styles=("base.css", "report.css"),
         scripts=("base.js", "viewer.js", "table.js", "report.js"),
         data={"table-data": data, "crystal-data": views, "viewer-data": viewer_settings()},
     )

@@ -7,9 +7,15 @@ from typing import Any
 
 from chemeleon.config.requests import whole_number
 from chemeleon.evaluation.report.basis import GROUPS, basis, grouped
-from chemeleon.evaluation.report.charts import histogram_chart, interval_bar, number, paired_bars
-from chemeleon.evaluation.report.histograms import histogram
-from chemeleon.evaluation.report.page import Section, definition_list, escape, table
+from chemeleon.evaluation.report.figures import histogram, histogram_chart, paired_bars
+from chemeleon.evaluation.report.page import (
+    Section,
+    definition_list,
+    escape,
+    interval_bar,
+    number,
+    table,
+)
 from chemeleon.evaluation.report.periodic import periodic_table, scale_bar, shares
 
 _GROUPS = 15  # space groups shown
