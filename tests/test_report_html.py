@@ -203,10 +203,10 @@ def test_filters_narrow_the_table(shown: Page) -> None:
     assert "nonsense" in shown.eval("document.getElementById('query-message').textContent")
     assert query(shown, "xyzzy") == []
     query(shown, "")
-    shown.eval("[...document.querySelectorAll('.chip')].find((c) => c.textContent === 'Failed')"
+    shown.eval("[...document.querySelectorAll('#chips button')].find((c) => c.textContent === 'Failed')"
                ".click()")  # fmt: skip
     assert cells(shown, "formula") == ["–"]
-    shown.eval("document.querySelector('.chip[aria-pressed=true]').click()")
+    shown.eval("document.querySelector('#chips [aria-pressed=true]').click()")
     shown.click("[data-element='Fe']")
     assert cells(shown, "formula") == ["Fe2"]
     query(shown, "")

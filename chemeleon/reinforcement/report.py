@@ -17,8 +17,10 @@ from chemeleon.config.schema import RLTrainConfig
 from chemeleon.evaluation.report.figures import CONTROL, LINE, OURS, chart, svg
 from chemeleon.evaluation.report.page import (
     Section,
+    card,
     definition_list,
     escape,
+    facts_line,
     number,
     page,
     table,
@@ -79,7 +81,7 @@ def _facts(config: RLTrainConfig, updates: Sequence[Mapping[str, Any]]) -> str:
         if times:
             middle = sorted(times)[len(times) // 2]
             parts.append(f"{name} <b>{number(middle)}</b> s per update")
-    return f'<p class="facts-line">{"".join(f"<span>{part}</span>" for part in parts)}</p>'
+    return facts_line(parts)
 
 
 def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[Point]:
@@ -92,7 +94,7 @@ def _rewards(config: RLTrainConfig, rows: Sequence[Mapping[str, Any]]) -> str:
         line = _points(rows, f"rollout/{name}")
         spread = dict(_points(rows, f"rollout/{name}_std"))
         label = "weighted sum" if name == "reward" else name
-        charts.append(_card(label, line, spread, _points(rows, f"val/{name}")))
+        charts.append(curve(label, line, spread, _points(rows, f"val/{name}")))
     return f'<div class="grid">{"".join(charts)}</div>' if any(charts) else ""
 
 
@@ -103,27 +105,17 @@ def _share_names(updates: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _charts(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
-    cards = "".join(_card(label, _points(rows, key)) for key, label in names.items())
+    cards = "".join(curve(label, _points(rows, key)) for key, label in names.items())
     return f'<div class="grid">{cards}</div>' if cards else ""
 
 
-def _card(
+def curve(
     label: str,
     line: Sequence[Point],
     spread: Mapping[float, float] | None = None,
     dots: Sequence[Point] = (),
 ) -> str:
-    if not line:
-        return ""
-    drawing = curve(label, line, spread or {}, dots)
-    last = f"<small>{number(line[-1][1])}</small>"
-    return f'<div class="card"><h3>{escape(label)} {last}</h3>{drawing}</div>'
-
-
-def curve(
-    label: str, line: Sequence[Point], spread: Mapping[float, float], dots: Sequence[Point]
-) -> str:
-    """Draw a number over updates.
+    """Return a card with a number over updates and its last value; nothing without a value.
 
     Args:
         label: what it is.
@@ -131,11 +123,13 @@ def curve(
         spread: half width of the band around the line, by update.
         dots: further points.
     """
+    if not line:
+        return ""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = chart()
     updates, values = np.array(line).T
-    half = np.array([spread.get(update, 0.0) for update in updates])
+    half = np.array([(spread or {}).get(update, 0.0) for update in updates])
     if len(line) == 1:  # a band has no width
         axes.errorbar(updates, values, half, color=LINE, elinewidth=1)
     elif spread:
@@ -149,7 +143,8 @@ def curve(
     axes.set_xlabel("update")
     edges = [0.0, *(updates[1:] + updates[:-1]) / 2, axes.get_xlim()[1]]
     texts = [f"update {number(update, 6)}\n{number(value, 4)}" for update, value in line]
-    return svg(figure, label, list(zip(edges[:-1], edges[1:], texts, strict=True)))
+    drawn = svg(figure, label, list(zip(edges[:-1], edges[1:], texts, strict=True)))
+    return card(f"{label}: {texts[-1].splitlines()[-1]}", drawn)
 
 
 def _formulas(updates: Sequence[Mapping[str, Any]]) -> str:
@@ -173,9 +168,6 @@ def _pictures(folder: Path) -> str:
     parts = []
     for path in files:
         data = base64.b64encode(path.read_bytes()).decode()
-        update = numbers[path]
-        parts.append(
-            f'<div class="card"><h3>update {update}</h3><img alt="best crystals of update {update}"'
-            f' style="width:100%" src="data:image/png;base64,{data}"></div>'
-        )
+        shown = f'<img style="width:100%" src="data:image/png;base64,{data}" alt="best crystals">'
+        parts.append(card(f"update {numbers[path]}", shown))
     return f'<div class="halves">{"".join(parts)}</div>' if parts else ""

@@ -23,7 +23,6 @@ class Column(NamedTuple):
     kind: str = "number"
     digits: int = 0
     shown: bool = False  # from the start; the others can be switched on
-    short: str = ""  # another name in filters
 
 
 _PLAIN = (
@@ -35,8 +34,8 @@ _PLAIN = (
     Column("num_atoms", "Atoms", shown=True),
     Column("num_elements", "Elements"),
     Column("density_g_cm3", "Density", "g/cm³", digits=2, shown=True),
-    Column("volume_per_atom_a3", "Volume per atom", "Å³", digits=2, short="volume"),
-    Column("e_above_hull_ev", "E above hull", "eV/atom", digits=3, shown=True, short="ehull"),
+    Column("volume_per_atom_a3", "Volume per atom", "Å³", digits=2),
+    Column("e_above_hull_ev", "E above hull", "eV/atom", digits=3, shown=True),
     Column("energy_ev_per_atom", "Energy", "eV/atom", digits=3),
     Column("hull_state", "Hull", kind="text"),
     Column("shortest_distance_a", "Shortest distance", "Å", digits=2),
@@ -55,7 +54,7 @@ _RELAXATION = (
     Column("relax_steps", "Relaxation steps"),
     Column("relax_converged", "Relaxation converged", kind="flag"),
     Column("relax_taken_back", "Relaxation taken back", kind="flag"),
-    Column("relax_rmsd_a", "RMSD raw to relaxed", "Å", digits=3, shown=True, short="rmsd"),
+    Column("relax_rmsd_a", "RMSD raw to relaxed", "Å", digits=3, shown=True),
     Column("idealised", "Idealised", kind="flag"),
     Column("idealise_symprec_a", "Tolerance of idealising", "Å", digits=3),
     Column("idealise_moved_a", "Longest way in idealising", "Å", digits=3),

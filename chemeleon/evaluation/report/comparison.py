@@ -17,6 +17,7 @@ from chemeleon.evaluation.report.basis import GROUPS, basis, grouped, made_by
 from chemeleon.evaluation.report.page import (
     Section,
     escape,
+    facts_line,
     interval_bar,
     number,
     page,
@@ -185,11 +186,11 @@ def _page(summary: Mapping[str, Any]) -> str:
 def _links(summary: Mapping[str, Any]) -> str:
     """Where the report of each set is, and how many crystals it was asked for."""
     parts = [
-        f'<span><a href="./{SETS}/{quote(name)}/report.html">{escape(name)}</a>'
-        f" <b>{number(found['requested'])}</b> crystals</span>"
+        f'<a href="./{SETS}/{quote(name)}/report.html">{escape(name)}</a>'
+        f" <b>{number(found['requested'])}</b> crystals"
         for name, found in summary["manifest"]["sets"].items()
     ]
-    return f'<p class="facts-line">{"".join(parts)}</p>'
+    return facts_line(parts)
 
 
 def _table(entries: list[Mapping[str, Any]], names: list[str]) -> str:

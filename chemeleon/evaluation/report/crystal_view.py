@@ -103,15 +103,13 @@ def select(
     evenly over the input, as far as 100,000 atoms go.
     """
     drawn = [i for i, s in enumerate(structures) if s is not None and 0 < len(s) <= MOST_ATOMS]
-    spread = drawn
     best: list[int] = []
-    if len(drawn) > most:
-        if energies is not None:
-            finite = [i for i in drawn if np.isfinite(energies[i])]
-            best = sorted(finite, key=lambda i: energies[i])[: most // 2]
-        rest = sorted(set(drawn) - set(best))
-        places = np.linspace(0, len(rest) - 1, most - len(best)).round().astype(int)
-        spread = [rest[i] for i in places]
+    if len(drawn) > most and energies is not None:
+        finite = [i for i in drawn if np.isfinite(energies[i])]
+        best = sorted(finite, key=lambda i: energies[i])[: most // 2]
+    rest = sorted(set(drawn) - set(best))
+    places = np.linspace(0, len(rest) - 1, min(len(rest), most - len(best))).round()
+    spread = [rest[int(place)] for place in places]
     chosen, atoms = set[int](), 0
     # the evenly spread ones in an order that stays even wherever the atoms run out: those whose
     # multiple of the golden ratio has a small fraction

@@ -22,7 +22,7 @@ from chemeleon.evaluation.report.picture import (
 )
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
     from pymatgen.core import Structure
 
 MOST_SHOWN = 600
@@ -32,9 +32,10 @@ _PANEL_PIXELS = 380
 _DPI = 200
 AZIMUTH, ELEVATION = 17.0, 13.0  # degrees by which a, then the eye, leave the line of sight
 EDGE_PIECE = 0.3  # angstrom: an edge may run in front of one atom and behind the next
-HIGHLIGHT = -0.35, -0.4, 1.5  # of a ball, in radii: its place, and how far it is to the darkest
-# shares of white in the light, of black in the dark and in outlines, of white in what is far away
-SHARES = {"light": 0.7, "dark": 0.45, "outline": 0.55, "haze": 0.35}
+HIGHLIGHT = -0.35, -0.4  # of a ball, to the right and down of its middle, in radii
+# shares of white, of black if negative; haze is that of what is farthest away
+SHARES = {"light": 0.7, "rim": -0.45, "outline": -0.55, "haze": 0.35}
+_RINGS = 24  # of different brightness on a ball
 _SAMPLES = 3  # pixels painted per pixel and axis, averaged at the end
 _EDGE_PIXELS = 1.6
 _EDGE_COLOUR = np.full(3, 0.38)
@@ -141,15 +142,15 @@ def contact_sheet(
         except Exception as error:
             note = f"cannot be drawn\n({type(error).__name__})"
             axes.text(0.5, 0.5, note, ha="center", va="center", color=_PALE, fontsize=7)
-        middle = (column + 0.5) / columns
         if titles is not None:
-            figure.text(middle, bottom + 0.12 / rows, titles[index], ha="center", color=_INK,
-                        fontsize=9)  # fmt: skip
-            continue
-        formula = _formula_text(plain_formula(structure))
-        figure.text(middle, bottom + 0.125 / rows, formula, ha="center", color=_INK, fontsize=10)
-        symbol = _space_group_text(space_group(structure))
-        figure.text(middle, bottom + 0.045 / rows, symbol, ha="center", color=_PALE, fontsize=7.5)
+            lines = [(0.12, titles[index], _INK, 9)]
+        else:
+            symbol = _space_group_text(space_group(structure))
+            formula = _formula_text(plain_formula(structure))
+            lines = [(0.125, formula, _INK, 10), (0.045, symbol, _PALE, 7.5)]
+        for height, text, colour, points in lines:
+            figure.text((column + 0.5) / columns, bottom + height / rows, text, ha="center",
+                        color=colour, fontsize=points)  # fmt: skip
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=_DPI, format="png")
@@ -158,7 +159,7 @@ def contact_sheet(
 
 def draw_structure(structure: Structure, pixels: int = _PANEL_PIXELS) -> np.ndarray:
     """Paint one crystal from back to front; ``(pixels, pixels, 3)`` RGB in 0 to 1 on white."""
-    from PIL import Image
+    from PIL import Image, ImageDraw
 
     seen = picture(structure)
     radii = ball_radii()[seen.numbers]
@@ -174,18 +175,22 @@ def draw_structure(structure: Structure, pixels: int = _PANEL_PIXELS) -> np.ndar
         return size / 2 + x, size / 2 - y
 
     image = Image.new("RGB", (size, size), "white")
+    brush = ImageDraw.Draw(image)
     balls = [(centre, centre, number) for centre, number in zip(centres, seen.numbers, strict=True)]
     rods = [(start @ turn, end @ turn, number) for start, end, number in _rods(seen, radii)]
     for start, end, number in sorted([*balls, *rods], key=lambda part: part[0][2] + part[1][2]):
+        colour = element_colours()[number] if number else _EDGE_COLOUR
         depth = (high[2] - (start + end)[2] / 2) / max(high[2] - low[2], 1e-6)
-        colour = _mixed(
-            element_colours()[number] if number else _EDGE_COLOUR, 1.0, SHARES["haze"] * depth
-        )
+        colour = colour + SHARES["haze"] * depth * (1 - colour)
         if start is end:
-            _paint_ball(image, place(start), scale * float(ball_radii()[number]), colour)
-        else:
-            width = 2 * BOND_RADIUS * scale if number else _EDGE_PIXELS * _SAMPLES
-            _paint_rod(image, [place(start), place(end)], width, colour, lit=number > 0)
+            _paint_ball(brush, place(start), scale * float(ball_radii()[number]), colour)
+            continue
+        width = 2 * BOND_RADIUS * scale
+        bond = ((width + 2 * _SAMPLES, SHARES["outline"]), (width, 0.0),
+                (width / 3, SHARES["light"] / 2))  # fmt: skip
+        for wide, share in bond if number else ((_EDGE_PIXELS * _SAMPLES, 0.0),):
+            ends, tone = [place(start), place(end)], _rgb(colour, share)
+            brush.line(ends, fill=tone, width=max(round(wide), 1))
     return np.asarray(image.resize((pixels, pixels), Image.Resampling.BOX)) / 255
 
 
@@ -210,49 +215,22 @@ def _rods(seen: Picture, radii: np.ndarray) -> Iterator[tuple[np.ndarray, np.nda
 
 
 def _paint_ball(
-    image: Image, middle: tuple[float, float], radius: float, colour: np.ndarray
+    brush: ImageDraw, middle: tuple[float, float], radius: float, colour: np.ndarray
 ) -> None:
-    from PIL import Image, ImageDraw
-
-    corner = round(middle[0] - radius), round(middle[1] - radius)
-    wide = max(round(2 * radius), 1)
-    y, x = np.mgrid[-1 : 1 : wide * 1j, -1 : 1 : wide * 1j]
-    away = np.hypot(x - HIGHLIGHT[0], y - HIGHLIGHT[1]) / HIGHLIGHT[2]
-    tones = np.stack(
-        [_mixed(colour, 1.0, SHARES["light"]), colour, _mixed(colour, 0.0, SHARES["dark"])]
-    )
-    lit = np.stack([np.interp(away, (0, 0.5, 1), tone) for tone in tones.T], -1)
-    mask = Image.new("L", (wide, wide))
-    ImageDraw.Draw(mask).ellipse((0, 0, wide - 1, wide - 1), fill=255)
-    image.paste(Image.fromarray((255 * lit).astype(np.uint8)), corner, mask)
-    box = (*corner, corner[0] + wide - 1, corner[1] + wide - 1)
-    outline = _rgb(_mixed(colour, 0.0, SHARES["outline"]))
-    ImageDraw.Draw(image).ellipse(box, outline=outline, width=_SAMPLES)
+    x, y = middle
+    brush.ellipse((x - radius, y - radius, x + radius, y + radius),
+                  fill=_rgb(colour, SHARES["outline"]))  # fmt: skip
+    for way in np.linspace(0, 1, _RINGS, endpoint=False):  # from the rim to the highlight
+        wide = (radius - _SAMPLES) * (1 - way)
+        x, y = np.array(middle) + way * radius * np.array(HIGHLIGHT)
+        share = np.interp(way, (0, 0.5, 1), (SHARES["rim"], 0, SHARES["light"]))
+        brush.ellipse((x - wide, y - wide, x + wide, y + wide), fill=_rgb(colour, float(share)))
 
 
-def _paint_rod(
-    image: Image, ends: Sequence[tuple[float, float]], width: float, colour: np.ndarray, lit: bool
-) -> None:
-    from PIL import ImageDraw
-
-    strokes = [(width, colour)]
-    if lit:
-        dark, light = (
-            _mixed(colour, 0.0, SHARES["outline"]),
-            _mixed(colour, 1.0, SHARES["light"] / 2),
-        )
-        strokes = [(width + 2 * _SAMPLES, dark), (width, colour), (width / 3, light)]
-    for wide, tone in strokes:
-        ImageDraw.Draw(image).line(ends, fill=_rgb(tone), width=max(round(wide), 1))
-
-
-def _mixed(colour: np.ndarray, other: float, share: float) -> np.ndarray:
-    """Mix a colour with black (0) or white (1)."""
-    return np.clip(colour + share * (other - colour), 0, 1)
-
-
-def _rgb(colour: np.ndarray) -> tuple[int, ...]:
-    return tuple(int(value) for value in 255 * colour)
+def _rgb(colour: np.ndarray, share: float) -> tuple[int, ...]:
+    """Mix a colour with white, or with black where the share is negative."""
+    mixed = colour + abs(share) * ((share > 0) - colour)
+    return tuple(int(value) for value in 255 * mixed)
 
 
 def view_matrix() -> np.ndarray:

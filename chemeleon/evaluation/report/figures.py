@@ -203,25 +203,21 @@ def paired_bars(
     return svg(figure, "shares of categories", tips, "y")
 
 
-def write_figures(summary: Mapping[str, Any], folder: str | Path) -> list[Path]:
-    """Write ``figures/NAME.png`` for every distribution of a report that has values.
-
-    Args:
-        summary: of a report; ``distributions`` is read.
-        folder: the report's folder.
-
-    Returns:
-        The files, in the order of the distributions.
-    """
-    target = Path(folder) / "figures"
-    paths = []
+def distributions(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Histogram]]:
+    """Yield name, label, unit and histogram of each distribution of a report that has values."""
     for name, entry in (summary.get("distributions") or {}).items():
         bins = histogram(entry.get("sample") or (), entry.get("reference") or ())
-        if bins is None:
-            continue
+        if bins is not None:
+            yield name, str(entry.get("label") or name), str(entry.get("unit") or ""), bins
+
+
+def write_figures(summary: Mapping[str, Any], folder: str | Path) -> list[Path]:
+    """Write ``figures/NAME.png`` into a report's folder for each of its `distributions`."""
+    target = Path(folder) / "figures"
+    paths = []
+    for name, label, unit, bins in distributions(summary):
         target.mkdir(parents=True, exist_ok=True)
-        label, unit = str(entry.get("label") or name), str(entry.get("unit") or "")
-        path = target / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', str(name)).strip('.') or 'figure'}.png"
+        path = target / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name).strip('.') or 'figure'}.png"
         histogram_figure(bins, label, unit, legend=True).savefig(path)
         paths.append(path)
     return paths

@@ -32,12 +32,12 @@ base-uri 'none'; form-action 'none'">
 {style}</style>
 </head>
 <body>
-<header class="top"><nav aria-label="Sections"><a class="brand" href="#top">{brand}</a>{links}\
-</nav><button id="theme" type="button" title="Change between light and dark">Theme</button></header>
+<header class="top"><nav aria-label="Sections"><a href="#top">chemeleon</a>{links}</nav>
+<button id="theme" class="tool" title="Change between light and dark">Theme</button></header>
 <main id="top">
 {body}
 </main>
-<noscript><p class="notice">This report needs JavaScript for the table of crystals.</p></noscript>
+<noscript><p class="warning">This report needs JavaScript for the table of crystals.</p></noscript>
 {blocks}
 <script>
 {script}</script>
@@ -84,7 +84,6 @@ def page(
     sections: Sequence[Section],
     scripts: Sequence[str] = ("base.js",),
     data: Mapping[str, Any] | None = None,
-    brand: str = "chemeleon",
 ) -> str:
     """Return a whole page.
 
@@ -94,7 +93,6 @@ def page(
         sections: parts in order; each becomes a link in the bar at the top.
         scripts: files of ``assets``, joined in order into one element.
         data: what scripts read, by the id of its element.
-        brand: plain text at the left of the bar.
     """
     script = "".join(asset(name) for name in scripts)
     # what is hashed is the text between the tags, with its first line break
@@ -108,7 +106,6 @@ def page(
         digest=digest,
         title=escape(title),
         style=asset("style.css"),
-        brand=escape(brand),
         links="".join(f'<a href="#{escape(p.anchor)}">{escape(p.title)}</a>' for p in sections),
         body="\n".join(parts),
         blocks="\n".join(data_block(name, value) for name, value in (data or {}).items()),
@@ -139,6 +136,16 @@ def interval_bar(
     )  # fmt: skip
     label = f"{100 * value:.1f} percent"
     return f'<span class="interval" role="img" aria-label="{label}">{marks}</span>'
+
+
+def facts_line(parts: Sequence[str]) -> str:
+    """Return what stands below the title of a page, parts of trusted HTML side by side."""
+    return f'<p class="facts-line">{"".join(f"<span>{part}</span>" for part in parts)}</p>'
+
+
+def card(title: str, body: str) -> str:
+    """Return a framed part of a section: its title as plain text, its body as trusted HTML."""
+    return f'<div class="card"><h3>{escape(title)}</h3>{body}</div>'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:

@@ -14,7 +14,7 @@
   // -- filters ---------------------------------------------------------------------------------
   const wanted = new Map(); // chip -> test
   function chip(label, test) {
-    const button = make("button", { type: "button", class: "chip", "aria-pressed": "false", onclick: () => {
+    const button = make("button", { type: "button", class: "tool", "aria-pressed": "false", onclick: () => {
       if (!wanted.delete(label)) wanted.set(label, test);
       button.setAttribute("aria-pressed", wanted.has(label));
       filter();
@@ -56,7 +56,7 @@
   const FACTS = [["space_group_symbol"], ["space_group"], ["e_above_hull_ev"], ["energy_ev_per_atom"], ["hull_state"],
     ["density_g_cm3"], ["volume_per_atom_a3"], ["a", "b", "c"], ["alpha", "beta", "gamma"], ["shortest_distance_a"],
     ["num_atoms"], ["crystal_system"], ["group"], ["timed_out_pairs"], ["relax_steps"], ["relax_converged"], ["relax_rmsd_a"],
-    ["source"]].map((keys) => [keys, keys.map((key) => `relaxed_${key}`)].map((names) => names.map(column).filter(Boolean)));
+    ["source"], ...flags.filter((one) => !one.key.startsWith("relax")).map((one) => [one.key])].map((keys) => [keys, keys.map((key) => `relaxed_${key}`)].map((names) => names.map(column).filter(Boolean)));
 
   function fact([raw, relaxed], i) {
     const cell = (columns, span) => make("td", { colspan: span },
@@ -65,12 +65,8 @@
     return make("tr", {}, make("th", { scope: "row" }, raw.map((one) => one.label).join(", "), unit),
       cell(raw, pair && !relaxed.length ? 2 : null), relaxed.length ? cell(relaxed) : null);
   }
-  function pill({ key, label }, i) {
-    const [state, sign] = { 1: ["yes", "✓"], 0: ["no", "✕"] }[data.values[key][i]] ?? ["unknown", "?"];
-    return make("span", { class: `pill ${state}` }, `${sign} ${label.replace("Novel: ", "Novel to ")}`);
-  }
   function link(record, name, label) {
-    return make("button", { type: "button", class: "link", onclick: () => {
+    return make("button", { type: "button", class: "tool", onclick: () => {
       const url = URL.createObjectURL(new Blob([record.cif], { type: "chemical/x-cif" }));
       make("a", { href: url, download: `${name.replace(/[^\w.-]+/g, "_").slice(0, 80)}.cif` }).click();
       setTimeout(() => URL.revokeObjectURL(url), 1000);
@@ -87,7 +83,6 @@
     find("detail-title").replaceChildren(name === null ? id : formula(name));
     find("detail-id").textContent = name === null ? "" : id;
     find("detail-reason").textContent = value("reason") ?? "";
-    find("pills").replaceChildren(...flags.map((one) => pill(one, i)));
     const seen = [...new Set(raw?.z ?? relaxed?.z ?? [])].sort((x, y) => x - y);
     find("legend").replaceChildren(...seen.map((z) => make("span", {},
       make("i", { style: `background:rgb(${settings.colours[z]})` }), settings.symbols[z])));
@@ -95,10 +90,9 @@
     const head = pair ? ["", "Raw", "Relaxed"].map((word) => make("th", { scope: "col" }, word)) : [];
     find("facts").replaceChildren(make("tr", {}, ...head), ...known.map((sides) => fact(sides, i)));
     find("links").replaceChildren(...[
-      file ? make("a", { href: file }, "Open CIF") : "",
+      file ? make("a", { class: "tool", href: file }, "Open CIF") : "",
       raw ? link(raw, id, "Save CIF") : "",
       relaxed ? link(relaxed, `${id}_relaxed`, "Save relaxed CIF") : ""]);
-    find("detail").dataset.row = data.rows[i];
   }
 
   for (const button of document.querySelectorAll("[data-view]")) button.addEventListener("click", () => {

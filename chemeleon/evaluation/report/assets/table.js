@@ -25,6 +25,7 @@ function written(value, column) {
   return column.kind === "text" ? value : value.toFixed(column.digits).replace("-", "−");
 }
 
+const SHORT = { volume: "volume_per_atom_a3", ehull: "e_above_hull_ev", rmsd: "relax_rmsd_a" }; // names in filters
 const SIGNS = { "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b,
   "=": (a, b) => a === b, "!=": (a, b) => a !== b };
 
@@ -64,7 +65,6 @@ class CrystalTable {
     this.head = make("thead");
     this.body = make("tbody");
     holder.append(make("table", { class: "crystals", "aria-rowcount": this.rows.length }, this.head, this.body));
-    holder.tabIndex = 0;
     holder.addEventListener("scroll", () => this.#rowsInSight(), { passive: true });
     holder.addEventListener("keydown", (event) => this.#key(event));
     new ResizeObserver(() => this.#rowsInSight()).observe(holder);
@@ -73,8 +73,8 @@ class CrystalTable {
 
   columnNamed(name) {
     const plain = (text) => text.toLowerCase().replace(/[\s_-]/g, "");
-    return this.columns.find((c) => c.key === name)
-      ?? this.columns.find((c) => [c.short, c.key, c.label].some((text) => plain(text) === plain(name)));
+    return this.columns.find((c) => c.key === (SHORT[plain(name)] ?? name))
+      ?? this.columns.find((c) => [c.key, c.label].some((text) => plain(text) === plain(name)));
   }
   show(key, on) { this.columns.find((column) => column.key === key).shown = on; this.#arrange(); }
   filter(test) { this.kept = test; this.holder.scrollTop = 0; this.#arrange(); }
@@ -124,7 +124,7 @@ class CrystalTable {
   #line(i, at) {
     const failed = this.values.status?.[i] === "failed";
     const cells = this.shown.map((column) => {
-      const value = this.values[column.key][i], kind = column.kind === "flag" ? (value ? "flag yes" : "flag no") : column.kind;
+      const value = this.values[column.key][i], kind = column.kind === "flag" && value ? "flag yes" : column.kind;
       const tag = failed && column.key === "id" ? make("span", { class: "tag" }, "failed") : null;
       const title = tag ? this.values.reason?.[i] : column.kind === "text" ? value : null; // long texts are cut off
       return make("td", { class: value === null ? `${column.kind} missing` : kind, title }, written(value, column), tag);

@@ -8,7 +8,16 @@ const between = (p, q, share) => p.map((x, i) => x + share * (q[i] - x));
 const distance = (p, q) => Math.hypot(...p.map((x, i) => x - q[i]));
 const tuples = (list, size) => Array.from({ length: list.length / size }, (_, i) => list.slice(size * i, size * (i + 1)));
 const points = (list) => tuples(list, 3).map((p) => p.map((x) => x / 1000));
-const BLACK = [0, 0, 0], WHITE = [255, 255, 255];
+/** Mix a colour with white, or with black where the share is negative. */
+const mixed = (colour, share) => between(colour, share > 0 ? [255, 255, 255] : [0, 0, 0], Math.abs(share));
+
+function stroke(context, from, to, width, colour) {
+  Object.assign(context, { lineWidth: width, strokeStyle: `rgb(${colour})` });
+  context.beginPath();
+  context.moveTo(...from);
+  context.lineTo(...to);
+  context.stroke();
+}
 
 /** Turn two of the rows (right, up, eye) of a view into each other. */
 function spun(turn, i, j, angle) {
@@ -42,7 +51,6 @@ class Viewer {
   constructor(canvases, settings) {
     Object.assign(this, { canvases, settings, bonds: true, models: [], painted: [] });
     canvases.forEach((canvas, i) => {
-      canvas.tabIndex = 0;
       canvas.addEventListener("pointermove", (event) => {
         if (event.buttons) this.spin(event.movementX * 0.008, event.movementY * 0.008);
         canvas.nextElementSibling.textContent = event.buttons ? "" : this.nameAt(i, event.offsetX, event.offsetY);
@@ -115,31 +123,22 @@ class Viewer {
     const parts = shown.parts.filter((part) => bonds || part.kind !== "stick")
       .map((part) => ({ ...part, depth: dot(turn[2], between(part.from, part.to, 0.5)), a: place(part.from), b: place(part.to) }))
       .sort((p, q) => p.depth - q.depth);
-    const line = ({ a, b }, width, colour) => {
-      Object.assign(context, { lineWidth: width, strokeStyle: `rgb(${colour})` });
-      context.beginPath();
-      context.moveTo(...a);
-      context.lineTo(...b);
-      context.stroke();
-    };
     for (const part of parts) {
-      const haze = shares.haze * (0.5 - part.depth / shown.size / 2);
-      const colour = between(part.z ? colours[part.z] : ink, paper, haze);
-      const light = between(colour, WHITE, shares.light), outline = between(colour, BLACK, shares.outline);
-      if (part.kind === "edge") line(part, 1.3, colour);
+      const colour = between(part.z ? colours[part.z] : ink, paper, shares.haze * (0.5 - part.depth / shown.size / 2));
+      const line = (width, share) => stroke(context, part.a, part.b, width, mixed(colour, share));
+      part.reach = scale * (part.radius ?? settings.bond);
+      if (part.kind === "edge") line(1.3, 0);
       else if (part.kind === "stick") {
-        part.reach = settings.bond * scale;
-        line(part, 2 * part.reach + 1.4, outline);
-        line(part, 2 * part.reach, colour);
-        line(part, 0.7 * part.reach, between(colour, light, 0.5));
+        line(2 * part.reach + 1.4, shares.outline);
+        line(2 * part.reach, 0);
+        line(0.7 * part.reach, shares.light / 2);
       } else {
-        const radius = part.reach = part.radius * scale, [x, y] = part.a;
-        const centre = [x + highlight[0] * radius, y + highlight[1] * radius];
-        const shade = context.createRadialGradient(...centre, 0, ...centre, highlight[2] * radius);
-        [light, colour, between(colour, BLACK, shares.dark)].forEach((tone, k) => shade.addColorStop(k / 2, `rgb(${tone})`));
-        Object.assign(context, { lineWidth: 0.9, fillStyle: shade, strokeStyle: `rgb(${outline})` });
+        const [x, y] = part.a, [lightX, lightY] = settings.highlight.map((place) => place * part.reach);
+        const shade = context.createRadialGradient(x + lightX, y + lightY, 0, x, y, part.reach);
+        [shares.light, 0, shares.rim].forEach((share, k) => shade.addColorStop(k / 2, `rgb(${mixed(colour, share)})`));
+        Object.assign(context, { lineWidth: 0.9, fillStyle: shade, strokeStyle: `rgb(${mixed(colour, shares.outline)})` });
         context.beginPath();
-        context.arc(x, y, radius, 0, 7);
+        context.arc(x, y, part.reach, 0, 7);
         context.fill();
         context.stroke();
       }
@@ -148,15 +147,14 @@ class Viewer {
     return parts;
   }
   #axes(context, cell, tall) {
-    Object.assign(context, { lineWidth: 1.6, font: "italic 11px system-ui, sans-serif", textAlign: "center", textBaseline: "middle" });
+    const tones = [[217, 83, 79], [58, 157, 74], [74, 134, 216]], foot = [24, tall - 24]; // seen on light and dark
+    Object.assign(context, { font: "italic 11px system-ui, sans-serif", textAlign: "center", textBaseline: "middle" });
     cell.forEach((vector, i) => {
-      const [dx, dy] = this.turn.map((row) => dot(row, unit(vector))), flat = Math.hypot(dx, dy), out = 15 + 8 / flat;
-      context.strokeStyle = context.fillStyle = ["#d9534f", "#3a9d4a", "#4a86d8"][i]; // seen on light and dark
-      context.beginPath();
-      context.moveTo(24, tall - 24);
-      context.lineTo(24 + 15 * dx, tall - 24 - 15 * dy);
-      context.stroke();
-      if (flat > 0.15) context.fillText("abc"[i], 24 + out * dx, tall - 24 - out * dy);
+      const [dx, dy] = this.turn.map((row) => dot(row, unit(vector))), flat = Math.hypot(dx, dy);
+      const away = (length) => [foot[0] + length * dx, foot[1] - length * dy];
+      stroke(context, foot, away(15), 1.6, tones[i]);
+      context.fillStyle = `rgb(${tones[i]})`;
+      if (flat > 0.15) context.fillText("abc"[i], ...away(15 + 8 / flat));
     });
   }
 }
