@@ -95,7 +95,7 @@ def _rewards(config: RLTrainConfig, rows: Sequence[Mapping[str, Any]]) -> str:
         spread = dict(_points(rows, f"rollout/{name}_std"))
         label = "weighted sum" if name == "reward" else name
         charts.append(curve(label, line, spread, _points(rows, f"val/{name}")))
-    return f'<div class="grid">{"".join(charts)}</div>' if any(charts) else ""
+    return _grid(charts)
 
 
 def _share_names(updates: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -105,8 +105,11 @@ def _share_names(updates: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _charts(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
-    cards = "".join(curve(label, _points(rows, key)) for key, label in names.items())
-    return f'<div class="grid">{cards}</div>' if cards else ""
+    return _grid([curve(label, _points(rows, key)) for key, label in names.items()])
+
+
+def _grid(charts: Sequence[str]) -> str:
+    return f'<div class="grid">{"".join(charts)}</div>' if any(charts) else ""
 
 
 def curve(

@@ -10,12 +10,7 @@ import numpy as np
 from chemeleon.crystals.texts import cif_text
 from chemeleon.data.pool import Rescue, run_parallel, worker_count
 from chemeleon.evaluation.report.draw import EDGE_PIECE, HIGHLIGHT, SHARES, view_matrix
-from chemeleon.evaluation.report.picture import (
-    BOND_RADIUS,
-    ball_radii,
-    element_colours,
-    picture,
-)
+from chemeleon.evaluation.report.picture import BOND_RADIUS, ball_radii, element_colours, picture
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -94,7 +89,7 @@ def _views(
 def select(
     structures: Sequence[Structure | None],
     relaxed: Sequence[Structure | None],
-    energies: Sequence[float] | None = None,
+    energies: Sequence[float] | np.ndarray | None = None,
     most: int = MOST_CRYSTALS,
 ) -> Selection:
     """Choose the crystals with a 3-D view: all, or a stated part.

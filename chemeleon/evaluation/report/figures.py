@@ -48,7 +48,8 @@ def histogram(sample: Sequence[float], reference: Sequence[float] = ()) -> Histo
     Whole numbers within a range of 60 get a bin each; otherwise 36 bins span all but the outermost
     half percent of each set at either end.
     """
-    ours, theirs = _finite(sample), _finite(reference)
+    ours, theirs = (np.array(values, float) for values in (sample, reference))  # None is NaN
+    ours, theirs = ours[np.isfinite(ours)], theirs[np.isfinite(theirs)]
     both = [values for values in (ours, theirs) if len(values)]
     if not both:
         return None
@@ -64,25 +65,12 @@ def histogram(sample: Sequence[float], reference: Sequence[float] = ()) -> Histo
         pad = 0.02 * (high - low) or max(abs(low), 1.0) * 0.05
         low = 0.0 if 0 <= low < 0.15 * high else low - pad
         edges = np.linspace(low, high + pad, _BINS + 1)
-    shares, outside = [], []
-    for values in (ours, theirs):
-        counts, _ = np.histogram(values, edges)
-        total = max(len(values), 1)
-        shares.append(100 * counts / total)
-        outside.append(100 * (len(values) - int(counts.sum())) / total)
-    return Histogram(
-        edges,
-        shares[0],
-        shares[1] if len(theirs) else None,
-        discrete,
-        (outside[0], outside[1]),
-        (len(ours), len(theirs)),
-    )
-
-
-def _finite(values: Sequence[float]) -> np.ndarray:
-    numbers = np.array([np.nan if value is None else value for value in values], float)
-    return numbers[np.isfinite(numbers)]
+    sets = (ours, theirs)
+    shares = [100 * np.histogram(values, edges)[0] / max(len(values), 1) for values in sets]
+    inside = [float(share.sum()) for share in shares]
+    beyond = 100 - inside[0] if len(ours) else 0.0, 100 - inside[1] if len(theirs) else 0.0
+    beside, counts = shares[1] if len(theirs) else None, (len(ours), len(theirs))
+    return Histogram(edges, shares[0], beside, discrete, beyond, counts)
 
 
 def chart(width: float = 4.2, height: float = 2.3) -> tuple[Figure, Axes]:

@@ -109,10 +109,10 @@ def _facts(crystals: pandas.DataFrame, manifest: Mapping[str, Any]) -> str:
     return facts_line(parts)
 
 
-def _hull_energies(crystals: pandas.DataFrame) -> list[float] | None:
+def _hull_energies(crystals: pandas.DataFrame) -> np.ndarray | None:
     for name in ("relaxed_e_above_hull_ev", "e_above_hull_ev"):
         if name in crystals:
-            values = [np.nan if v is None else float(v) for v in crystals[name].tolist()]
+            values = np.array(crystals[name].tolist(), float)
             if np.isfinite(values).any():
                 return values
     return None

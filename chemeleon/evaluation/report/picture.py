@@ -93,11 +93,8 @@ def _metallic() -> np.ndarray:
     """Whether each element is a metal or a metalloid; ``(Z,)``."""
     from pymatgen.core import Element
 
-    flags = np.zeros(len(ball_radii()), bool)
-    for z in range(1, min(len(flags), 119)):
-        element = Element.from_Z(z)
-        flags[z] = element.is_metal or element.is_metalloid
-    return flags
+    elements = [Element.from_Z(z) for z in range(1, 119)]
+    return np.array([False, *(one.is_metal or one.is_metalloid for one in elements)])
 
 
 @lru_cache(maxsize=4)  # a crystal and its relaxed form ask in turn

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chemeleon.config.requests import whole_number
+from chemeleon.crystals.symmetry import group_of
 from chemeleon.evaluation.metrics.csp import rates
 from chemeleon.evaluation.report.basis import GROUPS, basis, grouped
 from chemeleon.evaluation.report.figures import distributions, histogram_chart, paired_bars
@@ -85,22 +86,17 @@ def distributions_section(summary: Mapping[str, Any]) -> Section | None:
     """A histogram for each distribution, with its Wasserstein distance."""
     cards, referenced = [], False
     for name, label, unit, bins in distributions(summary):
-        referenced |= bins.reference is not None
-        notes = []
+        beside = bins.reference is not None
+        referenced |= beside
         distance = summary["distributions"][name].get("wasserstein")
-        if distance is not None:
-            notes.append(f"Wasserstein distance {number(distance)} {unit}".strip())
-        counts = [f"{bins.counts[0]:,} values"]
-        if bins.reference is not None:
-            counts.append(f"reference {bins.counts[1]:,}")
-        notes.append(", ".join(counts))
+        notes = [] if distance is None else [f"Wasserstein distance {number(distance)} {unit}"]
+        theirs = f", reference {bins.counts[1]:,}" if beside else ""
+        notes.append(f"{bins.counts[0]:,} values{theirs}")
         if max(bins.beyond) >= 0.05:
-            beyond = [f"{bins.beyond[0]:.1f} %"]
-            if bins.reference is not None:
-                beyond.append(f"{bins.beyond[1]:.1f} % of the reference")
-            notes.append(f"beyond the axis {' and '.join(beyond)}")
+            theirs = f" and {bins.beyond[1]:.1f} % of the reference" if beside else ""
+            notes.append(f"beyond the axis {bins.beyond[0]:.1f} %{theirs}")
         chart = histogram_chart(bins, label, unit)
-        note = escape("; ".join(notes))
+        note = escape("; ".join(text.strip() for text in notes))
         cards.append(
             f'<div class="card" data-distribution="{escape(name)}"><h3>{escape(label)}</h3>'
             f'{chart}<p class="note">{note}</p></div>'
@@ -211,11 +207,11 @@ def repetition_section(summary: Mapping[str, Any]) -> Section | None:
     top = found.get("top_formulas") or []
     if not top:
         return None
-    facts = [("the ten most frequent formulas", found.get("top_ten"))]
-    if found.get("base_top_ten"):
-        facts.append(("the same, base model", found["base_top_ten"]))
-    if found.get("replay"):
-        facts.append(("replay: crystals of the training set", found["replay"]))
+    facts = [
+        ("the ten most frequent formulas", found.get("top_ten")),
+        ("the same, base model", found.get("base_top_ten")),
+        ("replay: crystals of the training set", found.get("replay")),
+    ]
     found_shares = [_figure({**part, "label": label}) for label, part in facts if part]
     rows = [[escape(entry["formula"]), number(entry["count"])] for entry in top]
     cards = [
@@ -275,11 +271,8 @@ def _percent(counts: Mapping[str, float]) -> dict[str, float]:
 
 def _symbol(name: str) -> str:
     """A space group by number as symbol and number; other names stay."""
-    import gemmi
-
-    if 1 <= (whole_number(name) or 0) <= 230:
-        return f"{gemmi.find_spacegroup_by_number(int(name)).short_name()} ({name})"
-    return name
+    group = whole_number(name) or 0
+    return f"{group_of(group).symbol} ({group})" if 1 <= group <= 230 else name
 
 
 def _bin_cell(value: Any) -> str:
