@@ -38,7 +38,7 @@ SHARES = {"light": 0.7, "rim": -0.45, "outline": -0.55, "haze": 0.35}
 _RINGS = 24  # of different brightness on a ball
 _SAMPLES = 3  # pixels painted per pixel and axis, averaged at the end
 _EDGE_PIXELS = 1.6
-_EDGE_COLOUR = np.full(3, 0.38)
+_EDGE_COLOUR = np.full(3, 0.25)
 _INK, _PALE = "#1f2430", "#6b7280"
 
 
