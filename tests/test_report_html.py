@@ -203,8 +203,8 @@ def test_filters_narrow_the_table(shown: Page) -> None:
     assert "nonsense" in shown.eval("document.getElementById('query-message').textContent")
     assert query(shown, "xyzzy") == []
     query(shown, "")
-    shown.eval("[...document.querySelectorAll('#chips button')].find((c) => c.textContent === 'Failed')"
-               ".click()")  # fmt: skip
+    shown.eval("[...document.querySelectorAll('#chips button')]"
+               ".find((chip) => chip.textContent === 'Failed').click()")  # fmt: skip
     assert cells(shown, "formula") == ["–"]
     shown.eval("document.querySelector('#chips [aria-pressed=true]').click()")
     shown.click("[data-element='Fe']")

@@ -33,6 +33,12 @@ REPORT = "report.html"
 MOST_PICTURES = 8
 _MARKED = 60  # of more updates than these a line shows the points well enough
 SHARES = ("valid", "unique", "novel", "stable", "metastable", "msun")
+MADE = {
+    **{f"fact/{name}": f"{name}, share of crystals" for name in SHARES},
+    "rollout/distinct_formulas": "distinct formulas, share of crystals",
+    "rollout/distinct_elements": "distinct elements",
+    "rollout/element_drift": "element drift from the first rollout",
+}
 POLICY = {
     "train/ratio": "mean probability ratio",
     "train/ratio_off_by_most": "largest |ratio - 1|",
@@ -43,12 +49,6 @@ POLICY = {
     "train/mse": "error of the noise",
     "train/grad_norm": "gradient norm",
 }
-VARIETY = {
-    "rollout/distinct_formulas": "distinct formulas, share of crystals",
-    "rollout/distinct_elements": "distinct elements",
-    "rollout/element_drift": "element drift from the first rollout",
-}
-
 Point = tuple[float, float]
 
 
@@ -60,7 +60,7 @@ def write_report(config: RLTrainConfig, folder: Path) -> Path:
         Section("rewards", "Rewards", _rewards(config, rows), "Means over each update's crystals;"
                 " the band is one standard deviation. Dots: validation, always from the same"
                 " noise."),
-        Section("shares", "What is made", _charts(updates, _share_names(updates))),
+        Section("shares", "What is made", _charts(updates, MADE)),
         Section("policy", "Policy", _charts(updates, POLICY)),
         Section("formulas", "Most frequent formulas", _formulas(updates)),
         Section("pictures", "Best crystals", _pictures(folder), "Highest weighted reward of an"
@@ -96,12 +96,6 @@ def _rewards(config: RLTrainConfig, rows: Sequence[Mapping[str, Any]]) -> str:
         label = "weighted sum" if name == "reward" else name
         charts.append(curve(label, line, spread, _points(rows, f"val/{name}")))
     return _grid(charts)
-
-
-def _share_names(updates: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    known = {key for row in updates for key in row}
-    shares = {f"fact/{name}": f"{name}, share of crystals" for name in SHARES}
-    return {key: label for key, label in {**shares, **VARIETY}.items() if key in known}
 
 
 def _charts(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
