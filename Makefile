@@ -9,9 +9,10 @@ PIP := $(BIN)/python -m pip
 CONSTRAINTS := -c constraints.txt
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_DOCS := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-scatter demo demo-rl check fix test tutorial test-all parity golden bench wheel
+.PHONY: help setup setup-scatter demo demo-rl check fix test tutorial test-all docs parity golden bench wheel
 
 help:  ## print the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' \
@@ -52,6 +53,10 @@ tutorial: $(INSTALLED_DEV)  ## run docs/tutorial.ipynb from top to bottom, as CI
 test-all: $(INSTALLED_DEV)  ## all tests that this machine can run
 	$(BIN)/python -m pytest
 
+docs: $(INSTALLED_DOCS)  ## the documentation as a site, in docs/_build; warnings are errors
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
+	@echo "open docs/_build/index.html"
+
 parity: $(INSTALLED_DEV)  ## compare with the recorded numbers of the published models
 	$(BIN)/python scripts/parity.py
 
@@ -81,4 +86,8 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 
 $(INSTALLED_DEV): $(INSTALLED)
 	$(PIP) install $(CONSTRAINTS) -e '.[dev]'
+	@touch $@
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	$(PIP) install $(CONSTRAINTS) -e '.[docs]'
 	@touch $@

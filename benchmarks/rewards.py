@@ -18,8 +18,9 @@ from dataclasses import replace
 
 import torch
 
+from chemeleon.config.architecture import VAEConfig
 from chemeleon.config.rl import RewardConfig
-from chemeleon.config.schema import DataConfig, VAEConfig
+from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.batch import Crystals
 from chemeleon.data.dataset import load_split
 from chemeleon.data.pool import worker_count

@@ -25,8 +25,9 @@ from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
 from chemeleon import api
+from chemeleon.config.architecture import LDMConfig, VAEConfig
 from chemeleon.config.presets import load_data
-from chemeleon.config.schema import LDMConfig, RLTrainConfig, VAEConfig
+from chemeleon.config.schema import RLTrainConfig
 from chemeleon.crystals.formula import atom_histogram
 from chemeleon.data.dataset import load_split
 from chemeleon.errors import DataError
@@ -59,8 +60,8 @@ def random_model(folder: Path, data: str) -> None:
         atom_histogram(crystals),
     )
     with torch.no_grad():  # the last layers begin at zero, which would make every ratio 1
-        for layer in (model.denoiser.head, model.denoiser.modulation):
-            layer.weight.normal_(std=0.02)
+        for layer in ("head", "modulation"):
+            model.denoiser.get_submodule(layer).get_parameter("weight").normal_(std=0.02)
     model.save_pretrained(folder)
 
 

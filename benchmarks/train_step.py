@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from rich.console import Console
 
 from chemeleon import api
-from chemeleon.config.schema import VAEConfig
+from chemeleon.config.architecture import VAEConfig
 from chemeleon.models import products
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.vae import CrystalVAE

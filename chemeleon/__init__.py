@@ -38,3 +38,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module 'chemeleon' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -18,17 +18,18 @@ from chemeleon.checkpoints.push import push as hub_push
 from chemeleon.checkpoints.shipped import list_shipped as hub_shipped
 from chemeleon.config import presets
 from chemeleon.config.keywords import called_with
-from chemeleon.errors import ChemeleonError, ConfigError
-from chemeleon.evaluation.idealise import symmetrize
+from chemeleon.data.prepare import prepare as prepare
+from chemeleon.errors import ChemeleonError as ChemeleonError
+from chemeleon.errors import ConfigError
+from chemeleon.evaluation.idealise import symmetrize as symmetrize
 from chemeleon.evaluation.settings import CompareSettings, EvaluateSettings, WrittenSettings
-from chemeleon.generation.sampling import sample
+from chemeleon.generation.sampling import sample as sample
 from chemeleon.storage import REPORT_PARTS, hold, refuse_inside, replacing, settle
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from chemeleon.checkpoints.opened import ModelFolder
-    from chemeleon.data.prepare import PrepareReport
     from chemeleon.data.problems import OnError
     from chemeleon.evaluation.report.comparison import Comparison
     from chemeleon.evaluation.report.data import Report
@@ -231,31 +232,6 @@ def vae_reconstruct(
     return reconstruct(model, dataset, split, device=device, **limits)
 
 
-def prepare(
-    source: str | Path | Sequence[Structure],
-    output: str | Path,
-    split: Sequence[float] = (0.9, 0.05, 0.05),
-    seed: int = 0,
-    **options: Any,
-) -> PrepareReport:
-    """Make a data set of crystals; the arguments are those of `chemeleon data prepare`.
-
-    Args:
-        source: file or folder of crystals, or pymatgen structures.
-        output: new folder, to be named with ``data.root=PARENT data.name=NAME`` (the ``words`` of
-            what is returned).
-        split: shares of train, val and test.
-        seed: decides which crystal goes where.
-        options: further ones of `chemeleon.data.prepare.prepare`, such as ``overwrite=True``.
-
-    Raises:
-        ChemeleonError: one of its subclasses, saying what to do.
-    """
-    from chemeleon.data.prepare import prepare as write
-
-    return write(source, output, split, seed, **options)
-
-
 vae = SimpleNamespace(
     train=vae_train, reconstruct=vae_reconstruct, presets=lambda: presets.list_presets("vae")
 )
@@ -267,17 +243,3 @@ predict = SimpleNamespace(
 hub = SimpleNamespace(
     list=hub_list, shipped=hub_shipped, pull=hub_pull, convert=hub_convert, push=hub_push
 )
-__all__ = [
-    "ChemeleonError",
-    "compare",
-    "evaluate",
-    "hub",
-    "ldm",
-    "predict",
-    "prepare",
-    "resolve",
-    "rl",
-    "sample",
-    "symmetrize",
-    "vae",
-]

@@ -102,12 +102,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file in one step."""
-    write_atomically(path, lambda beside: _write_text(beside, text))
-
-
-def _write_text(path: Path, text: str) -> None:
     # half of a pair of letters, which JSON and names of files may hold, becomes an escape
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    data = text.encode(errors="backslashreplace")
+    write_atomically(path, lambda beside: beside.write_bytes(data))
 
 
 def _sync(folder: Path) -> None:

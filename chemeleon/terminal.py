@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.segment import Segment
 
 from chemeleon.errors import visible
@@ -33,3 +34,26 @@ class Terminal(Console):
 def words(text: str = "{task.description}") -> TextColumn:
     """Return a column of a progress bar that may hold the name of a file."""
     return TextColumn(text, markup=False)
+
+
+@contextmanager
+def progress_bar(
+    *columns: ProgressColumn,
+    text: str = "{task.description}",
+    transient: bool = False,
+    shown: bool = True,
+) -> Iterator[Progress]:
+    """Show bars on standard error: a word, the bar and further columns.
+
+    Where they cannot be redrawn, as in a file or notebook, or are not to be shown, there are none.
+    """
+    console = Terminal(stderr=True)
+    with Progress(
+        words(text),
+        BarColumn(),
+        *columns,
+        console=console,
+        transient=transient,
+        disable=not (shown and console.is_terminal),
+    ) as bar:
+        yield bar

@@ -26,8 +26,8 @@ import pandas as pd
 from chemeleon.config.schema import DataConfig
 from chemeleon.data.dataset import load_split, split_path
 from chemeleon.data.names import TABLE_SUFFIXES
-from chemeleon.evaluation.metrics.novelty import novel_column
 from chemeleon.evaluation.metrics.stability import METASTABLE_EV
+from chemeleon.evaluation.reference import novel_column
 
 
 def select(judged: pd.DataFrame, data: str, shares: Counter[int]) -> pd.DataFrame:

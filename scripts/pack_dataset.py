@@ -25,7 +25,8 @@ from safetensors.numpy import save
 from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.lattice import lattice_angles, lattice_lengths
 from chemeleon.data.archive import FORMAT, MAX_BYTES, read_archive
-from chemeleon.data.building import collect, columns_of
+from chemeleon.data.building import collect
+from chemeleon.data.columns import columns_of
 from chemeleon.data.crystal import Record
 from chemeleon.data.dataset import SPLITS, split_path
 from chemeleon.data.names import ARCHIVE_SUFFIX

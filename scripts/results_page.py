@@ -112,7 +112,7 @@ those between its two halves.
 MORE = {
     "mp_20_open": """
 Ours of 22 M learned from relaxed crystals of an earlier one, too, and its temperature was chosen
-for uniqueness ([recipe.md](recipe.md#the-model-of-22-m-parameters)).
+for uniqueness ([lab book](../benchmarks/SETTINGS.md#the-model-of-22-m-parameters)).
 """,
 }
 PROTOCOL = {

@@ -31,7 +31,7 @@ MODULES = (  # noqa: SIM905
     " pandas.io.formats.csvs scipy.stats scipy.sparse.csgraph scipy.optimize scipy.ndimage gemmi"
     " moyopy spglib smact smact.screening ase.io pymatgen.core pymatgen.io.cif pymatgen.io.ase"
     " pymatgen.analysis.structure_matcher pymatgen.analysis.phase_diagram rich.progress rich.table"
-    " matplotlib.figure matplotlib.backends.backend_agg chemeleon.cli.app chemeleon.cli.sets"
+    " matplotlib.figure matplotlib.backends.backend_agg chemeleon.cli.app chemeleon.data.named"
     " chemeleon.api chemeleon.generation.sampling chemeleon.generation.pipeline"
     " chemeleon.prediction.run chemeleon.generation.formulas chemeleon.generation.relaxation"
     " chemeleon.data.writing chemeleon.data.prepare chemeleon.evaluation.report.draw"

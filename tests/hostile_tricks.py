@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hostile import Case, archive, raw, saved, sound, tensor_at
+from hostile import Case, archive, raw, saved, sound, tensor_at, text
 
 
 def _recursive(content: dict[str, Any]) -> None:
@@ -72,13 +72,74 @@ def _state(name: str, value: torch.Tensor) -> Callable[[Path, Path], object]:
     return saved(lambda content, canary: content["state_dict"].update({name: value}))
 
 
+def _elsewhere(path: Path, canary: Path) -> None:
+    """Let one reader look for the list of entries where another does not."""
+    torch.save(sound(), path)
+    data = bytearray(path.read_bytes())
+    assert data[-42:-38] == b"PK\x06\x07"
+    data[-34:-26] = struct.pack("<Q", len(data) - 99)  # one byte before where it is
+    path.write_bytes(data)
+
+
+def _behind_another(path: Path, canary: Path) -> None:
+    """Put a zip file before the zip file."""
+    archive(path, b"N.")
+    first = path.read_bytes()
+    torch.save(sound(), path)
+    path.write_bytes(first + path.read_bytes())
+
+
+def _other_case(path: Path, canary: Path) -> None:
+    """Add a pickle whose name differs in its case alone, which PyTorch does not see."""
+    torch.save(sound(), path)
+    with zipfile.ZipFile(path, "a") as handle:
+        handle.writestr("model/DATA.pkl", b"N.")
+
+
+def overloads() -> list[Case]:
+    """What PyTorch's restricted loader allows, and is busy with for ever or fills memory with."""
+    doubled = b")q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(40))
+    numbers = b"".join(
+        b"h\x00" + struct.pack(">cdcd", b"G", 1000003.0 * i, b"G", -float(i)) + b"\x86RN"
+        for i in range(30_000)
+    )
+    names = b"".join(b"ca\nb%d\n" % i for i in range(5000)) + b"q\0"
+    slow = text("\xe4\u4e00" * 100_000) + text("punycode")
+    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\nh(" + text("cpu") + b"K\1tQ."
+
+    def two(head: bytes, tail: bytes) -> Callable[[Path, Path], object]:
+        return raw(b"\x80\x02" + head + tail)
+
+    return [
+        Case("a doubled tuple as a key", two(doubled, b"}h(K\1s."), message="a key is"),
+        Case("a doubled tuple in a set", two(doubled, b"c__builtin__\nset\n]h(a\x85R.")),
+        Case("a doubled tuple in pairs", two(doubled, b"ccollections\nOrderedDict\n]h(a\x85R.")),
+        Case("a doubled tuple called", two(doubled, b"h()R."), message="no name"),
+        Case("a doubled tuple made new", two(doubled, b"h()\x81."), message="no name"),
+        Case("a doubled tuple as an entry", two(doubled, storage), message="not a storage"),
+        Case("colliding numbers", two(b"c__builtin__\ncomplex\nq\0}(", numbers + b"u.")),
+        Case("two GB of bytes", two(b"c__builtin__\nbytearray\n", b"J\xff\xff\xff\x7f\x85R.")),
+        Case("40 GB of numbers", two(b"ctorch\nFloatTensor\n", b"J\0\0\1\0J\0\0\1\0\x86R.")),
+        Case("a new tensor", two(b"ctorch\nTensor\n", b"J\0\0\1\0J\0\0\1\0\x86\x81.")),
+        Case(
+            "bytes of another encoding",
+            two(b"c_codecs\nencode\n" + slow, b"\x86R."),
+            message="calls _codecs",
+        ),
+        Case("five thousand names", two(names, b"h\0)R" * 50_000 + b"."), message="names"),
+        Case("a list elsewhere", _elsewhere, message="list of entries"),
+        Case("a zip file behind another", _behind_another, message="list of entries"),
+        Case("names of another case", _other_case, message="two entries of one name"),
+    ]
+
+
 def tricks() -> list[Case]:
     """Names, links, sizes and loops that a careless reader would follow."""
     layer = "encoder.transformer.layers.{}.linear1.weight"
     shared = torch.ones(8, 8)
     wide = torch.ones(1).expand(100, 10**9)
     slots = b"\x80\x02ccollections\nOrderedDict\n)R}(X\x09\0\0\0__class__cos\nsystem\nu}\x86b."
-    attribute = b"\x80\x04\x8c\x08builtins\x8c\x13__import__.__self__\x93\x8c\x02os\x85R."
+    attribute = b"\x80\x02\x8c\x08builtins\x8c\x13__import__.__self__\x93\x8c\x02os\x85R."
     storage = b"\x80\x02(X\x07\0\0\0storagectorch\nFloatStorage\nX\1\0\0\x000X\3\0\0\0cpuNtQ."
 
     def many(content: dict[str, Any], canary: Path) -> None:
@@ -88,11 +149,11 @@ def tricks() -> list[Case]:
         archive(path, storage.replace(b"N", b"J\xff\xff\xff\xff"))
 
     return [
-        Case("BUILD with slots on a dict", raw(slots), message="state_dict"),
+        Case("BUILD with slots on a dict", raw(slots), message="cannot be read"),
         Case("a factory of defaultdict", raw(b"ccollections\ndefaultdict\ncos\nsystem\n\x85R.")),
-        Case("attributes of a builtin", raw(attribute), message="state_dict"),
+        Case("attributes of a builtin", raw(attribute), message="cannot be read"),
         Case("a storage of None numbers", raw(storage), message="not a storage"),
-        Case("a storage of -1 numbers", climbing, message="state_dict"),
+        Case("a storage of -1 numbers", climbing, message="cannot be read"),
         Case("hyper-parameters in themselves", saved(lambda c, _: _recursive(c)), "import"),
         Case("a hundred thousand nested calls", _nested(100_000), message="neither a VAE"),
         Case("a million nested tuples", raw(b"\x80\x02N" + b"\x85" * 1_000_000 + b".")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from chemeleon.config.schema import VAEConfig
+from chemeleon.config.architecture import VAEConfig
 from chemeleon.models.vae import CrystalVAE
 
 REPO, LIGHTNING = "me/my-vae", "them/checkpoints"

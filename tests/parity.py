@@ -20,7 +20,7 @@ import torch
 from reference import checkpoint, reference
 from torch import Tensor
 
-from chemeleon.checkpoints.lightning import convert
+from chemeleon.checkpoints.chemeleon2.lightning import convert
 from chemeleon.crystals.batch import CrystalBatch, Crystals
 
 BOUND = 1e-5

@@ -14,9 +14,8 @@ from chemeleon.crystals.convert import from_structures
 from chemeleon.evaluation.matching.amd import average_minimum_distances, chebyshev
 from chemeleon.evaluation.metrics.statistics import frechet
 from chemeleon.reinforcement.rewards._diversity import leave_one_out, polynomial_mmd
-from chemeleon.reinforcement.rewards._normalise import normalise
 from chemeleon.reinforcement.rewards.base import Candidates, Context
-from chemeleon.reinforcement.rewards.mix import Mix
+from chemeleon.reinforcement.rewards.mix import Mix, normalise
 from chemeleon.reinforcement.rewards.predictor import Predictor, PredictorOptions
 
 CPU = torch.device("cpu")

@@ -17,10 +17,10 @@ import torch
 from parity import Found, Golden
 from torch import Tensor
 
-from chemeleon.config.schema import SamplerConfig
+from chemeleon.config.architecture import SamplerConfig
 from chemeleon.diffusion.reverse import ReverseDiffusion, log_probability
 from chemeleon.models.denoiser import LatentDiffusion
-from chemeleon.reinforcement.grpo import Terms, advantages, grpo_terms
+from chemeleon.reinforcement.objectives import Terms, advantages, grpo_terms
 
 FILE = "rl_ddim"
 GROUP = 4

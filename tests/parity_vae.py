@@ -18,7 +18,7 @@ from parity import FUSED, Found, Golden, fused_gelu
 from parity_rewards import reward_arrays
 from reference import reference
 
-from chemeleon.config.schema import ConditionConfig, DiffusionConfig, SamplerConfig
+from chemeleon.config.architecture import ConditionConfig, DiffusionConfig, SamplerConfig
 from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.crystals.lattice import lattice_from_parameters
 from chemeleon.diffusion.schedulers import (

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chemeleon.evaluation.matching._match_worker import TimeUpError, time_limit
+from chemeleon.evaluation.matching.limits import TimeUpError, time_limit
+from chemeleon.evaluation.work import Each
 
 if TYPE_CHECKING:
-    from chemeleon.evaluation.matching.judge import Edges, Job
+    from chemeleon.evaluation.matching.judge import Edges, MatchJob
+    from chemeleon.evaluation.matching.pairs import Answer, MatchPairs
 
 KILLS, STICKS, RAISES = 13, 17, 23
 
@@ -31,6 +34,27 @@ def halves(items: list[int]) -> list[int]:
     return [2 * item for item in items]
 
 
+@dataclass(frozen=True)
+class Halves(Each):
+    """`halves`; 1 must not be doubled in the process of the tests, and 2 raises there."""
+
+    parent: int
+    size = 1
+
+    @property
+    def is_tame(self) -> bool:
+        return 1 not in self.items
+
+    def lost(self, reason: str) -> str:
+        return reason
+
+    def answer(self, item: int) -> int:
+        if os.getpid() == self.parent:
+            assert item != 1
+            raise ValueError("not here")
+        return halves([item])[0]
+
+
 def killed_once(path: str) -> str:
     """Die the first time, as when others have taken the memory."""
     sign = Path(path)
@@ -40,10 +64,8 @@ def killed_once(path: str) -> str:
     return "answered"
 
 
-def deadly_judge(job: Job) -> Edges:
+def deadly_judge(job: MatchJob) -> Edges:
     """Judge, but die on the pair of the cells of volume 27 and 64."""
-    from chemeleon.evaluation.matching.judge import judge
-
     others = job.firsts if job.others is None else job.others
     for row in job.rows.tolist():
         for other in job.partners(row).tolist():
@@ -52,7 +74,16 @@ def deadly_judge(job: Job) -> Edges:
             ]
             if np.allclose(volumes, [27, 64]):
                 os.kill(os.getpid(), signal.SIGKILL)
-    return judge(job)
+    return job.run()
+
+
+def deadly_matcher(job: MatchPairs) -> list[Answer]:
+    """Match, but die on a pair with a cell that is 100 times longer than wide."""
+    for first, _ in job.items:
+        lengths = np.linalg.norm(first.lattice, axis=-1)
+        if lengths.max() > 100 * lengths.min():
+            os.kill(os.getpid(), signal.SIGKILL)
+    return job.run()
 
 
 def slow_machine(waits: list[float]) -> list[str]:

@@ -114,12 +114,15 @@ def _summary(frame: pd.DataFrame, side: dict[str, list[dict]], energies: bool) -
     for name, label, control in figures:
         count = int(frame[name].eq(True).sum()) if name in frame else 0
         low, high = wilson(count, total)
-        entry = {"name": name, "label": label, "value": count / total, "low": low, "high": high}
+        group = "validity" if name.startswith("valid") else "novelty"
+        entry = {"name": name, "label": label, "group": group}
+        entry |= {"value": count / total, "low": low, "high": high}
         headline.append({**entry, "count": count, "of": total, "control": control})
     if energies:
         mean = float(frame["relaxed_e_above_hull_ev"].mean())
-        headline.append({"name": "mean_hull", "label": "Mean energy above hull", "value": mean,
-                         "low": None, "high": None, "count": None, "of": None, "control": 0.031,
+        headline.append({"name": "mean_hull", "label": "Mean energy above hull",
+                         "group": "energy", "value": mean, "low": None, "high": None,
+                         "count": None, "of": None, "control": 0.031,
                          "unit": "eV/atom"})  # fmt: skip
     spread = {}
     for key, label, unit in (

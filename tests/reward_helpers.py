@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from chemeleon.config.architecture import VAEConfig
 from chemeleon.config.rl import RewardConfig
-from chemeleon.config.schema import VAEConfig
 from chemeleon.crystals.batch import Crystals
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.reinforcement.rewards.mix import Mix, Scores

@@ -95,7 +95,7 @@ def _model(folder: Path, seed: int) -> None:
     """Write a VAE of some megabytes, so that writing takes a while."""
     import torch
 
-    from chemeleon.config.schema import VAEConfig
+    from chemeleon.config.architecture import VAEConfig
     from chemeleon.models.vae import CrystalVAE
 
     torch.manual_seed(seed)

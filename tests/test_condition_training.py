@@ -90,10 +90,10 @@ def test_all_conditions_are_hidden_together_often_enough(tiny_vae):
 def test_a_trained_model_makes_what_is_asked_for(tmp_path, tiny_vae):
     """Four crystals of one size, one class each: latents come out beside the class asked for."""
     from chemeleon.models.vae import CrystalVAE
-    from chemeleon.training.context import RunContext
     from chemeleon.training.ldm import LDMStage
     from chemeleon.training.loop import fit
     from chemeleon.training.run import Run, make_accelerator
+    from chemeleon.training.stage import RunContext
 
     everything = demo_crystals("train")
     pairs = torch.nonzero(everything.num_atoms == 2).flatten()

@@ -1,4 +1,4 @@
-"""Structures, ASE atoms and files to tensors and back."""
+"""Structures and files to tensors and back."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from reading_helpers import read
 
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import (
-    from_ase,
     from_structures,
-    to_ase,
     to_structures,
     write_structures,
 )
@@ -43,16 +41,6 @@ def same(found: Structure, expected: Structure) -> None:
     np.testing.assert_allclose(found.lattice.parameters, expected.lattice.parameters, atol=1e-4)
     delta = found.frac_coords - expected.frac_coords
     np.testing.assert_allclose(delta - np.round(delta), 0, atol=1e-6)
-
-
-def test_ase_round_trip(structures: list[Structure]) -> None:
-    atoms = to_ase(from_structures(structures))
-    assert atoms[1].get_chemical_symbols() == ["Fe", "O", "Li"]
-    for found, expected in zip(to_structures(from_ase(atoms)), structures, strict=True):
-        same(found, expected)
-    atoms[0].pbc = (True, True, False)
-    with pytest.raises(DataError, match="crystal 0 is not periodic"):
-        from_ase(atoms)
 
 
 def test_structures_round_trip(structures: list[Structure]) -> None:
@@ -157,3 +145,12 @@ def test_crystals_without_names_are_arrays_tensors_and_structures() -> None:
         assert one.properties == {}
         other.properties = {}
         assert one == other
+
+
+def test_a_batch_of_crystals_without_atoms() -> None:
+    nothing = Crystals.of([None, None]).tensors()
+    assert nothing.batch(torch.arange(2)).atomic_numbers.shape == (2, 0)
+    padded = nothing.batch(torch.tensor([1, 0]), pad_to=3)
+    assert padded.atomic_numbers.tolist() == [[0, 0, 0]] * 2
+    assert not padded.mask.any()
+    assert len(nothing.batch(torch.arange(0))) == 0

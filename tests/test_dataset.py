@@ -364,11 +364,25 @@ def test_large_cache_loads_quickly(cache_folder: Path) -> None:
     assert time.perf_counter() - started < 3
 
 
+def test_without_a_place_for_the_cache(
+    make: Callable[..., DataConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("CHEMELEON_CACHE", str(tmp_path / "file"))
+    found = load_report(make([["a", cubic(4), "1"]]), "train")
+    assert found.crystals.ids == ["a"]
+    assert "parsed crystals are not cached" in caplog.text
+    assert (tmp_path / "file").read_text() == "no folder"
+
+
 def test_describe_counts(make: Callable[..., DataConfig]) -> None:
     rows = [["a", cubic(4), "1.5"], ["b", cubic(5), ""], ["c", "bad", "2"]]
     report = load_report(make(rows, on_error="skip"), "train")
-    found = describe(report.crystals, report.columns, report.problems, report.total)
-    assert (found.crystals, found.total, found.atoms) == (2, 3, 4)
+    found = describe(report)
+    assert (len(report.crystals), report.total) == (2, 3)
     assert found.elements == {"Na": 2, "Cl": 2}
     assert found.space_groups == {"Pm-3m (221)": 2}
     by_name = {h.name: h for h in [*found.histograms, *found.targets]}
@@ -376,6 +390,6 @@ def test_describe_counts(make: Callable[..., DataConfig]) -> None:
     assert by_name["gap"].missing == 1
     assert by_name["gap"].mean == 1.5
     # 58.44 g/mol in 64 cubic angstrom
-    assert by_name["density (g/cm3)"].maximum == pytest.approx(58.443 / 64 * 1.66054, rel=1e-4)
+    assert by_name["density (g/cm3)"].edges[-1] == pytest.approx(58.443 / 64 * 1.66054, rel=1e-4)
     for histogram in by_name.values():
         assert sum(histogram.counts) + histogram.missing == 2

@@ -79,6 +79,7 @@ def two(tmp_path_factory, tiny_vae, tiny_ldm) -> Path:
     }
     jobs["sample"] = ["sample", "--model", str(tiny_ldm), *SAMPLING]
     jobs["ideal"] = ["sample", *IDEALISING]
+    jobs["evaluate"] = ["evaluate", str(folder / "sample"), "--jobs", "1", "--reference", "demo"]
     jobs["rl"] = [str(tiny_ldm), *TUNING, "data.batch_size=2"]
     command = [*launcher(), str(Path(__file__).with_name("two_processes.py"))]
     command += [str(folder), json.dumps(jobs)]
@@ -155,6 +156,26 @@ def test_two_processes_say_of_each_crystal_what_one_does(tmp_path, two):
         files = [folder / "ideal" / "cif" / f"{name}.cif" for folder in (two, tmp_path)]
         one, other = (file.read_text().partition("_cell_length")[0] for file in files)
         assert one == other
+
+
+def test_one_of_two_processes_evaluates(tmp_path, two):
+    words = ["evaluate", str(two / "sample"), "--jobs", "1", "--reference", "demo"]
+    done = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "evaluate")])
+    assert done.exit_code == 0, done.output
+    first, second = ((two / f"evaluate.{rank}.txt").read_text() for rank in range(2))
+    assert "takes one process: the others have ended" in first
+    assert "written to" in first
+    assert second == ""
+    for name in ("crystals.csv", "summary.json"):
+        ours, theirs = (
+            [
+                row
+                for row in (folder / "evaluate" / name).read_text().splitlines()
+                if "created" not in row
+            ]
+            for folder in (tmp_path, two)
+        )
+        assert ours == theirs
 
 
 def test_two_processes_with_half_the_groups_are_one_with_all(tmp_path, two, tiny_ldm):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import chemeleon
 from chemeleon.cli.app import app
-from chemeleon.config.schema import ConditionConfig
+from chemeleon.config.architecture import ConditionConfig
 from chemeleon.errors import ConfigError, GenerationError
 from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.elements import choose_elements

@@ -287,6 +287,9 @@ def test_structures_are_made_when_asked_for() -> None:
     [
         ({"matcher": "pymatge"}, "did you mean 'pymatgen'"),
         ({"relax_steps": 5}, "name a --potential"),
+        ({"control_energies": 5, "references": ["demo"]}, "control_energies needs energies"),
+        ({"control_energies": 5, "potential": "chgnet"}, "control_energies are of a control set"),
+        ({"on_error": "skip"}, "on_error is for rows of references, control and targets"),
         ({"jobs": 0}, "jobs must be from 1 to 1,024"),
     ],
 )

@@ -18,7 +18,7 @@ from chemeleon.energy.compositions import fractions
 from chemeleon.energy.hull import Hull
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.metrics import coverage
-from chemeleon.evaluation.metrics.novelty import column_word
+from chemeleon.evaluation.reference import column_word
 from chemeleon.evaluation.report.basis import warnings
 
 POTENTIAL = "energy_helpers:lennard_jones"
@@ -239,15 +239,43 @@ def test_covered_equals_the_plain_definition() -> None:
     np.testing.assert_array_equal(recall, wanted[0])
     np.testing.assert_array_equal(precision, wanted[1])
     assert not precision[9]
-    found = coverage.coverage(ours, theirs, "perov_5/test", is_control=True)
-    assert found["cutoffs"] == {"structure": 0.2, "composition": 4.0}
-    assert (found["crystals"], found["cov_precision"]["count"]) == (299, 1)
+    cutoffs = coverage.cutoffs("perov_5/test")
+    assert cutoffs == (0.2, 4.0)
+    assert coverage.covered(ours, theirs, cutoffs)[1].sum() == 1
 
 
 @pytest.mark.skipif(importlib.util.find_spec("matminer") is not None, reason="matminer is here")
 def test_coverage_says_what_to_install(control: str) -> None:
     with pytest.raises(ConfigError, match=r"pip install 'chemeleon\[coverage\]'"):
         chemeleon.evaluate([rocksalt()], control=control, coverage=True)
+
+
+def test_coverage_is_a_figure_beside_the_control(
+    control: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def by_size(crystals: Any, wanted: np.ndarray, options: Any) -> np.ndarray:
+        asked.append(wanted.tolist())
+        found = np.zeros((len(crystals), coverage.STRUCTURE + coverage.COMPOSITION))
+        found[:, 0] = np.cbrt(np.abs(np.linalg.det(crystals.lattice)))
+        found[~wanted] = np.nan
+        return found
+
+    monkeypatch.setattr(coverage, "check_installed", lambda: None)
+    monkeypatch.setattr(coverage, "version", lambda package: "1")
+    monkeypatch.setattr(coverage, "fingerprints", by_size)
+    given = [rocksalt(5.7), rocksalt(6.9, "Cs", "Cl"), None]
+    for _ in range(2):  # those of the control set are kept on disk
+        report = chemeleon.evaluate(given, references=[control], control=control, coverage=True)
+    assert asked == [[True, True, False], [True] * 3, [True, True, False]]
+    found = report.summary["coverage"]
+    assert (found["reference_crystals"], found["crystals"]) == (3, 2)
+    assert found["cutoffs"] == {"structure": 0.4, "composition": 10.0}
+    assert (found["cov_recall"]["count"], found["cov_precision"]["count"]) == (3, 1)
+    assert found["cov_precision"]["of"] == 3
+    headline = report.headline.loc["cov_recall"]
+    assert (headline["value"], headline["control"]) == (1, 1)
 
 
 def test_coverage_of_real_fingerprints(control: str, tmp_path: Path) -> None:

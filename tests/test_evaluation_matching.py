@@ -21,7 +21,7 @@ from chemeleon.evaluation.matching.grouping import (
     prepare,
     shared,
 )
-from chemeleon.evaluation.matching.judge import Job, judge
+from chemeleon.evaluation.matching.judge import MatchJob
 from chemeleon.evaluation.matching.lattice_maps import Cells, possible_maps, unit_cells
 from chemeleon.evaluation.matching.pairs import TOLERANCES
 from chemeleon.evaluation.matching.reduced import reduce_crystal
@@ -164,7 +164,7 @@ def test_verdict_out_of_time_is_counted(monkeypatch: pytest.MonkeyPatch) -> None
         return True
 
     monkeypatch.setattr(judging, "fits", late)
-    edges = judge(Job(np.arange(3), prepared.crystals, None, TOLERANCES["cdvae"], 0.05))
+    edges = MatchJob(np.arange(3), prepared.crystals, None, TOLERANCES["cdvae"], 0.05).run()
     assert edges.undecided.tolist() == [[0, 1], [0, 2], [1, 2]]
     assert len(edges.matches) == 0
     groups = find_groups(prepared, TOLERANCES["cdvae"], seconds=0.05)

@@ -22,7 +22,7 @@ from chemeleon.checkpoints.convert import convert
 from chemeleon.checkpoints.load import find_model, read_model
 from chemeleon.checkpoints.push import push
 from chemeleon.cli.app import app
-from chemeleon.config.schema import LDMConfig
+from chemeleon.config.architecture import LDMConfig
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion
@@ -91,13 +91,20 @@ def test_sample_from_the_hub_and_again_offline(lightning: HubServer, tmp_path: P
         assert path.read_bytes() == (two / "cif" / path.name).read_bytes()
 
 
-def test_training_on_a_vae_of_the_hub(lightning: HubServer, tmp_path: Path):
-    from chemeleon import api
-
+@pytest.mark.parametrize("place", ["command line", "file"])
+def test_training_on_a_vae_of_the_hub(lightning: HubServer, tmp_path: Path, place: str):
     words = ["denoiser.width=32", "denoiser.layers=1", "denoiser.heads=2"]
-    words = [f"ldm.{word}" for word in [*words, "vae_ckpt_path=${hub:small_vae}"]]
-    words += ["trainer.max_steps=1", "trainer.tracker=none"]
-    api.ldm_train("demo/null", words, output=tmp_path / "run")
+    words = [f"ldm.{word}" for word in words]
+    words += ["trainer.max_steps=1", "trainer.tracker=none", "-o", str(tmp_path / "run")]
+    if place == "file":
+        mine = tmp_path / "mine.yaml"
+        mine.write_text("ldm:\n  vae_ckpt_path: ${hub:small_vae}\n", encoding="utf-8")
+        words += ["--config", str(mine)]
+    else:
+        words += ["ldm.vae_ckpt_path=${hub:small_vae}"]
+    done = CliRunner().invoke(app, ["ldm", "train", "--preset", "demo/null", *words])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert len(lightning.downloads()) == 1
     trained = LatentDiffusion.from_pretrained(tmp_path / "run")
     assert equal(trained.vae, CrystalVAE.from_pretrained("hub:small_vae"))
     assert trained.config.vae_ckpt_path == "${hub:small_vae}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 import chemeleon
 from chemeleon.cli.app import app
 from chemeleon.config.keywords import texts
+from chemeleon.data.settings import PrepareSettings
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.settings import CompareSettings, EvaluateSettings
 from chemeleon.generation.settings import SampleSettings
@@ -19,6 +21,7 @@ VERBS = [
     (chemeleon.sample, SampleSettings),
     (chemeleon.evaluate, EvaluateSettings),
     (chemeleon.compare, CompareSettings),
+    (chemeleon.prepare, PrepareSettings),
 ]
 
 
@@ -62,3 +65,9 @@ def test_words_of_the_terminal_are_checked(words, text):
     result = CliRunner().invoke(app, ["sample", *words])
     assert isinstance(result.exception, ConfigError)
     assert text in str(result.exception)
+
+
+def test_the_package_lists_its_verbs_and_says_that_it_is_typed():
+    assert {"sample", "evaluate", "compare", "prepare", "vae", "ldm", "rl"} <= set(dir(chemeleon))
+    assert all(getattr(chemeleon, name) is not None for name in dir(chemeleon))
+    assert (Path(chemeleon.__file__).parent / "py.typed").is_file()

@@ -5,18 +5,20 @@ from __future__ import annotations
 import pickle
 import resource
 import time
+from pathlib import Path
 
 import pytest
 import torch
-from hostile import Case, harms, opcodes, reducers, saved, sound, tensors
+from hostile import Case, Harm, harms, opcodes, reducers, saved, sound, tensors
 from hostile_files import archives, contents, others
-from hostile_tricks import tricks
+from hostile_tricks import overloads, tricks
 
-from chemeleon.checkpoints.lightning import convert
+from chemeleon.checkpoints.chemeleon2.lightning import convert
 from chemeleon.errors import CheckpointError
 from chemeleon.models.vae import CrystalVAE
 
 CASES = [*reducers(), *opcodes(), *tensors(), *archives(), *contents(), *others(), *tricks()]
+CASES += overloads()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
@@ -48,6 +50,22 @@ def test_the_harm_is_real(tmp_path):
     canary = tmp_path / "canary"
     pickle.loads(pickle.dumps(harms(canary)["os.system"]))
     assert canary.exists()
+
+
+def test_what_another_library_allowed_is_not_called(tmp_path):
+    path, canary = tmp_path / "model.ckpt", tmp_path / "canary"
+    harm = Harm(_touch, str(canary))
+    saved(lambda content, _: content["hyper_parameters"].update(optimizer=harm))(path, canary)
+    refused = pytest.raises(CheckpointError, match=r"it calls test_lightning\._touch")
+    with torch.serialization.safe_globals([_touch]), refused:
+        convert(path, tmp_path / "out")
+    assert not canary.exists()
+    convert(path, tmp_path / "out")  # nobody allows it: it is inert
+    assert not canary.exists()
+
+
+def _touch(path: str) -> None:
+    Path(path).touch()
 
 
 def test_a_sound_file_is_imported(tmp_path):

@@ -88,7 +88,7 @@ def test_evaluation_shares_cover_the_set():
 def test_tokens_are_the_atoms_and_gradients_do_not_know_of_packing():
     from dataclasses import replace
 
-    from chemeleon.config.schema import VAEConfig
+    from chemeleon.config.architecture import VAEConfig
     from chemeleon.models.vae import CrystalVAE, vae_losses
 
     chosen = torch.arange(0, len(SET), len(SET) // 12)

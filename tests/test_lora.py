@@ -19,10 +19,12 @@ from chemeleon.checkpoints.adapters import base_hash, own
 from chemeleon.checkpoints.load import read_model, with_base
 from chemeleon.checkpoints.opened import ModelFolder, read_tensors
 from chemeleon.config import presets
-from chemeleon.config.schema import ConditionConfig, LDMTrainConfig, LoRAConfig
+from chemeleon.config.architecture import ConditionConfig, LoRAConfig
+from chemeleon.config.schema import LDMTrainConfig
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.models.adapters import add_adapters, count, split
-from chemeleon.models.denoiser import Denoiser, LatentDiffusion
+from chemeleon.models.denoiser import LatentDiffusion
+from chemeleon.models.networks.dit import Denoiser
 from chemeleon.training.weights import FlatWeights
 
 GAP = "ldm.conditions={density: {kind: number, column: density}}"

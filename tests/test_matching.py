@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -15,9 +14,11 @@ import torch
 from conftest import demo_crystals
 
 from chemeleon.crystals.batch import Crystal
-from chemeleon.errors import ConfigError
+from chemeleon.data.pool import Worker
+from chemeleon.errors import ChemeleonError, ConfigError
 from chemeleon.evaluation.matching import pairs as matching
 from chemeleon.evaluation.matching.pairs import TOLERANCES, match_pairs
+from chemeleon.evaluation.work import rescue
 
 CUBE = Crystal(np.array([11, 17]), np.array([[0.0, 0, 0], [0.5, 0.5, 0.5]]), 4.0 * np.eye(3))
 # pymatgen's lattice mapping spends minutes, in long calls of compiled code, on a needle like this
@@ -27,10 +28,10 @@ NEEDLE = CUBE._replace(
 
 
 def _slow_pair() -> matching.Pair:
-    """120 atoms of one kind at random places: some 10 s of short calls."""
+    """100 atoms of one kind at random places: seconds of short calls."""
     rng = np.random.default_rng(0)
-    first = Crystal(np.full(120, 6), rng.random((120, 3)), 11 * np.eye(3))
-    return first, first._replace(frac_coords=first.frac_coords + rng.normal(0, 0.02, (120, 3)))
+    first = Crystal(np.full(100, 6), rng.random((100, 3)), 11 * np.eye(3))
+    return first, first._replace(frac_coords=first.frac_coords + rng.normal(0, 0.02, (100, 3)))
 
 
 def _noisy_pairs(count: int, seed: int = 0) -> list[matching.Pair]:
@@ -135,20 +136,24 @@ def test_an_alarm_of_the_caller_survives() -> None:
 
 
 def test_a_killed_worker_costs_one_pair() -> None:
-    pairs = [(NEEDLE, NEEDLE), *_noisy_pairs(20)]
-    match_pairs(pairs[1:], jobs=1)  # so that the worker is up
+    pairs = _noisy_pairs(7)
+    job = matching.MatchPairs([*pairs[:3], (NEEDLE, NEEDLE), *pairs[3:]], TOLERANCES["cdvae"], 60)
+    worker = Worker("pool_helpers:deadly_matcher")
+    try:
+        found = worker.answer(job, rescue(job))
+    finally:
+        worker.close(wait=True)
+    assert found.pop(3) == matching.Answer(None, False, "the matching process died on this pair")
+    assert [answer.reason for answer in found] == [None] * 7
+    expected = match_pairs(pairs).rmse
+    np.testing.assert_array_equal([np.nan if a.rmse is None else a.rmse for a in found], expected)
 
-    def kill() -> None:
-        time.sleep(0.7)
-        matching._POOL[0].process.kill()
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    result = match_pairs(pairs, jobs=1, seconds_per_pair=60)
-    thread.join()
-    assert result.reasons[0] == "the matching process died on this pair"
-    assert set(result.reasons[1:]) == {None}
-    np.testing.assert_array_equal(result.rmse[1:], match_pairs(pairs[1:], jobs=1).rmse)
+def test_processes_that_all_die_are_an_error_and_no_rate_of_zero(monkeypatch) -> None:
+    monkeypatch.setattr("chemeleon.data.pool._COMMAND", "raise SystemExit(3)")
+    monkeypatch.setattr("chemeleon.data.pool._idle", [])
+    with pytest.raises(ChemeleonError, match="every process that was to do it died"):
+        match_pairs([(NEEDLE, NEEDLE)] * 2, jobs=1)
 
 
 @pytest.mark.parametrize("others", [1, 20])  # few pairs go to a worker for an extreme cell

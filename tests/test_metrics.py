@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import numpy as np
@@ -16,10 +17,19 @@ from chemeleon.cli.app import app
 from chemeleon.crystals.soundness import closest_contacts, of_each
 from chemeleon.evaluation.collection import read_collection
 from chemeleon.evaluation.metrics import METRICS
-from chemeleon.evaluation.metrics.base import Options, View, add_columns, find_figures
+from chemeleon.evaluation.metrics.base import (
+    Options,
+    View,
+    add_columns,
+    add_vectors,
+    find_figures,
+    start_table,
+)
 from chemeleon.evaluation.metrics.statistics import jensen_shannon
 from chemeleon.evaluation.metrics.supply import REASONS
+from chemeleon.evaluation.report.columns import column_table
 
+FCC = [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
 CSCL = Structure(Lattice.cubic(4.11), ["Cs", "Cl"], [[0, 0, 0], [0.5] * 3])
 
 
@@ -101,14 +111,11 @@ def test_symmetry_is_told_at_two_tolerances_by_size_and_beside_the_control(tmp_p
 
 def test_figures_of_relaxed_and_of_idealised_crystals_are_found_by_the_same_code() -> None:
     given = read_collection([CSCL, _skewed(3)])
-    import pandas
-
-    table = pandas.DataFrame({"id": given.ids})
+    table = start_table(given)
     for prefix in ("", "relaxed_", "idealised_"):
-        table[f"{prefix}space_group"] = given.column("space_group")
-        table[f"{prefix}crystal_system"] = given.text("crystal_system")
         add_columns(table, METRICS, given, Options(), prefix)
-    figures = {f.name: f for f in find_figures(table, METRICS, table, Options())}
+    view = add_vectors(View(table, crystals=given), METRICS, Options())
+    figures = {f.name: f for f in find_figures(view, METRICS, view, Options())}
     for name in ("p1", "close_contact", "space_groups", "jsd_crystal_systems"):
         raw = figures[name]
         for prefix, word in (("relaxed_", " (relaxed)"), ("idealised_", " (idealised)")):
@@ -153,3 +160,55 @@ def test_wanted_properties_that_cannot_be(words, message, tmp_path) -> None:
     done = CliRunner().invoke(app, ["evaluate", str(tmp_path), "-o", str(tmp_path / "o"), *words])
     assert message in str(done.exception) or message in done.output
     assert not (tmp_path / "o").exists()
+
+
+OWN = '''
+"""Crystals of one element."""
+
+from chemeleon.evaluation.metrics.base import Column, Figure, Metric
+
+
+class Elemental(Metric):
+    name = "elemental"
+    group = "validity"
+    basis = "Of one element: so counted."
+    as_given = binned = True
+    shown = (Column("elemental_size", "Size of the pure", shown=True, histogram="Pure size"),)
+
+    def columns(self, crystals, options):
+        atoms, elements = (crystals.column(x) for x in ("num_atoms", "num_elements"))
+        atoms[elements != 1] = float("nan")
+        return {"elemental_size": atoms}
+
+    def figures(self, crystals, options):
+        yield Figure("elemental", "Of one element", flag=crystals.numbers("elemental_size") > 0)
+
+    def facts(self, crystals, control, options, headline):
+        return {"elemental": {"of": len(crystals), "share": headline["elemental"]["value"]}}
+'''
+
+
+def test_a_metric_in_a_file_of_its_own_is_in_summary_table_and_report(tmp_path, monkeypatch):
+    (tmp_path / "own_metric.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = importlib.import_module("own_metric").Elemental()
+    METRICS.append(own)
+    try:
+        copper = Structure(Lattice.cubic(3.6), ["Cu"] * 4, FCC)
+        report = chemeleon.evaluate([copper, CSCL, None], output=tmp_path / "out")
+    finally:
+        METRICS.remove(own)
+    assert report.crystals["elemental_size"].fillna(0).tolist() == [4, 0, 0]
+    entry = report.headline.loc["elemental"]
+    assert (entry["label"], entry["value"]) == ("Of one element", pytest.approx(1 / 3))
+    assert 0 < entry["low"] < entry["value"]
+    summary = report.summary
+    assert summary["elemental"] == {"of": 3, "share": pytest.approx(1 / 3)}
+    assert summary["distributions"]["elemental_size"]["sample"] == [4]
+    assert summary["bins"]["elements"][0]["elemental"]["value"] == 1
+    assert summary["manifest"]["metrics"]["elemental"]["basis"] == own.basis
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for words in ("<td>Of one element", own.basis, 'data-distribution="elemental_size"'):
+        assert words in page
+    shown = column_table(report.crystals, [0], [*METRICS, own])
+    assert shown["values"]["elemental_size"] == [4]

@@ -10,14 +10,9 @@ import torch
 from conftest import demo_crystals
 from rich.console import Console
 
+from chemeleon.config.architecture import ConditionConfig, DiffusionConfig, LDMConfig, VAEConfig
 from chemeleon.config.presets import load
-from chemeleon.config.schema import (
-    AugmentConfig,
-    ConditionConfig,
-    DiffusionConfig,
-    LDMConfig,
-    VAEConfig,
-)
+from chemeleon.config.schema import AugmentConfig
 from chemeleon.crystals.augment import augment
 from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.crystals.random import make_keys, normal
@@ -260,9 +255,9 @@ def test_condition_needs_what_its_kind_needs():
 
 @pytest.mark.parametrize("head", ["angle", "raw"])
 def test_four_crystals_are_fitted_to_match_rate_one(tmp_path, head):
-    from chemeleon.training.context import RunContext
     from chemeleon.training.loop import fit
     from chemeleon.training.run import Run, make_accelerator
+    from chemeleon.training.stage import RunContext
     from chemeleon.training.vae import VAEStage
 
     everything = demo_crystals("train")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 
 import pytest
 import torch
+import yaml
 
 import chemeleon
 from chemeleon import api
-from chemeleon.config.schema import SamplerConfig
+from chemeleon.checkpoints.load import find_model
+from chemeleon.config.architecture import SamplerConfig
 from chemeleon.crystals.batch import Crystals
 from chemeleon.errors import CheckpointError, ConfigError, GenerationError
 from chemeleon.generation.pipeline import Pipeline
@@ -125,6 +128,44 @@ def test_requests_that_cannot_be_met(tiny_ldm, tiny_vae):
         chemeleon.sample(tiny_vae, 1)
     with pytest.raises(CheckpointError, match="does not exist"):
         chemeleon.sample("runs/nowhere", 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scheduler": "ddpm", "eta": 0.3}, "eta=0.3 would change nothing: ddpm always draws full"),
+        ({"scheduler": "unipc", "eta": 0.0}, "eta=0 would change nothing: unipc draws no noise"),
+        ({"scheduler": "dpm++", "eta": 0.5}, "eta=0.5 would change nothing.* none with eta=0"),
+        ({"scheduler": "euler", "eta": 0.5}, "eta=0.5 would change nothing: euler draws no noise"),
+        ({"rank_by": "model"}, "rank_by orders the candidates of a formula"),
+        ({"rank_by": "none", "formulas_from": "demo"}, "rank_by orders the candidates"),
+        ({"on_error": "skip"}, "on_error is for the rows of formulas_from"),
+        ({"contact_sheet": True}, "name an output folder"),
+        ({"formats": ["json"]}, "name an output folder"),
+    ],
+)
+def test_options_that_would_change_nothing(options, words):
+    with pytest.raises(ConfigError, match=words):
+        chemeleon.sample("runs/nowhere", 1, **options)  # before a model is looked for
+
+
+def test_eta_is_read_where_it_is_taken(tiny_ldm):
+    def volumes(**options: object) -> list[float]:
+        return [s.volume for s in chemeleon.sample(tiny_ldm, 3, steps=4, **options)]
+
+    for scheduler, other in (("ddim", 0.5), ("dpm++", 0)):
+        assert volumes(scheduler=scheduler, eta=other) != volumes(scheduler=scheduler, eta=1)
+    assert volumes(scheduler="unipc", eta=1) == volumes(scheduler="unipc")  # the default is let by
+
+
+def test_eta_of_the_model_is_that_of_its_scheduler(tiny_ldm, tmp_path):
+    """One that another scheduler would not read is no mistake: nobody asked for it."""
+    shutil.copytree(tiny_ldm, tmp_path / "run")
+    path = find_model(tmp_path / "run") / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["ldm"]["sampler"]["eta"] = 0.5
+    path.write_text(yaml.safe_dump(config))
+    assert len(chemeleon.sample(tmp_path / "run", 1, steps=2, scheduler="ddpm").structures) == 1
 
 
 def test_a_flow_model_trains_and_samples(tiny_vae, tmp_path):

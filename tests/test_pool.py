@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pool_helpers import KILLS, RAISES, STICKS
+from pool_helpers import KILLS, RAISES, STICKS, Halves
 
-from chemeleon.crystals.batch import Crystals
+from chemeleon.crystals.batch import Crystal, Crystals
 from chemeleon.data.pool import Rescue, Worker, run_parallel
-from chemeleon.evaluation import describe
-from chemeleon.evaluation.collection import parallel
-from chemeleon.evaluation.matching import judge, reduced
+from chemeleon.evaluation.describe import Describe
+from chemeleon.evaluation.matching.judge import MatchJob
+from chemeleon.evaluation.matching.reduced import Reduce
+from chemeleon.evaluation.work import answers, rescue
 
 RESCUE = Rescue(
     split=lambda items: (
@@ -52,15 +54,11 @@ def test_without_a_rescue_the_run_stops() -> None:
 
 
 def test_what_is_not_tame_never_runs_here() -> None:
-    def local(items: list[int]) -> list[int]:
-        raise AssertionError
-
-    found = parallel(
-        "pool_helpers:halves", local, [[1], [2]], 1, RESCUE, lambda items: items != [1]
-    )
-    assert next(found) == [2]
+    found = answers(Halves([], os.getpid()), [1, 2, KILLS], 1)
+    assert next(found) == 2
     # and what raises here is asked of a process, which survives it
-    assert list(found) == [[4]]
+    assert next(found) == 4
+    assert "was killed" in next(found)
 
 
 @pytest.mark.parametrize("within", [True, False])
@@ -70,11 +68,11 @@ def test_a_pair_that_kills_has_no_verdict_and_all_others_have(within: bool) -> N
         np.full(5, 29), np.zeros((5, 3)), edges[:, None, None] * np.eye(3), np.ones(5, int)
     )
     stack.lattice[4] *= np.array([1, 1, 2])[:, None]  # another shape
-    job = judge.Job(np.arange(5), stack, None if within else stack, (0.2, 0.3, 5.0), 10.0)
-    plain = judge.judge(job)
+    job = MatchJob(np.arange(5), stack, None if within else stack, (0.2, 0.3, 5.0), 10.0)
+    plain = job.run()
     worker = Worker("pool_helpers:deadly_judge")
     try:
-        found = worker.answer(job, judge.RESCUE)
+        found = worker.answer(job, rescue(job))
     finally:
         worker.close(wait=True)
     assert found.undecided.tolist() == [[0, 1]]
@@ -92,29 +90,31 @@ def test_chunks_are_cut_and_joined_without_loss() -> None:
         *(("arrays", (np.full(n, 29), np.linspace(0, 0.9, 3 * n).reshape(n, 3), 4 * np.eye(3)))
           for n in range(1, 12)),
     ]  # fmt: skip
-    whole = describe.describe_chunk(items)
-    parts = [describe.describe_chunk(part) for part in describe.RESCUE.split(items)]
-    joined = describe.RESCUE.join(parts)
-    assert joined.reasons == whole.reasons
-    assert joined.texts == whole.texts
-    np.testing.assert_array_equal(joined.numbers, whole.numbers)
-    np.testing.assert_array_equal(joined.crystals.num_atoms, whole.crystals.num_atoms)
-    lost = describe.RESCUE.give_up(items, "killed")
-    assert lost.reasons == ["killed"] * 12
-    assert lost.crystals.num_atoms.tolist() == [0] * 12
+    job = Describe(items)
+    whole = job.run()
+    parts = job.split()
+    assert len(parts) == 6
+    joined = job.join([part.run() for part in parts])
+    for one, other in zip(joined, whole, strict=True):
+        assert (one.reason, one.texts) == (other.reason, other.texts)
+        np.testing.assert_array_equal(one.numbers, other.numbers)
+    lost = job.give_up("killed")
+    assert [one.reason for one in lost] == ["killed"] * 12
+    assert [one.crystal for one in lost] == [None] * 12
 
-    job = (whole.crystals.subset(np.arange(1, 12)), 5.0)
-    cells, why = reduced.reduce_chunk(job)
-    cut = [reduced.reduce_chunk(part) for part in reduced.RESCUE.split(job)]
-    again, reasons = reduced.RESCUE.join(cut)
-    assert reasons == why
-    np.testing.assert_array_equal(again.frac_coords, cells.frac_coords)
-    assert reduced.RESCUE.give_up(job, "killed")[1] == ["killed"] * 11
+    crystals = Crystals.of([one.crystal for one in whole[1:]])
+    job = Reduce(list(crystals), 5.0)
+    cells = job.run()
+    again = job.join([part.run() for part in job.split()])
+    for one, other in zip(again, cells, strict=True):
+        np.testing.assert_array_equal(one.frac_coords, other.frac_coords)
+    assert job.give_up("killed") == ["killed"] * 11
 
 
 def test_large_crystals_go_to_a_process_of_their_own() -> None:
     large = ("arrays", (np.full(300, 29), np.zeros((300, 3)), np.eye(3)))
-    assert not describe.is_tame([large])
-    assert not describe.is_tame([("cif", "x" * 50_000)])
-    assert describe.is_tame([("cif", "x" * 500), ("problem", "no")])
-    assert reduced.is_tame((Crystals.of([]), 1.0))
+    assert not Describe([large]).is_tame
+    assert not Describe([("cif", "x" * 50_000)]).is_tame
+    assert Describe([("cif", "x" * 500), ("problem", "no")]).is_tame
+    assert not Reduce([Crystal(*large[1])], 1.0).is_tame
+    assert Reduce([], 1.0).is_tame

@@ -56,6 +56,10 @@ def test_every_preset_loads_and_its_config_is_a_config(stage, name, tmp_path):
     resolved = tmp_path / "config.yaml"
     resolved.write_text(presets.to_yaml(loaded.config), encoding="utf-8")
     assert presets.load(stage, None, resolved).config == loaded.config
+    shown = CliRunner().invoke(app, [stage, "train", "--preset", name, "--show-config"])
+    assert shown.exit_code == 0, shown.output
+    for key, origin in loaded.origins.items():
+        assert re.search(rf"^{re.escape(key)}: .*  # {re.escape(origin)}$", shown.output, re.M), key
 
 
 @pytest.mark.parametrize("stage", EXPECTED)
@@ -300,6 +304,14 @@ def table_rows() -> list[tuple[str, str]]:
         elif rows:
             break
     return rows
+
+
+def test_every_experiment_of_the_guide_has_a_preset():
+    rows = re.findall(r"^\| `(\S+)/(\w+?)_(\w+)` \| (\w+) `(\S+)` \|$", TABLE.read_text(), re.M)
+    assert len(rows) == 8
+    for data, stage, name, ours, preset in rows:
+        assert (ours, preset) == ({"predictor": "predict"}.get(stage, stage), f"{data}/{name}")
+        assert presets.load(ours, preset).config.data.name == data
 
 
 COUNTERPARTS = [

@@ -13,10 +13,10 @@ import pytest
 import torch
 from reference import checkpoint, reference
 
-from chemeleon.checkpoints.lightning import convert
-from chemeleon.checkpoints.published import denoiser_layout, vae_layout
-from chemeleon.checkpoints.torchzip import TorchArchive
-from chemeleon.config.schema import LDMConfig, VAEConfig
+from chemeleon.checkpoints.chemeleon2.archive import load as load_archive
+from chemeleon.checkpoints.chemeleon2.layouts import denoiser_layout, vae_layout
+from chemeleon.checkpoints.chemeleon2.lightning import convert
+from chemeleon.config.architecture import LDMConfig, VAEConfig
 from chemeleon.errors import CheckpointError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.predictor import Predictor
@@ -59,6 +59,10 @@ class DiT:
 
     def __init__(self) -> None:
         self.num_heads = 2
+
+
+class Settings(dict):
+    """A mapping of a class of its own, as Lightning and OmegaConf keep settings in."""
 
 
 def load(content: dict[str, Any], work: Path, **options: Any) -> LatentDiffusion:
@@ -184,6 +188,7 @@ def test_one_of_several_models_is_not_guessed(tmp_path):
         {"condition_type": {"gap": "value"}, "stats": {"gap": {"mean": 0.5, "std": 2.0}}},
         {"condition_type": {"gap": types.SimpleNamespace(mean=0.5, std=2.0)}},
         types.SimpleNamespace(condition_type={"gap": {"mean": 0.5, "std": 2.0}}),
+        Settings(condition_type=Settings(gap=Settings(mean=0.5, std=2.0))),
     ],
 )
 def test_statistics_are_found_where_they_are(tmp_path, settings):
@@ -273,9 +278,8 @@ def test_genuine_files_are_imported_and_kept(name, model, tmp_path):
     vae = checkpoint("vae_dng") if "ldm" in name else None
     path = checkpoint(name)
     loaded = model.from_pretrained(convert(path, tmp_path / "out", vae=vae))
-    with TorchArchive(path) as archive:
-        tensors = archive.content["state_dict"]
-        total = sum(archive.read(key, value).numel() for key, value in tensors.items())
+    tensors = load_archive(path)["state_dict"]
+    total = sum(value.numel() for value in tensors.values())
     total -= 1 if "latent_std" in tensors else 0
     assert sum(p.numel() for p in loaded.parameters()) == total
     assert loaded.origin["imported"]["file"] == path.name
@@ -333,7 +337,7 @@ def test_a_full_size_model_is_imported_and_loaded_fast_and_small(tmp_path):
     assert size > 4 * 180_000_000
     torch.save({"state_dict": state, "hyper_parameters": {}}, tmp_path / "full.ckpt")
     convert_peak = _measure(
-        "from chemeleon.checkpoints.lightning import convert",
+        "from chemeleon.checkpoints.chemeleon2.lightning import convert",
         "convert(sys.argv[1], sys.argv[2])",
         tmp_path / "full.ckpt",
         tmp_path / "full",

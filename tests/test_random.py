@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
+import pytest
 import torch
 from conftest import demo_crystals
 
 from chemeleon.config.schema import AugmentConfig
+from chemeleon.crystals import ragged
 from chemeleon.crystals.augment import augment, jitter, random_rotations
-from chemeleon.crystals.ragged import _torch_scatter, reduce_atoms
+from chemeleon.crystals.ragged import reduce_atoms
 from chemeleon.crystals.random import fold, integers, make_keys, normal, uniform
+from chemeleon.data.describe import _masses
+from chemeleon.reinforcement.rewards.base import Candidates, Context
+from chemeleon.reinforcement.rewards.elements import Elements, ElementsOptions
 
 KEYS = make_keys(3, torch.arange(20_000))
 
@@ -79,7 +86,10 @@ def test_jitter_moves_atoms_by_the_given_distance():
     assert jitter(batch, KEYS[:300], 0.0) is batch
 
 
-def test_ragged_reductions_equal_a_loop_and_torch_scatter():
+@pytest.mark.parametrize("package", [False, True], ids=["torch", "torch_scatter"])
+def test_ragged_reductions_equal_a_loop(package):
+    if package:
+        pytest.importorskip("torch_scatter")  # the extra `scatter`
     sizes = torch.tensor([3, 1, 6, 2])
     values = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
     pieces = values.split(sizes.tolist())
@@ -88,10 +98,30 @@ def test_ragged_reductions_equal_a_loop_and_torch_scatter():
         "mean": torch.stack([p.mean(0) for p in pieces]),
         "max": torch.stack([p.max(0)[0] for p in pieces]),
     }
-    backends = [False] + ([True] if _torch_scatter() is not None else [])
     for name, value in expected.items():
-        for backend in backends:
-            torch.testing.assert_close(
-                reduce_atoms(values, sizes, name, use_torch_scatter=backend), value
-            )
-    assert reduce_atoms(values[:, 0], sizes, "mean").shape == (4,)
+        for dtype in (torch.float32, torch.float64):
+            found = reduce_atoms(values.to(dtype), sizes, name, use_torch_scatter=package)
+            torch.testing.assert_close(found, value.to(dtype))
+        assert reduce_atoms(values[:, 0], sizes, name, use_torch_scatter=package).shape == (4,)
+
+
+def test_with_torch_scatter_all_that_reduces_gives_the_same(monkeypatch):
+    package = pytest.importorskip("torch_scatter")
+    crystals = demo_crystals("val")
+    used = mock.Mock(wraps=package.segment_csr)
+    monkeypatch.setattr(package, "segment_csr", used)
+    options = ElementsOptions(allow=["O", "Na", "Cl"], share=True)
+    reward, found = Elements(options, Context(None, torch.device("cpu"))), []
+    for there in (package, None):
+        monkeypatch.setattr(ragged, "_torch_scatter", lambda there=there: there)
+        candidates = Candidates(crystals, crystals.num_atoms * 0, [None] * len(crystals))
+        found.append((_masses(crystals), reward.score(candidates).values))
+        assert used.call_count == 2
+    for with_it, without in zip(*found, strict=True):
+        torch.testing.assert_close(with_it, without)
+
+
+def test_torch_scatter_can_be_asked_for_and_is_missed(monkeypatch):
+    monkeypatch.setattr(ragged, "_torch_scatter", lambda: None)
+    with pytest.raises(ImportError, match=r"make setup-scatter"):
+        reduce_atoms(torch.ones(2), torch.tensor([2]), use_torch_scatter=True)

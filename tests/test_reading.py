@@ -272,7 +272,7 @@ BAD_JSON: dict[str, tuple[str, str]] = {
         json.dumps(OPTIMADE).replace('"species_at_sites": ["a"', '"species_at_sites": ["c"'),
         "'c', no species"),
     "a site more": (json.dumps(OPTIMADE).replace('["a", "b"]', '["a", "b", "b"]'), "2 positions"),
-    "words for numbers": (json.dumps(OPTIMADE).replace("[2, 2, 2]", '["2", 2, 2]'), "three num"),
+    "words for numbers": (json.dumps(OPTIMADE).replace("[2, 2, 2]", '["2", 2, 2]'), "is no number"),
     "no species": (json.dumps(without(OPTIMADE, "species")), "species is nothing, no list"),
     "a slab": (json.dumps(without(OPTIMADE, "x")).replace('"_mine_gap": 2.5',
                '"dimension_types": [1, 1, 0]'), "periodic"),

@@ -19,7 +19,7 @@ from chemeleon.checkpoints.load import find_model
 from chemeleon.checkpoints.registry import find
 from chemeleon.cli import app as commands
 from chemeleon.config import presets
-from chemeleon.config.launched import tell_if_alone
+from chemeleon.config.launched import is_first, tell_if_alone
 from chemeleon.config.requests import MAX_SEED, whole_number
 from chemeleon.crystals.random import make_keys, torch_seed
 from chemeleon.crystals.symbols import space_group_number
@@ -257,6 +257,19 @@ def test_a_process_that_accelerate_left_alone_says_so(monkeypatch, caplog):
         {**alone, "PMI_SIZE": "2"},
     ):
         assert launched(monkeypatch, caplog, **others) == ""
+
+
+def test_the_first_of_several_speaks_and_one_alone_does(monkeypatch):
+    for world, rank, expected in ((None, None, True), (None, "1", True), ("1", "1", True),
+                                  ("2", "0", True), ("2", "1", False)):  # fmt: skip
+        for name, value in (("WORLD_SIZE", world), ("RANK", rank)):
+            monkeypatch.delenv(name, raising=False)
+            if value is not None:
+                monkeypatch.setenv(name, value)
+        assert is_first() == expected
+        done = runner.invoke(commands.app, ["vae", "presets"])
+        assert done.exit_code == 0
+        assert bool(done.stdout) == expected
 
 
 @pytest.mark.slow

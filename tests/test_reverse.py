@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chemeleon.config.schema import DiffusionConfig, SamplerConfig
+from chemeleon.config.architecture import DiffusionConfig, SamplerConfig
 from chemeleon.crystals.random import make_keys, normal
 from chemeleon.diffusion.reverse import ReverseDiffusion
 from chemeleon.diffusion.schedulers import alphas_cumprod
 from chemeleon.errors import ConfigError
-from chemeleon.reinforcement.grpo import advantages, grpo_terms
+from chemeleon.reinforcement.objectives import advantages, grpo_terms
 
 EPSILON = DiffusionConfig()
 VELOCITY = DiffusionConfig(prediction="v", beta_schedule="squaredcos_cap_v2")

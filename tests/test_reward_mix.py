@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,7 @@ from typer.testing import CliRunner
 from chemeleon.cli.app import app
 from chemeleon.errors import ConfigError, TrainingError
 from chemeleon.reinforcement.rewards._loading import built_in
-from chemeleon.reinforcement.rewards._normalise import normalise
-from chemeleon.reinforcement.rewards.mix import Mix
+from chemeleon.reinforcement.rewards.mix import Mix, normalise
 
 pytest_plugins = ["reward_fixtures"]
 
@@ -131,6 +131,18 @@ FAILING = {
         "    return 2 + c.num_atoms"
     ),
 }
+
+
+@pytest.mark.parametrize("kind", FAILING)
+def test_crystals_without_names_are_told_by_their_numbers(kind, crystals, tmp_path, caplog):
+    sizes = crystals.num_atoms.tolist()
+    reward = own(tmp_path, FAILING[kind].format(n=sizes[1]))
+    with caplog.at_level(logging.WARNING):
+        score(reward, replace(crystals, ids=[]))
+    assert f"crystal {sizes.index(sizes[1])} (" in caplog.text
+    list_for_one = own(tmp_path, "def own(s): return [1.0, 2.0]")
+    with pytest.raises(TrainingError, match=r"for crystal 0 \("):
+        score(list_for_one, replace(crystals, ids=[]))
 
 
 @pytest.mark.parametrize("kind", FAILING)

@@ -18,6 +18,7 @@ from chemeleon import api
 from chemeleon.checkpoints.store import read_state
 from chemeleon.cli.app import app
 from chemeleon.config import presets
+from chemeleon.diffusion.reverse import ReverseDiffusion
 from chemeleon.errors import ConfigError
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion
@@ -254,6 +255,24 @@ def test_the_window_moves_and_begins_again(small_ldm):
         assert {int(s) for piece in pieces for s in piece.values["step"]} == {2, 3}
 
 
+@pytest.mark.parametrize(("algorithm", "recorded"), [("grpo", [True]), ("rejection", [])])
+def test_walks_are_kept_whole_only_to_learn_from_their_steps(
+    small_ldm, monkeypatch, algorithm, recorded
+):
+    found, kept = stage(small_ldm, f"rl.algorithm={algorithm}"), []
+    trajectory = ReverseDiffusion.trajectory
+
+    def spy(self, *given):
+        kept.append(True)
+        return trajectory(self, *given)
+
+    monkeypatch.setattr(ReverseDiffusion, "trajectory", spy)
+    next(found.batches(0, 0))
+    assert kept == recorded
+    found.evaluate(found.model, 0, 1)
+    assert kept == recorded
+
+
 # --- learning
 
 
@@ -381,6 +400,15 @@ def test_the_guides_names_work_and_faithful_settings_are_published():
         (["trainer.val_every_steps=3"], ["val_every_epochs"]),
         (["rl.num_groups=3"], ["num_group_samples"]),
         (["rl.algorithm=rejection", "rl.guidance=2"], ["guidance", "algorithm=grpo"]),
+        (["rl.guidance=2", "rl.guidance_interval=[0.3, 0.32]"], ["none of the 5 steps", "widen"]),
+        (["rl.guidance=2", "rl.guidance_interval=[0.5, 0.5]"], ["must rise"]),
+        (["rl.sampler={scheduler: ddpm, eta: 0.5}"], ["sampler.eta=0.5", "ddpm always draws"]),
+        (["rl.rewards.share.within=batch"], ["rewards.share", "within=batch", "normalise=none"]),
+        (["rl.keep_share=0.5", "rl.noise_draws=2"], ["keep_share, noise_draws", "grpo"]),
+        (
+            ["rl.algorithm=rejection", "rl.reference_kl=0.1", "rl.drop_flat_groups=true"],
+            ["reference_kl, drop_flat_groups", "rejection"],
+        ),
         (["rl.rewards.loss.reward=validity"], ["rewards.loss", "rename"]),
         (["rl.rewards.share_std.reward=validity"], ["rewards.share_std", "rename"]),
     ],

@@ -34,6 +34,7 @@ def test_msun_are_the_new_and_nearly_stable_ones(tmp_path):
     found = notes.summary()
     assert found["fact/msun"] == pytest.approx(0.2)
     assert found["fact/metastable"] == pytest.approx(0.6)
+    assert (found["fact/stable"], found["fact/sun"]) == (pytest.approx(0.4), 0)
 
 
 def test_drift_is_the_part_of_atoms_that_became_others():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chemeleon.config.schema import DiffusionConfig, SamplerConfig
+from chemeleon import api
+from chemeleon.config.architecture import DiffusionConfig, SamplerConfig
+from chemeleon.config.schedulers import SCHEDULERS, SchedulerKind
 from chemeleon.crystals.random import fold, make_keys, normal
 from chemeleon.diffusion.reverse import ReverseDiffusion, log_probability
 from chemeleon.diffusion.schedulers import alphas_cumprod, make_scheduler
-from chemeleon.errors import GenerationError
+from chemeleon.errors import ConfigError, GenerationError
 
 MEAN, STD = 0.7, 0.4
 
@@ -182,3 +184,18 @@ def test_unfit_scheduler_is_refused():
         make_scheduler(flow, SamplerConfig(scheduler="ddim"))
     with pytest.raises(GenerationError, match="1000"):
         make_scheduler(DiffusionConfig(), SamplerConfig(steps=1001))
+
+
+def test_a_scheduler_is_one_entry(tiny_ldm, monkeypatch):
+    with pytest.raises(ConfigError, match=r"scheduler.*no scheduler 'deis'.*Known: ddim"):
+        api.sample(tiny_ldm, 2, scheduler="deis")
+    entry = SchedulerKind("DEISMultistepScheduler", etas=(1,), of_eta="it draws no noise")
+    monkeypatch.setitem(SCHEDULERS, "deis", entry)
+    made = api.sample(tiny_ldm, 2, scheduler="deis", steps=5, num_atoms=[4], seed=1)
+    assert len(made.structures) == 2
+    reverse = ReverseDiffusion(VELOCITY, SamplerConfig(scheduler="deis", steps=5))
+    assert torch.equal(reverse.times, make_scheduler(VELOCITY, reverse.sampler).timesteps)
+    with pytest.raises(ConfigError, match="no likelihood"):
+        reverse.require_likelihood()
+    with pytest.raises(ConfigError, match=r"eta=0\.5 would change nothing: it draws no noise"):
+        api.sample(tiny_ldm, 2, scheduler="deis", eta=0.5)

@@ -7,14 +7,13 @@ import torch
 from conftest import TINY_LDM
 
 from chemeleon import api
-from chemeleon.config.schema import DiffusionConfig, SamplerConfig
+from chemeleon.config.architecture import DiffusionConfig, SamplerConfig
 from chemeleon.crystals.random import make_keys, normal
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError
-from chemeleon.generation.denoising import GuidedDenoiser, Sampling
-from chemeleon.generation.guidance import Asked
+from chemeleon.generation.denoising import Asked, GuidedDenoiser, StepwiseDenoiser
 from chemeleon.generation.pipeline import Pipeline
-from chemeleon.models.denoiser import Denoiser
+from chemeleon.models.networks.dit import Denoiser
 from chemeleon.models.packing import Layout
 
 WORDS = [
@@ -88,7 +87,7 @@ def test_guidance_has_an_estimate_for_each_of_its_denoisers(run):
     z = normal(make_keys(0, torch.arange(2)), (4, pipeline.model.vae.config.latent_dim))
     t = torch.tensor([500, 500])
     with torch.no_grad():
-        one, other = Sampling(denoiser, 2), Sampling(denoiser, 2)
+        one, other = StepwiseDenoiser(denoiser, 2), StepwiseDenoiser(denoiser, 2)
         first, second = one(z, t)[0], one(z, t)[0]
         assert torch.equal(other(z, t)[0], first)  # it has seen nothing of the first one's steps
     assert (second - first).abs().max() > 0

@@ -20,14 +20,14 @@ from chemeleon.checkpoints.opened import read_tensors
 from chemeleon.checkpoints.rounding import rounded
 from chemeleon.cli.app import app
 from chemeleon.config import presets
-from chemeleon.config.schema import (
-    STAGES,
+from chemeleon.config.architecture import (
     ConditionConfig,
     DenoiserConfig,
     LDMConfig,
     PredictorConfig,
     VAEConfig,
 )
+from chemeleon.config.schema import STAGES
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion

@@ -16,9 +16,8 @@ from chemeleon.config.schema import STAGES, StageConfig
 from chemeleon.crystals.batch import Crystals
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.errors import ConfigError
-from chemeleon.training.context import RunContext
 from chemeleon.training.launch import TrainResult
-from chemeleon.training.stage import DataStage, Export
+from chemeleon.training.stage import DataStage, Export, RunContext
 
 SETTINGS = {
     "data": {"name": "demo", "batch_size": 32},

@@ -260,24 +260,41 @@ def test_tensorboard_logs(tmp_path):
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
 
 
-def test_wandb_without_a_key_is_offline_and_says_so(tmp_path):
-    words = [w for w in TINY_VAE if "tracker" not in w]
-    command = [sys.executable, "-m", "chemeleon", "vae", "train", "--preset", "demo/dng"]
-    command += ["-o", str(tmp_path / "run"), "--tracker", "wandb", *words, "trainer.max_steps=12"]
+@pytest.mark.parametrize("stage", ["vae", "ldm"])
+def test_wandb_without_a_key_is_offline_and_says_so(tmp_path, tiny_vae, stage):
+    said = with_wandb(tmp_path, stage, tiny_vae)
+    assert "no API key, logging offline" in said
+
+
+def test_wandb_without_a_network_is_offline_and_says_so(tmp_path, tiny_vae):
+    nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_INIT_TIMEOUT": "2"}
+    said = with_wandb(tmp_path, "vae", tiny_vae, WANDB_API_KEY="0" * 40, **nowhere)
+    assert "cannot log online" in said
+
+
+def with_wandb(folder: Path, stage: str, vae: Path, **variables: str) -> str:
+    """Train as somebody does whose terminal asks nothing, and return what was said to them."""
+    words = {"vae": TINY_VAE, "ldm": [*TINY_LDM, f"ldm.vae_ckpt_path={vae}"]}[stage]
+    words = [word for word in words if "tracker" not in word]
+    command = [sys.executable, "-m", "chemeleon", stage, "train", "-o", str(folder / "run")]
+    command += ["--preset", {"vae": "demo/dng", "ldm": "demo/null"}[stage], *words]
     hidden = ("WANDB_MODE", "WANDB_API_KEY")
     environment = {k: v for k, v in os.environ.items() if k not in hidden}
-    environment["HOME"] = str(tmp_path)  # no netrc
+    environment |= {"HOME": str(folder), **variables}  # no netrc
     done = subprocess.run(
-        command,
+        [*command, "trainer.max_steps=12", "trainer.tracker=wandb"],
         capture_output=True,
         text=True,
         env=environment,
         stdin=subprocess.DEVNULL,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "logging offline" in done.stderr
-    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    kept = list((folder / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(kept) == 1
+    assert b"val/loss" in kept[0].read_bytes()
+    return " ".join((done.stdout + done.stderr).split())
 
 
 def test_the_resolved_config_is_a_valid_config_file(tiny_vae):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from chemeleon.checkpoints.lightning import convert as import_file
+from chemeleon.checkpoints.chemeleon2.lightning import convert as import_file
 from chemeleon.checkpoints.load import Fits, anything, find_model, read_model, with_base
 from chemeleon.checkpoints.store import write_model
 from chemeleon.config.hubname import is_name

@@ -41,7 +41,11 @@ def fetch(repo: str, file: str, revision: str, most_bytes: int | None = None) ->
         CheckpointError: one line that says what to do.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        OfflineModeIsEnabled,
+        RevisionNotFoundError,
+    )
 
     cached = cached_file(repo, file, revision)
     if cached is not None and is_commit(revision):
@@ -56,7 +60,7 @@ def fetch(repo: str, file: str, revision: str, most_bytes: int | None = None) ->
         )
     except Exception as error:
         words = in_words(error, repo, file, revision)
-        if cached is None or _is_missing(error):
+        if cached is None or isinstance(error, (RevisionNotFoundError, EntryNotFoundError)):
             raise CheckpointError(words) from error
         if not isinstance(error, OfflineModeIsEnabled):
             log.warning("%s. Going on with the copy in the cache, %s", words, cached)
@@ -102,17 +106,13 @@ def _patiently(
             return call()
         except Exception as error:
             late = time.monotonic() - start > patience_seconds
-            if late or not _may_pass(error) or (tried and _is_a("ConnectError", error)):
+            status = _status(error)
+            may_pass = _is_network(error) if status is None else status in _BUSY
+            if late or not may_pass or (tried and "ConnectError" in _kinds(error)):
                 raise
             log.info("%s: trying again in %s s", type(error).__name__, wait)
             time.sleep(wait)
     return call()
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Return whether another try may succeed."""
-    status = _status(error)
-    return status in _BUSY or (status is None and _is_network(error))
 
 
 def _status(error: BaseException) -> int | None:
@@ -122,20 +122,11 @@ def _status(error: BaseException) -> int | None:
 def _is_network(error: BaseException) -> bool:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    if isinstance(error, OfflineModeIsEnabled):
-        return False
-    return any(_is_a(name, error) for name in _NETWORK)
+    return not isinstance(error, OfflineModeIsEnabled) and not _NETWORK.isdisjoint(_kinds(error))
 
 
-def _is_a(name: str, error: BaseException) -> bool:
-    return any(base.__name__ == name for base in type(error).__mro__)
-
-
-def _is_missing(error: BaseException) -> bool:
-    """Return whether the hub says that there is no such file or revision."""
-    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
-
-    return isinstance(error, (RevisionNotFoundError, EntryNotFoundError))
+def _kinds(error: BaseException) -> list[str]:
+    return [base.__name__ for base in type(error).__mro__]
 
 
 def in_words(error: BaseException, repo: str, file: str, revision: str) -> str:

@@ -96,7 +96,7 @@ def _imported(named: Named, source: Path) -> Path:
 
 
 def _import(named: Named, source: Path, folder: Path) -> None:
-    from chemeleon.checkpoints.lightning import convert
+    from chemeleon.checkpoints.chemeleon2.lightning import convert
 
     vae: str | Path | None = named.entry.vae
     if vae is not None and shipped_name(vae) is not None:

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from chemeleon.cli import data, hub, ldm, predict, rl, vae
 from chemeleon.cli.evaluate import evaluate
 from chemeleon.cli.sample import sample
-from chemeleon.config.launched import is_first
+from chemeleon.config.launched import is_first, is_one_of_several
 from chemeleon.errors import ChemeleonError, visible
 from chemeleon.version import __version__
 
@@ -38,6 +38,14 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:  # of which typer says nothing, or a word that fits no training
             _stop()
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; of several processes, only the first runs one that is not shared."""
+        if is_one_of_several() and args[0] != "sample" and args[1:2] != ["train"]:
+            if not is_first():
+                ctx.exit()
+            typer.echo("this command takes one process: the others have ended", err=True)
+        return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from chemeleon.cli import words
 from chemeleon.cli.hull import EXAMPLES, hull
-from chemeleon.cli.options import say
-from chemeleon.cli.sets import (
-    holds_splits,
-    looks_like_path,
-    named_set,
-    parts,
-    path_config,
-    splits_of,
-)
-from chemeleon.cli.words import OnErrorWord, choice
+from chemeleon.cli.options import Root, say
+from chemeleon.cli.words import OnErrorWord
+from chemeleon.data.settings import PrepareSettings, SplitBy
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,8 +23,13 @@ if TYPE_CHECKING:
     from chemeleon.data.describe import Description, Histogram
     from chemeleon.data.problems import Problem
 
-SplitBy = Literal["random", "formula"]
 Form = Literal["csv", "cif", "extxyz"]
+Output = Annotated[Path, typer.Option("--output", "-o", help="New folder, e.g. data/mine.")]
+Split = Annotated[str | None, typer.Option(help="Only train, val or test.")]
+Where = Annotated[
+    str | None, typer.Option(help="Only rows of which this is true, e.g. 'band_gap > 1'.")
+]
+Problems = Annotated[int, typer.Option(min=0, help="Bad rows that are listed.")]
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -50,53 +50,28 @@ def describe(
     name: Annotated[
         str, typer.Argument(help="Data set (mp, mp/val, 'mp where band_gap > 1'), file or folder.")
     ],
-    split: Annotated[str | None, typer.Option(help="Only train, val or test.")] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of data sets [$CHEMELEON_DATA, else ./data].")
-    ] = None,
+    split: Split = None,
+    root: Root = None,
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave out larger crystals.")] = None,
-    where: Annotated[
-        str | None, typer.Option(help="Only rows of which this is true, e.g. 'band_gap > 1'.")
-    ] = None,
+    where: Where = None,
     space_groups: Annotated[
         int, typer.Option(min=0, help="Crystals whose space group is found; it is slow.")
     ] = 500,
-    problems: Annotated[int, typer.Option(min=0, help="Bad rows that are listed.")] = 20,
+    problems: Problems = 20,
 ) -> None:
     """Show what is in a data set: sizes, elements, cells, properties, and rows with problems."""
-    from chemeleon.data import dataset
     from chemeleon.data.describe import describe as measure
-    from chemeleon.data.named import both
-    from chemeleon.data.sources import has_column
+    from chemeleon.data.named import both, find_sets
     from chemeleon.terminal import Terminal
 
-    base, own, inner = parts(name)
-    path, split = Path(base), split or own
-    whole = looks_like_path(base) and not holds_splits(path)  # one file, or a folder of CIFs
-    config = path_config(path) if looks_like_path(base) else named_set(base, root)
-    where = both(config.where, both(inner, where))
-    config = config.model_copy(update={"on_error": "skip", "targets": [], "where": where})
-    if max_atoms is not None:
-        config = config.model_copy(update={"max_atoms": max_atoms})
-    if whole:
-        number_rows = not has_column(path, config.id_column)
-        found = dataset.load_source(config, path, progress=True, number_rows=number_rows)
-        reports = [(name, found)]
-    else:
-        splits = [split] if split else splits_of(config)
-        reports = [
-            (f"{config.name} {s}", dataset.load_report(config, s, progress=True)) for s in splits
-        ]
+    reports = []
+    for one in find_sets(name, split, root=root, on_error="skip"):
+        wishes = {"where": both(one.where, where), "max_atoms": max_atoms or one.config.max_atoms}
+        asked = one._replace(config=one.config.model_copy(update=wishes))
+        reports.append((one.title, asked.load(progress=True)))
     console = Terminal()
     for title, found in reports:
-        description = measure(
-            found.crystals,
-            found.columns,
-            found.problems,
-            found.total,
-            space_group_sample=space_groups,
-        )
-        _show(console, title, description, found, problems)
+        _show(console, title, measure(found, space_group_sample=space_groups), found, problems)
 
 
 @app.command(
@@ -107,61 +82,32 @@ def describe(
     chemeleon data prepare structures.json.gz -o data/mine --split 0.8,0.1,0.1 --by formula\n
     chemeleon vae train --preset mp_20/dng data.name=mine"""
 )
+@words.of_settings(PrepareSettings, "source", "output", "split", "limits", "progress")
 def prepare(
     source: Annotated[
         Path,
         typer.Argument(help="CSV, CIF, POSCAR, extxyz or JSON; or a folder or zip of these."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="New folder, e.g. data/mine.")],
+    output: Output,
     split: Annotated[str, typer.Option(help="Shares of train, val, test.")] = "0.9,0.05,0.05",
-    seed: Annotated[int, typer.Option(min=0, help="Decides which crystal goes where.")] = 0,
-    max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave out larger crystals.")] = None,
-    where: Annotated[
-        str | None, typer.Option(help="Only rows of which this is true, e.g. 'num_elements > 1'.")
-    ] = None,
-    on_error: OnErrorWord = "few",
-    deduplicate: Annotated[
-        bool, typer.Option("--deduplicate", help="Keep one of equal crystals (StructureMatcher).")
-    ] = False,
-    by: Annotated[
-        SplitBy,
-        choice("--by", SplitBy, "random, or formula: one reduced formula stays in one split."),
-    ] = "random",
-    id_column: Annotated[str | None, typer.Option(help="CSV column of names.")] = None,
-    cif_column: Annotated[str, typer.Option(help="CSV column of CIF text.")] = "cif",
-    properties: Annotated[
-        Path | None, typer.Option(help="CSV of numbers for the crystals, joined by name.")
-    ] = None,
+    split_by: Annotated[SplitBy, words.choice("--by", SplitBy, "")] = "random",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    max_atoms: Annotated[int | None, typer.Option(min=1)] = None,
+    properties: Annotated[Path | None, typer.Option()] = None,
     limit: Annotated[
         list[str] | None,
         typer.Option(help="What a file may ask for: bytes, atoms, operations or frames=NUMBER."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what an earlier run wrote.")
-    ] = False,
-    problems: Annotated[int, typer.Option(min=0, help="Bad rows that are listed.")] = 20,
+    problems: Problems = 20,
+    **settings: Any,
 ) -> None:
     """Write train, val and test files in the project's layout, and a report."""
     from chemeleon.data.prepare import prepare as write
     from chemeleon.terminal import Terminal
 
-    report = write(
-        source,
-        output,
-        _shares(split),
-        seed,
-        max_atoms=max_atoms,
-        where=where,
-        on_error=on_error,
-        deduplicate=deduplicate,
-        split_by=by,
-        id_column=id_column,
-        cif_column=cif_column,
-        properties=properties,
-        limits=_limits(limit or []),
-        overwrite=overwrite,
-        progress=True,
-    )
+    settings |= {"split_by": split_by, "seed": seed, "max_atoms": max_atoms}
+    settings |= {"properties": properties, "limits": _limits(limit or []), "progress": True}
+    report = write(source, output, _shares(split), **settings)
     console = Terminal()
     if report.problems:
         console.print(_problem_table(report.problems, problems))
@@ -188,16 +134,14 @@ def prepare(
 )
 def download(
     name: Annotated[str, typer.Argument(help="mp_20, perov_5 or carbon_24.")],
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of data sets [$CHEMELEON_DATA, else ./data].")
-    ] = None,
+    root: Root = None,
 ) -> None:
     """Fetch a public data set; a broken download goes on where it stopped."""
+    from chemeleon.config.presets import load_data
     from chemeleon.data.download import download as fetch
     from chemeleon.terminal import Terminal
 
-    config = named_set(name, root)
-    folder = fetch(config, progress=True)
+    folder = fetch(load_data(name), root, progress=True)
     Terminal().print(_bold(folder), f"is complete: chemeleon data describe {name}")
 
 
@@ -210,37 +154,34 @@ def download(
 )
 def export(
     name: Annotated[str, typer.Argument(help="Data set: mp, mp/val, 'mp where band_gap > 1'.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="New folder.")],
-    split: Annotated[str | None, typer.Option(help="Only train, val or test.")] = None,
-    where: Annotated[
-        str | None, typer.Option(help="Only rows of which this is true (data.where).")
-    ] = None,
+    output: Output,
+    split: Split = None,
+    where: Where = None,
     form: Annotated[
-        Form, choice("--format", Form, "csv (what data.root takes), cif or extxyz.")
+        Form, words.choice("--format", Form, "csv (what data.root takes), cif or extxyz.")
     ] = "csv",
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of data sets [$CHEMELEON_DATA, else ./data].")
-    ] = None,
+    root: Root = None,
     on_error: OnErrorWord = "few",
 ) -> None:
     """Write a data set to files, with all its columns."""
     from chemeleon.data.export import export as write
-    from chemeleon.data.named import both
+    from chemeleon.data.named import both, find_sets
+    from chemeleon.errors import DataError
     from chemeleon.terminal import Terminal
 
-    base, own, inner = parts(name)
-    config = named_set(base, root)
-    where = both(config.where, both(inner, where))
-    config = config.model_copy(update={"where": where, "on_error": on_error})
-    split = split or own
-    splits = [split] if split else splits_of(config)
+    found = find_sets(name, split, root=root, on_error=on_error)
+    splits = [one.split for one in found if one.split is not None]
+    if not splits:
+        raise DataError(f"{name} is no data set; `chemeleon data prepare` makes one of it")
+    config = found[0].config.model_copy(update={"where": both(found[0].where, where)})
     written = write(config, output, splits, form, progress=True)
     counts = ", ".join(f"{part} {count:,}" for part, count in written.items())
     console = Terminal()
     console.print(_bold(f"{output}:"), f"{counts} crystals of {config.name}")
     if form == "csv":
-        words = f"data.root={output.parent} data.name={output.name}"
-        console.print(f"Use it with {words}", highlight=False)
+        console.print(
+            f"Use it with data.root={output.parent} data.name={output.name}", highlight=False
+        )
 
 
 def _bold(text: object) -> Text:
@@ -249,22 +190,16 @@ def _bold(text: object) -> Text:
     return Text(str(text), "bold")
 
 
-def _limits(words: list[str]) -> dict[str, int]:
-    from chemeleon.config.requests import whole_number
+def _limits(given: list[str]) -> dict[str, int]:
     from chemeleon.data.limits import Limits
     from chemeleon.errors import ConfigError, nearest
 
-    found = {}
-    for word in words:
-        name, _, text = word.removeprefix("data.limits.").partition("=")
-        number = whole_number(text)
-        if name not in Limits._fields or number is None:
-            known = ", ".join(Limits._fields)
-            raise ConfigError(
-                f"--limit {word}: one of {known}, and a number, as in atoms=20000"
-                f"{nearest(name, Limits._fields)}"
-            )
-        found[name] = number
+    plain = [word.removeprefix("data.limits.") for word in given]
+    found = words.named("--limit", plain, "NAME=NUMBER such as atoms=20000", words.whole)
+    for name in found:
+        if name not in Limits._fields:
+            known, close = ", ".join(Limits._fields), nearest(name, Limits._fields)
+            raise ConfigError(f"--limit {name}: must be one of {known}{close}")
     return found
 
 
@@ -280,56 +215,53 @@ def _shares(text: str) -> list[float]:
 def _show(console: Console, title: str, found: Description, report: LoadReport, limit: int) -> None:
     from rich.columns import Columns
 
-    bad = len(found.problems)
+    bad, size, atoms = len(report.problems), len(report.crystals), report.crystals.num_atoms.sum()
     console.print(
         _bold(f"\n{title}"),
-        f"({report.source}): {found.crystals:,} crystals,"
-        f" {found.atoms:,} atoms, {len(found.elements)} elements, {bad:,} of {found.total:,} rows"
-        " with problems",
+        f"({report.source}): {size:,} crystals, {int(atoms):,} atoms, {len(found.elements)}"
+        f" elements, {bad:,} of {report.total:,} rows with problems",
     )
     for reason, count in report.left_out.items():
         console.print(f"left out: {count:,} {reason}")
     tables = [_histogram(h) for h in [*found.histograms, *found.targets]]
-    tables.append(_counts("elements (crystals with)", found.elements, found.crystals))
+    tables.append(_counts("elements (crystals with)", found.elements, size))
     if found.sampled:
         head = f"space groups (of {found.sampled:,})"
         tables.append(_counts(head, found.space_groups, found.sampled))
     console.print(Columns(tables, padding=(1, 3)))
     if bad:
-        console.print(_problem_table(found.problems, limit))
+        console.print(_problem_table(report.problems, limit))
 
 
 def _histogram(found: Histogram) -> Table:
-    from rich.bar import Bar
-    from rich.table import Table
-
-    table = Table(title=found.name, title_justify="left", box=None, show_header=False)
-    if not found.counts:
-        table.add_row("no values")
-        return table
-    most = max(found.counts)
+    rows: list[tuple[str, int]] = []
     for low, high, count in zip(found.edges[:-1], found.edges[1:], found.counts, strict=True):
         last = high - 1 if found.discrete else high
         label = f"{low:g}" if found.discrete and last == low else f"{low:.4g} to {last:.4g}"
-        table.add_row(label, Bar(most, 0, count, width=20, color="cyan"), f"{count:,}")
+        rows.append((label, count))
     missing = f", {found.missing:,} missing" if found.missing else ""
-    table.caption = f"mean {found.mean:.4g}{missing}"
-    table.caption_justify = "left"
-    return table
+    return _bars(found.name, rows, "cyan", f"mean {found.mean:.4g}{missing}")
 
 
 def _counts(title: str, counts: dict[str, int], total: int, limit: int = 15) -> Table:
+    rows = [(name, n, f"{100 * n / total:.1f} %") for name, n in list(counts.items())[:limit]]
+    more = f"and {len(counts) - limit} more" if len(counts) > limit else None
+    return _bars(title, rows, "green", more)
+
+
+def _bars(title: str, rows: Sequence[tuple[Any, ...]], color: str, caption: str | None) -> Table:
+    """Return a table of labels, counts as bars and as numbers, and what stands behind them."""
     from rich.bar import Bar
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, show_header=False)
-    most = max(counts.values(), default=1)
-    for name, count in list(counts.items())[:limit]:
-        share = f"{100 * count / total:.1f} %"
-        table.add_row(name, Bar(most, 0, count, width=20, color="green"), f"{count:,}", share)
-    if len(counts) > limit:
-        table.caption = f"and {len(counts) - limit} more"
-        table.caption_justify = "left"
+    if not rows:
+        table.add_row("no values")
+        return table
+    most = max(count for _, count, *_ in rows)
+    for label, count, *behind in rows:
+        table.add_row(label, Bar(most, 0, count, width=20, color=color), f"{count:,}", *behind)
+    table.caption, table.caption_justify = caption, "left"
     return table
 
 

@@ -90,7 +90,7 @@ def evaluate(
     settings |= {"references": references or [], "hull": hull or (), "relax_steps": relax_steps}
     settings["properties"] = words.named("--property", properties or (), example, _interval_of)
     settings |= {"predictor": predictor, "output": output, "overwrite": overwrite}
-    with progress_bar() as settings["progress"]:
+    with shares() as settings["progress"]:
         several = len(source) > 1
         found = api.compare(source, **settings) if several else api.evaluate(source[0], **settings)
     if isinstance(found, Comparison):
@@ -109,16 +109,13 @@ def _interval_of(text: str) -> float | tuple[float, float]:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[str, float], None]]:
+def shares() -> Iterator[Callable[[str, float], None]]:
     """Give a function that shows a word and the share done, one bar for each word."""
-    from rich.progress import BarColumn, Progress, TimeElapsedColumn
+    from rich.progress import TimeElapsedColumn
 
-    from chemeleon.terminal import Terminal
-    from chemeleon.terminal import words as plain
+    from chemeleon.terminal import progress_bar
 
-    console = Terminal(stderr=True)
-    columns = (plain("{task.description:<16}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with progress_bar(TimeElapsedColumn(), text="{task.description:<16}") as bar:
         tasks: dict[str, Any] = {}
 
         def show(word: str, share: float) -> None:
@@ -187,7 +184,8 @@ def _add_groups(
 ) -> None:
     from rich.text import Text
 
-    from chemeleon.evaluation.report.basis import GROUPS, grouped
+    from chemeleon.evaluation.metrics.base import GROUPS
+    from chemeleon.evaluation.report.basis import grouped
 
     for group, entries in grouped(headline).items():
         table.add_section()
@@ -224,7 +222,7 @@ def _interval(entry: Mapping[str, Any]) -> str:
 
 
 def _say_basis(found: Mapping[str, str]) -> None:
-    from chemeleon.evaluation.report.basis import GROUPS
+    from chemeleon.evaluation.metrics.base import GROUPS
 
     for group, text in found.items():
         say(f"{GROUPS[group]}: {text}")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from chemeleon.cli.options import say
+from chemeleon.cli.words import choice
 
+Weights = Literal["raw", "ema"]
+Dtype = Literal["fp32", "bf16"]
 _KINDS = {"vae": "a VAE", "ldm": "an LDM with its VAE", "predictor": "a predictor with its VAE"}
 _NEXT = {
     "vae": "Train on it: chemeleon ldm train --preset mp_20/null ldm.vae_ckpt_path={}",
@@ -89,7 +92,7 @@ def convert(
         Path, typer.Option("--output", "-o", help="Model folder to make.", metavar="DIR")
     ],
     weights: Annotated[
-        str, typer.Option("--weights", help="raw: as trained; ema: their running average.")
+        Weights, choice("--weights", Weights, "raw: as trained; ema: their running average.")
     ] = "raw",
     vae: Annotated[
         str | None,
@@ -100,7 +103,7 @@ def convert(
         ),
     ] = None,
     dtype: Annotated[
-        str, typer.Option("--dtype", help="Of weights in the folder: fp32, or bf16, half the size.")
+        Dtype, choice("--dtype", Dtype, "Of weights in the folder: fp32, or bf16, half the size.")
     ] = "fp32",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a model in the folder.")
@@ -117,23 +120,8 @@ def convert(
     chemeleon hub convert runs/my_ldm -o models/small --dtype bf16
     """
     from chemeleon import api
-    from chemeleon.errors import ConfigError, nearest
 
-    if dtype not in ("fp32", "bf16"):
-        raise ConfigError(f"--dtype {dtype}: must be fp32 or bf16")
-
-    if weights not in ("raw", "ema"):
-        raise ConfigError(
-            f"--weights {weights}: must be raw or ema{nearest(weights, ('raw', 'ema'))}"
-        )
-    api.hub_convert(
-        file,
-        output,
-        weights="ema" if weights == "ema" else "raw",
-        vae=vae,
-        dtype="bf16" if dtype == "bf16" else "fp32",
-        overwrite=overwrite,
-    )
+    api.hub_convert(file, output, weights=weights, vae=vae, dtype=dtype, overwrite=overwrite)
     from chemeleon.config.modelfile import read_model_config
 
     config = read_model_config(output / "config.yaml")

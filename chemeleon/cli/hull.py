@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chemeleon.cli.options import Root
 from chemeleon.cli.words import OnErrorWord
 
 if TYPE_CHECKING:
@@ -57,9 +58,7 @@ def hull(
     energy_column: Annotated[
         str | None, typer.Option(help="CSV column of formation energies, eV/atom.")
     ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of data sets [$CHEMELEON_DATA, else ./data].")
-    ] = None,
+    root: Root = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA if there is any.")] = None,
     on_error: OnErrorWord = "few",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
@@ -130,34 +129,25 @@ def _from_data_set(
     device: str | None,
     on_error: OnError,
 ) -> Hull:
-    from chemeleon.cli.sets import (
-        holds_splits,
-        looks_like_path,
-        named_set,
-        parts,
-        path_config,
-        splits_of,
-    )
     from chemeleon.crystals.batch import Crystals
-    from chemeleon.data.dataset import load_source, load_split
-    from chemeleon.data.named import both
+    from chemeleon.data.dataset import load_split
+    from chemeleon.data.named import find_sets, split_name
     from chemeleon.energy.hull_crystals import from_crystals
     from chemeleon.energy.potentials import load_potential
 
     judge = load_potential(potential, device)
-    base, own, where = parts(source)
-    split = own or split
-    path, is_path = Path(base), looks_like_path(base)
-    config = path_config(path) if is_path else named_set(base, root)
-    where = both(config.where, where)
-    config = config.model_copy(update={"targets": [], "on_error": on_error, "where": where})
-    if is_path and not holds_splits(path):
-        crystals, name = load_source(config, path, progress=True).crystals, source
-    else:
-        splits = splits_of(config) if split == "all" else [split]
-        read = [load_split(config, name, progress=True) for name in splits]
-        crystals = Crystals.join(read)
-        name = source if own else f"{source} {' + '.join(splits)}"
+    sets = find_sets(source, None if split == "all" else split, root=root, on_error=on_error)
+    crystals = Crystals.join(
+        [
+            one.load(progress=True).crystals
+            if one.split is None
+            else load_split(one.config, one.split, progress=True)
+            for one in sets
+        ]
+    )
+    own = split_name(source)[0].rpartition("/")[2]
+    splits = [one.split for one in sets if one.split is not None and one.split != own]
+    name = f"{source} {' + '.join(splits)}".strip()
     return from_crystals(crystals, judge, name, relax)
 
 

@@ -41,6 +41,9 @@ TrackerName = Annotated[
     str | None,
     typer.Option("--tracker", help="wandb, tensorboard or none; short for trainer.tracker=..."),
 ]
+Root = Annotated[
+    Path | None, typer.Option(help="Folder of data sets [$CHEMELEON_DATA, else ./data].")
+]
 
 
 def say(text: str, err: bool = False) -> None:

@@ -55,14 +55,12 @@ def run(
     chemeleon predict run runs/gap a.cif b.cif sampled.extxyz -o gaps.csv
     chemeleon predict run runs/gap candidates.csv --id-column name -o gaps.csv
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress
+    from rich.progress import MofNCompleteColumn
 
     from chemeleon import api
-    from chemeleon.terminal import Terminal
+    from chemeleon.terminal import progress_bar
 
-    console = Terminal(stderr=True)
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with progress_bar(MofNCompleteColumn()) as bar:
         task = bar.add_task("crystals", total=None)
         found = api.predict_run(
             model,

@@ -111,12 +111,12 @@ def sample(
 
 def _make(asked: SampleSettings) -> SampleResult:
     """Make the crystals, and show how many there are."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
     from chemeleon import api
     from chemeleon.checkpoints.shipped import default_model
     from chemeleon.config.hubname import hub_name
-    from chemeleon.terminal import Terminal
+    from chemeleon.terminal import progress_bar
 
     if asked.model is None:
         shipped = default_model(asked.of_atoms)
@@ -127,9 +127,7 @@ def _make(asked: SampleSettings) -> SampleResult:
         model = str(asked.model)
     if hub_name(model):
         api.hub_pull(model)  # first, as two progress bars at once would disturb each other
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Terminal(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with progress_bar(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task("crystals", total=None if asked.formulas_from else asked.total)
         given = {field.name: getattr(asked, field.name) for field in fields(asked)}
         given |= {"model": model, "progress": lambda made: bar.advance(task, made)}
@@ -140,11 +138,11 @@ def _evaluate(result: SampleResult, output: Path, references: list[str]) -> None
     import json
 
     from chemeleon import api
-    from chemeleon.cli.evaluate import print_report, progress_bar
+    from chemeleon.cli.evaluate import print_report, shares
     from chemeleon.evaluation.origin import told
 
     made = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
-    with progress_bar() as progress:
+    with shares() as progress:
         report = api.evaluate(
             result.structures,
             references=references,

@@ -116,15 +116,22 @@ def listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def whole(text: str) -> int:
+    """Return a whole number; raises ValueError for any other text."""
+    number = whole_number(text)
+    if number is None:
+        raise ValueError(text)
+    return number
+
+
 def whole_numbers(flag: str) -> Callable[[str], list[int]]:
     """Return a parser of lists of whole numbers."""
 
     def parse(text: str) -> list[int]:
-        found = [whole_number(part.strip()) for part in text.split(",")]
-        numbers = [number for number in found if number is not None]
-        if len(numbers) < len(found):
-            raise ConfigError(f"{flag} takes whole numbers such as 5,8, got '{text}'")
-        return numbers
+        try:
+            return [whole(part.strip()) for part in text.split(",")]
+        except ValueError:
+            raise ConfigError(f"{flag} takes whole numbers such as 5,8, got '{text}'") from None
 
     return parse
 

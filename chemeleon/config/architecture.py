@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from chemeleon.config.bounds import (
     MOST_CLASSES,
@@ -29,6 +29,7 @@ from chemeleon.config.bounds import (
     Word,
     Words,
 )
+from chemeleon.config.schedulers import SCHEDULERS, known_scheduler
 
 
 def _check_heads(width: int, heads: int) -> None:
@@ -110,8 +111,11 @@ class VAEConfig(Section):
 
 
 class DenoiserConfig(Section):
-    """The diffusion transformer (DiT) over atoms."""
+    """The network that predicts noise in latents, by default a diffusion transformer over atoms."""
 
+    network: Word = Field(
+        default="dit", description="Which network, a file of `chemeleon/models/networks/`."
+    )
     width: Width = Field(default=768, description="Width of the transformer.")
     layers: Layers = Field(default=12, description="Blocks.")
     heads: Heads = Field(default=12, description="Attention heads.")
@@ -186,9 +190,9 @@ class DiffusionConfig(Section):
 class SamplerConfig(Section):
     """The reverse walk that `sample` uses if not told otherwise."""
 
-    scheduler: Literal["ddim", "ddpm", "dpm++", "unipc", "euler"] = Field(
+    scheduler: Annotated[str, AfterValidator(known_scheduler)] = Field(
         default="ddim",
-        description="Name of the scheduler; `euler` is for flow models, the rest for ddpm.",
+        description="ddim, ddpm, dpm++ or unipc; euler for flow models.",
     )
     steps: TimeSteps = Field(default=50, description="Evaluations of the denoiser.")
     eta: Fraction = Field(
@@ -205,6 +209,17 @@ class SamplerConfig(Section):
         description="How much likelier (log-probability over its atoms) a crystal must be for"
         " another element to be worth it; 0 lets every atom choose by itself.",
     )
+
+    def unread_eta(self, *more: str) -> str | None:
+        """Return why ``eta`` would not be read, or None where it is or is 1.
+
+        Args:
+            more: schedulers that take any, beside those that always do.
+        """
+        kind = SCHEDULERS[self.scheduler]
+        if kind.etas is None or self.eta in (1, *kind.etas) or self.scheduler in more:
+            return None
+        return f"eta={self.eta:g} would change nothing: {kind.of_eta}"
 
 
 class ConditionConfig(Section):

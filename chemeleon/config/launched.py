@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from chemeleon.config.requests import whole_number
@@ -12,9 +13,14 @@ logger = logging.getLogger(__name__)
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
+def is_one_of_several() -> bool:
+    """Return whether a launcher such as `accelerate launch` started several processes."""
+    return _size("WORLD_SIZE") > 1
+
+
 def is_first() -> bool:
     """Return whether this is the process that speaks for all."""
-    return os.environ.get("RANK", "0") == "0"
+    return not is_one_of_several() or os.environ.get("RANK", "0") == "0"
 
 
 def tell_if_alone() -> None:
@@ -48,11 +54,13 @@ class Share(NamedTuple):
     rank: int = 0
     world: int = 1
 
-    def gather(self, items: list[Any]) -> list[Any]:
-        """Return the items of all processes, on each of them."""
+    def gather(self, items: Iterable[Any]) -> Iterable[Any]:
+        """Return the items of all processes, on each of them; of one process one by one."""
+        if self.world == 1:
+            return items
         from accelerate.utils import gather_object
 
-        return gather_object(items)
+        return gather_object(list(items))
 
 
 def share(device: str | None) -> Share:
@@ -61,7 +69,7 @@ def share(device: str | None) -> Share:
     Args:
         device: torch's name; each of several processes takes its own GPU if that is not given.
     """
-    if _size("WORLD_SIZE") == 1:
+    if not is_one_of_several():
         tell_if_alone()
         return Share(device)
     import torch

@@ -80,6 +80,21 @@ def check_range(what: str, value: float, least: float, most: float) -> None:
         )
 
 
+def guided_steps(interval: tuple[float, float], steps: int) -> range:
+    """Return the numbers of the steps that lie between two shares of a walk.
+
+    Raises:
+        ConfigError: if none does.
+    """
+    first, last = (round(share * steps) for share in interval)
+    if first >= last:
+        raise ConfigError(
+            f"the guidance interval {interval[0]:g},{interval[1]:g} holds none of the {steps} steps"
+            " of the walk: widen it, or take more steps"
+        )
+    return range(first, last)
+
+
 def _shown(value: float) -> str:
     if isinstance(value, int) and abs(value) >= 10**24:
         return f"about 10^{int(value.bit_length() * 0.30103)}"

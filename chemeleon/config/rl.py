@@ -8,10 +8,17 @@ from pydantic import Field, field_validator, model_validator
 
 from chemeleon.config.architecture import LoRAConfig, SamplerConfig
 from chemeleon.config.bounds import Fraction, Location, NonNegative, Positive, Section
-from chemeleon.config.requests import MAX_CRYSTALS
+from chemeleon.config.requests import MAX_CRYSTALS, guided_steps
+from chemeleon.config.schedulers import SCHEDULERS
+from chemeleon.errors import ConfigError
 
 # metrics of a rollout and of validation that are no reward's
 RESERVED = ("reward", "loss", "distinct_formulas", "distinct_elements", "element_drift")
+# settings that are off by default, and that only the other algorithm reads
+_UNREAD = {
+    "grpo": ("keep_share", "noise_draws"),
+    "rejection": ("reference_kl", "drop_flat_groups", "likelihood", "old_log_probs"),
+}
 Normalise = Literal["none", "minmax", "std", "mean", "clip"]
 
 
@@ -36,6 +43,15 @@ class RewardConfig(Section):
     options: dict[str, Any] = Field(
         default_factory=dict, description="The reward's own settings: `chemeleon rl rewards NAME`."
     )
+
+    @model_validator(mode="after")
+    def _normalised_together(self) -> RewardConfig:
+        if self.within == "batch" and self.normalise in ("none", "clip"):
+            raise ValueError(
+                f"within=batch would change nothing with normalise={self.normalise}, which looks at"
+                " each crystal alone: leave it out, or normalise by minmax, std or mean"
+            )
+        return self
 
 
 class RLConfig(Section):
@@ -164,7 +180,7 @@ class RLConfig(Section):
     def _consistent(self) -> RLConfig:
         problems = []
         name, steps = self.sampler.scheduler, self.sampler.steps
-        if name not in ("ddim", "ddpm", "euler"):
+        if not SCHEDULERS[name].gaussian:
             problems.append(
                 f"sampler.scheduler={name} has no likelihood: use ddim, ddpm or euler (flow)"
             )
@@ -174,6 +190,8 @@ class RLConfig(Section):
             )
         if name != "ddpm" and self.sampler.eta == 0:
             problems.append("sampler.eta=0 walks without noise, so there is nothing to learn from")
+        if problem := self.sampler.unread_eta("euler"):
+            problems.append(f"sampler.{problem}")
         if self.window is not None and name == "ddpm":
             problems.append("window needs steps without noise, which ddpm does not have: use ddim")
         if self.window is not None and self.window >= steps:
@@ -186,11 +204,22 @@ class RLConfig(Section):
         first, last = self.guidance_interval
         if first >= last:
             problems.append(f"guidance_interval must rise, such as [0.2, 0.8]; got {first}, {last}")
+        else:
+            try:
+                guided_steps((first, last), steps)
+            except ConfigError as error:
+                problems.append(str(error))
         if (first, last) != (0, 1) and self.guidance is None:
             problems.append("guidance_interval says when guidance acts: set guidance")
         if self.algorithm == "rejection" and self.guidance is not None:
             problems.append(
                 "guidance goes with algorithm=grpo: rejection would train its effect into the model"
+            )
+        fields = type(self).model_fields
+        if unread := [n for n in _UNREAD[self.algorithm] if getattr(self, n) != fields[n].default]:
+            problems.append(
+                f"{', '.join(unread)} would change nothing with algorithm={self.algorithm}:"
+                " leave out, or choose the other algorithm"
             )
         written = {f"{n}_{what}" for n in ("reward", *self.rewards) for what in ("std", "failed")}
         for name in self.rewards:

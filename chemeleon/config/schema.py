@@ -9,49 +9,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from chemeleon.config.architecture import (
-    ConditionConfig,
-    DenoiserConfig,
-    DiffusionConfig,
-    LDMConfig,
-    LoRAConfig,
-    PredictorConfig,
-    SamplerConfig,
-    VAEConfig,
-    VAELossConfig,
-)
+from chemeleon.config.architecture import LDMConfig, PredictorConfig, VAEConfig
 from chemeleon.config.bounds import Fraction, NonNegative, Positive, Section, Word, Words
 from chemeleon.config.requests import MAX_SEED
-from chemeleon.config.rl import RewardConfig, RLConfig
+from chemeleon.config.rl import RLConfig
 from chemeleon.config.where import read_where
 from chemeleon.errors import ConfigError
-
-__all__ = [
-    "STAGES",
-    "AugmentConfig",
-    "ConditionConfig",
-    "DataConfig",
-    "DenoiserConfig",
-    "DiffusionConfig",
-    "DownloadConfig",
-    "LDMConfig",
-    "LDMTrainConfig",
-    "LimitsConfig",
-    "LoRAConfig",
-    "OptimConfig",
-    "PredictTrainConfig",
-    "PredictorConfig",
-    "RLConfig",
-    "RLTrainConfig",
-    "RewardConfig",
-    "SamplerConfig",
-    "StageConfig",
-    "TrainerConfig",
-    "VAEConfig",
-    "VAELossConfig",
-    "VAETrainConfig",
-    "spoiled_form",
-]
 
 
 class DownloadConfig(Section):
@@ -288,6 +251,8 @@ class LDMTrainConfig(StageConfig):
 
     @model_validator(mode="after")
     def _targets(self) -> LDMTrainConfig:
+        if problem := self.ldm.sampler.unread_eta():
+            raise ValueError(f"ldm.sampler.{problem}")
         missing = [
             f"ldm.conditions.{name} needs column '{c.column}'"
             for name, c in self.ldm.conditions.items()

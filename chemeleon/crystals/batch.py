@@ -8,7 +8,7 @@ torch is imported by what needs tensors: worker processes, which hold arrays, st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
@@ -20,6 +20,8 @@ from chemeleon.crystals.notation import MAX_ATOMIC_NUMBER as MAX_ATOMIC_NUMBER  
 from chemeleon.errors import DataError
 
 if TYPE_CHECKING:
+    from typing import Self
+
     import torch
     from torch import Tensor
     from typing_extensions import TypeVar
@@ -43,7 +45,48 @@ class Crystal(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CrystalBatch:
+class _Form(Generic[A]):
+    """What both forms of many crystals have."""
+
+    atomic_numbers: A
+    frac_coords: A
+    lattice: A
+    num_atoms: A
+    targets: dict[str, A] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self._parts[3].shape[0]
+
+    @property
+    def _parts(self) -> tuple[Any, Any, Any, Any]:
+        return self.atomic_numbers, self.frac_coords, self.lattice, self.num_atoms
+
+    @property
+    def _targets(self) -> dict[str, Any]:
+        return self.targets
+
+    @property
+    def device(self: _Form[Tensor]) -> torch.device:
+        """The device of the tensors."""
+        return self.num_atoms.device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the tensors on another device."""
+        targets = {name: value.to(device) for name, value in self._targets.items()}
+        return self._with((part.to(device) for part in self._parts), targets)
+
+    def with_geometry(self, frac_coords: A, lattice: A) -> Self:
+        """Return the same atoms at other coordinates and in other cells."""
+        return replace(self, frac_coords=frac_coords, lattice=lattice, check=False)
+
+    def _with(self, parts: Iterable[Any], targets: dict[str, Any]) -> Any:
+        """Return the same crystals in other tensors or arrays."""
+        names = ("atomic_numbers", "frac_coords", "lattice", "num_atoms")
+        return replace(self, **dict(zip(names, parts, strict=True)), targets=targets, check=False)
+
+
+@dataclass(frozen=True)
+class CrystalBatch(_Form["Tensor"]):
     """Padded crystals, as the models take them.
 
     Attributes:
@@ -60,11 +103,6 @@ class CrystalBatch:
         DataError: if shapes or the number of real atoms do not agree (unless ``check=False``).
     """
 
-    atomic_numbers: Tensor
-    frac_coords: Tensor
-    lattice: Tensor
-    num_atoms: Tensor
-    targets: dict[str, Tensor] = field(default_factory=dict)
     tokens: Tensor | None = None
     full: bool = False
     check: bool = field(default=True, repr=False, compare=False)
@@ -73,23 +111,15 @@ class CrystalBatch:
         if not self.check:
             return
         size, width = self.atomic_numbers.shape
-        expected = {
-            "frac_coords": (size, width, 3),
-            "lattice": (size, 3, 3),
-            "num_atoms": (size,),
-            **{f"targets[{name}]": (size,) for name in self.targets},
-        }
-        given = {
-            "frac_coords": self.frac_coords,
-            "lattice": self.lattice,
-            "num_atoms": self.num_atoms,
-            **{f"targets[{name}]": value for name, value in self.targets.items()},
-        }
-        for name, shape in expected.items():
-            if tuple(given[name].shape) != shape:
+        shapes = {"frac_coords": (size, width, 3), "lattice": (size, 3, 3), "num_atoms": (size,)}
+        given = {name: getattr(self, name) for name in shapes}
+        given |= {f"targets[{name}]": value for name, value in self.targets.items()}
+        for name, tensor in given.items():
+            found, shape = tuple(tensor.shape), shapes.get(name, (size,))
+            if found != shape:
                 raise DataError(
-                    f"CrystalBatch.{name} has shape {tuple(given[name].shape)}, expected {shape}"
-                    f" from atomic_numbers {(size, width)}"
+                    f"CrystalBatch.{name} has shape {found}, expected {shape} from atomic_numbers"
+                    f" {(size, width)}"
                 )
         from torch import equal
 
@@ -99,18 +129,10 @@ class CrystalBatch:
                 " crystal and 0 on the padded rest"
             )
 
-    def __len__(self) -> int:
-        return self.atomic_numbers.shape[0]
-
     @property
     def width(self) -> int:
         """The padded number of atoms ``N``."""
         return self.atomic_numbers.shape[1]
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the tensors."""
-        return self.atomic_numbers.device
 
     @cached_property
     def mask(self) -> Tensor:
@@ -144,21 +166,9 @@ class CrystalBatch:
         return lattice_volume(self.lattice)
 
     def to(self, device: torch.device | str) -> CrystalBatch:
-        """Return the batch on another device."""
-        return CrystalBatch(
-            self.atomic_numbers.to(device),
-            self.frac_coords.to(device),
-            self.lattice.to(device),
-            self.num_atoms.to(device),
-            {name: value.to(device) for name, value in self.targets.items()},
-            None if self.tokens is None else self.tokens.to(device),
-            self.full,
-            check=False,
-        )
-
-    def with_geometry(self, frac_coords: Tensor, lattice: Tensor) -> CrystalBatch:
-        """Return the same atoms at other coordinates and in other cells."""
-        return replace(self, frac_coords=frac_coords, lattice=lattice, check=False)
+        """Return the tensors on another device."""
+        moved = super().to(device)
+        return moved if self.tokens is None else replace(moved, tokens=self.tokens.to(device))
 
     def flatten(self, ids: Sequence[str] | None = None) -> Crystals:
         """Drop the padding."""
@@ -173,7 +183,7 @@ class CrystalBatch:
 
 
 @dataclass(frozen=True)
-class Crystals(Generic[A]):
+class Crystals(_Form[A]):
     """Crystals of any size, atoms one after the other: tensors on a device, or numpy arrays.
 
     Attributes:
@@ -188,11 +198,6 @@ class Crystals(Generic[A]):
         DataError: if shapes and numbers of atoms do not agree (unless ``check=False``).
     """
 
-    atomic_numbers: A
-    frac_coords: A
-    lattice: A
-    num_atoms: A
-    targets: dict[str, A] = field(default_factory=dict)
     ids: list[str] = field(default_factory=list)
     check: bool = field(default=True, repr=False, compare=False)
 
@@ -243,26 +248,10 @@ class Crystals(Generic[A]):
         named = all(part.ids or not len(part) for part in parts)
         return Crystals(*joined, ids=[name for part in parts for name in part.ids] if named else [])
 
-    def __len__(self) -> int:
-        return self._parts[3].shape[0]
-
     def __iter__(self) -> Iterator[Crystal]:
         """Yield one crystal after the other, as arrays."""
         arrays = self.arrays()
         return (arrays.crystal(i) for i in range(len(arrays)))
-
-    @property
-    def _parts(self) -> tuple[Any, Any, Any, Any]:
-        return self.atomic_numbers, self.frac_coords, self.lattice, self.num_atoms
-
-    @property
-    def _targets(self) -> dict[str, Any]:
-        return self.targets
-
-    @property
-    def device(self: Crystals[Tensor]) -> torch.device:
-        """The device of the tensors."""
-        return self.num_atoms.device
 
     @cached_property
     def starts(self) -> A:
@@ -350,15 +339,20 @@ class Crystals(Generic[A]):
         import torch
 
         num_atoms = self.num_atoms[indices]
-        width = int(num_atoms.max()) if pad_to is None else pad_to
+        width = pad_to
+        if width is None:
+            width = int(num_atoms.max()) if len(num_atoms) else 0
         slots = torch.arange(width, device=num_atoms.device)
         mask = slots < num_atoms.unsqueeze(-1)
         atoms = (self.starts[indices].unsqueeze(-1) + slots).masked_fill(~mask, 0)
+        numbers, frac = self.atomic_numbers, self.frac_coords
+        if not len(numbers):  # padded slots are taken from an atom, too
+            numbers, frac = numbers.new_zeros(1), frac.new_zeros(1, 3)
         full = tokens == mask.numel()
         packed = tokens is not None and not full
         return CrystalBatch(
-            atomic_numbers=self.atomic_numbers[atoms].masked_fill(~mask, 0),
-            frac_coords=self.frac_coords[atoms].masked_fill(~mask.unsqueeze(-1), 0.0),
+            atomic_numbers=numbers[atoms].masked_fill(~mask, 0),
+            frac_coords=frac[atoms].masked_fill(~mask.unsqueeze(-1), 0.0),
             lattice=self.lattice[indices],
             num_atoms=num_atoms,
             targets={name: value[indices] for name, value in self.targets.items()},
@@ -374,8 +368,7 @@ class Crystals(Generic[A]):
 
         numbers, frac, lattice, counts = map(as_tensor, self._parts)
         targets = {name: as_tensor(value).double() for name, value in self._targets.items()}
-        parts = numbers.long(), frac.double(), lattice.double(), counts
-        return Crystals(*parts, targets, self.ids, check=False)
+        return self._with((numbers.long(), frac.double(), lattice.double(), counts), targets)
 
     def arrays(self) -> Crystals[Array]:
         """Return numpy arrays with coordinates, cells and targets in float64."""
@@ -383,23 +376,8 @@ class Crystals(Generic[A]):
             return self  # type: ignore[return-value]
         numbers, frac, lattice, counts = (part.detach().cpu().numpy() for part in self._parts)
         targets = {name: value.double().cpu().numpy() for name, value in self._targets.items()}
-        parts = (
-            numbers.astype(np.uint8),
-            np.asarray(frac, float),
-            np.asarray(lattice, float),
-            counts,
-        )
-        return Crystals(*parts, targets, self.ids, check=False)
-
-    def to(self: Crystals[Tensor], device: torch.device | str) -> Crystals[Tensor]:
-        """Return the tensors on another device."""
-        numbers, frac, lattice, counts = (part.to(device) for part in self._parts)
-        targets = {name: value.to(device) for name, value in self.targets.items()}
-        return Crystals(numbers, frac, lattice, counts, targets, self.ids, check=False)
-
-    def with_geometry(self, frac_coords: A, lattice: A) -> Crystals[A]:
-        """Return the same atoms at other coordinates and in other cells."""
-        return replace(self, frac_coords=frac_coords, lattice=lattice, check=False)
+        floats = np.asarray(frac, float), np.asarray(lattice, float)
+        return self._with((numbers.astype(np.uint8), *floats, counts), targets)
 
     def bytes(self: Crystals[Tensor]) -> int:
         """Return the size of the tensors in bytes."""

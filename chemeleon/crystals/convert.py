@@ -25,7 +25,6 @@ from chemeleon.crystals.texts import FOLDER_FORMATS, write_text
 from chemeleon.errors import DataError
 
 if TYPE_CHECKING:
-    from ase import Atoms
     from pymatgen.core import Structure
 
 FORMATS = ("cif", "extxyz", "json", "poscar")
@@ -80,9 +79,13 @@ def to_structures(crystals: Crystals | CrystalBatch) -> list[Structure]:
     # constructor takes most of its time to set attributes: sites are copies of one per element
     models: dict[int, dict[str, Any]] = {}
     structures = []
+    flat = crystals if isinstance(crystals, Crystals) else crystals.flatten([])
+    targets = {name: values.tolist() for name, values in flat.targets.items()}
     with _no_collection():
-        for numbers, frac, cell, properties in _rows(crystals):
-            lattice = Lattice(cell)
+        for i, (elements, frac, cell) in enumerate(flat):
+            numbers, lattice = elements.tolist(), Lattice(cell)
+            properties: dict[str, Any] = {"material_id": flat.ids[i]} if flat.ids else {}
+            properties |= {name: values[i] for name, values in targets.items()}
             for z in set(numbers) - models.keys():
                 element = Composition({Element.from_Z(z): 1})
                 models[z] = vars(PeriodicSite(element, frac[0], lattice, skip_checks=True))
@@ -108,32 +111,6 @@ def _no_collection() -> Iterator[None]:
     finally:
         if running:
             gc.enable()
-
-
-def from_ase(
-    atoms: Sequence[Atoms],
-    ids: Sequence[str] | None = None,
-    targets: Mapping[str, Sequence[float] | Tensor] | None = None,
-) -> Crystals:
-    """Turn ASE atoms, periodic in three directions, into flat tensors; see `from_structures`."""
-    from pymatgen.io.ase import AseAtomsAdaptor
-
-    for index, item in enumerate(atoms):
-        if not all(item.pbc):
-            name = ids[index] if ids is not None else index
-            raise DataError(f"crystal {name} is not periodic in three directions: pbc {item.pbc}")
-    structures = [AseAtomsAdaptor.get_structure(item) for item in atoms]  # type: ignore[arg-type]
-    return from_structures(structures, ids, targets)
-
-
-def to_ase(crystals: Crystals | CrystalBatch) -> list[Atoms]:
-    """Return ASE atoms, each with its id (if any) and targets in ``info``."""
-    from ase import Atoms
-
-    return [
-        Atoms(numbers=numbers, scaled_positions=frac, cell=cell, pbc=True, info=properties)
-        for numbers, frac, cell, properties in _rows(crystals)
-    ]
 
 
 def write_structures(
@@ -215,20 +192,6 @@ def check_file_names(names: Iterable[str]) -> None:
                 f"{name[:80]!r} is no name for a file, and CIF and POSCAR are one file each: rename"
                 " the crystal, or choose another format"
             )
-
-
-def _rows(crystals: Crystals | CrystalBatch) -> Iterable[tuple[Any, Any, Any, dict[str, Any]]]:
-    flat = (crystals if isinstance(crystals, Crystals) else crystals.flatten([])).to("cpu")
-    # whole arrays at once: a tensor operation for each crystal costs as much as its structure
-    numbers, coords = flat.atomic_numbers.tolist(), flat.frac_coords.double().numpy()
-    cells = flat.lattice.double().numpy()
-    targets = {name: values.tolist() for name, values in flat.targets.items()}
-    end = 0
-    for i, size in enumerate(flat.num_atoms.tolist()):
-        start, end = end, end + size
-        properties: dict[str, Any] = {"material_id": flat.ids[i]} if flat.ids else {}
-        properties |= {name: values[i] for name, values in targets.items()}
-        yield numbers[start:end], coords[start:end], cells[i], properties
 
 
 def _numbers(structure: Structure, name: str) -> list[int]:

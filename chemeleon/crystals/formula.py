@@ -43,8 +43,7 @@ def formula_units(crystals: Crystals) -> Tensor:
 
 
 def _units(crystals: Crystals) -> Tensor:
-    owner = torch.repeat_interleave(crystals.num_atoms)
-    place = owner * (MAX_ATOMIC_NUMBER + 1) + crystals.atomic_numbers
+    place = crystals.owners * (MAX_ATOMIC_NUMBER + 1) + crystals.atomic_numbers
     shape = (len(crystals), MAX_ATOMIC_NUMBER + 1)
     counts = torch.bincount(place, minlength=math.prod(shape)).view(shape)
     units = counts[:, 0]

@@ -99,12 +99,6 @@ def _candidate(crystal: Crystal, group: Any, symprec: float, bounds: Bounds) -> 
     return Candidate(ideal, group.number, symprec, float(moved), float(strain), cells)
 
 
-def candidates_chunk(job: tuple[list[Crystal], Bounds]) -> list[tuple[int | None, list[Candidate]]]:
-    """Return `candidates` of several crystals, in a worker process."""
-    crystals, bounds = job
-    return [candidates(crystal, bounds) for crystal in crystals]
-
-
 def exact(crystal: Crystal, cell: Cell) -> tuple[Crystal, int] | None:
     """Return an exactly symmetric crystal in its standard cell, and the number of its group."""
     group = dataset(*crystal, TIGHT)

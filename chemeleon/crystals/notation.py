@@ -25,7 +25,7 @@ _TOKEN = re.compile(rf"([A-Z][a-z]?){_AMOUNT}?|([(\[{{])|([)\]}}]){_AMOUNT}?")
 _COEFFICIENT = re.compile(r"(?:(\d+)/(\d+)|(\d+(?:\.\d+)?))(?=[A-Z(\[{])")
 _ELEMENT_WORD = re.compile(rf"[A-Z][a-z]?{_AMOUNT}?|[(\[{{].*[)\]}}]{_AMOUNT}?")
 _PAIRS = {")": "(", "]": "[", "}": "{"}
-_ISOTOPES = {"D": "H", "T": "H"}
+ISOTOPES = {"D": "H", "T": "H"}
 
 
 class NotationError(ValueError):
@@ -83,8 +83,13 @@ def amounts(text: str) -> dict[str, float]:
     Raises:
         NotationError: with the reason.
     """
+    return amounts_of(plain(text))
+
+
+def amounts_of(written: str) -> dict[str, float]:
+    """Return `amounts` of a formula that is `plain`."""
     levels: list[tuple[str, dict[str, float]]] = [("", {})]
-    written, place = plain(text), 0
+    place = 0
     while place < len(written):
         found = _TOKEN.match(written, place)
         if found is None:
@@ -101,7 +106,7 @@ def amounts(text: str) -> dict[str, float]:
         else:
             if amount and amount.startswith("."):
                 raise NotationError(f"write {element}0{amount} for an amount, or '·' for a dot")
-            name = _ISOTOPES.get(element, element)
+            name = ISOTOPES.get(element, element)
             if name not in element_symbols():
                 raise NotationError(f"'{element}' is the symbol of no element")
             _add(levels[-1][1], name, float(amount or 1))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, Crystals
+from chemeleon.crystals.lattice import wrap
 from chemeleon.errors import ConfigError
 
 Order = Literal["file", "number", "canonical"]
@@ -62,8 +63,7 @@ def arrange(crystals: Crystals, order: Order) -> Crystals:
 
 def _sorted(crystals: Crystals, ranks: Tensor) -> Tensor:
     """Return ``(A,)`` atoms by crystal, then rank, then place."""
-    owner = torch.repeat_interleave(crystals.num_atoms)
-    return torch.argsort(owner * (int(ranks.max()) + 1) + ranks, stable=True)
+    return torch.argsort(crystals.owners * (int(ranks.max()) + 1) + ranks, stable=True)
 
 
 def _by_number(crystals: Crystals) -> tuple[Tensor, Tensor]:
@@ -74,8 +74,7 @@ def _by_number(crystals: Crystals) -> tuple[Tensor, Tensor]:
 def _canonical(crystals: Crystals) -> tuple[Tensor, Tensor]:
     """Return elements and coordinates in canonical order."""
     size, classes = len(crystals), MAX_ATOMIC_NUMBER + 1
-    owner = torch.repeat_interleave(crystals.num_atoms)
-    kind = owner * classes + crystals.atomic_numbers
+    kind = crystals.owners * classes + crystals.atomic_numbers
     counts = torch.bincount(kind, minlength=size * classes)
     ranks = counts[kind] * 1000 + mendeleev_numbers()[crystals.atomic_numbers]
     order = _sorted(crystals, ranks)
@@ -99,11 +98,9 @@ def _canonical(crystals: Crystals) -> tuple[Tensor, Tensor]:
         origin[rows[smaller]] = atom
     moved = coords - coords.gather(1, origin.view(-1, 1, 1).expand(-1, 1, 3))
     order = _keys(moved, element, mask).argsort(dim=1, stable=True)
-    moved = moved - torch.floor(moved)
-    moved = torch.where(moved >= 1, 0.0, moved)
     return (
         types.gather(1, order)[mask],
-        moved.gather(1, order.unsqueeze(-1).expand(-1, -1, 3))[mask],
+        wrap(moved).gather(1, order.unsqueeze(-1).expand(-1, -1, 3))[mask],
     )
 
 

@@ -40,7 +40,9 @@ def reduce_atoms(
     """
     package = _torch_scatter() if use_torch_scatter in {None, True} else None
     if use_torch_scatter and package is None:
-        raise ImportError("torch-scatter is not installed: run `make setup-scatter`")
+        raise ImportError(
+            "torch-scatter (extra `scatter`) is not installed: run `make setup-scatter`"
+        )
     if package is not None:
         ends = torch.cat([num_atoms.new_zeros(1), torch.cumsum(num_atoms, 0)])
         return package.segment_csr(values, ends, reduce=reduce)

@@ -20,6 +20,7 @@ MIN_ATOM_VOLUME = 0.5  # angstrom^3 per atom: of diamond 5.7, of solid hydrogen 
 # the search may never end where the tolerance is not small beside the cell
 MIN_HEIGHT = 1.5  # angstrom, between lattice planes of the reduced cell; 1.96 of 13,570 real ones
 MIN_TOLERANCES = 10  # that this distance holds: the tolerance is lowered to it
+PARTS = 24  # translations of space groups are multiples of 1/24 in every tabulated setting
 Cell = Literal["primitive", "conventional"]
 _SYSTEMS = {
     2: "triclinic", 15: "monoclinic", 74: "orthorhombic", 142: "tetragonal", 167: "trigonal",
@@ -117,6 +118,24 @@ def operations(number: int, primitive: bool) -> tuple[NDArray[np.int64], NDArray
     setting = moyopy.Setting.standard()
     found = moyopy.operations_from_number(number, setting=setting, primitive=primitive)
     return np.array(found.rotations), np.array(found.translations)
+
+
+def gemmi_operations(rotations: NDArray[Any], translations: NDArray[Any]) -> list[Any]:
+    """Return operations as gemmi's ``Op``, translations in [0, 1) and as multiples of 1/24.
+
+    Args:
+        rotations: ``(G, 3, 3)`` whole numbers.
+        translations: ``(G, 3)`` fractional.
+    """
+    import gemmi
+
+    found = []
+    for rotation, shift in zip(rotations, translations, strict=True):
+        operation: Any = gemmi.Op()
+        operation.rot = (PARTS * rotation).tolist()
+        operation.tran = np.round(PARTS * shift).astype(int).tolist()
+        found.append(operation.wrap())
+    return found
 
 
 def in_cell(

@@ -6,22 +6,20 @@ Shapes: ``N`` atoms.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chemeleon.crystals.batch import Crystal
 from chemeleon.crystals.idealise import exact, orbits
-from chemeleon.crystals.symmetry import Cell, operations
+from chemeleon.crystals.symbols import symbol
+from chemeleon.crystals.symmetry import Cell, gemmi_operations, operations
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 FOLDER_FORMATS = {"cif": ".cif", "poscar": ".vasp"}  # one file each, in a folder of that name
-_GEMMI = 24  # gemmi counts translations in 24ths
 
 
 def write_text(
@@ -32,6 +30,18 @@ def write_text(
     path = folder / form / f"{name}{FOLDER_FORMATS[form]}"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def write_chunk(job: tuple[str, list[str], list[tuple[str, Crystal, Cell | None]]]) -> int:
+    """Write crystals in a worker process: folder, formats, and name, crystal and cell of each."""
+    from pymatgen.core import Structure
+
+    folder, formats, rows = job
+    for name, (numbers, frac, lattice), cell in rows:
+        structure = Structure(lattice, numbers.tolist(), frac)
+        for form in formats:
+            write_text(Path(folder), form, name, structure, cell)
+    return len(rows)
 
 
 def cif_text(structure: Structure, cell: Cell | None = None) -> str:
@@ -51,7 +61,7 @@ def cif_text(structure: Structure, cell: Cell | None = None) -> str:
 
         return str(CifWriter(structure))
     (numbers, coords, lattice), group = found
-    symbols = _symbols(numbers)
+    symbols = [symbol(z) for z in numbers.tolist()]
     parts = orbits(found[0], group, cell)
     lengths = np.linalg.norm(lattice, axis=1)
     unit = lattice / lengths[:, None]
@@ -82,8 +92,8 @@ def cif_text(structure: Structure, cell: Cell | None = None) -> str:
         " _atom_site_occupancy",
     ]  # fmt: skip
     for label, (first, multiplicity) in enumerate(parts):
-        symbol, place = symbols[first], "  ".join(f"{x:.12f}" for x in coords[first])
-        lines.append(f"  {symbol}  {symbol}{label}  {multiplicity}  {place}  1")
+        name, place = symbols[first], "  ".join(f"{x:.12f}" for x in coords[first])
+        lines.append(f"  {name}  {name}{label}  {multiplicity}  {place}  1")
     return "\n".join(lines) + "\n"
 
 
@@ -94,7 +104,7 @@ def poscar_text(structure: Structure, comment: str) -> str:
         structure: ordered.
         comment: the first line, such as the id.
     """
-    symbols = _symbols(structure.atomic_numbers)
+    symbols = [symbol(z) for z in structure.atomic_numbers]
     counts = Counter(symbols)  # in the order in which elements come first
     rank = {symbol: i for i, symbol in enumerate(counts)}
     order = sorted(range(len(symbols)), key=lambda i: rank[symbols[i]])
@@ -109,12 +119,7 @@ def _named(number: int, cell: Cell) -> tuple[list[str], list[str]]:
     """Return operations as ``x,y,z``, and names of the group where its axes are those of a name."""
     import gemmi
 
-    found: list[Any] = []
-    for rotation, shift in zip(*operations(number, cell == "primitive"), strict=True):
-        operation = gemmi.Op()
-        operation.rot = (_GEMMI * rotation).tolist()
-        operation.tran = np.round(_GEMMI * shift).astype(int).tolist()
-        found.append(operation.wrap())
+    found = gemmi_operations(*operations(number, cell == "primitive"))
     group = gemmi.find_spacegroup_by_ops(gemmi.GroupOps(found))
     triplets = [operation.triplet() for operation in found]
     if group is None or group.number != number:
@@ -124,12 +129,6 @@ def _named(number: int, cell: Cell) -> tuple[list[str], list[str]]:
         f"_space_group_name_Hall  '{group.hall}'",
     ]
     return triplets, names
-
-
-def _symbols(numbers: Sequence[int] | NDArray[np.int64]) -> list[str]:
-    from ase.data import chemical_symbols
-
-    return [chemical_symbols[z] for z in np.asarray(numbers).tolist()]
 
 
 def _formula(counts: Counter[str], units: int) -> str:

@@ -23,6 +23,7 @@ from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER
 from chemeleon.crystals.lattice import lattice_angles, lattice_from_parameters, lattice_lengths
 from chemeleon.data.cache import ParsedSet
 from chemeleon.data.crystal import Record
+from chemeleon.data.files import readable
 from chemeleon.data.labels import Labels
 from chemeleon.data.parse import wrap_float32
 from chemeleon.errors import DataError
@@ -85,26 +86,23 @@ def read_archive(path: Path, niggli: bool = True) -> Archive:
 def archive_records(path: Path) -> list[Record]:
     """Return the crystals of an archive as `sources.read_records` gives those of other files."""
     parsed, text, names = read_archive(path, niggli=False)
-    numbers = parsed.atomic_numbers.numpy().astype(np.int64)
-    coords, cells = parsed.frac_coords.double().numpy(), parsed.lattice.double().numpy()
     columns: dict[str, list[Any]] = {
         name: text[name]
         if name in text
         else [None if x != x else x for x in parsed.columns[name].tolist()]
         for name in names
     }
-    records, end = [], 0
-    for i, count in enumerate(parsed.num_atoms.tolist()):
-        start, end = end, end + count
-        content = (numbers[start:end], coords[start:end], cells[i])
-        values = {name: columns[name][i] for name in names}
-        records.append(Record(path.name, i + 1, parsed.ids[i], "arrays", content, values))
-    return records
+    return [
+        Record(
+            path.name, i + 1, parsed.ids[i], "arrays", crystal, {n: columns[n][i] for n in names}
+        )
+        for i, crystal in enumerate(parsed.crystals())
+    ]
 
 
 def _unpacked(path: Path) -> bytes:
     """Unpack a file step by step, so that a small one cannot fill the memory."""
-    try:
+    with readable(path):
         packed = path.read_bytes()
         unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_MEMORY)
         content = bytearray(unpacker.decompress(packed, _STEP))
@@ -113,12 +111,6 @@ def _unpacked(path: Path) -> bytes:
             if not more and unpacker.needs_input:
                 raise EOFError("it ends before its content does")
             content += more
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}. If it was copied, it may be cut short: fetch it again"
-        ) from error
     if len(content) > MAX_BYTES:
         raise DataError(f"{path} unpacks to more than {MAX_BYTES:,} bytes")
     return bytes(content)

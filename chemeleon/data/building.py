@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.progress import TextColumn, TimeRemainingColumn
 
+from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.cache import ParsedSet
-from chemeleon.data.chunks import parse_chunk
-from chemeleon.data.columns import columns
+from chemeleon.data.columns import columns_of
 from chemeleon.data.crystal import Record
-from chemeleon.data.labels import Labels
 from chemeleon.data.limits import Limits
+from chemeleon.data.parse import ParsedChunk, parse_chunk
 from chemeleon.data.pool import run_parallel, worker_count
 from chemeleon.data.problems import Problem, problems_error
-from chemeleon.data.sources import Report, is_archive, read_records
+from chemeleon.data.sources import is_archive, read_records
+from chemeleon.terminal import progress_bar
 
 _CHUNK = 128
 _MOST_PROBLEMS = 200_000  # what is no list of crystals must not fill memory with reasons
@@ -52,35 +53,19 @@ def parse_source(
         from chemeleon.data.archive import read_archive  # which imports this module
 
         return read_archive(path, niggli).parsed
-    with _bar(path.name, progress) as report:
+    columns = TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn()
+    with progress_bar(*columns, transient=True, shown=progress) as bar:
+        task = bar.add_task(f"parsing {path.name}", total=1.0)
         notes: list[str] = []
-        records = read_records(path, id_column, cif_column, report, limits=limits, notes=notes)
+        records = read_records(
+            path,
+            id_column,
+            cif_column,
+            lambda share: bar.update(task, completed=share),
+            limits=limits,
+            notes=notes,
+        )
         return collect(records, niggli, limits, notes)
-
-
-@contextmanager
-def _bar(name: str, shown: bool) -> Iterator[Report | None]:
-    """Give the function to report the share read to, or None."""
-    if not shown:
-        yield None
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from chemeleon.terminal import Terminal, words
-
-    columns = (
-        words(),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeRemainingColumn(),
-    )
-    console = Terminal(stderr=True)
-    # where it cannot be redrawn, as in a notebook, it would leave an empty line
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(f"parsing {name}", total=1.0)
-        yield lambda share: bar.update(task, completed=share)
 
 
 def collect(
@@ -100,46 +85,42 @@ def collect(
     Raises:
         DataError: if more rows are bad than can be told.
     """
-    keep: list[tuple[Any, ...]] = []  # arrays of each chunk
+    keep: list[Crystals[Array]] = []  # of each chunk
     kept: list[Record] = []  # without content, which is most of the memory
     problems: list[Problem] = []
     total = 0
     seen: dict[str, str] = {}
-    for chunk, (reasons, *arrays) in _parsed(records, niggli, limits or Limits()):
+    for chunk, (reasons, crystals) in _parsed(records, niggli, limits or Limits()):
         total += len(chunk)
         if len(problems) > _MOST_PROBLEMS:
             raise problems_error(problems, total, "This is no list of crystals")
-        # a chunk's arrays hold its good crystals; one of them may still be a duplicate
-        counts, wanted = arrays[3], []
+        # one of a chunk's good crystals may still be a duplicate
+        wanted: list[bool] = []
         for record, reason in zip(chunk, reasons, strict=True):
             place = f"{record.file}, row {record.row}"
             first = seen.get(record.id) if record.id else None
             seen.setdefault(record.id, place)
             if reason is None:
-                duplicate = first is not None
-                wanted.append(not duplicate and bool(record.id))
                 if not record.id:
                     reason = "has no id"
-                elif duplicate:
+                elif first is not None:
                     reason = f"duplicate id, first seen in {first}"
-                else:
-                    kept.append(record)
-            if reason is not None:
+                wanted.append(reason is None)
+            if reason is None:
+                kept.append(record)
+            else:
                 problems.append(Problem(record.file, record.row, record.id, reason))
-        crystals = np.array(wanted, dtype=bool)
-        atoms = np.repeat(crystals, counts)
-        keep.append((arrays[0][atoms], arrays[1][atoms], arrays[2][crystals], counts[crystals]))
-    values, labels, said = columns_of(
-        [r.values for r in kept], [f"{r.file}, row {r.row}" for r in kept]
-    )
+        keep.append(crystals.subset(np.array(wanted, dtype=bool)))
+    places = [f"{r.file}, row {r.row}" for r in kept]
+    values, labels, said = columns_of([r.values for r in kept], places)
     names = list(dict.fromkeys(record.file for record in kept))
     index = {name: i for i, name in enumerate(names)}
-    parts = [list(part) for part in zip(*keep, strict=True)]
-    empty = (np.uint8, (0,)), (np.float32, (0, 3)), (np.float32, (0, 3, 3)), (np.int32, (0,))
-    blank = [np.zeros(shape, dtype=kind) for kind, shape in empty]
-    merged = [np.concatenate([b, *p]) for b, p in zip(blank, parts or [[]] * 4, strict=True)]
+    merged = Crystals.join(keep)
     return ParsedSet(
-        *(torch.from_numpy(array) for array in merged),
+        atomic_numbers=torch.from_numpy(merged.atomic_numbers),
+        frac_coords=torch.from_numpy(merged.frac_coords).float(),
+        lattice=torch.from_numpy(merged.lattice).float(),
+        num_atoms=torch.from_numpy(merged.num_atoms).int(),
         rows=torch.tensor([r.row for r in kept], dtype=torch.int64),
         files=torch.tensor([index[r.file] for r in kept], dtype=torch.int32),
         columns=values,
@@ -155,7 +136,7 @@ def collect(
 
 def _parsed(
     records: Iterator[Record], niggli: bool, limits: Limits
-) -> Iterator[tuple[list[Record], Any]]:
+) -> Iterator[tuple[list[Record], ParsedChunk]]:
     """Yield chunks of records (their content dropped) with the result of `parse_chunk`."""
     first = list(islice(records, _IN_PROCESS))
     workers = worker_count()
@@ -168,24 +149,7 @@ def _parsed(
             waiting.append([r._replace(content=None) for r in chunk])
             yield [(r.kind, r.content) for r in chunk], niggli, limits
 
-    if small:
-        results = map(parse_chunk, jobs())
-    else:
-        results = run_parallel("chemeleon.data.chunks:parse_chunk", jobs(), workers)
+    place = "chemeleon.data.parse:parse_chunk"
+    results = map(parse_chunk, jobs()) if small else run_parallel(place, jobs(), workers)
     for result in results:
         yield waiting.pop(0), result
-
-
-def columns_of(
-    rows: Sequence[Mapping[str, Any]], places: Sequence[str] | None = None
-) -> tuple[dict[str, torch.Tensor], dict[str, Labels], list[str]]:
-    """Return columns of numbers, ``(M,)`` float32, those of text, and what is to be said of them.
-
-    Args:
-        rows: values by name.
-        places: where each row stands, such as ``a.csv, row 3``; its number if not given.
-    """
-    found = columns(rows, places or [f"row {i}" for i in range(1, len(rows) + 1)])
-    labels = {name: Labels.of([row.get(name) for row in rows]) for name in found.text}
-    numbers = {name: torch.from_numpy(values) for name, values in found.numbers.items()}
-    return numbers, labels, found.notes

@@ -27,6 +27,8 @@ from chemeleon.storage import at_home, hold, write_atomically
 
 logger = logging.getLogger(__name__)
 _FORMAT = 4
+# of a `ParsedSet`
+_TENSORS = ("atomic_numbers", "frac_coords", "lattice", "num_atoms", "rows", "files")
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,6 @@ def cached(source: str, options: dict[str, object], build: Callable[[], ParsedSe
     found = _read(path)
     if found is not None:
         return found
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(f"{folder} is not writable")
-    except OSError as error:
-        logger.warning("parsed crystals are not cached: %s (set CHEMELEON_CACHE)", error)
-        return build()
     with ExitStack() as held:
         # where it may not be locked, work may be done twice, and putting it in place is still safe
         with suppress(OSError):
@@ -142,12 +137,7 @@ def _write(path: Path, parsed: ParsedSet) -> None:
         "file_count": len(parsed.file_names),
     }
     tensors = {
-        "atomic_numbers": parsed.atomic_numbers,
-        "frac_coords": parsed.frac_coords,
-        "lattice": parsed.lattice,
-        "num_atoms": parsed.num_atoms,
-        "rows": parsed.rows,
-        "files": parsed.files,
+        **{name: getattr(parsed, name) for name in _TENSORS},
         "ids": _text(parsed.ids),
         "file_names": _text(parsed.file_names),
         "details": _text([json.dumps(details)]),
@@ -166,17 +156,11 @@ def _read(path: Path) -> ParsedSet | None:
         return None
     try:
         tensors = load_file(path)  # memory-mapped
-        details = parse_json(tensors.pop("details").numpy().tobytes())
-        num_atoms = tensors.pop("num_atoms")
+        details = parse_json(tensors["details"].numpy().tobytes())
         found = ParsedSet(
-            atomic_numbers=tensors.pop("atomic_numbers"),
-            frac_coords=tensors.pop("frac_coords"),
-            lattice=tensors.pop("lattice"),
-            num_atoms=num_atoms,
-            rows=tensors.pop("rows"),
-            files=tensors.pop("files"),
-            ids=_lines(tensors.pop("ids"), len(num_atoms)),
-            file_names=_lines(tensors.pop("file_names"), details["file_count"]),
+            **{name: tensors[name] for name in _TENSORS},
+            ids=_lines(tensors["ids"], len(tensors["num_atoms"])),
+            file_names=_lines(tensors["file_names"], details["file_count"]),
             columns={name: tensors[f"column:{i}"] for i, name in enumerate(details["columns"])},
             text_columns=details["text_columns"],
             problems=[Problem(*p) for p in details["problems"]],

@@ -20,8 +20,6 @@ from chemeleon.data.orbits import expand
 from chemeleon.data.stated import check_stated, stated_formula
 from chemeleon.data.symmetry import read_symmetry
 
-__all__ = ["blocks", "read_cif"]
-
 _LENGTHS = [f"_cell_length_{x}" for x in "abc"]
 _ANGLES = [f"_cell_angle_{x}" for x in ("alpha", "beta", "gamma")]
 _COLUMNS = ["type_symbol", "label", "fract_x", "fract_y", "fract_z", "occupancy", "calc_flag",

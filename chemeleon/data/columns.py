@@ -8,7 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from chemeleon.data.labels import Labels
 
 MISSING = {"", "nan", "none", "null", "na", "n/a", "-", "--"}
 _BOOLEANS = {"true": 1.0, "false": 0.0, ".true.": 1.0, ".false.": 0.0}
@@ -22,18 +26,24 @@ class Columns(NamedTuple):
 
     Attributes:
         numbers: name to ``(M,)`` float32, NaN where there is none.
-        text: names of the columns without any number.
+        labels: the columns without any number.
         notes: what was made of values that are no plain numbers.
     """
 
-    numbers: dict[str, NDArray[np.float32]]
-    text: list[str]
+    numbers: dict[str, Tensor]
+    labels: dict[str, Labels]
     notes: list[str]
 
 
-def columns(rows: Sequence[Mapping[str, Any]], places: Sequence[str]) -> Columns:
-    """Return the properties of rows, where each has a place (such as ``a.csv, row 3``)."""
-    found = Columns({}, [], [])
+def columns_of(rows: Sequence[Mapping[str, Any]], places: Sequence[str] | None = None) -> Columns:
+    """Return the properties of rows.
+
+    Args:
+        rows: values by name.
+        places: where each row stands, such as ``a.csv, row 3``; its number if not given.
+    """
+    places = places or [f"row {i}" for i in range(1, len(rows) + 1)]
+    found = Columns({}, {}, [])
     for name in dict.fromkeys(name for row in rows for name in row):
         given = [row.get(name) for row in rows]
         numbers, odd = _read(given)
@@ -43,14 +53,14 @@ def columns(rows: Sequence[Mapping[str, Any]], places: Sequence[str]) -> Columns
         if odd:
             first = f"'{_shown(given[odd[0]])}' ({places[odd[0]]})"
             if np.isnan(numbers).all():
-                found.text.append(name)
+                found.labels[name] = Labels.of(given)
                 found.notes.append(f"column '{name}' is not of numbers: {first}")
                 continue
             more = f" and {len(odd) - 1:,} more" if len(odd) > 1 else ""
             note = f"{first}{more} are no finite numbers and count as missing"
         if note:
             found.notes.append(f"column '{name}': {note}")
-        found.numbers[name] = numbers.astype(np.float32)
+        found.numbers[name] = torch.from_numpy(numbers.astype(np.float32))
     return found
 
 

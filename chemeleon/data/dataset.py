@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-
-from torch import Tensor
 
 from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.batch import Crystals
 from chemeleon.data.building import parse_source
 from chemeleon.data.cache import ParsedSet, cached
-from chemeleon.data.labels import Labels
 from chemeleon.data.limits import Limits
 from chemeleon.data.names import OTHER_SUFFIXES, TABLE_SUFFIXES
-from chemeleon.data.problems import Problem, check_reasons, problems_error
-from chemeleon.data.selection import UNFIT, Partial, Selection, select, told
+from chemeleon.data.problems import check_reasons, problems_error
+from chemeleon.data.selection import LoadReport, Partial, select
 from chemeleon.data.sources import fingerprint, is_archive
 from chemeleon.errors import DataError, nearest
 from chemeleon.storage import at_home, settle
@@ -30,44 +25,6 @@ from chemeleon.storage import at_home, settle
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 _said: set[str] = set()  # lines of `load_split`, each once per process
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """One split as it was found.
-
-    Attributes:
-        crystals: usable crystals with the targets of the config.
-        problems: rows that cannot be used, with the reason.
-        total: rows read.
-        source: file or folder.
-        columns: every numeric column, ``(M,)`` float32 with NaN where missing.
-        labels: every column of short texts.
-        left_out: why usable crystals are not among these, and how many: see `selection`.
-        notes: what is to be said of the source beside its problems.
-    """
-
-    crystals: Crystals
-    problems: list[Problem]
-    total: int
-    source: str
-    columns: dict[str, Tensor] = field(repr=False)
-    labels: dict[str, Labels] = field(default_factory=dict, repr=False)
-    left_out: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def told(self, name: str, where: str | None = None) -> str | None:
-        """Return one line of what is not among the crystals; None if nothing is left out."""
-        parts = [f"{count:,} {reason}" for reason, count in self.left_out.items()]
-        if self.problems:
-            parts.append(
-                f"{len(self.problems):,} cannot be used, the first is {self.problems[0]}"
-                " (`chemeleon data describe` lists them)"
-            )
-        if not parts:
-            return None
-        head = f"{name}: {len(self.crystals):,} of {self.total:,} crystals{told(where)}"
-        return head if len(parts) == 1 and UNFIT in self.left_out else "; ".join([head, *parts])
 
 
 def load_split(
@@ -127,21 +84,14 @@ def load_source(
         partial: see `load_split`.
     """
     id_column = None if number_rows else config.id_column
-    options = {"id": id_column, "cif": config.cif_column, "niggli": config.niggli}
-    options["name"] = path.name  # problems and row names carry it
+    reading = {"id_column": id_column, "cif_column": config.cif_column, "niggli": config.niggli}
     limits = Limits(**config.limits.model_dump())
-    options["limits"] = list(limits)
 
     def parse() -> ParsedSet:
-        return parse_source(
-            path,
-            id_column=id_column,
-            cif_column=config.cif_column,
-            niggli=config.niggli,
-            limits=limits,
-            progress=progress,
-        )
+        return parse_source(path, **reading, limits=limits, progress=progress)
 
+    # problems and row names carry the name
+    options = {**reading, "name": path.name, "limits": list(limits)}
     # an archive opens as quickly as the cache would
     parsed = parse() if is_archive(path) else cached(fingerprint(path, limits), options, parse)
     return _select(config, parsed, path, partial)
@@ -219,55 +169,33 @@ def split_path(config: DataConfig, split: str) -> Path:
 
 def _select(config: DataConfig, parsed: ParsedSet, path: Path, partial: Partial) -> LoadReport:
     source, problems = str(path), parsed.problems
-    _check_targets(config.targets, parsed.columns, parsed.text_columns, source, parsed.notes)
+    unusable = f"{path} has no usable crystal"
+    _check_targets(config.targets, parsed, source)
     remedy = (
         f"data.on_error=skip (or --on-error skip) leaves them out; `chemeleon data describe {path}`"
         " lists them"
     )
     if problems and (config.on_error == "fail" or len(problems) == parsed.total):
         usable = len(problems) < parsed.total
-        raise problems_error(problems, parsed.total, remedy if usable else _unusable(path))
+        raise problems_error(problems, parsed.total, remedy if usable else unusable)
     reasons = [problem.reason for problem in problems]
     check_reasons(reasons, parsed.total, config.on_error, source, remedy)
     if not len(parsed.num_atoms):
-        raise DataError(_unusable(path))
-    unkept = [name for name in parsed.text_columns if name not in parsed.labels]
-    crystals = parsed.crystals()
-    selected = select(config, crystals, parsed.labels, unkept, source, partial)
-    report = _report(config, selected, problems, parsed.total, source)
-    return replace(report, notes=parsed.notes)
+        raise DataError(unusable)
+    return select(config, parsed, source, partial)
 
 
-def _unusable(path: Path) -> str:
-    return f"{path} has no usable crystal"
-
-
-def _report(
-    config: DataConfig, selected: Selection, problems: list[Problem], total: int, source: str
-) -> LoadReport:
-    columns = selected.crystals.targets
-    targets = {name: columns[name] for name in config.targets}
-    asked = replace(selected.crystals, targets=targets)
-    return LoadReport(asked, problems, total, source, columns, selected.labels, selected.left_out)
-
-
-def _check_targets(
-    asked: list[str],
-    columns: dict[str, Tensor],
-    text_columns: list[str],
-    source: str,
-    notes: Sequence[str] = (),
-) -> None:
+def _check_targets(asked: list[str], parsed: ParsedSet, source: str) -> None:
     for name in asked:
-        if name in text_columns:
-            seen = [n for n in notes if n.startswith(f"column '{name}' ")]
+        if name in parsed.text_columns:
+            seen = [n for n in parsed.notes if n.startswith(f"column '{name}' ")]
             raise DataError(
                 f"{source}: column '{name}' holds text, and a target must be a number"
                 f"{''.join('; ' + n for n in seen)}"
             )
-        if name not in columns:
-            known = ", ".join(columns) or "none"
+        if name not in parsed.columns:
+            known = ", ".join(parsed.columns) or "none"
             raise DataError(
                 f"{source} has no column '{name}'; its numeric columns: {known}"
-                f"{nearest(name, columns)}"
+                f"{nearest(name, parsed.columns)}"
             )

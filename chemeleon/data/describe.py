@@ -6,8 +6,9 @@ Shapes: ``M`` crystals, ``A`` atoms.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,9 +16,10 @@ from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.lattice import lattice_lengths, lattice_volume
 from chemeleon.crystals.ragged import reduce_atoms
 from chemeleon.crystals.symmetry import space_group
-from chemeleon.data.problems import Problem
+from chemeleon.data.selection import LoadReport
 
 _DALTON_PER_A3_IN_G_PER_CM3 = 1.66053906660  # CODATA 2018
+_BINS = 12  # of the histograms of continuous quantities
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,6 @@ class Histogram:
         edges: limits of the bins, one more than counts; a whole number per bin if ``discrete``.
         counts: crystals in each bin.
         mean: mean over crystals.
-        minimum: smallest value.
-        maximum: largest value.
         missing: crystals without a value.
         discrete: the bins are whole numbers.
     """
@@ -39,8 +39,6 @@ class Histogram:
     edges: list[float]
     counts: list[int]
     mean: float
-    minimum: float
-    maximum: float
     missing: int = 0
     discrete: bool = False
 
@@ -50,48 +48,28 @@ class Description:
     """What is in one split.
 
     Attributes:
-        crystals: usable crystals.
-        total: rows read.
-        atoms: atoms of all usable crystals.
         elements: symbol to the number of crystals that contain it, most frequent first.
         histograms: of sizes, cells and density.
         targets: of the numeric columns.
         space_groups: symbol to number of crystals, most frequent first, of ``sampled`` crystals.
         sampled: crystals whose space group was looked for.
-        problems: rows left out.
     """
 
-    crystals: int
-    total: int
-    atoms: int
     elements: dict[str, int]
     histograms: list[Histogram]
     targets: list[Histogram]
     space_groups: dict[str, int]
     sampled: int
-    problems: list[Problem] = field(repr=False)
 
 
-def describe(
-    crystals: Crystals,
-    columns: dict[str, Tensor] | None = None,
-    problems: list[Problem] | None = None,
-    total: int | None = None,
-    *,
-    space_group_sample: int = 500,
-    bins: int = 12,
-) -> Description:
+def describe(found: LoadReport, *, space_group_sample: int = 500) -> Description:
     """Count and measure a set of crystals.
 
     Args:
-        crystals: at least one crystal.
-        columns: properties ``(M,)`` to describe; the targets of the crystals if not given.
-        problems: rows that were left out.
-        total: rows read; usable crystals and problems if not given.
+        found: at least one crystal.
         space_group_sample: crystals, evenly spaced, whose space group is found (slow); 0 is none.
-        bins: of the histograms of continuous quantities.
     """
-    problems = problems or []
+    crystals = found.crystals
     volume = lattice_volume(crystals.lattice)
     lengths = lattice_lengths(crystals.lattice)
     contains = _contains(crystals)
@@ -102,30 +80,22 @@ def describe(
     }
     groups, sampled = _space_groups(crystals, space_group_sample)
     return Description(
-        crystals=len(crystals),
-        total=len(crystals) + len(problems) if total is None else total,
-        atoms=int(crystals.num_atoms.sum()),
         elements=_top_elements(contains),
         histograms=[
-            _histogram("atoms per cell", crystals.num_atoms, bins, discrete=True),
-            _histogram("elements per crystal", contains.sum(1), bins, discrete=True),
-            *(_histogram(name, value, bins) for name, value in values.items()),
+            _histogram("atoms per cell", crystals.num_atoms, discrete=True),
+            _histogram("elements per crystal", contains.sum(1), discrete=True),
+            *(_histogram(name, value) for name, value in values.items()),
         ],
-        targets=[
-            _histogram(name, value, bins)
-            for name, value in (crystals.targets if columns is None else columns).items()
-        ],
+        targets=[_histogram(name, value) for name, value in found.columns.items()],
         space_groups=groups,
         sampled=sampled,
-        problems=problems,
     )
 
 
 def _contains(crystals: Crystals) -> Tensor:
     """Return ``(M, 100)`` bool: which crystal has which element."""
-    owner = torch.repeat_interleave(torch.arange(len(crystals)), crystals.num_atoms)
     table = torch.zeros(len(crystals), 100, dtype=torch.bool)
-    table[owner, crystals.atomic_numbers] = True
+    table[crystals.owners, crystals.atomic_numbers] = True
     return table
 
 
@@ -145,23 +115,21 @@ def _top_elements(contains: Tensor) -> dict[str, int]:
     return {chemical_symbols[z]: int(counts[z]) for z in order if counts[z] > 0}
 
 
-def _histogram(name: str, values: Tensor, bins: int, discrete: bool = False) -> Histogram:
+def _histogram(name: str, values: Tensor, discrete: bool = False) -> Histogram:
     values = values.double()
     given = values[~values.isnan()]
     missing = len(values) - len(given)
     if len(given) == 0:
-        return Histogram(name, [], [], float("nan"), float("nan"), float("nan"), missing, discrete)
+        return Histogram(name, [], [], float("nan"), missing, discrete)
     low, high = float(given.min()), float(given.max())
     if discrete:
-        step = max(1, -(-int(high - low + 1) // (2 * bins)))  # whole numbers per bin
+        step = max(1, -(-int(high - low + 1) // (2 * _BINS)))  # whole numbers per bin
         edges = [low + i * step for i in range(int((high - low) // step) + 2)]
     else:
-        width = (high - low) / bins or 1.0
-        edges = [low + i * width for i in range(bins + 1 if high > low else 2)]
-    inner = torch.tensor(edges[1:-1], dtype=torch.float64)
-    places = torch.bucketize(given, inner, right=True)
-    counts = torch.bincount(places, minlength=len(edges) - 1).tolist()
-    return Histogram(name, edges, counts, float(given.mean()), low, high, missing, discrete)
+        width = (high - low) / _BINS or 1.0
+        edges = [low + i * width for i in range(_BINS + 1 if high > low else 2)]
+    counts, _ = np.histogram(given.numpy(), edges)
+    return Histogram(name, edges, counts.tolist(), float(given.mean()), missing, discrete)
 
 
 def _space_groups(crystals: Crystals, sample: int) -> tuple[dict[str, int], int]:
@@ -170,12 +138,7 @@ def _space_groups(crystals: Crystals, sample: int) -> tuple[dict[str, int], int]
         return {}, 0
     chosen = torch.linspace(0, len(crystals) - 1, wanted).round().long().unique()
     found: Counter[str] = Counter()
-    for i in chosen.tolist():
-        start, size = int(crystals.starts[i]), int(crystals.num_atoms[i])
-        group = space_group(
-            crystals.atomic_numbers[start : start + size].tolist(),
-            crystals.frac_coords[start : start + size].double().numpy(),
-            crystals.lattice[i].double().numpy(),
-        )
+    for crystal in crystals.subset(chosen):
+        group = space_group(*crystal)
         found["not found" if group is None else f"{group.symbol} ({group.number})"] += 1
     return dict(found.most_common()), len(chosen)

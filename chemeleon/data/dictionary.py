@@ -144,9 +144,9 @@ def _fractional(read: list[tuple[str, Array | None, Array | None]], matrix: Arra
     """Return fractional coordinates; where Cartesian ones stand beside them, they must agree."""
     with np.errstate(all="ignore"):
         inverse = np.linalg.inv(matrix)
-        from_cartesian = [None if xyz is None else xyz @ inverse for _, _, xyz in read]
     coords = []
-    for at, ((_, abc, _), other) in enumerate(zip(read, from_cartesian, strict=True), start=1):
+    for at, (_, abc, xyz) in enumerate(read, start=1):
+        other = None if xyz is None else xyz @ inverse
         if abc is not None and other is not None:
             delta = abc - other
             if not (np.abs(delta - np.round(delta)) <= _TOLERANCE * 10).all():

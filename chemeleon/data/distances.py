@@ -9,10 +9,11 @@ import itertools
 
 import numpy as np
 
+from chemeleon.crystals.symmetry import plane_spacings
 from chemeleon.data.crystal import Array
-from chemeleon.data.niggli import reduced_basis
+from chemeleon.data.niggli import points_within, reduced_basis
 
-_FEW = 64  # up to here all pairs are quicker than a tree
+_FEW = 64  # up to here all pairs are quicker than a list of neighbours
 
 
 def closest_pair(frac: Array, lattice: Array, cutoff: float) -> tuple[int, int, float] | None:
@@ -29,30 +30,19 @@ def closest_pair(frac: Array, lattice: Array, cutoff: float) -> tuple[int, int, 
     Returns:
         Numbers from 0, the smaller first, and the distance; None if all are further apart.
     """
-    reach = cutoff * _inverse_spacings(lattice)
-    if (reach >= 0.5).any():
-        # a thin cell may be a skewed one: its shortest vectors tell
+    # a thin cell may be a skewed one: its shortest vectors tell
+    if thin := bool((2 * cutoff >= plane_spacings(lattice)).any()):
         basis = np.array(reduced_basis(lattice))
-        frac = frac @ lattice @ np.linalg.inv(basis)
-        lattice, reach = basis, cutoff * _inverse_spacings(basis)
-        shortest = _shortest_vector(basis)
+        frac, lattice = frac @ lattice @ np.linalg.inv(basis), basis
+        steps = np.array([s for s in itertools.product((-1, 0, 1), repeat=3) if any(s)])
+        shortest = float(np.linalg.norm(steps @ basis, axis=1).min())
         if shortest <= cutoff and len(frac):
             return 0, 0, shortest
+        thin = bool((2 * cutoff >= plane_spacings(lattice)).any())
     frac = frac - np.floor(frac)
-    # within 0.5 spacings the rounded difference is the nearest image
-    if len(frac) <= _FEW and (reach < 0.5).all():
-        return _among_all(frac, lattice, cutoff)
-    return _by_tree(frac, lattice, cutoff, reach)
-
-
-def _inverse_spacings(lattice: Array) -> Array:
-    inverse = np.linalg.inv(lattice)  # its columns are the reciprocal vectors
-    return np.sqrt((inverse * inverse).sum(0))
-
-
-def _shortest_vector(basis: Array) -> float:
-    steps = np.array([s for s in itertools.product((-1, 0, 1), repeat=3) if any(s)])
-    return float(np.sqrt(((steps @ basis) ** 2).sum(1).min()))
+    # within half a spacing the rounded difference is the nearest image
+    search = _among_all if len(frac) <= _FEW and not thin else _by_cells
+    return search(frac, lattice, cutoff)
 
 
 def _among_all(frac: Array, lattice: Array, cutoff: float) -> tuple[int, int, float] | None:
@@ -71,26 +61,11 @@ def _among_all(frac: Array, lattice: Array, cutoff: float) -> tuple[int, int, fl
     return i, j, least
 
 
-def _by_tree(
-    frac: Array, lattice: Array, cutoff: float, reach: Array
-) -> tuple[int, int, float] | None:
-    from scipy.spatial import KDTree
-
-    points, owner = frac, np.arange(len(frac))
-    for axis in range(3):
-        # images of the atoms that lie within the cutoff of the cell's faces
-        steps = np.arange(-int(np.ceil(reach[axis])), int(np.ceil(reach[axis])) + 1)
-        shifted = [points + step * np.eye(3)[axis] for step in steps]
-        near = [(p[:, axis] >= -reach[axis]) & (p[:, axis] <= 1 + reach[axis]) for p in shifted]
-        points = np.concatenate([p[n] for p, n in zip(shifted, near, strict=True)])
-        owner = np.concatenate([owner[n] for n in near])
-    tree = KDTree(points @ lattice)
-    distances, found = tree.query(frac @ lattice, k=2, distance_upper_bound=cutoff * (1 + 1e-12))
-    nearest = distances[:, 1]  # the first is the atom itself, or one in its very place
-    at = int(nearest.argmin())
-    if not nearest[at] <= cutoff:
+def _by_cells(frac: Array, lattice: Array, cutoff: float) -> tuple[int, int, float] | None:
+    first, second, images, distances = points_within(frac @ lattice, lattice, cutoff)
+    others = np.flatnonzero((first != second) | images.any(1))
+    if not len(others):
         return None
-    others = [int(owner[k]) for k in np.asarray(found)[at].tolist()]
-    other = others[1] if others[0] == at else others[0]
-    i, j = sorted((at, other))
-    return i, j, float(nearest[at])
+    at = others[distances[others].argmin()]
+    i, j = sorted((int(first[at]), int(second[at])))
+    return i, j, float(distances[at])

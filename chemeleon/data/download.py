@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import os
-import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 
+from rich.progress import DownloadColumn, TimeRemainingColumn
+
 from chemeleon.config.requests import whole_number
 from chemeleon.config.schema import DataConfig, DownloadConfig
 from chemeleon.data.dataset import dataset_dir
+from chemeleon.data.files import readable
+from chemeleon.data.tables import open_table
 from chemeleon.errors import DataError
 from chemeleon.storage import SET_PARTS, hold
+from chemeleon.terminal import progress_bar
 
 _BLOCK = 1 << 18
 _TIMEOUT_S = 30
 _ATTEMPTS = 3
 
-Advance = Callable[[int, int | None], None]
+Advance = Callable[..., None]  # completed=, total=
 
 
 def download(config: DataConfig, root: str | Path | None = None, progress: bool = False) -> Path:
@@ -76,8 +76,10 @@ def _download(config: DataConfig, source: DownloadConfig, folder: Path, progress
         if _is_complete(path, rows):
             continue
         part = path.with_name(path.name + ".part")
-        with _bar(f"{config.name} {split}", progress) as advance:
-            _fetch(url, part, advance)
+        columns = DownloadColumn(), TimeRemainingColumn()
+        with progress_bar(*columns, transient=True, shown=progress) as bar:
+            task = bar.add_task(f"{config.name} {split}", total=None)
+            _fetch(url, part, partial(bar.update, task))
         found = _count_rows(part)
         if found != rows:
             part.unlink()
@@ -143,12 +145,12 @@ def _fetch_once(url: str, part: Path, advance: Advance) -> bool:
         size = None if length is None else whole_number(length)
         total = None if size is None else start + size
         done = start
-        advance(done, total)
+        advance(completed=done, total=total)
         with part.open("ab" if resumed else "wb") as file:
             while block := response.read1(_BLOCK):
                 file.write(block)
                 done += len(block)
-                advance(done, total)
+                advance(completed=done, total=total)
     return total is None or done == total
 
 
@@ -159,33 +161,8 @@ def _range_start(response: HTTPResponse | Any) -> int | None:
 
 def _count_rows(path: Path) -> int:
     """Return the records of a CSV without its header; -1 if it is none."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:
-        with path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            plain: Any = gzip.GzipFile(fileobj=raw) if packed else raw
-            file = io.TextIOWrapper(plain, encoding="utf-8", errors="replace", newline="")
-            return sum(1 for row in csv.reader(file) if row) - 1
-    except (OSError, EOFError, zlib.error, csv.Error):
+        with readable(path), path.open("rb") as file:
+            return sum(1 for _ in open_table(file, path.name, None).rows)
+    except DataError:
         return -1
-
-
-@contextmanager
-def _bar(name: str, shown: bool) -> Iterator[Advance]:
-    if not shown:
-        yield lambda done, total: None
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    from chemeleon.terminal import Terminal, words
-
-    columns = (
-        words(),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

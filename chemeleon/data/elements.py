@@ -11,9 +11,9 @@ import re
 import warnings
 from collections.abc import Collection
 
+from chemeleon.crystals.notation import ISOTOPES
 from chemeleon.data.crystal import BadCrystalError
 
-_ISOTOPES = {"D": "H", "T": "H"}  # models know elements only
 _SYMBOL = re.compile(
     r"([A-Za-z]{1,2})(?:\d{0,3}|[+-]\d{0,3}\.?\d{0,9}|\d{0,3}\.?\d{0,9}[+-])", re.A
 )
@@ -47,7 +47,7 @@ def read_symbol(text: str) -> str:
     match = _SYMBOL.fullmatch(text)
     if match and match[1] not in _GROUPS:
         symbol = match[1].capitalize()
-        symbol = _ISOTOPES.get(symbol, symbol)
+        symbol = ISOTOPES.get(symbol, symbol)
         if symbol in elements():
             return symbol
     raise BadCrystalError(f"{text[:20]!r} is no element")
@@ -67,8 +67,8 @@ def meanings(label: str) -> tuple[tuple[str, ...], bool]:
     found = []
     if len(letters) >= 2 and letters[:2].capitalize() in elements():
         found.append(letters[:2].capitalize())
-    if letters[0].upper() in elements() or letters[0] in _ISOTOPES:
-        found.append(_ISOTOPES.get(letters[0], letters[0].upper()))
+    if letters[0].upper() in elements() or letters[0] in ISOTOPES:
+        found.append(ISOTOPES.get(letters[0], letters[0].upper()))
     as_written = letters in elements() or letters == "D"
     if as_written:
         return (found[0],), True

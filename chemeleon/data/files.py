@@ -5,6 +5,7 @@ Compressed data is refused as soon as it has grown too much, so no bomb fills me
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import lzma
@@ -12,10 +13,12 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple, cast
 
 from chemeleon.data.limits import Limits
+from chemeleon.errors import DataError
 
 BROKEN = (
     OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError,
@@ -83,6 +86,27 @@ def unpacked(stream: IO[bytes]) -> IO[bytes]:
     packed = whole.read(2) == _GZIP
     whole.seek(0)
     return io.BufferedReader(_Growing(whole), _PIECE) if packed else whole
+
+
+@contextmanager
+def readable(path: Path, needed: str = "") -> Iterator[None]:
+    """Turn the many errors of broken files into one that names the file.
+
+    Args:
+        path: what is read.
+        needed: what should be there, for a file that is missing.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist{needed and '; ' + needed}") from None
+    except TooLargeError as error:
+        raise DataError(f"{path}: {error}") from None
+    except (*BROKEN, csv.Error) as error:
+        raise DataError(
+            f"{path} cannot be read: {error or type(error).__name__}."
+            " If it was downloaded or copied, it may be cut short: fetch it again"
+        ) from error
 
 
 def read_all(stream: IO[bytes], limits: Limits) -> bytes:

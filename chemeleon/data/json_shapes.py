@@ -12,10 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from chemeleon.data.crystal import BadCrystalError
-from chemeleon.data.plain import fractional
 from chemeleon.data.stated import formula_amounts
 
 _IDS = ("material_id", "entry_id", "id", "jid", "immutable_id")
@@ -243,25 +240,12 @@ def _as_dict(
     coords = _list(coords, "positions")
     if len(coords) != len(species):
         raise BadCrystalError(f"{len(species)} elements, but {len(coords)} positions")
-    if cartesian:
-        cell, positions = _vectors(lattice, "the cell"), _vectors(coords, "a position")
-        if len(cell) != 3:
-            raise BadCrystalError(f"the cell has {len(cell)} vectors, not 3")
-        coords = fractional(positions, cell).tolist()
+    place = "xyz" if cartesian else "abc"
     sites = [
-        {"species": [{"element": s, "occu": o} for s, o in kinds], "abc": at}
+        {"species": [{"element": s, "occu": o} for s, o in kinds], place: at}
         for kinds, at in zip(species, coords, strict=True)
     ]
     return {"lattice": {"matrix": lattice, "pbc": periodic}, "sites": sites}
-
-
-def _vectors(value: Any, what: str) -> Any:
-    rows = _list(value, what)
-    for row in rows:
-        numbers = isinstance(row, list) and len(row) == 3
-        if not numbers or any(type(n) not in (int, float) for n in row):
-            raise BadCrystalError(f"{what} is not three numbers: {str(row)[:40]}")
-    return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
 
 def _list(value: Any, what: str) -> list[Any]:

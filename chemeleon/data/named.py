@@ -44,6 +44,11 @@ class NamedSet(NamedTuple):
     config: DataConfig
 
     @property
+    def title(self) -> str:
+        """Data set and split, or the name of a file or folder."""
+        return self.name if self.split is None else f"{self.config.name} {self.split}"
+
+    @property
     def where(self) -> str | None:
         """The expression, if there is one."""
         return self.config.where
@@ -72,6 +77,9 @@ def find_set(
         DataError: if there is neither a file nor a data set of that name.
     """
     base, where = split_name(name)
+    head, _, tail = base.rpartition("/")
+    given = bool(head) and tail in SPLITS and not is_there(at_home(base))
+    base, split = (head, tail) if given else (base, split)
     path = at_home(base)
     own = {"root": None if root is None else str(root), "on_error": on_error, "where": where}
     settle(path)
@@ -79,11 +87,11 @@ def find_set(
         config = presets.data_config(
             own | {"name": path.resolve().name, "root": str(path.resolve().parent)}
         )
-        with suppress(DataError):
+        if any(_has(config, one) for one in SPLITS):
             return NamedSet(name, split_path(config, split), split, config)
-    if is_there(path):
+    if is_there(path) and not given:
         return NamedSet(name, path, None, presets.data_config(own))
-    dataset, _, given = base.partition("/")
+    dataset, _, other = base.partition("/")
     known = presets.list_data()
     config = presets.load_data(dataset) if dataset in known else DataConfig(name=dataset)
     config = config.model_copy(
@@ -94,16 +102,42 @@ def find_set(
             "root": config.root if root is None else str(root),
         }
     )
-    chosen = given or split
+    chosen = other or split
     if chosen not in SPLITS:
         close = nearest(chosen, SPLITS)
         raise DataError(f"no file {base}, and no split '{chosen}': {', '.join(SPLITS)}{close}")
     if dataset not in known and not find_dir(config).is_dir():
         raise DataError(
             f"no file or folder {base}, and no data set of that name{presets.nearest_set(dataset)};"
-            f" known: {', '.join(known)}"
+            f" known: {', '.join(known)}. To add one, see docs/adding-a-data-set.md"
         )
     return NamedSet(name, split_path(config, chosen), chosen, config)
+
+
+def find_sets(
+    name: str, split: str | None = None, *, root: Path | None = None, on_error: OnError = "few"
+) -> list[NamedSet]:
+    """Find the split that is named, else every one that there is; of a file or folder the whole.
+
+    Arguments and errors are those of `find_set`.
+    """
+    found: dict[Path, NamedSet] = {}
+    missing: list[DataError] = []
+    for part in SPLITS if split is None else (split,):
+        try:
+            one = find_set(name, part, root=root, on_error=on_error)
+            found[one.path] = one
+        except DataError as error:
+            missing.append(error)
+    if not found:
+        raise missing[0]
+    return list(found.values())
+
+
+def _has(config: DataConfig, split: str) -> bool:
+    with suppress(DataError):
+        return bool(split_path(config, split))
+    return False
 
 
 def split_name(name: str) -> tuple[str, str | None]:

@@ -12,21 +12,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 _MOST_POINTS = 1e5  # lattice points to search, over 4 pi / 3
+_TOLERANCE = 1e-5  # of lengths, as a fraction of the cube root of the volume
 _ANGLE_TOLERANCE_DEGREE = 1.0  # pymatgen's default in `find_mapping`
 
 
-def niggli_matrix(matrix: Matrix, tolerance: float = 1e-5) -> Matrix:
+def niggli_matrix(matrix: Matrix) -> Matrix:
     """Return the Niggli-reduced cell in the frame of ``matrix``, right-handed.
 
     Args:
         matrix: a cell of non-zero volume.
-        tolerance: length tolerance as a fraction of the cube root of the volume.
 
     Returns:
         Integer combinations of the rows of ``matrix``. Where pymatgen finds no reduced cell, the
@@ -37,7 +38,7 @@ def niggli_matrix(matrix: Matrix, tolerance: float = 1e-5) -> Matrix:
     """
     basis = _lll_reduce(matrix.tolist())
     metric = [[_dot(x, y) for y in basis] for x in basis]
-    epsilon = tolerance * abs(determinant(matrix)) ** (1 / 3)
+    epsilon = _TOLERANCE * abs(determinant(matrix)) ** (1 / 3)
     parameters = _niggli_parameters(metric, epsilon)
     reduced = None if parameters is None else _first_mapping(matrix, *parameters, epsilon)
     if reduced is None:
@@ -228,20 +229,10 @@ def _first_mapping(
 
     A set of the other handedness is returned only if there is no other.
     """
-    from pymatgen.optimization.neighbors import find_points_in_spheres
-
     radius = max(lengths) * (1 + tolerance)
     if radius**3 > _MOST_POINTS * abs(determinant(matrix)):
         return None  # a needle of a cell: the search would fill the memory
-    origin = np.zeros((1, 3))
-    _, _, images, distances = find_points_in_spheres(
-        all_coords=origin,
-        center_coords=origin,
-        r=radius,
-        pbc=np.ones(3, dtype=np.int64),
-        lattice=np.ascontiguousarray(matrix, dtype=float),
-        tol=1e-8,
-    )
+    _, _, images, distances = points_within(np.zeros((1, 3)), matrix, radius)
     found = list(zip(images.tolist(), (images @ matrix).tolist(), distances.tolist(), strict=True))
     low, high = 1 / (1 + tolerance), 1 + tolerance
     # image, vector and length of the candidates for a, b and c
@@ -262,6 +253,31 @@ def _first_mapping(
                 if handedness < 0 and mirrored is None:
                     mirrored = np.array([a, b, c])
     return mirrored
+
+
+def points_within(points: Matrix, matrix: Matrix, radius: float) -> tuple[Any, Any, Any, Any]:
+    """Return what images of points lie within a radius of points, by pymatgen's neighbour search.
+
+    Args:
+        points: ``(N, 3)`` angstrom, in the cell.
+        matrix: the cell.
+        radius: angstrom.
+
+    Returns:
+        Numbers ``(P,)`` of both points, image ``(P, 3)`` of the second, distance ``(P,)``; each
+        pair both ways, and each point with itself.
+    """
+    from pymatgen.optimization.neighbors import find_points_in_spheres
+
+    points = np.ascontiguousarray(points, dtype=float)
+    return find_points_in_spheres(
+        all_coords=points,
+        center_coords=points,
+        r=radius,
+        pbc=np.ones(3, dtype=np.int64),
+        lattice=np.ascontiguousarray(matrix, dtype=float),
+        tol=1e-8,
+    )
 
 
 def _cosine_range(angle: float) -> tuple[float, float]:

@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.symmetry import PARTS, gemmi_operations
 from chemeleon.data.crystal import Array, BadCrystalError
 
 _TERM = re.compile(
     r"([+-]?)(?:(\d)\*?)?([xyz])|([+-]?)(\d{1,4}/\d{1,4}|\d{0,2}\.\d{1,9}|\d{1,2}\.?)", re.ASCII
 )
 _MAX_DENOMINATOR = 10_000
-_PARTS = 24  # translations of space groups are multiples of 1/24 in every tabulated setting
 _METRIC_TOLERANCE = 0.02  # 1 % of a length, 1 degree of an angle
 
 
@@ -57,6 +57,11 @@ class Operations(NamedTuple):
         rows = np.concatenate([self.rotations.reshape(-1, 9), self.translations], axis=1)
         return [row.tobytes() for row in rows]
 
+    def distinct(self) -> Operations:
+        """Return equal operations once, in the order of the first of each."""
+        rows = sorted({key: i for i, key in reversed(list(enumerate(self.keys())))}.values())
+        return self._replace(rotations=self.rotations[rows], translations=self.translations[rows])
+
 
 @functools.lru_cache(maxsize=2000)
 def _triplet(text: str) -> tuple[tuple[tuple[int, ...], ...], tuple[Fraction, ...]]:
@@ -91,10 +96,10 @@ def _fraction(word: str, text: str) -> Fraction:
             raise BadCrystalError(f"operation {text[:40]!r} divides by zero")
         return Fraction(int(top), int(bottom or 1))
     value = float(word)
-    found = Fraction(round(value * _PARTS), _PARTS)  # 0.33 and 0.333 mean 1/3
+    found = Fraction(round(value * PARTS), PARTS)  # 0.33 and 0.333 mean 1/3
     unit = 10.0 ** -len(word.partition(".")[2])
     if abs(float(found) - value) > min(0.7 * unit, 0.0051):
-        raise BadCrystalError(f"operation {text[:40]!r}: {word} is no multiple of 1/{_PARTS}")
+        raise BadCrystalError(f"operation {text[:40]!r}: {word} is no multiple of 1/{PARTS}")
     return found
 
 
@@ -115,10 +120,7 @@ def from_triplets(triplets: list[str]) -> Operations:
         ),
         denominator,
     )
-    unique = list({key: i for i, key in reversed(list(enumerate(found.keys())))}.values())[::-1]
-    return found._replace(
-        rotations=found.rotations[unique], translations=found.translations[unique]
-    )
+    return found.distinct()
 
 
 def same(first: list[str], second: list[str]) -> bool:
@@ -187,10 +189,10 @@ def fits(operations: Operations, lattice: Array) -> bool:
 
 def group_number(operations: Operations, lattice: Array) -> int | None:
     """Return the number of the space group of the operations, or None if it cannot be told."""
-    import gemmi
+    if PARTS % operations.denominator == 0:
+        import gemmi
 
-    if 24 % operations.denominator == 0:
-        group = gemmi.GroupOps([gemmi.Op(text) for text in triplets(operations)])
+        group = gemmi.GroupOps(gemmi_operations(operations.rotations, operations.shifts))
         found = gemmi.find_spacegroup_by_ops(group)
         if found is not None:
             return found.number
@@ -202,21 +204,3 @@ def group_number(operations: Operations, lattice: Array) -> int | None:
     except Exception:
         return None
     return None if kind is None else int(kind.number)
-
-
-def triplets(operations: Operations) -> list[str]:
-    """Return the operations as words such as ``-x,y+1/2,z``."""
-    words = []
-    for rotation, translation in zip(
-        operations.rotations.tolist(), operations.translations.tolist(), strict=True
-    ):
-        parts = []
-        for row, shift in zip(rotation, translation, strict=True):
-            part = "".join(
-                f"{'-' if x < 0 else '+'}{abs(x) if abs(x) > 1 else ''}{axis}"
-                for x, axis in zip(row, "xyz", strict=True)
-                if x
-            )
-            parts.append(f"{part}+{shift}/{operations.denominator}" if shift else part)
-        words.append(",".join(parts))
-    return words

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.batch import Crystals
+from chemeleon.crystals.symmetry import plane_spacings
 from chemeleon.data.cif import read_cif
 from chemeleon.data.crystal import MAX_ATOMIC_NUMBER, Array, BadCrystalError, Crystal
 from chemeleon.data.dictionary import read_dictionary
@@ -24,11 +26,7 @@ from chemeleon.data.poscar import read_poscar
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-__all__ = [
-    "MAX_ATOMIC_NUMBER", "PARSER_VERSION", "BadCrystalError", "Crystal", "from_structure", "parse",
-    "parse_as_given", "parse_cif", "standardise", "wrap_float32",
-]  # fmt: skip
-
+ParsedChunk = tuple[list[str | None], Crystals[NDArray[Any]]]
 PARSER_VERSION = 2  # raise it when the same text gives other numbers: it is part of the cache key
 MIN_THICKNESS_ANGSTROM = 0.01  # pymatgen's limit too
 ON_TOP_ANGSTROM = 0.01
@@ -65,6 +63,29 @@ def parse_as_given(kind: str, content: Any, limits: Limits | None = None) -> Cry
     return _checked(kind, content, limits, False, ON_TOP_ANGSTROM)[0]
 
 
+def parse_chunk(job: tuple[list[tuple[str, Any]], bool, Limits]) -> ParsedChunk:
+    """Parse crystals given as (kind, content) in a worker process; the flag asks for reduction.
+
+    Returns:
+        For every record None if it is good, or what is wrong; and the good crystals in float32.
+    """
+    items, niggli, limits = job
+    reasons: list[str | None] = []
+    good: list[Crystal] = []
+    for kind, content in items:
+        if kind == "problem":  # found while reading; the content is the reason
+            reasons.append(content)
+            continue
+        try:
+            good.append(parse(kind, content, niggli, limits))
+            reasons.append(None)
+        except BadCrystalError as error:
+            reasons.append(str(error))
+    found = Crystals.of(good)
+    frac, lattice = wrap_float32(found.frac_coords), found.lattice.astype(np.float32)
+    return reasons, found.with_geometry(frac, lattice)
+
+
 def _checked(
     kind: str, content: Any, limits: Limits | None, niggli: bool, apart: float
 ) -> tuple[Crystal, Crystal]:
@@ -95,11 +116,6 @@ def _read(kind: str, content: Any, limits: Limits) -> Crystal:
     raise BadCrystalError(f"of unknown kind {kind}")
 
 
-def parse_cif(text: str) -> Crystal:
-    """Read the crystal of a CIF as its file gives it (symmetry applied, no reduction)."""
-    return read_cif(text, Limits())
-
-
 def standardise(
     crystal: Crystal, niggli: bool = True, apart: float = MIN_DISTANCE_ANGSTROM
 ) -> Crystal:
@@ -128,9 +144,7 @@ def standardise(
     if (longest := float(np.abs(lattice).max())) > _LONGEST_ANGSTROM:
         raise BadCrystalError(f"a cell vector is {longest:.3g} angstrom long")
     volume = determinant(lattice)
-    # the columns of the inverse are the reciprocal vectors: 1 / length is the distance of planes
-    inverse = np.linalg.inv(lattice) if volume != 0 else np.full((3, 3), np.inf)
-    if (np.sqrt((inverse * inverse).sum(0)) * MIN_THICKNESS_ANGSTROM > 1).any():
+    if volume == 0 or (plane_spacings(lattice) < MIN_THICKNESS_ANGSTROM).any():
         raise BadCrystalError(f"zero volume: the cell has {abs(volume):.3g} cubic angstrom")
     if niggli:
         reduced = niggli_matrix(lattice)

@@ -8,17 +8,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from chemeleon.crystals.notation import ISOTOPES
 from chemeleon.data.crystal import Array, BadCrystalError
 from chemeleon.data.elements import elements
 
-_ISOTOPES = {"D": 1, "T": 1}
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:[eEdD]([+-]?\d+))?", re.ASCII)
 
 
 @functools.cache
 def symbol_numbers() -> dict[str, int]:
     """Return symbol to atomic number; deuterium and tritium are hydrogen."""
-    return {symbol: number for symbol, (number, _) in elements().items()} | _ISOTOPES
+    found = {symbol: number for symbol, (number, _) in elements().items()}
+    return found | {isotope: found[symbol] for isotope, symbol in ISOTOPES.items()}
 
 
 def number(word: str) -> float:

@@ -28,6 +28,9 @@ _COMMAND = "from chemeleon.data.pool import serve; serve()"
 WORKER_SIGN = "CHEMELEON_POOL_WORKER"  # set in the environment of a worker, and only there
 _idle: list[subprocess.Popen[bytes]] = []  # processes that wait for the next call
 _keeping = threading.Event()
+if hasattr(os, "register_at_fork"):  # a fork must not talk through its parent's pipes
+    os.register_at_fork(after_in_child=_idle.clear)
+NO_ANSWER = "no answer in time, not even to the alarm, so its process was ended"
 
 
 class Rescue(NamedTuple):
@@ -206,14 +209,14 @@ class Worker:
 
 
 def out_of_time(status: int | None) -> bool:
-    """Return whether a process was ended by a timer of `evaluation._match_worker.time_limit`."""
+    """Return whether a process was ended by a timer of `evaluation.matching.limits.time_limit`."""
     return status in (-signal.SIGVTALRM, -signal.SIGALRM) if os.name == "posix" else False
 
 
 def _obituary(status: int) -> tuple[str, bool, bool]:
     """Say what ended a process, that it did, and whether it would happen again."""
     if out_of_time(status):
-        return "no answer in time, not even to the alarm, so its process was ended", True, True
+        return NO_ANSWER, True, True
     if status == -getattr(signal, "SIGKILL", 9):
         return "its process was killed; was memory short?", True, False
     return f"exit status {status} of its process", True, False

@@ -14,17 +14,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from chemeleon.config.keywords import called_with
 from chemeleon.config.presets import data_config
 from chemeleon.config.requests import check_seed
-from chemeleon.config.schema import DataConfig
-from chemeleon.crystals.convert import to_structures
+from chemeleon.crystals.convert import to_structures, write_structures
+from chemeleon.crystals.texts import cif_text
 from chemeleon.data.dataset import SPLITS, LoadReport, load_source
-from chemeleon.data.problems import OnError, Problem
+from chemeleon.data.problems import Problem
 from chemeleon.data.properties import join_properties
+from chemeleon.data.settings import PrepareSettings
 from chemeleon.data.sources import has_column
 from chemeleon.data.tables import write_rows
 from chemeleon.errors import DataError
@@ -81,71 +83,34 @@ class PrepareReport:
         return shlex.join(["chemeleon", "data", "describe", str(Path(self.output).resolve())])
 
 
-def prepare(
-    source: str | Path | Sequence[Structure],
-    output: str | Path,
-    split: Sequence[float] = (0.9, 0.05, 0.05),
-    seed: int = 0,
-    *,
-    max_atoms: int | None = None,
-    where: str | None = None,
-    on_error: OnError = "few",
-    deduplicate: bool = False,
-    split_by: Literal["random", "formula"] = "random",
-    id_column: str | None = None,
-    cif_column: str = "cif",
-    properties: str | Path | None = None,
-    limits: Mapping[str, int] | None = None,
-    overwrite: bool = False,
-    progress: bool = False,
-) -> PrepareReport:
+@called_with(PrepareSettings)
+def prepare(settings: PrepareSettings) -> PrepareReport:
     """Write ``train.csv.gz``, ``val.csv.gz``, ``test.csv.gz`` and ``report.json``.
 
-    Cells are written as found, not reduced: reduction belongs to loading.
-
-    Args:
-        source: CSV (plain or gz), CIF, POSCAR, extxyz or JSON, a folder or zip of these; or
-            pymatgen structures, whose ``properties`` may hold a ``material_id`` and numbers.
-        output: new folder; what is in it is complete.
-        split: shares of train, val and test; they sum to 1. A share of 0 writes no file.
-        seed: decides which crystal goes where.
-        max_atoms: leave out larger crystals.
-        where: leave out rows of which this is not true, see `data.where`.
-        on_error: ``few`` stops if over 1 % of the rows are bad, ``fail`` with any, ``skip`` never.
-        deduplicate: keep one of crystals that pymatgen's StructureMatcher finds equal.
-        split_by: ``formula`` keeps all crystals of one reduced formula in one split.
-        id_column: CSV column of names; by default ``material_id`` if there is one, else numbers.
-        cif_column: CSV column of CIF text.
-        properties: CSV with numbers for the crystals, joined by their names in its column
-            ``id_column``; see `data.properties`.
-        limits: what a file may ask for, see ``data.limits``.
-        overwrite: replace an existing output folder that an earlier run wrote.
-        progress: show a bar.
+    Cells are written as found, not reduced: reduction belongs to loading. The arguments are those
+    of `chemeleon data prepare`.
 
     Raises:
-        DataError: if the output exists, the source is unusable, or ``split`` makes no sense.
+        ChemeleonError: if the output exists, the source is unusable, or ``split`` makes no sense.
     """
-    output = Path(output)
-    check_seed(seed)
+    source, split, output = settings.source, settings.split, Path(settings.output)
+    check_seed(settings.seed)
     if len(split) != 3 or min(split) < 0 or not math.isclose(sum(split), 1, abs_tol=1e-6):
         raise DataError(f"split {tuple(split)} must be three shares of train, val, test, sum 1")
-    check_output(output, overwrite)
+    check_output(output, settings.overwrite)
     if isinstance(source, str | Path):
         refuse_inside(Path(source), output, SET_PARTS)
-    given = {"cif_column": cif_column, "max_atoms": max_atoms, "where": where}
-    given |= {"on_error": on_error, "niggli": False, "limits": dict(limits or {})}
-    config = data_config(given | ({"id_column": id_column} if id_column else {}))
-    with replacing(output, SET_PARTS, overwrite) as folder:
-        found = _read(source, config, id_column, progress)
-        if properties is not None:
-            found = join_properties(found, Path(properties), id_column)
+    with replacing(output, SET_PARTS, settings.overwrite) as folder:
+        found = _read(settings)
+        if settings.properties is not None:
+            found = join_properties(found, Path(settings.properties), settings.id_column)
         structures = to_structures(found.crystals)
         formulas = [s.composition.reduced_formula for s in structures]
         kept, duplicates = list(range(len(structures))), {}
-        if deduplicate:
+        if settings.deduplicate:
             kept, duplicates = find_duplicates(structures, formulas, found.crystals.ids)
-        groups = [formulas[i] for i in kept] if split_by == "formula" else None
-        parts = split_indices(len(kept), split, seed, groups)
+        groups = [formulas[i] for i in kept] if settings.split_by == "formula" else None
+        parts = split_indices(len(kept), split, settings.seed, groups)
         members = {name: [kept[i] for i in part] for name, part in zip(SPLITS, parts, strict=True)}
         report = PrepareReport(
             source=str(source) if isinstance(source, str | Path) else "structures in memory",
@@ -162,19 +127,22 @@ def prepare(
         return report
 
 
-def _read(
-    source: str | Path | Sequence[Structure],
-    config: DataConfig,
-    id_column: str | None,
-    progress: bool,
-) -> LoadReport:
+def _read(settings: PrepareSettings) -> LoadReport:
     """Read the crystals of a file or folder, or structures; rows without a name get numbers."""
-    if isinstance(source, str | Path):
-        path = Path(source)
+    id_column = settings.id_column
+    names = ("cif_column", "max_atoms", "where", "on_error")
+    given = {name: getattr(settings, name) for name in names}
+    given |= {"niggli": False, "limits": dict(settings.limits or {})}
+    config = data_config(given | ({"id_column": id_column} if id_column else {}))
+    if isinstance(settings.source, str | Path):
+        path = Path(settings.source)
         number_rows = id_column is None and not has_column(path, config.id_column)
-        return load_source(config, path, progress=progress, number_rows=number_rows)
+        return load_source(config, path, progress=settings.progress, number_rows=number_rows)
+    own = [structure.properties.get("material_id") for structure in settings.source]
+    names = [f"crystal-{i:06d}" if name is None else str(name) for i, name in enumerate(own)]
     with tempfile.TemporaryDirectory() as beside:
-        return load_source(config, _write_json(source, Path(beside)), progress=progress)
+        (path,) = write_structures(settings.source, beside, ["json"], names)
+        return load_source(config, path, progress=settings.progress)
 
 
 def _write(
@@ -292,18 +260,6 @@ def check_output(output: Path, overwrite: bool | None) -> None:
         )
 
 
-def _write_json(structures: Sequence[Structure], folder: Path) -> Path:
-    """Write structures for `load_source`; their names are their own, else numbers."""
-    from chemeleon.crystals.convert import write_structures
-
-    names = [
-        str(structure.properties.get("material_id", f"crystal-{i:06d}"))
-        for i, structure in enumerate(structures)
-    ]
-    (path,) = write_structures(structures, folder, ["json"], names)
-    return path
-
-
 def write_table(
     path: Path,
     names: Sequence[str],
@@ -311,10 +267,8 @@ def write_table(
     columns: Mapping[str, Sequence[str]],
 ) -> None:
     """Write a gzipped CSV in the project's layout: ``material_id``, ``cif`` and the columns."""
-    from pymatgen.io.cif import CifWriter
-
     rows = zip(names, structures, *columns.values(), strict=True)
-    cells = ([name, str(CifWriter(structure)), *values] for name, structure, *values in rows)
+    cells = ([name, cif_text(structure), *values] for name, structure, *values in rows)
     # half of a pair of letters, which JSON may hold, is written as an escape
     with gzip.open(path, "wt", encoding="utf-8", errors="backslashreplace", newline="") as file:
         write_rows(file, chain([["material_id", "cif", *columns]], cells))

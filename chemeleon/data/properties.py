@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from chemeleon.data.columns import columns
+from chemeleon.data.columns import columns_of
 from chemeleon.data.dataset import LoadReport
-from chemeleon.data.files import BROKEN, TooLargeError
+from chemeleon.data.files import readable
 from chemeleon.data.names import stem
-from chemeleon.data.tables import Table, open_table
-from chemeleon.errors import DataError, nearest
+from chemeleon.data.tables import Table, column_place, open_table
+from chemeleon.errors import DataError
 
 _ID_COLUMNS = ("material_id", "id", "name", "file", "filename")
 
@@ -35,14 +32,8 @@ def join_properties(found: LoadReport, path: Path, id_column: str | None = None)
         DataError: if the table cannot be read, names no crystal, names one twice, or has a column
             that the crystals have already.
     """
-    try:
-        with path.open("rb") as file:
-            table = open_table(file, path.name, id_column)
-            rows, notes = _rows(table, path.name, _id_column(table, path.name, id_column))
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except (*BROKEN, TooLargeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {error or type(error).__name__}") from error
+    with readable(path), path.open("rb") as file:
+        rows, notes = _rows(open_table(file, path.name, id_column), path.name, id_column)
     ids = found.crystals.ids
     known, unfit = set(ids), {problem.id for problem in found.problems}
     by_id: dict[str, tuple[int, dict[str, Any]]] = {}
@@ -64,7 +55,7 @@ def join_properties(found: LoadReport, path: Path, id_column: str | None = None)
         )
     given = [by_id.get(name, (0, {}))[1] for name in ids]
     places = [f"{path.name}, row {by_id.get(name, (0,))[0]}" for name in ids]
-    made = columns(given, places)
+    made = columns_of(given, places)
     if twice := made.numbers.keys() & found.columns.keys():
         raise DataError(f"column '{min(twice)}' is in {path.name} and with the crystals: rename it")
     notes += made.notes
@@ -72,28 +63,15 @@ def join_properties(found: LoadReport, path: Path, id_column: str | None = None)
         notes.append(f"{path.name}: {_counted(strangers, 'row')} without a crystal")
     if bare := [name for name in ids if name not in by_id]:
         notes.append(f"{path.name}: {_counted(bare, 'crystal')} without a row")
-    numbers = {name: torch.from_numpy(values) for name, values in made.numbers.items()}
-    return replace(found, columns=found.columns | numbers, notes=[*found.notes, *notes])
-
-
-def _id_column(table: Table, name: str, wanted: str | None) -> str:
-    candidates = _ID_COLUMNS if wanted is None else (wanted,)
-    column = next((c for c in candidates if c in table.header), None)
-    if column is None:
-        raise DataError(
-            f"{name} has no column {' or '.join(candidates)}; its columns are"
-            f" {', '.join(c[:40] for c in table.header[:50])}"
-            f"{nearest(candidates[0], table.header) or '.'} Name the one with the crystals' names"
-            " with --id-column"
-        )
-    return column
+    return replace(found, columns=found.columns | made.numbers, notes=[*found.notes, *notes])
 
 
 def _rows(
-    table: Table, name: str, id_column: str
+    table: Table, name: str, id_column: str | None
 ) -> tuple[list[tuple[int, str, dict[str, Any]]], list[str]]:
     """Return number, crystal and values of each row, and what is to be said of bad rows."""
-    at = table.header.index(id_column)
+    asked = _ID_COLUMNS if id_column is None else (id_column,)
+    at = column_place(table, asked, "--id-column (of the crystals' names)", name)
     rows, notes = [], []
     for row in table.rows:
         if row.problem is not None:
@@ -101,7 +79,7 @@ def _rows(
             continue
         values = dict(zip(table.header, row.cells, strict=True))
         rows.append((row.number, row.cells[at].strip(), values))
-        del values[id_column]
+        del values[table.header[at]]
         values.pop("", None)
     if len(notes) > 1:
         notes = [f"{notes[0]}; {len(notes) - 1:,} more rows like it"]

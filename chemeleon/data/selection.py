@@ -8,8 +8,8 @@ Shapes: ``M`` crystals.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,9 @@ from torch import Tensor
 from chemeleon.config.schema import DataConfig
 from chemeleon.config.where import one_line
 from chemeleon.crystals.batch import Crystals
+from chemeleon.data.cache import ParsedSet
 from chemeleon.data.labels import Labels
+from chemeleon.data.problems import Problem
 from chemeleon.data.where import Rows, judge
 from chemeleon.errors import DataError
 
@@ -26,35 +28,52 @@ _MOST_ATOMS = 2**31 - 1  # that sizes are told apart from
 UNFIT = "do not fit"  # the expression is false
 
 
-class Selection(NamedTuple):
-    """The crystals taken, with every column as a target.
+@dataclass(frozen=True)
+class LoadReport:
+    """One split as it was found.
 
     Attributes:
-        crystals: in the order of the source.
-        labels: the columns of text of these crystals.
-        left_out: why others are not among them, and how many; each is counted once.
+        crystals: usable crystals with the targets of the config.
+        problems: rows that cannot be used, with the reason.
+        total: rows read.
+        source: file or folder.
+        columns: every numeric column, ``(M,)`` float32 with NaN where missing.
+        labels: every column of short texts.
+        left_out: why usable crystals are not among these, and how many: see `selection`.
+        notes: what is to be said of the source beside its problems.
     """
 
     crystals: Crystals
-    labels: dict[str, Labels]
-    left_out: dict[str, int]
+    problems: list[Problem]
+    total: int
+    source: str
+    columns: dict[str, Tensor] = field(repr=False)
+    labels: dict[str, Labels] = field(default_factory=dict, repr=False)
+    left_out: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def told(self, name: str, where: str | None = None) -> str | None:
+        """Return one line of what is not among the crystals; None if nothing is left out."""
+        parts = [f"{count:,} {reason}" for reason, count in self.left_out.items()]
+        if self.problems:
+            parts.append(
+                f"{len(self.problems):,} cannot be used, the first is {self.problems[0]}"
+                " (`chemeleon data describe` lists them)"
+            )
+        if not parts:
+            return None
+        head = f"{name}: {len(self.crystals):,} of {self.total:,} crystals{told(where)}"
+        return head if len(parts) == 1 and UNFIT in self.left_out else "; ".join([head, *parts])
 
 
 def select(
-    config: DataConfig,
-    crystals: Crystals,
-    labels: dict[str, Labels],
-    unkept: Sequence[str],
-    source: str,
-    partial: Partial = False,
-) -> Selection:
+    config: DataConfig, parsed: ParsedSet, source: str, partial: Partial = False
+) -> LoadReport:
     """Take the crystals that fit ``where``, ``max_atoms`` and the targets of a config.
 
     Args:
         config: the wishes.
-        crystals: every usable crystal of a source, every column a target.
-        labels: its columns of text.
-        unkept: its columns of text that are too long to be kept.
+        parsed: every usable crystal of a source.
         source: named in errors.
         partial: see `dataset.load_split`.
 
@@ -62,9 +81,10 @@ def select(
         ConfigError: if the expression does not fit the columns.
         DataError: if it names no column of the source, or nothing is left.
     """
+    crystals, labels = parsed.crystals(), parsed.labels
     good = torch.ones(len(crystals), dtype=torch.bool)
     left_out: dict[str, int] = {}
-    for reason, keep in _wishes(config, crystals, labels, unkept, source, partial):
+    for reason, keep in _wishes(config, crystals, parsed, source, partial):
         gone = int((good & ~keep).sum())
         if gone:
             left_out[reason] = gone
@@ -77,7 +97,10 @@ def select(
         rows = torch.nonzero(good).flatten()
         crystals = crystals.subset(rows)
         labels = {name: column.take(rows.numpy()) for name, column in labels.items()}
-    return Selection(crystals, labels, left_out)
+    columns, notes = crystals.targets, parsed.notes
+    asked = replace(crystals, targets={name: columns[name] for name in config.targets})
+    problems, total = parsed.problems, parsed.total
+    return LoadReport(asked, problems, total, source, columns, labels, left_out, notes)
 
 
 def told(where: str | None) -> str:
@@ -88,8 +111,7 @@ def told(where: str | None) -> str:
 def _wishes(
     config: DataConfig,
     crystals: Crystals,
-    labels: dict[str, Labels],
-    unkept: Sequence[str],
+    parsed: ParsedSet,
     source: str,
     partial: Partial,
 ) -> list[tuple[str, Tensor]]:
@@ -98,8 +120,8 @@ def _wishes(
     if config.where is not None:
         rows = Rows(
             {name: column.numpy() for name, column in columns.items()},
-            labels,
-            unkept,
+            parsed.labels,
+            [name for name in parsed.text_columns if name not in parsed.labels],
             crystals.atomic_numbers.numpy(),
             crystals.num_atoms.numpy(),
             crystals.ids,

@@ -11,7 +11,6 @@ import hashlib
 import os
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -70,7 +69,7 @@ def read_records(
         [] if notes is None else notes,
         report or (lambda share: None),
     )
-    with _readable(path):
+    with files.readable(path):
         for record in _records(path, reader):
             name = plain_id(record.id)
             yield record if name == record.id else record._replace(id=name)
@@ -105,7 +104,7 @@ def fingerprint(path: Path, limits: Limits | None = None) -> str:
     Raises:
         DataError: if it cannot be read, or is a structure file over the limit, or no known kind.
     """
-    with _readable(path):
+    with files.readable(path):
         if not path.is_dir():
             _check_file(path, limits or Limits())
             with path.open("rb") as file:
@@ -143,22 +142,6 @@ def has_column(path: Path, column: str) -> bool:
             return column in open_table(file, path.name, column).header
     except (*BROKEN, TooLargeError, csv.Error, DataError):
         return True  # reading the whole file will say what is wrong
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn the many errors of broken files into one that names the file."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except TooLargeError as error:
-        raise DataError(f"{path}: {error}") from None
-    except (*BROKEN, csv.Error) as error:
-        raise DataError(
-            f"{path} cannot be read: {error or type(error).__name__}."
-            " If it was downloaded or copied, it may be cut short: fetch it again"
-        ) from error
 
 
 def _check_file(path: Path, limits: Limits) -> None:
@@ -243,10 +226,10 @@ def _read_table(name: str, own: str, stream: IO[bytes], reader: _Reader) -> Iter
             " --properties` takes the numbers of such a table"
         )
         return
-    cif_at = column_place(table, reader.cif_column, "data.cif_column=...", name)
+    cif_at = column_place(table, [reader.cif_column], "data.cif_column=...", name)
     wanted, id_at = reader.id_column, None
     if wanted is not None and not (reader.many and wanted not in table.header):
-        id_at = column_place(table, wanted, "data.id_column=...", name)
+        id_at = column_place(table, [wanted], "data.id_column=...", name)
     others = [(i, c) for i, c in enumerate(table.header) if c and i not in (cif_at, id_at)]
     for row in table.rows:
         if row.problem is not None:

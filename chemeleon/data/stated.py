@@ -11,15 +11,14 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
+from chemeleon.crystals.notation import NotationError, amounts_of
 from chemeleon.data.cif_items import Items, read_numbers, units
 from chemeleon.data.crystal import Array, BadCrystalError
 from chemeleon.data.elements import elements
 from chemeleon.data.niggli import determinant
 
 _TOLERANCE = 0.01  # of a volume, and of an amount that is no whole number
-_TOKEN = re.compile(r"([A-Z][a-z]?)(\d*\.?\d*)|([(\[])|([)\]])(\d*\.?\d*)")
 _CHARGE = re.compile(r"(?<=[\s)\]])(?:\d*[+-]|[+-]\d*)(?=\s|$)")
-_ISOTOPES = {"D": "H", "T": "H"}
 
 Amounts = Mapping[str, float]
 
@@ -53,38 +52,14 @@ def formula_amounts(text: str) -> Amounts | None:
     for part in re.split(r"[~*]|(?<!\d)\.|\.(?!\d)", text):
         match = re.match(r"\s*(\d+\.?\d*)?(.*)", part, re.DOTALL)
         assert match is not None
-        found = _group(re.sub(r"[\s,]", "", match[2]))
-        if found is None:
+        written = re.sub(r"[\s,]", "", match[2])
+        try:
+            found = amounts_of(written) if written else {}
+        except NotationError:
             return None
         for symbol, amount in found.items():
             total[symbol] += amount * float(match[1] or 1)  # type: ignore[assignment]
     return dict(total) if total and all(math.isfinite(x) for x in total.values()) else None
-
-
-def _group(text: str) -> Counter[str] | None:
-    """Return the amounts of a formula without blanks, brackets multiplied out."""
-    levels: list[Counter[str]] = [Counter()]
-    end = 0
-    for match in _TOKEN.finditer(text):
-        if match.start() != end:
-            return None
-        end = match.end()
-        symbol, count, opening, closing, times = match.groups()
-        if (count or times) == ".":
-            return None
-        if opening:
-            levels.append(Counter())
-        elif closing:
-            if len(levels) < 2:
-                return None
-            for name, amount in levels.pop().items():
-                levels[-1][name] += amount * float(times or 1)  # type: ignore[assignment]
-        else:
-            symbol = _ISOTOPES.get(symbol, symbol)
-            if symbol not in elements():
-                return None
-            levels[-1][symbol] += float(count or 1)  # type: ignore[assignment]
-    return levels[0] if end == len(text) and len(levels) == 1 else None
 
 
 def check_stated(

@@ -123,19 +123,9 @@ def _product(first: Operations, second: Operations) -> Operations:
         )
         for o in (first, second)
     )
-    parts = [
-        second.composed(np.eye(3, dtype=np.int64), np.zeros(3, dtype=np.int64))._replace(
-            translations=(second.translations + shift) % denominator
-        )
-        for shift in first.translations
-    ]
-    whole = Operations(
-        np.concatenate([p.rotations for p in parts]),
-        np.concatenate([p.translations for p in parts]),
-        denominator,
-    )
-    rows = sorted({key: i for i, key in reversed(list(enumerate(whole.keys())))}.values())
-    return whole._replace(rotations=whole.rotations[rows], translations=whole.translations[rows])
+    moved = (first.translations[:, None] + second.translations).reshape(-1, 3) % denominator
+    rotations = np.tile(second.rotations, (first.size, 1, 1))
+    return Operations(rotations, moved, denominator).distinct()
 
 
 def _named(items: Items) -> set[int]:

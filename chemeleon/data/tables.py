@@ -145,16 +145,18 @@ def _rows(reader: Any, width: int, text: io.TextIOWrapper) -> Iterator[Row]:
                 yield Row(number, [_uncell(text) if text[:1] == "'" else text for text in cells])
 
 
-def column_place(table: Table, column: str, key: str, name: str) -> int:
-    """Return where a column stands.
+def column_place(table: Table, names: Sequence[str], remedy: str, file: str) -> int:
+    """Return where the first of some columns stands that is there.
 
     Raises:
-        DataError: if there is none of that name; ``key`` is the setting that names it.
+        DataError: if there is none of these names; ``remedy`` is what names another one.
     """
-    if column in table.header:
-        return table.header.index(column)
+    found = next((name for name in names if name in table.header), None)
+    if found is not None:
+        return table.header.index(found)
+    looked = f"'{names[0]}'" if len(names) == 1 else " or ".join(names)
     header = ", ".join(c[:40] for c in table.header[:50])
     raise DataError(
-        f"{name} has no column '{column}'; its columns are {header}"
-        f"{nearest(column, table.header) or '.'} Name the right one with {key}"
+        f"{file} has no column {looked}; its columns are {header}"
+        f"{nearest(names[0], table.header) or '.'} Name the right one with {remedy}"
     )

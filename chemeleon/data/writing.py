@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from chemeleon.crystals.convert import write_structures
 from chemeleon.crystals.symmetry import Cell
+from chemeleon.data.parse import from_structure
 from chemeleon.data.pool import run_parallel, worker_count
 from chemeleon.errors import DataError
 
@@ -59,18 +60,10 @@ class CrystalFiles:
             self._finish()  # it only ends by itself when something is wrong
         for form in self.formats:
             (self.folder / form).mkdir(parents=True, exist_ok=True)
-        for start in range(0, len(names), _CHUNK):
-            part = structures[start : start + _CHUNK]
-            job = (
-                str(self.folder),
-                self.formats,
-                list(names[start : start + _CHUNK]),
-                [s.lattice.matrix for s in part],
-                [list(s.atomic_numbers) for s in part],
-                [s.frac_coords for s in part],
-                list(symmetric[start : start + _CHUNK]),
-            )
-            self.jobs.put(job)
+        crystals = map(from_structure, structures)
+        rows = list(zip(names, crystals, symmetric, strict=True))
+        for start in range(0, len(rows), _CHUNK):
+            self.jobs.put((str(self.folder), self.formats, rows[start : start + _CHUNK]))
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self.running is None:
@@ -94,11 +87,6 @@ class CrystalFiles:
             ) from None
 
     def _run(self) -> None:
-        for _ in run_parallel(
-            "chemeleon.data._text_worker:write_chunk", self._jobs(), self.workers
-        ):
+        place = "chemeleon.crystals.texts:write_chunk"
+        for _ in run_parallel(place, iter(self.jobs.get, None), self.workers):
             pass
-
-    def _jobs(self) -> Iterator[Any]:
-        while (job := self.jobs.get()) is not None:
-            yield job

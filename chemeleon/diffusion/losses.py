@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.config.schema import DiffusionConfig
+from chemeleon.config.architecture import DiffusionConfig
 from chemeleon.crystals.random import fold, integers, normal, uniform
 from chemeleon.diffusion.schedulers import alphas_cumprod, posterior_coefficients, predicted_x0
 

@@ -20,7 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.config.schema import DiffusionConfig, SamplerConfig
+from chemeleon.config.architecture import DiffusionConfig, SamplerConfig
+from chemeleon.config.schedulers import SCHEDULERS
 from chemeleon.crystals.random import fold, normal
 from chemeleon.diffusion.schedulers import (
     Scheduler,
@@ -31,7 +32,6 @@ from chemeleon.diffusion.schedulers import (
 from chemeleon.errors import ConfigError
 
 Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
-SOLVERS = ("dpm++", "unipc")
 DRAWN_AT_ONCE = 2**24  # random numbers: a single step of few crystals keeps no GPU busy
 
 
@@ -97,6 +97,7 @@ class ReverseDiffusion:
             GenerationError: if the scheduler does not fit the model.
         """
         self.diffusion, self.sampler = diffusion, sampler
+        self.kind = SCHEDULERS[sampler.scheduler]
         self.learned = sampler.scheduler == "ddpm" and diffusion.learned_variance
         scheduler, coefficients = self._compute(window)
         self.times = scheduler.timesteps.to(device)
@@ -114,7 +115,7 @@ class ReverseDiffusion:
         Raises:
             ConfigError: if the scheduler has no likelihood, or no step draws noise.
         """
-        if self.sampler.scheduler in SOLVERS:
+        if not self.kind.gaussian:
             raise ConfigError(
                 f"the steps of {self.sampler.scheduler} have no likelihood: use ddim, ddpm or euler"
             )
@@ -129,7 +130,7 @@ class ReverseDiffusion:
         if window is not None:
             draws = torch.tensor([step in window for step in range(steps)], dtype=torch.float64)
         draws[-1] = 0  # the last step gives the clean latents
-        if name in SOLVERS:
+        if not self.kind.gaussian:
             found = Coefficients(*torch.zeros(5, steps))
         elif name == "euler":
             found = _euler(scheduler, self.sampler.eta * draws)
@@ -186,7 +187,7 @@ class ReverseDiffusion:
         """
         real, temperature = mask.unsqueeze(-1), self.sampler.temperature
         solver = None
-        if self.sampler.scheduler in SOLVERS:  # new for every trajectory: it remembers its steps
+        if not self.kind.gaussian:  # new for every trajectory: it remembers its steps
             solver = make_scheduler(self.diffusion, self.sampler)
         drawn = noise or self._noise(start, keys)
         z = start * (real * temperature)
@@ -194,7 +195,7 @@ class ReverseDiffusion:
             prediction, variance = predict(z, self.times[index].expand(len(z)))
             if solver is not None:
                 extra = {}
-                if self.sampler.scheduler == "dpm++" and self.sampler.eta > 0:
+                if self.kind.noisy and self.sampler.eta > 0:
                     extra["variance_noise"] = drawn(index) * temperature
                 t = solver.timesteps[index]
                 mean = sample = solver.step(prediction, t, z, **extra).prev_sample * real

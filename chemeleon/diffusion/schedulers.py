@@ -1,7 +1,4 @@
-"""From settings to diffusers schedulers, and the posterior of the forward process.
-
-Clipping and thresholding are off everywhere: these are latents, not pictures.
-"""
+"""From settings to diffusers schedulers, and the posterior of the forward process."""
 
 from __future__ import annotations
 
@@ -11,7 +8,8 @@ from typing import Any, NamedTuple, Protocol, cast
 import torch
 from torch import Tensor
 
-from chemeleon.config.schema import DiffusionConfig, SamplerConfig
+from chemeleon.config.architecture import DiffusionConfig, SamplerConfig
+from chemeleon.config.schedulers import SCHEDULERS, fitting
 from chemeleon.errors import GenerationError
 
 
@@ -78,48 +76,33 @@ def _betas(diffusion: DiffusionConfig) -> dict[str, Any]:
 
 
 def make_scheduler(diffusion: DiffusionConfig, sampler: SamplerConfig) -> Scheduler:
-    """Build the named scheduler with its times set.
-
-    ``ddim`` takes times 0, T/S, 2T/S, ... (leading) and ``ddpm`` rounded evenly spaced times from 0
-    to T - 1 (linspace), as the published models do; ``dpm++`` (Lu et al. 2022, arXiv:2211.01095)
-    is stochastic for eta > 0; ``unipc`` is Zhao et al. 2023 (arXiv:2302.04867).
+    """Build the named scheduler of `config.schedulers` with its times set.
 
     Raises:
         GenerationError: if the scheduler does not fit the model, or has too many steps.
     """
     name, steps = sampler.scheduler, sampler.steps
-    flow = diffusion.process == "flow"
-    if flow != (name == "euler"):
-        fitting = "euler" if flow else "ddim, ddpm, dpm++ or unipc"
+    kind = SCHEDULERS[name]
+    if kind.process != diffusion.process:
         raise GenerationError(
             f"scheduler '{name}' does not fit a model trained with process={diffusion.process}:"
-            f" use {fitting}"
+            f" use {fitting(diffusion.process)}"
         )
     if steps > diffusion.steps:
         raise GenerationError(
             f"{steps} steps are more than the {diffusion.steps} that the model was trained with"
         )
-    scheduler = _build(diffusion, sampler)
+    made = getattr(_library(), kind.library)
+    options = {**kind.options, **(kind.noisy if sampler.eta > 0 else kind.quiet)}
+    if kind.process == "flow":
+        scheduler = made(diffusion.steps, **options)
+    else:
+        names = {"epsilon": "epsilon", "v": "v_prediction"}
+        scheduler = made(
+            **_betas(diffusion), prediction_type=names[diffusion.prediction], **options
+        )
     scheduler.set_timesteps(steps)
-    return scheduler
-
-
-def _build(diffusion: DiffusionConfig, sampler: SamplerConfig) -> Scheduler:
-    library = _library()
-    if sampler.scheduler == "euler":
-        return cast("Scheduler", library.FlowMatchEulerDiscreteScheduler(diffusion.steps))
-    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
-        "ddim": (library.DDIMScheduler, {"clip_sample": False, "timestep_spacing": "leading"}),
-        "ddpm": (library.DDPMScheduler, {"clip_sample": False, "timestep_spacing": "linspace"}),
-        "unipc": (library.UniPCMultistepScheduler, {"final_sigmas_type": "zero"}),
-        "dpm++": (library.DPMSolverMultistepScheduler, {"final_sigmas_type": "zero"}),
-    }
-    kind, more = kinds[sampler.scheduler]
-    if sampler.scheduler == "dpm++":
-        more["algorithm_type"] = "sde-dpmsolver++" if sampler.eta > 0 else "dpmsolver++"
-    names = {"epsilon": "epsilon", "v": "v_prediction"}
-    common = {**_betas(diffusion), "prediction_type": names[diffusion.prediction]}
-    return cast("Scheduler", kind(**common, **more))
+    return cast("Scheduler", scheduler)
 
 
 def predicted_x0(prediction: Tensor, z: Tensor, alpha_cumprod: Tensor, kind: str) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from chemeleon.crystals.batch import Crystals
@@ -42,13 +41,9 @@ class ASEPotential(Potential):
         from ase import Atoms
 
         found = empty_evaluation(cells, forces, stresses)
-        sizes = cells.num_atoms.tolist()
-        numbers = torch.split(cells.atomic_numbers.cpu(), sizes)
-        coords = torch.split(cells.frac_coords.cpu(), sizes)
-        starts = np.cumsum([0, *sizes])
-        for i, lattice in enumerate(cells.lattice.cpu().numpy()):
-            atoms: Any = Atoms(numbers[i].numpy(), cell=lattice, pbc=True)
-            atoms.set_scaled_positions(coords[i].numpy())
+        for i, (numbers, frac, lattice) in enumerate(cells):
+            atoms: Any = Atoms(numbers, cell=lattice, pbc=True)
+            atoms.set_scaled_positions(frac)
             atoms.calc = self.calculator
             try:
                 energy = float(atoms.get_potential_energy())
@@ -60,7 +55,7 @@ class ASEPotential(Potential):
                 continue
             found.energies[i] = energy
             if found.forces is not None:
-                found.forces[starts[i] : starts[i + 1]] = torch.as_tensor(force)
+                found.forces[cells.owners == i] = torch.as_tensor(force).to(found.forces)
             if found.stresses is not None:
                 found.stresses[i] = torch.as_tensor(stress)
         return found

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from chemeleon.config.plain_json import parse_json
-from chemeleon.data.files import BROKEN, TooLargeError, unpacked
+from chemeleon.data.files import readable, unpacked
 from chemeleon.energy.compositions import Fractions, fractions
-from chemeleon.energy.hull_solver import Array, best_mixture
+from chemeleon.energy.hull_solver import Array, lowest_energy
 from chemeleon.energy.scales import MP2020, OWN, RAW
 from chemeleon.errors import ConfigError, DataError
 
@@ -179,7 +179,7 @@ class Hull:
         """Return the hull's formation energy at a composition of known elements, eV/atom."""
         if parts not in self._energies:
             target = np.array([share for _, share in parts])
-            self._energies[parts] = best_mixture(target, *self._system_arrays(parts)).energy
+            self._energies[parts] = lowest_energy(target, *self._system_arrays(parts))
         return self._energies[parts]
 
     def _system_arrays(self, parts: Fractions) -> tuple[Array, Array]:
@@ -265,16 +265,12 @@ def read_json(path: str | Path) -> Any:
     Raises:
         DataError: if it is missing or no JSON.
     """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
+    path, remedy = Path(path), "a hull is made with: chemeleon data hull SRC -o hull.json.gz"
+    with readable(path, remedy), path.open("rb") as file:
+        try:
             return parse_json(unpacked(file).read(), finite=True)
-    except FileNotFoundError:
-        raise DataError(
-            f"{path} does not exist; a hull is made with: chemeleon data hull SRC -o hull.json.gz"
-        ) from None
-    except (*BROKEN, TooLargeError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+        except ValueError as error:
+            raise DataError(f"{path} cannot be read as JSON: {error}") from error
 
 
 def _system(parts: Fractions) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from chemeleon.energy.compositions import Fractions, fractions
@@ -83,10 +84,4 @@ def compositions_of(crystals: Crystals) -> list[Fractions]:
     """Return the composition of each crystal."""
     from ase.data import chemical_symbols
 
-    rows = crystals.atomic_numbers.split(crystals.num_atoms.tolist())
-    found = []
-    for row in rows:
-        numbers, counts = row.unique(return_counts=True)
-        amounts = zip(numbers.tolist(), counts.tolist(), strict=True)
-        found.append(fractions({chemical_symbols[z]: count for z, count in amounts}))
-    return found
+    return [fractions(Counter(chemical_symbols[z] for z in c.atomic_numbers)) for c in crystals]

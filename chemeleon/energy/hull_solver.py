@@ -10,8 +10,6 @@ Shapes: ``D`` elements, ``K`` phases.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,22 +20,8 @@ _ZERO = 1e-10
 _PATIENCE = 200  # steps with the steepest column, before the rule that cannot cycle
 
 
-class Mixture(NamedTuple):
-    """The best mixture.
-
-    Attributes:
-        energy: eV/atom relative to the elements.
-        phases: indices of the phases in it; elements are -1.
-        amounts: fraction of the atoms in each.
-    """
-
-    energy: float
-    phases: list[int]
-    amounts: Array
-
-
-def best_mixture(target: Array, phases: Array, energies: Array) -> Mixture:
-    """Solve the programme.
+def lowest_energy(target: Array, phases: Array, energies: Array) -> float:
+    """Return the energy of the best mixture, eV/atom relative to the elements.
 
     Args:
         target: ``(D,)`` positive atomic fractions that sum to 1.
@@ -45,7 +29,7 @@ def best_mixture(target: Array, phases: Array, energies: Array) -> Mixture:
         energies: ``(K,)`` eV/atom relative to the elements, which are at 0.
 
     Returns:
-        The mixture; its energy is within `TOLERANCE` of the optimum.
+        What is within `TOLERANCE` of the optimum.
     """
     size = len(target)
     # the elements can come back, so they are phases too
@@ -85,4 +69,4 @@ def best_mixture(target: Array, phases: Array, energies: Array) -> Mixture:
         step += 1
         if step > 100 * _PATIENCE:
             raise RuntimeError("the simplex method does not end; please report the composition")
-    return Mixture(float(costs @ amounts), [max(i - size, -1) for i in members], amounts)
+    return float(costs @ amounts)

@@ -7,18 +7,17 @@ kept, ``skipped`` with examples, ``references_from`` (where the elements' energi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from chemeleon.data.files import BROKEN, TooLargeError
+from chemeleon.data.files import readable
 from chemeleon.data.problems import OnError, check_reasons
-from chemeleon.data.tables import open_table
+from chemeleon.data.tables import column_place, open_table
 from chemeleon.energy.compositions import Fractions, fractions
 from chemeleon.energy.hull import ODD, Hull, finite, read_json
 from chemeleon.energy.scales import MP2020
-from chemeleon.errors import DataError, nearest
+from chemeleon.errors import DataError
 
 FORMULA_COLUMNS = ("pretty_formula", "formula", "reduced_formula", "formula_pretty", "composition")
 ENERGY_COLUMNS = ("formation_energy_per_atom", "formation_energy", "e_form")
@@ -60,13 +59,14 @@ def from_table(
         path = table
     beside = [path.parent / name for name in REFERENCE_NAMES]
     references = references or next((file for file in beside if file.is_file()), None)
-    with _readable(path):
+    with readable(path, "a CSV of formation energies is needed"):
         table = open_table(path.open("rb"), str(path), formula_column)
-        names, rows = table.header, list(table.rows)
-    formula = _column(path, names, formula_column, FORMULA_COLUMNS, "formulas")
-    energy = _column(path, names, energy_column, ENERGY_COLUMNS, "formation energies")
+        rows = list(table.rows)
+        formulas = [formula_column] if formula_column else FORMULA_COLUMNS
+        formula_at = column_place(table, formulas, "--formula-column", str(path))
+        asked = [energy_column] if energy_column else ENERGY_COLUMNS
+        energy_at = column_place(table, asked, "--energy-column", str(path))
     phases, energies, skipped = [], [], []
-    formula_at, energy_at = names.index(formula), names.index(energy)
     for row in rows:
         try:
             if row.problem is not None:
@@ -211,26 +211,3 @@ def _hull(
 def table_in(folder: Path) -> Path | None:
     """Return the table of formation energies in a folder, if there is one."""
     return next((folder / name for name in TABLE_NAMES if (folder / name).is_file()), None)
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; a CSV of formation energies is needed") from None
-    except (*BROKEN, TooLargeError) as error:
-        raise DataError(f"{path} cannot be read as CSV: {error}") from error
-
-
-def _column(
-    path: Path, names: list[str], given: str | None, usual: tuple[str, ...], what: str
-) -> str:
-    found = given if given in names else next((n for n in usual if n in names), None)
-    if found is None or (given is not None and given not in names):
-        looked = given or " or ".join(usual)
-        raise DataError(
-            f"{path} has no column of {what} ({looked}){nearest(looked, names)}; its columns:"
-            f" {', '.join(names) or 'none'}"
-        )
-    return found

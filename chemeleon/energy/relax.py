@@ -12,6 +12,7 @@ import torch
 
 from chemeleon.config.requests import MAX_RELAX_STEPS, check_range
 from chemeleon.crystals.batch import Crystals
+from chemeleon.data.crystal import structure_of
 from chemeleon.energy.fire import walk
 from chemeleon.energy.potential import Potential
 from chemeleon.energy.usable import to_tensors
@@ -82,31 +83,24 @@ def relax(
     good = torch.tensor([i for i, reason in enumerate(reasons) if reason is None]).long()
     start = cells.subset(good.to(cells.device)).to(potential.device)
     end = walk(start, potential, steps, fmax_ev_per_angstrom, relax_cell)
-    found: list[Relaxed | None] = [None] * len(reasons)
+    nan = float("nan")
+    found = [Relaxed(None, 0, False, np.zeros(0), nan, nan, reason) for reason in reasons]
     rmsd = _displacements(start, end.cells).tolist()
     energies = (end.energies / start.num_atoms).T.cpu().numpy()
-    sizes = start.num_atoms.tolist()
-    numbers = torch.split(start.atomic_numbers.cpu(), sizes)
-    coords = torch.split(end.cells.frac_coords.cpu(), sizes)
-    lattices, taken, fmax = end.cells.lattice.cpu(), end.steps.tolist(), end.fmax.tolist()
-    for k, i in enumerate(good.tolist()):
+    taken, fmax = end.steps.tolist(), end.fmax.tolist()
+    inside = end.cells.with_geometry(end.cells.frac_coords % 1.0, end.cells.lattice)
+    for k, (i, crystal) in enumerate(zip(good.tolist(), inside, strict=True)):
         broken = end.reasons[k] is not None and taken[k] == 0
-        structure = None if broken else _structure(numbers[k], coords[k], lattices[k])
         found[i] = Relaxed(
-            structure,
+            None if broken else structure_of(crystal),
             taken[k],
             end.reasons[k] is None and fmax[k] <= fmax_ev_per_angstrom,
             energies[k, : taken[k] + 1],
             fmax[k],
-            float("nan") if broken else rmsd[k],
+            nan if broken else rmsd[k],
             end.reasons[k],
         )
-    nan = float("nan")
-    none = np.zeros(0)
-    return [
-        Relaxed(None, 0, False, none, nan, nan, reason) if one is None else one
-        for one, reason in zip(found, reasons, strict=True)
-    ]
+    return found
 
 
 def _displacements(start: Crystals, end: Crystals) -> torch.Tensor:
@@ -117,10 +111,3 @@ def _displacements(start: Crystals, end: Crystals) -> torch.Tensor:
     cart = torch.einsum("ai,aij->aj", moved - mean[owners], end.lattice[owners])
     squares = torch.zeros_like(counts).index_add(0, owners, (cart * cart).sum(1))
     return (squares / counts).sqrt()
-
-
-def _structure(numbers: torch.Tensor, coords: torch.Tensor, lattice: torch.Tensor) -> Structure:
-    from pymatgen.core import Lattice, Structure
-
-    frac = coords.numpy() % 1.0
-    return Structure(Lattice(lattice.numpy()), numbers.tolist(), frac)

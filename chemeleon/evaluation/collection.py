@@ -5,7 +5,7 @@ Shapes: ``C`` crystals, read or not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress, islice
 from pathlib import Path
@@ -17,20 +17,19 @@ from numpy.typing import NDArray
 from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.crystal import Record
 from chemeleon.data.parse import BadCrystalError, from_structure
-from chemeleon.data.pool import Rescue, Worker, run_parallel, worker_count
 from chemeleon.data.problems import OnError, check_reasons
 from chemeleon.data.sources import has_column, read_records
 from chemeleon.errors import DataError
-from chemeleon.evaluation.describe import NUMBERS, RESCUE, TEXTS, describe_chunk, is_tame
+from chemeleon.evaluation.describe import NUMBERS, TEXTS, Describe
 from chemeleon.evaluation.origin import crystals_of, sample_manifest
 from chemeleon.evaluation.wanted import Wanted
+from chemeleon.evaluation.work import Progress, answers
 
 if TYPE_CHECKING:
+    import pandas
     from pymatgen.core import Structure
 
-Progress = Callable[[str, float], None]
-_CHUNK = 128
-_FEW_JOBS = 2  # starting workers takes longer than so few jobs
+_ARRAYS = 4096  # crystals put into arrays at a time
 _ID_COLUMNS = ("material_id", "id", "name")
 
 
@@ -63,10 +62,20 @@ class Collection:
         """Return one of `describe.NUMBERS`, ``(C,)``."""
         return self.numbers[:, NUMBERS.index(name)]
 
+    def whole(self, name: str) -> pandas.api.extensions.ExtensionArray:
+        """Return one of `describe.NUMBERS` as whole numbers, missing where unknown."""
+        import pandas
+
+        return pandas.array(self.column(name), dtype="Int64")
+
     def text(self, name: str) -> list[str]:
         """Return one of `describe.TEXTS`, ``C`` words; empty where unknown."""
         at = TEXTS.index(name)
         return [row[at] for row in self.texts]
+
+    def words(self, name: str) -> list[str | None]:
+        """Return the same for a table: None where unknown."""
+        return [word or None for word in self.text(name)]
 
     def take(self, rows: NDArray[np.int64], left_out: int) -> Collection:
         """Return the crystals of these rows."""
@@ -82,58 +91,6 @@ class Collection:
         reasons = [reason for reason in self.reasons if reason is not None]
         total = len(self) + self.left_out
         check_reasons(reasons, total, on_error, name, "--on-error skip leaves them out")
-
-
-def parallel(
-    function: str,
-    local: Callable[[Any], Any],
-    jobs: Iterable[Any],
-    workers: int | None,
-    rescue: Rescue | None = None,
-    tame: Callable[[Any], bool] | None = None,
-) -> Iterator[Any]:
-    """Yield ``function(job)`` in order, from worker processes where that pays or is safer.
-
-    Args:
-        function: ``package.module:name`` of ``local``.
-        local: the function itself.
-        jobs: picklable arguments.
-        workers: processes; all cores if None.
-        rescue: how to go on when a job ends its process or raises.
-        tame: whether a job may run in this process, where nothing ends compiled code; all by
-            default.
-    """
-    count = workers or worker_count()
-    waiting = iter(jobs)
-    first = list(islice(waiting, _FEW_JOBS + 1))
-    everything = chain(first, waiting)
-    if len(first) <= _FEW_JOBS or count == 1:
-        return _one_by_one(function, local, everything, rescue, tame or (lambda job: True))
-    return run_parallel(function, everything, count, rescue)
-
-
-def _one_by_one(
-    function: str,
-    local: Callable[[Any], Any],
-    jobs: Iterable[Any],
-    rescue: Rescue | None,
-    tame: Callable[[Any], bool],
-) -> Iterator[Any]:
-    worker = Worker(function)  # starts with its first job, if there ever is one
-    try:
-        for job in jobs:
-            if not tame(job):
-                yield worker.answer(job, rescue)
-                continue
-            try:
-                found = local(job)
-            except Exception:
-                if rescue is None:
-                    raise
-                found = worker.answer(job, rescue)
-            yield found
-    finally:
-        worker.close(wait=True)
 
 
 def read_collection(
@@ -170,31 +127,30 @@ def read_collection(
     else:
         records = _from_structures(source, ids)
     kept: list[Record] = []
-    parts, numbers, texts, reasons = [], [], [], []
 
-    def jobs() -> Iterator[list[tuple[str, Any]]]:
-        while chunk := list(islice(records, _CHUNK)):
-            kept.extend(r._replace(content=None, values={}) for r in chunk)
-            yield [(r.kind, r.content) for r in chunk]
+    def items() -> Iterator[tuple[str, Any]]:
+        for record in records:
+            kept.append(record._replace(content=None, values={}))
+            yield record.kind, record.content
 
-    function = f"{describe_chunk.__module__}:describe_chunk"
-    for described in parallel(function, describe_chunk, jobs(), workers, RESCUE, is_tame):
-        parts.append(described.crystals)
-        reasons += described.reasons
-        numbers.append(described.numbers)
-        texts += described.texts
+    found = answers(Describe([]), items(), workers)
+    parts, numbers, texts, reasons = [], [np.zeros((0, len(NUMBERS)))], [], []
+    while said := list(islice(found, _ARRAYS)):  # arrays of many take less memory than as many
+        parts.append(Crystals.of([one.crystal for one in said]))
+        reasons += [one.reason for one in said]
+        numbers.append(np.array([one.numbers for one in said]))
+        texts += [one.texts for one in said]
     if not kept and isinstance(source, Path):
         raise DataError(
             f"{source} holds no crystals: a CSV with a column cif, CIF, POSCAR, extxyz, JSON, a zip"
             " or a folder of such files is expected"
         )
-    width = len(NUMBERS)
     found = Collection(
         ids=[r.id or f"row-{i}" for i, r in enumerate(kept, start=1)],
         sources=[f"{r.file}:{r.row}" if r.row > 1 or r.kind != "cif" else r.file for r in kept],
         reasons=reasons,
         crystals=Crystals.join(parts),
-        numbers=np.concatenate([np.zeros((0, width)), *numbers]),
+        numbers=np.concatenate(numbers),
         texts=texts,
     )
     if wanted is None:

@@ -1,6 +1,6 @@
 """What is said of one crystal alone: formula, symmetry, density, cell, composition validity.
 
-Runs in worker processes on chunks of crystals; no torch here.
+Runs in worker processes; no torch here.
 
 Space groups are those of `crystals.symmetry`. Composition validity is SMACT's rule as CDVAE uses it
 (charge neutrality and Pauling test, metals pass) with the oxidation states named below.
@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, space_group
 from chemeleon.data.niggli import cell_parameters
 from chemeleon.data.parse import BadCrystalError, Crystal, parse_as_given
-from chemeleon.data.pool import Rescue
-from chemeleon.evaluation.matching._match_worker import TimeUpError, time_limit
+from chemeleon.evaluation.matching.limits import TimeUpError, time_limit
+from chemeleon.evaluation.work import Each
 
 DESCRIPTION_VERSION = 2  # part of the key of cached references
 OXIDATION_STATES = "smact14"
@@ -48,82 +45,52 @@ NUMBERS = (
 
 
 class Described(NamedTuple):
-    """Crystals of a chunk with what is said of them.
+    """A crystal with what is said of it.
 
     Attributes:
-        crystals: as given; of no atoms where there is a reason.
-        reasons: why a crystal could not be read, else None.
-        numbers: ``(C, len(NUMBERS))`` float64, NaN where unknown.
-        texts: rows of `TEXTS`.
+        crystal: as given; None where there is a reason.
+        reason: why it could not be read, else None.
+        numbers: `NUMBERS`, NaN where unknown.
+        texts: `TEXTS`, empty where unknown.
     """
 
-    crystals: Crystals[Array]
-    reasons: list[str | None]
-    numbers: NDArray[np.float64]
-    texts: list[tuple[str, ...]]
+    crystal: Crystal | None
+    reason: str | None
+    numbers: list[float]
+    texts: tuple[str, ...]
 
 
-def is_tame(items: list[tuple[str, Any]]) -> bool:
-    """Tell whether no crystal here is so large that compiled code could take long over it."""
-    return all(
-        kind == "problem"
-        or (kind == "arrays" and len(content[0]) <= _TAME_ATOMS)
-        or (isinstance(content, str | bytes) and len(content) <= _TAME_LETTERS)
-        or (isinstance(content, dict) and len(content.get("sites") or ()) <= _TAME_ATOMS)
-        for kind, content in items
-    )
-
-
-def _give_up(items: list[tuple[str, Any]], reason: str) -> Described:
-    return describe_chunk([("problem", reason)] * len(items))
-
-
-def _join(parts: Sequence[Described]) -> Described:
-    return Described(
-        Crystals.join([p.crystals for p in parts]),
-        [reason for p in parts for reason in p.reasons],
-        np.concatenate([p.numbers for p in parts]),
-        [text for p in parts for text in p.texts],
-    )
-
-
-RESCUE = Rescue(
-    split=lambda items: [items[i : i + -(-len(items) // 8)]
-                         for i in range(0, len(items), -(-len(items) // 8))],
-    join=_join,
-    give_up=_give_up,
-)  # fmt: skip
-
-
-def describe_chunk(items: list[tuple[str, Any]]) -> Described:
+class Describe(Each):
     """Read and describe crystals given as (kind, content), see `data.parse.parse`."""
-    crystals: list[Crystal | None] = []
-    reasons: list[str | None] = []
-    rows, texts = [], []
-    for kind in {kind for kind, _ in items}:
-        _warm(kind)
-    for kind, content in items:
-        crystal, reason = None, None
+
+    size = 128
+
+    @property
+    def is_tame(self) -> bool:
+        return all(
+            kind == "problem"
+            or (kind == "arrays" and len(content[0]) <= _TAME_ATOMS)
+            or (isinstance(content, str | bytes) and len(content) <= _TAME_LETTERS)
+            or (isinstance(content, dict) and len(content.get("sites") or ()) <= _TAME_ATOMS)
+            for kind, content in self.items
+        )
+
+    def lost(self, reason: str) -> Described:
+        return Described(None, reason, [np.nan] * len(NUMBERS), ("",) * len(TEXTS))
+
+    def answer(self, item: tuple[str, Any]) -> Described:
+        kind, content = item
         if kind == "problem":  # found while reading; the content is the reason
-            reason = str(content)
-        else:
-            try:
-                with time_limit(_SECONDS):
-                    crystal = parse_as_given(kind, content)
-            except (BadCrystalError, MemoryError) as error:
-                reason = str(error) or "too large to read"
-            except TimeUpError:
-                reason = f"not read within {_SECONDS:g} s of processor time"
-        if crystal is None:
-            row, text = [np.nan] * len(NUMBERS), ("",) * len(TEXTS)
-        else:
-            row, text = _describe(crystal)
-        crystals.append(crystal)
-        reasons.append(reason)
-        rows.append(row)
-        texts.append(text)
-    numbers = np.array(rows, dtype=np.float64).reshape(-1, len(NUMBERS))
-    return Described(Crystals.of(crystals), reasons, numbers, texts)
+            return self.lost(str(content))
+        _warm(kind)
+        try:
+            with time_limit(_SECONDS):
+                crystal = parse_as_given(kind, content)
+        except (BadCrystalError, MemoryError) as error:
+            return self.lost(str(error) or "too large to read")
+        except TimeUpError:
+            return self.lost(f"not read within {_SECONDS:g} s of processor time")
+        return Described(crystal, None, *_describe(crystal))
 
 
 @functools.cache
@@ -165,6 +132,18 @@ def _composition(counts: tuple[int, ...]) -> tuple[str, str, float, float]:
     return formula, reduced, float(found.weight), _smact(reduced)
 
 
+class Smact(Each):
+    """SMACT's verdicts on reduced formulas, NaN without one."""
+
+    size = 8  # one with many oxidation states takes long
+
+    def lost(self, reason: str) -> float:
+        return np.nan
+
+    def answer(self, item: str) -> float:
+        return _smact(item)
+
+
 @functools.lru_cache(maxsize=100_000)
 def _smact(reduced_formula: str) -> float:
     from smact.screening import smact_validity
@@ -177,11 +156,6 @@ def _smact(reduced_formula: str) -> float:
         return np.nan
     except Exception:  # elements without data
         return 0.0
-
-
-def smact_chunk(formulas: list[str]) -> list[float]:
-    """Return SMACT's verdicts on reduced formulas, NaN without one, in a worker process."""
-    return [_smact(formula) for formula in formulas]
 
 
 def _symmetry(crystal: Crystal, symprec: float) -> tuple[float, str, str]:

@@ -6,6 +6,7 @@ Shapes: ``M`` crystals.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,12 +15,12 @@ import numpy as np
 
 from chemeleon.config.requests import check_range
 from chemeleon.crystals.batch import Crystals
-from chemeleon.crystals.idealise import Bounds, Candidate, candidates_chunk
+from chemeleon.crystals.idealise import Bounds, Candidate, candidates
 from chemeleon.crystals.soundness import structural_problems
 from chemeleon.crystals.symmetry import TIGHT, Cell, group_of, in_cell
 from chemeleon.data.crystal import Crystal, structure_of
-from chemeleon.data.pool import Rescue, run_parallel, worker_count, workers_wait
 from chemeleon.errors import ConfigError
+from chemeleon.evaluation.work import Each, answers
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -31,12 +32,20 @@ MOST_SYMPREC = 1.0
 MAX_MOVED_ANGSTROM = 0.3
 MAX_STRAIN = 0.05
 MAX_RISE_EV = 0.005  # per atom
-_CHUNK, _MANY = 50, 200
-_RESCUE = Rescue(
-    split=lambda job: [([crystal], job[1]) for crystal in job[0]],
-    join=lambda parts: [one for part in parts for one in part],
-    give_up=lambda job, reason: [(None, [])] * len(job[0]),
-)
+
+
+@dataclass(frozen=True)
+class Candidates(Each):
+    """The group of crystals and what they could be idealised to, see `crystals.idealise`."""
+
+    bounds: Bounds
+    size = 50
+
+    def lost(self, reason: str) -> tuple[int | None, list[Candidate]]:
+        return None, []
+
+    def answer(self, item: Crystal) -> tuple[int | None, list[Candidate]]:
+        return candidates(item, self.bounds)
 
 
 class Idealised(NamedTuple):
@@ -268,13 +277,7 @@ def _search(
     crystals: Sequence[Crystal], bounds: Bounds, workers: int | None
 ) -> list[tuple[int | None, list[Candidate]]]:
     """Return group and candidates of each crystal, found by all cores for many."""
-    workers = workers or worker_count()
-    if workers < 2 or (len(crystals) < _MANY and not workers_wait()):
-        return candidates_chunk((list(crystals), bounds))
-    parts = [list(crystals[i : i + _CHUNK]) for i in range(0, len(crystals), _CHUNK)]
-    jobs = ((part, bounds) for part in parts)
-    function = "chemeleon.crystals.idealise:candidates_chunk"
-    return [one for part in run_parallel(function, jobs, workers, _RESCUE) for one in part]
+    return list(answers(Candidates([], bounds), crystals, workers))
 
 
 def _energies(crystals: Sequence[Crystal], potential: Potential | None) -> list[float]:

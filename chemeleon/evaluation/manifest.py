@@ -62,7 +62,7 @@ def manifest(
             "radius_difference": MOST_RADIUS_DIFFERENCE,
             "electronegativity_difference": MOST_ELECTRONEGATIVITY_DIFFERENCE,
         },
-        "metrics": {m.name: {"group": m.group, "basis": m.basis} for m in METRICS},
+        "metrics": {m.name: {"group": m.group, "basis": m.basis} for m in METRICS if m.basis},
         "space_groups": {"by": "moyopy", "symprec_angstrom": SYMPREC, "strict": TIGHT},
         "composition_validity": {"by": "smact", "oxidation_states": OXIDATION_STATES},
         "mmd_crystals": MMD_LIMIT,

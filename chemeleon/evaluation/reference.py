@@ -11,6 +11,8 @@ import hashlib
 import json
 import logging
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,12 +27,14 @@ from chemeleon.data.named import find_set
 from chemeleon.data.parse import PARSER_VERSION
 from chemeleon.data.problems import OnError
 from chemeleon.data.sources import fingerprint
-from chemeleon.evaluation.collection import Collection, Progress, read_collection
+from chemeleon.evaluation.collection import Collection, read_collection
 from chemeleon.evaluation.describe import DESCRIPTION_VERSION, NUMBERS, TEXTS
 from chemeleon.evaluation.matching.grouping import Prepared, composition_keys, prepare
 from chemeleon.evaluation.matching.reduced import REDUCTION_VERSION
+from chemeleon.evaluation.work import Progress
 from chemeleon.storage import write_atomically
 
+NOVEL, DISORDERED = "novel", "novel_disordered"  # columns of novelty against all references
 logger = logging.getLogger(__name__)
 _FORMAT = 2
 _ARRAYS = {
@@ -126,13 +130,9 @@ def _write(file: Path, collection: Collection, prepared: Prepared) -> None:
     arrays["words"] = np.frombuffer(json.dumps(words).encode(), dtype=np.uint8)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda path: _write_bytes(path, save(arrays)))
+        write_atomically(file, lambda path: path.write_bytes(save(arrays)))
     except OSError as error:
         logger.warning("the reference index is not cached: %s (set CHEMELEON_CACHE)", error)
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def _read(file: Path) -> tuple[Collection, Prepared] | None:
@@ -190,3 +190,19 @@ def _check(found: Collection, reduced: Crystals[Array], unreduced: list[str | No
         isinstance(w, str | None) for w in [*found.reasons, *unreduced]
     ):
         raise ValueError("some words are none")
+
+
+def column_word(name: str) -> str:
+    """Return what stands for a name or path in columns."""
+    return re.sub(r"\W+", "_", name).strip("_")
+
+
+def novel_column(reference: str, kind: str = NOVEL) -> str:
+    """Return the column of novelty against a reference set."""
+    return f"{kind}_{column_word(reference)}"
+
+
+def all_columns(references: Sequence[str]) -> list[str]:
+    """Return the columns of novelty; two of one name cannot stand in one table."""
+    names = [novel_column(name, kind) for kind in (NOVEL, DISORDERED) for name in references]
+    return [*names, NOVEL, DISORDERED] if names else []

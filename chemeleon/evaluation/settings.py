@@ -21,7 +21,7 @@ from chemeleon.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from chemeleon.evaluation.metrics.base import Options, Predict, Wanted
+    from chemeleon.evaluation.metrics.base import Predict, Wanted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +83,6 @@ class Settings:
     predict: Predict | None = None
 
     @property
-    def options(self) -> Options:
-        """What metrics are asked for."""
-        from chemeleon.evaluation.metrics.base import Options
-
-        return Options(self.wanted, self.predict)
-
-    @property
     def hulls(self) -> tuple[str, ...]:
         """The hulls that are named."""
         if self.hull is None or isinstance(self.hull, str | Path):
@@ -106,7 +99,7 @@ class Settings:
     def check(self) -> None:
         """Raise ConfigError for what cannot be done."""
         from chemeleon.evaluation.matching.pairs import TOLERANCES
-        from chemeleon.evaluation.metrics.novelty import all_columns
+        from chemeleon.evaluation.reference import all_columns
 
         if self.matcher not in TOLERANCES:
             raise ConfigError(
@@ -121,10 +114,22 @@ class Settings:
         check_range("relax_steps", self.relax_steps, 0, MAX_RELAX_STEPS)
         check_range("control_energies", self.control_energies, 0, MAX_CRYSTALS)
         _ = self.tolerance
-        if self.coverage and not self.references and self.control in (None, "auto", "none"):
+        no_control = self.control in (None, "none") or (
+            self.control == "auto" and not self.references
+        )
+        if self.coverage and no_control and not self.references:
             raise ConfigError("coverage is of a set: name a --reference or a --control")
         if self.potential == "none" and (self.hulls or self.relax_steps):
             raise ConfigError("--hull and --relax need energies: name a --potential such as chgnet")
+        if self.control_energies not in (0, type(self).control_energies):
+            if self.potential == "none":
+                raise ConfigError("control_energies needs energies: name a --potential like chgnet")
+            if no_control:
+                raise ConfigError("control_energies are of a control set: name a --control")
+        if self.on_error != "few" and no_control and not (self.references or self.targets):
+            raise ConfigError(
+                "on_error is for rows of references, control and targets, none of which is named"
+            )
         if bool(self.properties) != (self.predict is not None):
             raise ConfigError("properties of crystals are predicted: name a --predictor")
         for name, (low, high, _) in self.wanted.items():

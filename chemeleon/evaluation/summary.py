@@ -1,4 +1,4 @@
-"""From the per-crystal table to figures: shares with intervals, distributions, bins.
+"""From figures of metrics to the summary of a set: headline, distributions, figures by size.
 
 Every share is of the crystals that were asked for. What failed counts as not having the property.
 """
@@ -6,269 +6,151 @@ Every share is of the crystals that were asked for. What failed counts as not ha
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chemeleon.crystals.soundness import MIN_DISTANCE, MIN_VOLUME
-from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.metrics.base import Figure
-from chemeleon.evaluation.metrics.features import composition_features, structure_features
-from chemeleon.evaluation.metrics.novelty import NOVEL, against, novelty_flags
-from chemeleon.evaluation.metrics.stability import ENERGY_DISTRIBUTIONS, energy_flags, finite_column
-from chemeleon.evaluation.metrics.statistics import frechet, mmd, standardised, wasserstein, wilson
-from chemeleon.evaluation.report.basis import group_of
-
-if TYPE_CHECKING:
-    import pandas
+from chemeleon.evaluation.metrics.base import STATES, Figure, Metric, Options, View, find_figures
+from chemeleon.evaluation.metrics.statistics import finite, wasserstein
+from chemeleon.evaluation.metrics.symmetry import SYSTEMS
 
 _VALUES_LIMIT = 10_000  # of a histogram in the summary; distances are taken over all
-DISTRIBUTIONS = {
-    "density_g_cm3": ("Density", "g/cm³"),
-    "num_elements": ("Elements", ""),
-    "num_atoms": ("Atoms per cell", ""),
-    "volume_per_atom_a3": ("Volume per atom", "Å³"),
-    "space_group": ("Space group number", ""),
-    "shortest_distance_a": ("Shortest distance", "Å"),
-    **{x: (f"Cell length {x}", "Å") for x in "abc"},
-    **{x: (f"Cell angle {x}", "°") for x in ("alpha", "beta", "gamma")},
-}
+_ATOM_BINS = ((1, 5), (6, 10), (11, 20), (21, 50))
 
 
-class Side(NamedTuple):
-    """Crystals, sample or reference, as the distances between sets need them.
-
-    Attributes:
-        values: column of `DISTRIBUTIONS`, and of those of energies that are known, to ``(C,)``
-            values, NaN where unknown.
-        structure: ``(C, F)`` features of structure.
-        composition: ``(C, G)`` features of composition.
-        elements: how many crystals hold each element.
-        space_groups: how many crystals have each group, by number.
-    """
-
-    values: dict[str, NDArray[np.float64]]
-    structure: NDArray[np.float64]
-    composition: NDArray[np.float64]
-    elements: dict[str, int]
-    space_groups: dict[str, int]
-
-
-def make_side(
-    collection: Collection,
-    shortest: NDArray[np.float64],
-    table: pandas.DataFrame | None = None,
-) -> Side:
-    """Collect what is compared between sets.
+def summarise(
+    crystals: View,
+    control: View | None,
+    row: Mapping[str, float],
+    metrics: Sequence[Metric],
+    options: Options,
+) -> dict[str, Any]:
+    """Return what metrics say of a set, as JSON.
 
     Args:
-        collection: the crystals.
-        shortest: ``(C,)`` shortest distances, angstrom.
-        table: rows of the crystals, for energies.
+        crystals: the set.
+        control: what it is compared with.
+        row: figures of the control row by name; what it lacks has none.
+        metrics: which.
+        options: of the run.
     """
-    values = {
-        name: shortest if name == "shortest_distance_a" else collection.column(name)
-        for name in DISTRIBUTIONS
+    found = find_figures(crystals, metrics, control, options)
+    headline = [{**_entry(figure), "control": finite(row.get(figure.name))} for figure in found]
+    summary = {
+        "headline": headline,
+        "distributions": distributions(crystals, control, metrics),
+        "bins": bins(crystals, metrics, control, options),
     }
-    for name in ENERGY_DISTRIBUTIONS:
-        found = finite_column(table, name)
-        if np.isfinite(found).any():
-            values[name] = found
-    groups = collection.column("space_group")
-    counted = Counter(groups[np.isfinite(groups)].astype(int).tolist())
-    return Side(
-        values,
-        structure_features(collection, shortest),
-        composition_features(collection),
-        _elements(collection),
-        {str(number): count for number, count in sorted(counted.items())},
-    )
+    by_name = {entry["name"]: entry for entry in headline}
+    for metric in metrics:
+        summary |= metric.facts(crystals, control, options, by_name)
+    return summary
 
 
-def halve(side: Side) -> tuple[Side, Side]:
-    """Return the crystals of even and of odd number, without their counts."""
-    one, two = (
-        Side(
-            {name: values[start::2] for name, values in side.values.items()},
-            side.structure[start::2],
-            side.composition[start::2],
-            {},
-            {},
-        )
-        for start in (0, 1)
-    )
-    return one, two
-
-
-def _elements(collection: Collection) -> dict[str, int]:
-    from ase.data import chemical_symbols
-
-    packed = collection.crystals
-    pairs = np.unique(packed.owners * 256 + packed.atomic_numbers)
-    counts = np.bincount(pairs % 256, minlength=1)
-    return {chemical_symbols[z]: int(counts[z]) for z in np.flatnonzero(counts)}
-
-
-def flags(table: pandas.DataFrame) -> dict[str, tuple[str, NDArray[np.bool_]]]:
-    """Return the properties that are counted: name to (label, ``(C,)`` bool)."""
-    ok = table["status"].to_numpy() == "ok"
-    volume = (table["volume_per_atom_a3"] * table["num_atoms"].astype(float)).to_numpy()
-    shortest = table["shortest_distance_a"].to_numpy()
-    structure = table["valid_structure"].to_numpy()
-    composition = table["valid_composition"].to_numpy()
-    unique = table["unique"].to_numpy()
-    found = {
-        "parsed": ("Parsed", ok),
-        "valid_structure": ("Valid structure", structure),
-        "valid_structure_cdvae": (
-            "Valid structure, CDVAE rule",
-            ok & (volume > MIN_VOLUME) & (shortest > MIN_DISTANCE),
-        ),
-        "valid_composition": ("Valid composition (SMACT)", composition),
-        "valid": ("Valid, both", structure & composition),
-        "unique": ("Unique", unique),
-    }
-    if NOVEL in table:
-        found |= novelty_flags(table)
-        new, of = unique & table[NOVEL].to_numpy(), against(table)
-        found["unique_novel"] = (f"Unique and novel{of}", new)
-        found["valid_unique_novel"] = (
-            f"Valid, unique and novel{of}",
-            structure & composition & new,
-        )
-    return found | energy_flags(table)
-
-
-def headline(
-    table: pandas.DataFrame,
-    found: Iterable[Figure],
-    shares: Sequence[tuple[str, str, dict[str, Any]]],
-    values: Mapping[str, tuple[str, float]],
-    control: Mapping[str, float],
-) -> list[dict[str, Any]]:
-    """Return the figures of the first table, with the control row's beside them.
+def control_row(
+    control: View, with_energies: NDArray[np.int64], metrics: Sequence[Metric], options: Options
+) -> dict[str, float]:
+    """Return the figures of the control set; its distances are those of two halves of it, which is
+    the best that distances between sets can be.
 
     Args:
-        table: one row per crystal.
-        found: of the metrics.
-        shares: (name, label, share) of further shares.
-        values: name to (label, value) of figures that are no shares.
-        control: name to value; what it lacks has none.
+        control: the set.
+        with_energies: those of its crystals that got energies.
+        metrics: which.
+        options: of the run.
     """
-    entries = [
-        _entry(Figure(name, label, group_of(name), flag))
-        for name, (label, flag) in flags(table).items()
-    ]
-    entries += map(_entry, found)
-    entries += [{"name": n, "label": label, "group": group_of(n), **s} for n, label, s in shares]
-    entries += [
-        _entry(Figure(name, label, group_of(name), value=value))
-        for name, (label, value) in values.items()
-    ]
-    return [{**entry, "control": finite(control.get(entry["name"]))} for entry in entries]
+    found = list(find_figures(control, metrics, None, options, with_energies))
+    rows = np.arange(len(control))
+    halves = control.part(rows[::2]), control.part(rows[1::2])
+    found += find_figures(halves[0], metrics, halves[1], options)
+    return {figure.name: figure.number for figure in reversed(found)}
 
 
 def _entry(figure: Figure) -> dict[str, Any]:
     entry = {"name": figure.name, "label": figure.label, "group": figure.group}
     if figure.flag is not None:
-        return entry | interval(figure.flag)
+        return entry | figure.share
     nothing = dict.fromkeys(("low", "high", "count", "of"))
     return {**entry, "value": finite(figure.value), **nothing, "unit": figure.unit}
 
 
-def interval(flag: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return the share of the true ones as JSON, with its 95 % Wilson interval."""
-    return share(int(flag.sum()), len(flag))
-
-
-def share(count: int, total: int) -> dict[str, Any]:
-    """Return a share as JSON, with its 95 % Wilson interval."""
-    value, low, high = map(finite, wilson(count, total))
-    return {"value": value, "low": low, "high": high, "count": count, "of": total}
-
-
-def finite(value: float | None) -> float | None:
-    """Return a number for JSON: None for NaN and infinities."""
-    return None if value is None or not math.isfinite(value) else float(value)
-
-
-def distributions(sample: Side, reference: Side | None) -> dict[str, dict[str, Any]]:
-    """Return the values of both sides, and their Wasserstein distances."""
+def distributions(
+    crystals: View, control: View | None, metrics: Sequence[Metric]
+) -> dict[str, dict[str, Any]]:
+    """Return the values of both sets by column, and their Wasserstein distances."""
     found = {}
-    for name, (label, unit) in (DISTRIBUTIONS | ENERGY_DISTRIBUTIONS).items():
-        if name not in sample.values:
-            continue
-        ours, nothing = sample.values[name], np.zeros(0)
-        theirs = nothing if reference is None else reference.values.get(name, nothing)
-        distance = wasserstein(ours, theirs) if name != "space_group" else math.nan
-        found[name] = {
-            "label": label,
-            "unit": unit,
-            "sample": _some(ours),
-            "reference": _some(theirs),
-            "wasserstein": finite(distance),
-        }
+    for metric in metrics:
+        for prefix, word in STATES.items() if metric.of_energies else [("", "")]:
+            for column in (column for column in metric.known(()) if column.histogram):
+                name = prefix + column.key
+                ours = _values(crystals, name)
+                if metric.of_energies and not len(ours):
+                    continue  # nobody has this energy
+                theirs = _values(control, name)
+                distance = wasserstein(ours, theirs) if column.ordered else math.nan
+                state = word.strip(" ()")
+                found[name] = {
+                    "label": f"{column.histogram}, {state}" if state else column.histogram,
+                    "unit": column.unit,
+                    "sample": _some(ours),
+                    "reference": _some(theirs),
+                    "wasserstein": finite(distance),
+                }
     return found
 
 
+def _values(crystals: View | None, name: str) -> NDArray[np.float64]:
+    """Return the known values of a column."""
+    if crystals is None or name not in crystals:
+        return np.zeros(0)
+    values = crystals.numbers(name)
+    return values[np.isfinite(values)]
+
+
 def _some(values: NDArray[np.float64]) -> list[float]:
-    values = values[np.isfinite(values)]
     if len(values) > _VALUES_LIMIT:
         values = values[np.linspace(0, len(values) - 1, _VALUES_LIMIT).round().astype(int)]
     return [float(f"{v:.5g}") for v in values.tolist()]
 
 
-def set_distances(sample: Side, reference: Side) -> dict[str, tuple[str, float]]:
-    """Return the distances between two sets: name to (label, value)."""
-    found = {
-        "wasserstein_density": (
-            "Wasserstein distance of density, g/cm³",
-            wasserstein(sample.values["density_g_cm3"], reference.values["density_g_cm3"]),
-        ),
-        "wasserstein_elements": (
-            "Wasserstein distance of the number of elements",
-            wasserstein(sample.values["num_elements"], reference.values["num_elements"]),
-        ),
+def bins(
+    crystals: View, metrics: Sequence[Metric], control: View | None, options: Options
+) -> dict[str, list[dict[str, Any]]]:
+    """Return those figures of metrics that say so by number of atoms, by number of elements, and by
+    crystal system; distances are to the crystals of the control in the same bin."""
+    binned = [metric for metric in metrics if metric.binned]
+    theirs = {} if control is None else _bins(control)
+    result: dict[str, list[dict[str, Any]]] = {}
+    for kind, rows_of in _bins(crystals).items():
+        result[kind] = []
+        for name, rows in rows_of.items():
+            if not len(rows):
+                continue
+            row: dict[str, Any] = {kind: name, "crystals": len(rows)}
+            beside = None if control is None else control.part(theirs[kind][name])
+            for figure in find_figures(crystals.part(rows), binned, beside, options):
+                if figure.flag is not None:
+                    row[figure.name] = figure.share
+                elif kind != "crystal_system":
+                    row[figure.name] = finite(figure.value)
+            result[kind].append(row)
+    return result
+
+
+def _bins(crystals: View) -> dict[str, dict[str, NDArray[np.int64]]]:
+    """Return the rows of the crystals in each bin, by the kind of bins."""
+    atoms, elements = crystals.numbers("num_atoms"), crystals.numbers("num_elements")
+    system = np.array(crystals.words("crystal_system"), dtype=object)
+    largest = _ATOM_BINS[-1][1]
+    masks = {
+        "atoms": {f"{low} to {high}": (atoms >= low) & (atoms <= high) for low, high in _ATOM_BINS}
+        | {f"over {largest}": atoms > largest},
+        "elements": {str(n): elements == n for n in range(1, 6)} | {"6 and more": elements >= 6},
+        "crystal_system": {name: system == name for name in SYSTEMS},
     }
-    for name in ("structure", "composition"):
-        ours, theirs = standardised(getattr(sample, name), getattr(reference, name))
-        found[f"frechet_{name}"] = (f"Fréchet distance of {name}", frechet(ours, theirs))
-        found[f"mmd_{name}"] = (f"MMD of {name}", mmd(ours, theirs))
-    return found
-
-
-def repetition(
-    table: pandas.DataFrame, sample: Side, base: Collection | None, first_novel: str | None
-) -> dict[str, Any]:
-    """Return what fine-tuning towards a reward tends to spoil.
-
-    Args:
-        table: one row per crystal.
-        sample: the same crystals.
-        base: crystals of the model before fine-tuning, if there are any.
-        first_novel: column of novelty against the training set.
-
-    Returns:
-        ``top_formulas`` and the share of the ten most frequent, the ``replay_share`` (copies of
-        training crystals, of all asked for), and the element counts beside those of the base, whose
-        ``base_top_ten`` it holds too.
-    """
-    total = len(table)
-    top = Counter(table["reduced_formula"].dropna()).most_common(10)
-    found: dict[str, Any] = {
-        "top_formulas": [{"formula": name, "count": count} for name, count in top],
-        "top_ten": share(sum(count for _, count in top), total),
+    return {
+        kind: {name: np.flatnonzero(mask) for name, mask in named.items()}
+        for kind, named in masks.items()
     }
-    if first_novel is not None:
-        known = (table["status"].to_numpy() == "ok") & ~table[first_novel].to_numpy()
-        found["replay"] = share(int(np.sum(known)), total)
-    if base is not None:
-        found["elements"] = {"sample": sample.elements, "base": _elements(base)}
-        read = int((base.crystals.num_atoms > 0).sum())
-        found["crystals"] = {"sample": int(np.sum(table["status"] == "ok")), "base": read}
-        counts = Counter(word for word in base.text("reduced_formula") if word).most_common(10)
-        found["base_top_ten"] = share(sum(count for _, count in counts), len(base))
-    return found

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.crystals.batch import Array, Crystals
-from chemeleon.data.building import columns_of
+from chemeleon.data.columns import columns_of
 from chemeleon.data.crystal import Record
 from chemeleon.data.where import Rows, judge
 from chemeleon.errors import DataError

@@ -1,4 +1,4 @@
-"""Crystals from the model's batches to what is written: relaxed, idealised, scored, in their cells.
+"""What is done to crystals once they are made: relaxed, idealised, scored, put in their cells.
 
 Shapes: ``M`` crystals of a batch, ``K`` of them.
 """
@@ -6,8 +6,7 @@ Shapes: ``M`` crystals of a batch, ``K`` of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,15 +14,14 @@ import torch
 from pymatgen.core import Structure
 from torch import Tensor
 
-from chemeleon.config.launched import Share
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import to_structures
 from chemeleon.crystals.soundness import structural_problems, writable
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, Cell
+from chemeleon.energy.relax import Relaxed
 from chemeleon.evaluation.idealise import Idealised, in_standard_cell
-from chemeleon.generation.pipeline import Options, Pipeline
 from chemeleon.generation.ranking import Scorer
-from chemeleon.generation.relaxation import Idealiser, Note, Relaxer
+from chemeleon.generation.relaxation import Idealiser, Relaxer
 
 
 @dataclass
@@ -43,7 +41,7 @@ class Sampled:
     number: int
     structure: Structure | None
     problem: str | None
-    move: Note | None
+    move: Relaxed | None
     ideal: Idealised | None
     score: float
     symmetric: Cell | None = None
@@ -62,7 +60,7 @@ class Finished(NamedTuple):
 
     numbers: Tensor
     crystals: Crystals
-    moves: list[Note]
+    moves: list[Relaxed]
     ideals: list[Idealised]
     scores: Tensor | None
 
@@ -102,16 +100,9 @@ class Finisher(NamedTuple):
     idealiser: Idealiser | None
     scorer: Scorer | None
 
-    def finish(
-        self, pipeline: Pipeline, count: int, options: Options, share: Share
-    ) -> Generator[Finished]:
-        """Make crystals and yield them batch by batch; of all processes, on each of them."""
-        with closing(pipeline.stream(count, **options)) as stream:
-            batches = (self._finish(numbers, crystals) for numbers, crystals in stream)
-            yield from share.gather(list(batches)) if share.world > 1 else batches
-
-    def _finish(self, numbers: Tensor, crystals: Crystals) -> Finished:
-        moves: list[Note] = []
+    def finish(self, numbers: Tensor, crystals: Crystals) -> Finished:
+        """Return a batch of the pipeline's, ``(M,)`` numbers and crystals, finished."""
+        moves: list[Relaxed] = []
         ideals: list[Idealised] = []
         if self.relaxer is not None:
             crystals, moves = self.relaxer(crystals)

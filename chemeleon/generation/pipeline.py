@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from chemeleon.checkpoints.push import PushOptions
 from chemeleon.checkpoints.store import weights_hash
-from chemeleon.config.schema import SamplerConfig
+from chemeleon.config.architecture import SamplerConfig
+from chemeleon.config.schedulers import SCHEDULERS
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, Crystals
 from chemeleon.crystals.lattice import wrap
 from chemeleon.crystals.ordering import Order, arrange_atoms
@@ -31,41 +32,14 @@ from chemeleon.crystals.random import fold, make_keys, normal, uniform
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.diffusion.reverse import ReverseDiffusion, Trajectory
 from chemeleon.errors import GenerationError
-from chemeleon.generation.denoising import GuidedDenoiser, Sampling
-from chemeleon.generation.guidance import Asked, Steering, Wishes
+from chemeleon.generation.denoising import Asked, GuidedDenoiser, StepwiseDenoiser
+from chemeleon.generation.guidance import ask, unit_sizes, warn_unusual
+from chemeleon.generation.settings import Options, Precision
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import place
 
-Precision = Literal["auto", "fp32", "bf16"]
 AUTO_BATCH = {"cpu": 256, "cuda": 2048}
-
-
-class Options(Wishes, total=False):
-    """How to make crystals, beside what is asked of them.
-
-    Attributes:
-        seed: same seed, same crystals.
-        num_atoms: allowed numbers of atoms; by default the training distribution, of which the
-            numbers that a composition asked for goes into.
-        atoms: atomic numbers of each crystal, ``M`` lists, for a model of kind csp; the crystals
-            have exactly these, in the order of the model's training.
-        sampler: scheduler, steps and eta; by default what the model's config says.
-        batch_size: crystals at a time; by default one that fits is found.
-        precision: of the networks; ``auto`` is bf16 where a GPU has it. Steps between their
-            evaluations are in float32 in any case.
-        rank: make only every ``world``-th crystal, in the order of sizes, beginning with this one.
-        world: processes that share the work.
-    """
-
-    seed: int
-    num_atoms: Sequence[int] | None
-    atoms: Sequence[Sequence[int]] | None
-    sampler: SamplerConfig | None
-    batch_size: int | None
-    precision: Precision
-    rank: int
-    world: int
 
 
 class Made(NamedTuple):
@@ -73,12 +47,14 @@ class Made(NamedTuple):
 
     Attributes:
         crystals: in main memory; broken ones are still among them.
+        clean: ``(B, N, L)`` latents at the end of the walk, on the device.
         trajectory: latents and likelihoods, on the device; None if they were not recorded.
         estimates: of models with self-conditioning, for each branch of guidance the clean latents
             ``(S, B, N, L)`` that the denoiser was given; empty without.
     """
 
     crystals: Crystals
+    clean: Tensor
     trajectory: Trajectory | None
     estimates: list[Tensor]
 
@@ -143,19 +119,20 @@ class Pipeline:
         draws = uniform(fold(keys, "size")).double().cpu()
         return torch.searchsorted(bounds, draws, right=True).clamp_max(len(weights) - 1)
 
-    def _sizes(
-        self,
-        steering: Steering,
-        keys: Tensor,
-        allowed: Sequence[int] | None,
-        types: Tensor | None,
-    ) -> Tensor:
+    def _sizes(self, keys: Tensor, options: Options, types: Tensor | None) -> Tensor:
         """Return the numbers of atoms ``(M,)``: of the atoms given, or drawn."""
         if types is not None:
             return (types > 0).sum(-1)
-        if allowed is not None:
+        if (allowed := options.get("num_atoms")) is not None:
             return self.draw_sizes(keys, allowed)
-        return steering.draw_sizes(self.draw_sizes, keys)
+        units, largest = unit_sizes(self.model, options), len(self.model.size_histogram) - 1
+        units = units * len(keys) if len(units) == 1 else units
+        sizes = torch.zeros(len(keys), dtype=torch.int64)
+        for unit in set(units):  # a formula asked for must go into its cell
+            mine = torch.tensor([i for i, other in enumerate(units) if other == unit])
+            allowed = None if unit is None else range(unit, max(unit, largest) + 1, unit)
+            sizes[mine] = self.draw_sizes(keys[mine], allowed)
+        return sizes
 
     def generate(self, num_samples: int, **options: Unpack[Options]) -> Crystals:
         """Make crystals, ``M`` or a process's share, in the order of their numbers.
@@ -193,14 +170,14 @@ class Pipeline:
             raise GenerationError(
                 "the atoms are given, so none of them can be left out: leave out element_price"
             )
-        steering = Steering(self.model, num_samples, given)
+        asked = ask(self.model, num_samples, given)
         if given.get("rank", 0) == 0:
-            steering.warn()
+            warn_unusual(self.model, given)
         keys = make_keys(given.get("seed", 0), torch.arange(num_samples))
         types = (
             None if atoms is None else _table(atoms, self.model.vae.config.atom_order, num_samples)
         )
-        sizes = self._sizes(steering, keys, given.get("num_atoms"), types)
+        sizes = self._sizes(keys, given, types)
         order = torch.argsort(sizes, stable=True)  # like sizes together: little padding
         mine = order[given.get("rank", 0) :: given.get("world", 1)]
         wanted = given.get("batch_size")
@@ -216,9 +193,8 @@ class Pipeline:
                 torch.cuda.set_device(index)  # each thread has its own
             chosen = mine[start : start + size]
             shapes = _shapes(sizes[chosen], None if types is None else types[chosen])
-            asked = steering.of(chosen, self.device)
-            context = self.autocast(precision)
-            made = self.make(reverse, shapes, asked, keys[chosen], autocast=context, stop=stop)
+            context, own = self.autocast(precision), asked.of(chosen, self.device)
+            made = self.make(reverse, shapes, own, keys[chosen], autocast=context, stop=stop)
             names = [f"sample-{i:06d}" for i in chosen.tolist()]
             return chosen, replace(made.crystals, ids=names)
 
@@ -274,7 +250,7 @@ class Pipeline:
         Raises:
             GenerationError: if it does not fit the model.
         """
-        window = () if sampler.scheduler == "euler" else None
+        window = () if SCHEDULERS[sampler.scheduler].process == "flow" else None
         return ReverseDiffusion(self.model.config.diffusion, sampler, self.device, window)
 
     @torch.no_grad()
@@ -313,19 +289,22 @@ class Pipeline:
         given = (shapes.num_atoms, Layout.of(shapes), types, asked, self.estimator)
         denoiser = GuidedDenoiser(network or model, *given)
         with autocast:  # around the whole trajectory: weights are rounded once
-            predict = Sampling(denoiser, len(reverse), stop=stop, graphs=graphs, record=record)
+            predict = StepwiseDenoiser(
+                denoiser, len(reverse), stop=stop, graphs=graphs, record=record
+            )
             trajectory = None
             if record:
                 trajectory = reverse.trajectory(predict, start, shapes.mask, keys)
-                z = trajectory.zs[-1]
+                clean = trajectory.zs[-1]
             else:
-                z = reverse.sample(predict, start, shapes.mask, keys)
-            z = model.unstandardise(z) * shapes.mask.unsqueeze(-1)
+                clean = reverse.sample(predict, start, shapes.mask, keys)
+            z = model.unstandardise(clean) * shapes.mask.unsqueeze(-1)
             decoded = asked.restrict(model.vae.decode(z, shapes))
         price = reverse.sampler.element_price
         flat = model.vae.to_crystals(decoded, shapes, price).to("cpu").flatten()
         estimates = [torch.stack(steps) for steps in zip(*predict.estimates, strict=True)]
-        return Made(replace(flat, frac_coords=wrap(flat.frac_coords)), trajectory, estimates)
+        crystals = replace(flat, frac_coords=wrap(flat.frac_coords))
+        return Made(crystals, clean, trajectory, estimates)
 
     def precision(self, wanted: Precision) -> Literal["fp32", "bf16"]:
         """Return what ``auto`` means on this device; the other choices as they are."""

@@ -22,7 +22,10 @@ from chemeleon.crystals.lattice import (
 )
 from chemeleon.crystals.random import make_keys
 from chemeleon.errors import ConfigError, nearest
-from chemeleon.generation.pipeline import Pipeline, Precision
+from chemeleon.generation.denoising import GuidedDenoiser
+from chemeleon.generation.guidance import ask
+from chemeleon.generation.pipeline import Pipeline
+from chemeleon.generation.settings import Precision
 from chemeleon.models.packing import Layout
 
 CHOICES = ("auto", "energy", "model", "none")
@@ -93,7 +96,7 @@ def denoising_error(
     used to judge images in Li et al. 2023, arXiv:2303.16203). All crystals see the same noise, so
     that their differences are their own. It costs 16 evaluations of the denoiser.
     """
-    model, conditions = pipeline.model, pipeline.model.denoiser.conditions
+    model, nothing = pipeline.model, ask(pipeline.model, len(crystals), {})
     crystals = model.vae.arranged(crystals)
     # turned as training crystals are: the encoder looks at the matrix of the cell
     cells = lattice_from_parameters(
@@ -106,8 +109,9 @@ def denoising_error(
     for chunk in order.split(BATCH):
         batch = crystals.batch(chunk).to(pipeline.device)
         mask, keys = batch.mask, make_keys(0, torch.zeros_like(batch.num_atoms))
-        nothing = None if conditions is None else conditions.request({}).of(chunk, pipeline.device)
-        features, hidden = nothing or (None, None)
+        given = batch.num_atoms, Layout.of(batch), batch.atomic_numbers
+        # a model with self-conditioning is shown no estimate, alike for all candidates
+        denoiser = GuidedDenoiser(model, *given, nothing.of(chunk, pipeline.device), None)
         with pipeline.autocast(precision):
             x0 = model.standardise(model.vae.encode(batch).mean) * mask.unsqueeze(-1)
             total = torch.zeros(len(batch), device=pipeline.device)
@@ -116,17 +120,8 @@ def denoising_error(
                 t = torch.full((len(batch),), time, device=pipeline.device)
                 t = t if model.config.diffusion.process == "flow" else t.long()
                 noised = process.at(x0, mask, keys, t)
-                # a model with self-conditioning is shown no estimate, alike for all candidates
-                said = model(
-                    noised.z,
-                    t,
-                    batch.num_atoms,
-                    features,
-                    hidden,
-                    Layout.of(batch),
-                    batch.atomic_numbers,
-                )
-                total += process.losses(said.prediction.float(), None, x0, noised, mask)["mse"]
+                prediction, _ = denoiser.predict(noised.z, t)
+                total += process.losses(prediction, None, x0, noised, mask)["mse"]
         errors[chunk] = (total / TIMES).double().cpu()
     return errors
 

@@ -10,7 +10,7 @@ import logging
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -20,6 +20,7 @@ from chemeleon.crystals.lattice import wrap
 from chemeleon.data.parse import BadCrystalError, Crystal, standardise
 from chemeleon.energy.potential import Potential
 from chemeleon.energy.potentials import load_potential
+from chemeleon.energy.relax import Relaxed
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.idealise import Idealised, check_bounds, idealise, told
 from chemeleon.evaluation.sound import moved, relax_soundly
@@ -27,24 +28,6 @@ from chemeleon.evaluation.sound import moved, relax_soundly
 FMAX = 0.05  # eV/angstrom
 POTENTIAL = "chgnet"  # where none is named
 logger = logging.getLogger(__name__)
-
-
-class Note(NamedTuple):
-    """What became of one crystal.
-
-    Attributes:
-        steps: steps taken.
-        converged: whether forces fell to the limit.
-        rmsd_angstrom: how far atoms moved; NaN where the crystal could not be relaxed.
-        reason: None, or why it is as it was made, or could not go on.
-        taken_back: whether it is as it was made because relaxation would have broken it.
-    """
-
-    steps: int
-    converged: bool
-    rmsd_angstrom: float
-    reason: str | None
-    taken_back: bool
 
 
 class Relaxer:
@@ -69,19 +52,15 @@ class Relaxer:
             raise ConfigError("relaxation needs a potential: leave out --relax, or name chgnet")
         return cls(load_potential(name or POTENTIAL, device), steps)
 
-    def __call__(self, crystals: Crystals) -> tuple[Crystals, list[Note]]:
-        """Return the ``M`` crystals relaxed, and a note for each.
+    def __call__(self, crystals: Crystals) -> tuple[Crystals, list[Relaxed]]:
+        """Return the ``M`` crystals relaxed, and what it did to each, without its structure.
 
         One that cannot be evaluated stays as it is, and so does a sound one that would be broken.
         """
         ends = relax_soundly(crystals, self.potential, self.steps, FMAX)
-        notes = [
-            Note(end.steps, end.converged, end.rmsd_angstrom, end.reason, end.taken_back)
-            for end in ends
-        ]
-        return moved(crystals, ends), notes
+        return moved(crystals, ends), [end._replace(structure=None) for end in ends]
 
-    def told(self, notes: Sequence[Note], names: Sequence[str]) -> dict[str, Any]:
+    def told(self, notes: Sequence[Relaxed], names: Sequence[str]) -> dict[str, Any]:
         """Return what a manifest says of it."""
         named = list(zip(names, notes, strict=True))
         moved = [note.rmsd_angstrom for note in notes if note.rmsd_angstrom >= 0]

@@ -16,12 +16,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chemeleon.checkpoints.shipped import default_model
+from chemeleon.config.architecture import SamplerConfig
 from chemeleon.config.keywords import called_with
 from chemeleon.config.launched import Share, share
-from chemeleon.config.schema import SamplerConfig
 from chemeleon.crystals.texts import FOLDER_FORMATS
 from chemeleon.errors import ConfigError
-from chemeleon.generation.settings import SampleSettings
+from chemeleon.generation.settings import Options, SampleSettings
 from chemeleon.storage import SAMPLE_PARTS, refuse_existing, replacing
 from chemeleon.version import __version__
 
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from chemeleon.data.writing import CrystalFiles
     from chemeleon.generation.finishing import Finisher, Sampled
     from chemeleon.generation.formulas import Candidates
-    from chemeleon.generation.pipeline import Options, Pipeline
+    from chemeleon.generation.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
+WISHES = ("conditions", "guidance", "guidance_interval", "allow_elements", "forbid_elements")
 
 
 @called_with(SampleSettings)
@@ -101,7 +102,7 @@ def _plan(settings: SampleSettings, model: str | Path, mine: Share) -> _Plan:
     from chemeleon.generation.finishing import Finisher
     from chemeleon.generation.formulas import of_data, of_formulas
     from chemeleon.generation.guidance import GUIDANCE, plain
-    from chemeleon.generation.pipeline import Options, Pipeline
+    from chemeleon.generation.pipeline import Pipeline
     from chemeleon.generation.ranking import make_scorer
     from chemeleon.generation.relaxation import Idealiser, Relaxer
 
@@ -154,9 +155,10 @@ def _make(plan: _Plan, draft: Path | None) -> list[Sampled]:
     if plan.asked is not None and files is not None:
         check_file_names(names)
     found: dict[int, Sampled] = {}
-    batches = plan.finisher.finish(plan.pipeline, len(names), plan.options, plan.share)
-    with files or nullcontext(), closing(batches):
-        for batch in batches:
+    stream = plan.pipeline.stream(len(names), **plan.options)
+    finished = (plan.finisher.finish(*batch) for batch in stream)
+    with files or nullcontext(), closing(stream):
+        for batch in plan.share.gather(finished):
             new = batch.sampled(settings.cell)
             found |= {one.number: one for one in new}
             if not ranked:
@@ -200,15 +202,13 @@ def _write(plan: _Plan, made: Sequence[Sampled], draft: Path) -> None:
 
 def _manifest(plan: _Plan, made: Sequence[Sampled]) -> dict[str, Any]:
     """Return what the crystals are and how they came about."""
-    from chemeleon.generation.guidance import Wishes
-
     settings, pipeline, asked, options = plan.settings, plan.pipeline, plan.asked, plan.options
     order, scores = [one.number for one in made], [one.score for one in made]
     scorer, sampler = plan.finisher.scorer, options.get("sampler")
     assert sampler is not None
     sizes = list(settings.num_atoms) if settings.num_atoms else "training histogram"
     rewarded_by = pipeline.model.origin.get("rewarded_by")  # who must not judge it
-    wishes = {name: options.get(name) for name in Wishes.__annotations__}
+    wishes = {name: options.get(name) for name in WISHES}
     if conditions := options.get("conditions"):
         wishes["conditions"] = _in_order(conditions, order)
     return {
@@ -255,10 +255,14 @@ def _sampler(default: SamplerConfig, settings: SampleSettings) -> SamplerConfig:
     given = {name: getattr(settings, name) for name in SamplerConfig.model_fields}
     given = {name: value for name, value in given.items() if value is not None}
     try:
-        return SamplerConfig.model_validate({**default.model_dump(), **given})
+        sampler = SamplerConfig.model_validate({**default.model_dump(), **given})
     except ValidationError as error:
         problems = [f"{p['loc'][0]}: {p['msg']}, got {p['input']!r}" for p in error.errors()]
         raise ConfigError("; ".join(problems)) from None
+    problem = None if settings.eta is None else sampler.unread_eta()
+    if problem is not None:
+        raise ConfigError(problem)
+    return sampler
 
 
 class SampleResult(list["Structure"]):

@@ -5,10 +5,10 @@ Nothing here imports torch or pymatgen, so that the command line can read it for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from chemeleon.config.requests import (
     MAX_ATOMS,
@@ -21,6 +21,10 @@ from chemeleon.config.requests import (
 from chemeleon.data.problems import OnError
 from chemeleon.errors import ConfigError
 
+if TYPE_CHECKING:
+    from chemeleon.config.architecture import SamplerConfig
+
+Precision = Literal["auto", "fp32", "bf16"]
 Format = Literal["cif", "extxyz", "json", "poscar"]
 
 
@@ -60,7 +64,8 @@ class SampleSettings:
         scheduler: of the reverse walk: ddim, ddpm, dpm++, unipc, or euler for flow models; by
             default what the model was saved with.
         steps: evaluations of the denoiser.
-        eta: share of fresh noise: 0 none, 1 full.
+        eta: share of fresh noise: 0 none, 1 full; any for ddim, either for dpm++, others have
+            their own.
         temperature: scale of all noise; below 1 for likelier, less varied crystals.
         element_price: how much likelier a crystal must be for another element to be worth it: 0
             nothing, 1 to 6 are usual against stray elements.
@@ -110,7 +115,7 @@ class SampleSettings:
     symprec: float | None = None
     cell: Literal["primitive", "conventional"] | None = None
     device: str | None = None
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     contact_sheet: bool = False
     overwrite: bool = False
     progress: Callable[[int], None] | None = None
@@ -162,5 +167,50 @@ class SampleSettings:
             raise ConfigError("formulas come from one place: leave out formula or formulas_from")
         if self.formula_units is not None and not self.formulas:
             raise ConfigError("formula_units says how many units of a formula: name the formula")
+        if self.rank_by != "auto" and not self.formulas:
+            raise ConfigError("rank_by orders the candidates of a formula: name the formula")
+        if self.on_error != "few" and self.formulas_from is None:
+            raise ConfigError("on_error is for the rows of formulas_from, which is not given")
+        if self.output is None and (self.contact_sheet or tuple(self.formats) != ("cif",)):
+            raise ConfigError("contact_sheet and formats are of files: name an output folder")
         if self.num_atoms is not None and self.of_atoms:
             raise ConfigError("a formula says how many atoms there are: use formula_units")
+
+
+class Options(TypedDict, total=False):
+    """Keywords of a `Pipeline`: the part of `SampleSettings` that decides how crystals are made.
+
+    Attributes:
+        seed: same seed, same crystals.
+        num_atoms: allowed numbers of atoms; by default the training distribution, of which the
+            numbers that a composition asked for goes into.
+        atoms: atomic numbers of each crystal, ``M`` lists, for a model of kind csp; the crystals
+            have exactly these, in the order of the model's training.
+        sampler: scheduler, steps and eta; by default what the model's config says.
+        batch_size: crystals at a time; by default one that fits is found.
+        precision: of the networks; ``auto`` is bf16 where a GPU has it. Steps between their
+            evaluations are in float32 in any case.
+        rank: make only every ``world``-th crystal, in the order of sizes, beginning with this one.
+        world: processes that share the work.
+        conditions: condition to a value as users write it, or to a list with one per crystal, in
+            which None asks nothing.
+        guidance: how hard to push, see `denoising.guide`; by default 2.
+        guidance_interval: part of the walk in which to push, from and to as shares; the rest is
+            told the conditions, and no more (Kynkäänniemi et al. 2024, arXiv:2404.07724).
+        allow_elements: symbols of the only elements that atoms may have.
+        forbid_elements: symbols of elements that atoms may not have.
+    """
+
+    seed: int
+    num_atoms: Sequence[int] | None
+    atoms: Sequence[Sequence[int]] | None
+    sampler: SamplerConfig | None
+    batch_size: int | None
+    precision: Precision
+    rank: int
+    world: int
+    conditions: Mapping[str, object] | None
+    guidance: float | None
+    guidance_interval: tuple[float, float] | None
+    allow_elements: Collection[str] | None
+    forbid_elements: Collection[str] | None

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from chemeleon.config.schema import LoRAConfig
+from chemeleon.config.architecture import LoRAConfig
 from chemeleon.errors import ConfigError, nearest
-from chemeleon.models.denoiser import Denoiser
+from chemeleon.models.networks.base import Network
 
 _ADAPTER = "default"  # peft can hold several by name
 
@@ -25,7 +25,7 @@ class Share(NamedTuple):
     total: int
 
 
-def add_adapters(denoiser: Denoiser, config: LoRAConfig) -> None:
+def add_adapters(denoiser: Network, config: LoRAConfig) -> None:
     """Adapt layers of every block, and freeze all but adapters and conditions.
 
     Raises:
@@ -64,7 +64,7 @@ def add_adapters(denoiser: Denoiser, config: LoRAConfig) -> None:
         denoiser.conditions.requires_grad_(True)
 
 
-def count(denoiser: Denoiser) -> Share:
+def count(denoiser: Network) -> Share:
     """Count what is trained, and what there is."""
     parameters = list(denoiser.named_parameters())
     return Share(

@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from chemeleon.config.schema import ConditionConfig
+from chemeleon.config.architecture import ConditionConfig
 from chemeleon.crystals.batch import CrystalBatch
 from chemeleon.errors import ConfigError
 from chemeleon.models.conditions import KINDS, Condition

@@ -12,8 +12,8 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from chemeleon.config.architecture import ConditionConfig
 from chemeleon.config.requests import whole_number
-from chemeleon.config.schema import ConditionConfig
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from chemeleon.crystals.symbols import (
     SPACE_GROUPS,

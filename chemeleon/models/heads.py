@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chemeleon.config.schema import PredictorConfig
+from chemeleon.config.architecture import PredictorConfig
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from chemeleon.models.neighbours import PairFeatures
 

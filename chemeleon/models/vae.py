@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chemeleon.checkpoints.opened import ModelFolder
-from chemeleon.config.schema import VAEConfig, VAELossConfig
+from chemeleon.config.architecture import VAEConfig, VAELossConfig
 from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.crystals.lattice import lattice_from_parameters
 from chemeleon.crystals.ordering import arrange

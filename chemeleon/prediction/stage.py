@@ -10,7 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from chemeleon.config.schema import PredictorConfig, PredictTrainConfig, VAEConfig
+from chemeleon.config.architecture import PredictorConfig, VAEConfig
+from chemeleon.config.schema import PredictTrainConfig
 from chemeleon.crystals.augment import augment, jitter
 from chemeleon.crystals.batch import Crystals
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
@@ -18,8 +19,7 @@ from chemeleon.errors import DataError
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.prediction.scoring import score, with_targets
-from chemeleon.training.context import RunContext, check_same, load_vae
-from chemeleon.training.stage import DataStage, Export
+from chemeleon.training.stage import DataStage, Export, RunContext, check_same, load_vae
 
 
 class PredictStage(DataStage):

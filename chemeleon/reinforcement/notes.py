@@ -19,12 +19,14 @@ from torch import Tensor
 from chemeleon.config.rl import RewardConfig
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.symbols import symbol
+from chemeleon.evaluation.metrics import METRICS
+from chemeleon.evaluation.metrics.base import Figure, Options, View, find_figures
+from chemeleon.evaluation.metrics.stability import ABOVE
 from chemeleon.reinforcement.rewards.mix import Scores
 from chemeleon.training.tracking import read_metrics
 
 PICTURES = "pictures"
 BEST_SHOWN = 12
-STABLE_EV, METASTABLE_EV = 0.0, 0.1  # per atom above the hull
 TOP_FORMULAS = 10
 
 
@@ -85,18 +87,10 @@ class Notes:
         """Return rewards and facts by metric; a fact may have the name of a reward."""
         found = {f"rollout/{name}": _Sums.of(values.cpu()) for name, values in scores.raw.items()}
         found["rollout/reward"] = _Sums.of(weighted(scores, self.configs))
-        for name, values in scores.facts.items():
-            values = values.float().cpu()
-            if name == "e_hull":
-                known = torch.isfinite(values)
-                # what has no energy is not stable
-                found["fact/stable"] = _Sums.of(((values <= STABLE_EV) & known).float())
-                metastable = (values <= METASTABLE_EV) & known
-                found["fact/metastable"] = _Sums.of(metastable.float())
-                if {"unique", "novel"} <= scores.facts.keys():
-                    new = (scores.facts["unique"].bool() & scores.facts["novel"].bool()).cpu()
-                    found["fact/msun"] = _Sums.of((metastable & new).float())
-            found[f"fact/{name}"] = _Sums.of(values)
+        facts = {name: values.float().cpu() for name, values in scores.facts.items()}
+        found |= {f"fact/{name}": _Sums.of(values) for name, values in facts.items()}
+        if "e_hull" in facts:
+            found |= {f"fact/{f.name}": _Sums.of(torch.tensor(f.flag)) for f in _stability(facts)}
         return found
 
     def summary(self) -> dict[str, Any]:
@@ -124,6 +118,17 @@ class Notes:
         # ties in alphabetical order, so that a resumed run writes the same line
         top = sorted(formulas.items(), key=lambda item: (-item[1], item[0]))[:TOP_FORMULAS]
         return {**found, "formulas": dict(top), "elements": dict(sorted(elements.items()))}
+
+
+def _stability(facts: Mapping[str, Tensor]) -> list[Figure]:
+    """Return the shares that an evaluation finds from energies, of crystals with these facts."""
+    import pandas
+
+    known = {name: facts[name].bool().numpy() for name in ("unique", "novel") if name in facts}
+    table = pandas.DataFrame({ABOVE: facts["e_hull"].numpy(), **known})
+    energetic = [metric for metric in METRICS if metric.of_energies]
+    found = find_figures(View(table), energetic, None, Options(hulls=True))
+    return [figure for figure in found if figure.flag is not None]
 
 
 def weighted(scores: Scores, configs: Mapping[str, RewardConfig]) -> Tensor:

@@ -1,5 +1,8 @@
 """From a scored rollout to optimizer steps: micro-batches of pairs, and the loss of one.
 
+Group relative policy optimisation, Shao et al. 2024 (arXiv:2402.03300), on the steps of a reverse
+walk as in DDPO (Black et al. 2023, arXiv:2305.13301), or denoising of the best crystals.
+
 Shapes: ``B`` crystals of a rollout, ``C`` pairs of a micro-batch (a crystal and a step of its walk,
 or a crystal and a noise level), ``N`` padded atoms, ``L`` latent channels.
 """
@@ -17,8 +20,9 @@ from chemeleon.config.rl import RLConfig
 from chemeleon.crystals.random import fold
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.diffusion.reverse import ReverseDiffusion, log_probability
-from chemeleon.reinforcement.grpo import advantages, grpo_terms
 from chemeleon.reinforcement.rollout import ESTIMATE, Policy, Rollout
+
+FLAT = 1e-4  # a group whose rewards spread less than this teaches nothing
 
 
 class Piece(NamedTuple):
@@ -56,7 +60,13 @@ class Piece(NamedTuple):
 
 
 class Objective(Protocol):
-    """What is learned from a rollout, and how."""
+    """What is learned from a rollout, and how.
+
+    Attributes:
+        learns_from_steps: every step of the walk is needed, not its end alone.
+    """
+
+    learns_from_steps: bool
 
     def steps(
         self, rollout: Rollout, rewards: Tensor, reverse: ReverseDiffusion, network: nn.Module
@@ -110,8 +120,68 @@ class _Cutter:
         return pieces
 
 
+class Terms(NamedTuple):
+    """What each pair ``(C,)`` contributes.
+
+    Attributes:
+        loss: what is made small.
+        surrogate: clipped gain.
+        kl: from the old policy to the new, k3 of Schulman's note on approximating it.
+        entropy: minus the log-probability.
+        ratio: of new to old probability.
+        clipped: 1 where clipping holds the gain.
+    """
+
+    loss: Tensor
+    surrogate: Tensor
+    kl: Tensor
+    entropy: Tensor
+    ratio: Tensor
+    clipped: Tensor
+
+
+def advantages(rewards: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
+    """Compare each crystal with its group, whose members are adjacent.
+
+    Args:
+        rewards: ``(B,)``.
+        group_size: crystals per group.
+
+    Returns:
+        ``(B,)`` (reward - mean) / (std + 1e-4), 0 in flat groups; and ``(B,)`` bool, True for
+        members of flat groups.
+    """
+    groups = rewards.float().view(-1, group_size)
+    centred = groups - groups.mean(1, keepdim=True)
+    spread = groups.std(1, keepdim=True)
+    flat = (spread < FLAT).expand_as(groups)
+    return (centred / (spread + FLAT)).masked_fill(flat, 0).flatten(), flat.flatten()
+
+
+def grpo_terms(
+    new: Tensor,
+    old: Tensor,
+    advantage: Tensor,
+    *,
+    clip_ratio: float,
+    kl_weight: float,
+    entropy_weight: float,
+) -> Terms:
+    """Return the terms of every pair; arguments are log-probabilities and advantages ``(C,)``."""
+    log_ratio = new - old
+    ratio = torch.exp(log_ratio)
+    bounded = ratio.clamp(1 - clip_ratio, 1 + clip_ratio)
+    gain, limit = ratio * advantage, bounded * advantage
+    surrogate = torch.minimum(gain, limit)
+    kl = ratio - 1 - log_ratio
+    loss = -surrogate + kl_weight * kl + entropy_weight * new
+    return Terms(loss, surrogate, kl, -new, ratio, (limit < gain).to(ratio.dtype))
+
+
 class PolicyGradient:
     """GRPO; with its defaults as published, see ``RLConfig``."""
+
+    learns_from_steps = True
 
     def __init__(
         self,
@@ -256,6 +326,8 @@ class Rejection:
     RAFT (Dong et al. 2023, arXiv:2304.06767), with the loss that the model was trained with.
     """
 
+    learns_from_steps = False
+
     def __init__(self, config: RLConfig, policy: Policy, micro_batch: int) -> None:
         self.config, self.policy = config, policy
         self.process = NoiseProcess(policy.model.config.diffusion, policy.device)
@@ -270,8 +342,7 @@ class Rejection:
         kept = max(config.minibatches, round(config.keep_share * size))
         ranked = rewards.view(-1, size).argsort(dim=1, descending=True, stable=True)[:, :kept]
         best = ranked + torch.arange(len(ranked)).unsqueeze(1) * size
-        assert rollout.made.trajectory is not None
-        clean, keys = rollout.made.trajectory.zs[-1], rollout.prompts.keys.to(device)
+        clean, keys = rollout.made.clean, rollout.prompts.keys.to(device)
         for first in range(config.minibatches):
             batch = best[:, first :: config.minibatches].flatten()
             cut = self.cutter.cut(rollout, batch, list(range(config.noise_draws)))

@@ -18,8 +18,7 @@ from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.crystals.random import fold, integers, make_keys
 from chemeleon.data.loader import PACK_BELOW
 from chemeleon.diffusion.reverse import ReverseDiffusion
-from chemeleon.generation.denoising import GuidedDenoiser
-from chemeleon.generation.guidance import ALL, Asked
+from chemeleon.generation.denoising import ALL, Asked, GuidedDenoiser
 from chemeleon.generation.pipeline import Made, Pipeline
 from chemeleon.models.condition_encoder import Request
 from chemeleon.models.denoiser import LatentDiffusion
@@ -191,8 +190,17 @@ class Policy:
             pushed = (inputs["step"] >= guided.start) & (inputs["step"] < guided.stop)
         return GuidedDenoiser(network, *given).predict(z, t, estimates, pushed)
 
-    def roll_out(self, network: nn.Module, prompts: Prompts, reverse: ReverseDiffusion) -> Rollout:
-        """Make the crystals that were asked for, in one batch."""
+    def roll_out(
+        self, network: nn.Module, prompts: Prompts, reverse: ReverseDiffusion, *, record: bool
+    ) -> Rollout:
+        """Make the crystals that were asked for, in one batch.
+
+        Args:
+            network: the model, as prepared for training or bare.
+            prompts: what is asked for.
+            reverse: the walk.
+            record: keep latents and likelihoods of every step, which policy gradients learn from.
+        """
         width = self.width(prompts.asked)
         shapes = self.shapes(prompts.asked, width)
         training = network.training
@@ -206,7 +214,7 @@ class Policy:
             start_keys=prompts.start_keys,
             network=network,
             graphs=self.graphs,
-            record=True,
+            record=record,
         )
         network.train(training)
         return Rollout(prompts, width, made)

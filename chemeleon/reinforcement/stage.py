@@ -31,7 +31,7 @@ from chemeleon.reinforcement.rewards.mix import Mix
 from chemeleon.reinforcement.rollout import Policy, draw_prompts
 from chemeleon.storage import Draft
 from chemeleon.training.adapted import Adapted, WritesLDM
-from chemeleon.training.context import RunContext
+from chemeleon.training.stage import RunContext
 
 CPU_PAIRS = 1024
 MOST_TOKENS = 32_768  # per backward pass on a GPU; more do not make it faster
@@ -125,11 +125,11 @@ class RLStage(WritesLDM):
 
     def _micro_batch(self) -> int:
         """Return how many pairs of crystal and step fit into memory at a time."""
-        device, sizes, rl = self.policy.device, self.model.config.denoiser, self.config.rl
+        device, rl = self.policy.device, self.config.rl
         if device.type != "cuda":
             return CPU_PAIRS
         free, _ = torch.cuda.mem_get_info(device)
-        per_token = ACTIVATION_BYTES * sizes.layers * sizes.width
+        per_token = ACTIVATION_BYTES * self.model.denoiser.kept_per_token
         tokens = min(MOST_TOKENS, int(0.5 * free / per_token))
         atoms = float(self.policy.source.num_atoms.float().mean())
         branches = 1 if rl.guidance in (None, 1) else 2  # both are kept for the backward pass
@@ -165,7 +165,8 @@ class RLStage(WritesLDM):
             rank=self.rank,
             world=self.world,
         )
-        rollout = self.policy.roll_out(self.model, prompts, self.reverse)
+        record = self.objective.learns_from_steps
+        rollout = self.policy.roll_out(self.model, prompts, self.reverse, record=record)
         made = time.monotonic()
         scores = self.scorer.score(rollout.made.crystals, prompts.group)
         rewards = scores.total.float().cpu()
@@ -221,7 +222,7 @@ class RLStage(WritesLDM):
         )
         if not len(prompts.asked):
             return {}
-        rollout = self.judged.roll_out(model, prompts, self.judging_reverse)
+        rollout = self.judged.roll_out(model, prompts, self.judging_reverse, record=False)
         scores = self.scorer.score(rollout.made.crystals, torch.zeros_like(prompts.group))
         number = float(len(prompts.asked))
         reward = float(weighted(scores, rl.rewards).sum())

@@ -16,10 +16,9 @@ from chemeleon.config.presets import to_yaml
 from chemeleon.config.schema import StageConfig
 from chemeleon.storage import RUN_PARTS, Draft, hold, refuse_existing, write_text
 from chemeleon.terminal import Terminal
-from chemeleon.training.context import RunContext
 from chemeleon.training.loop import Fitted, fit
 from chemeleon.training.run import Run, keep_freed_memory, make_accelerator
-from chemeleon.training.stage import Stage
+from chemeleon.training.stage import RunContext, Stage
 from chemeleon.training.tracking import read_metrics
 
 if TYPE_CHECKING:

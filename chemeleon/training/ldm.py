@@ -17,13 +17,14 @@ from chemeleon.crystals.random import fold, normal, uniform
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError
-from chemeleon.generation.pipeline import Pipeline, Precision
+from chemeleon.generation.pipeline import Pipeline
+from chemeleon.generation.settings import Precision
 from chemeleon.models.denoiser import LatentDiffusion
+from chemeleon.models.networks.base import find_network
 from chemeleon.models.packing import Layout
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.training.adapted import Adapted, WritesLDM
-from chemeleon.training.context import RunContext, check_form, check_same, load_vae
-from chemeleon.training.stage import DataStage
+from chemeleon.training.stage import DataStage, RunContext, check_form, check_same, load_vae
 from chemeleon.training.vae import add_shares, match_shares
 
 STATISTICS_CRYSTALS = 2048  # mean and spread of each channel to 2 % of the spread; 8,192 give 1 %
@@ -216,6 +217,7 @@ def _start(
         check_form(start.vae, source, config)
         start.config = start.config.model_copy(update={"sampler": ldm.sampler})
         return None, start
+    find_network(ldm.denoiser.network)  # before anything is read
     vae = load_vae("ldm", ldm.vae_ckpt_path, config)
     if ldm.denoiser.types != (vae.config.kind == "csp"):
         kind = "csp" if ldm.denoiser.types else "dng"

@@ -14,8 +14,7 @@ from chemeleon.config.requests import MAX_CRYSTALS, MAX_JOBS, check_range
 from chemeleon.data.named import find_set
 from chemeleon.data.problems import OnError
 from chemeleon.evaluation.matching.pairs import TOLERANCES, match_pairs
-from chemeleon.evaluation.metrics.statistics import wilson
-from chemeleon.evaluation.summary import finite
+from chemeleon.evaluation.metrics.statistics import finite, share
 from chemeleon.models.pretrained import place
 from chemeleon.models.vae import CrystalVAE
 
@@ -62,8 +61,6 @@ def reconstruct(
         found = vae.to_crystals(decoded, batch).flatten()
         pairs += list(zip(found, batch.flatten(), strict=True))
     result = match_pairs(pairs, "cdvae", jobs)
-    met = int(result.matched.sum())
-    value, low, high = wilson(met, len(pairs))
     ltol, stol, angle_tol = TOLERANCES["cdvae"]
     return {
         "model": str(model),
@@ -71,7 +68,7 @@ def reconstruct(
         "split": named.split,
         "crystals": len(pairs),
         "matcher": {"name": "cdvae", "ltol": ltol, "stol": stol, "angle_tol_degree": angle_tol},
-        "match_rate": {"value": value, "low": low, "high": high, "count": met},
+        "match_rate": share(int(result.matched.sum()), len(pairs)),
         "rmse": finite(result.mean_rmse),
         "timed_out": int(result.timed_out.sum()),
     }

@@ -23,9 +23,8 @@ from chemeleon.config.plain_yaml import read_yaml
 from chemeleon.config.schema import StageConfig, TrainerConfig
 from chemeleon.errors import ConfigError, TrainingError
 from chemeleon.training import state
-from chemeleon.training.context import RunContext
 from chemeleon.training.schedule import LearningRate, total_steps
-from chemeleon.training.stage import Stage
+from chemeleon.training.stage import RunContext, Stage
 from chemeleon.training.step import Step
 from chemeleon.training.tracking import Tracker, start_trackers, tracker_names
 

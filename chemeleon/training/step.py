@@ -15,9 +15,8 @@ from torch import Tensor
 
 from chemeleon.config.schema import StageConfig
 from chemeleon.crystals.random import torch_seed
-from chemeleon.training.context import RunContext
 from chemeleon.training.graphs import Compiler, GraphedBackward
-from chemeleon.training.stage import Stage
+from chemeleon.training.stage import RunContext, Stage
 from chemeleon.training.state import Average
 from chemeleon.training.weights import FlatWeights, Weights
 

@@ -49,16 +49,17 @@ def start_trackers(
     accelerator: Accelerator, config: StageConfig, run: Path, console: Console
 ) -> None:
     """Open the configured tracker under the run's name; wandb without a network goes offline."""
-    project, options = config.trainer.project, {"wandb": {"name": run.name, "dir": str(run)}}
+    project, mine = config.trainer.project, {"name": run.name, "dir": str(run)}
     flat = _flat(config.model_dump(mode="json"))
     try:
-        accelerator.init_trackers(project, config=flat, init_kwargs=options)
+        accelerator.init_trackers(project, config=flat, init_kwargs={"wandb": mine})
     except Exception as error:  # wandb raises many kinds; training must not depend on it
         if config.trainer.tracker != "wandb" or os.environ.get("WANDB_MODE") == "offline":
             raise
         console.print(f"wandb: cannot log online ({error}), logging offline")
-        os.environ["WANDB_MODE"] = "offline"
-        accelerator.init_trackers(project, config=flat, init_kwargs=options)
+        accelerator.trackers.clear()  # or the one that failed would be started once more
+        mine["mode"] = "offline"  # wandb has read the environment by now
+        accelerator.init_trackers(project, config=flat, init_kwargs={"wandb": mine})
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str | float]:

@@ -16,8 +16,7 @@ from chemeleon.data.loader import Draw, EvalLoader, Loader
 from chemeleon.data.pool import worker_count
 from chemeleon.evaluation.matching.pairs import Pair, match_pairs
 from chemeleon.models.vae import CrystalVAE, vae_losses
-from chemeleon.training.context import RunContext
-from chemeleon.training.stage import DataStage, Export
+from chemeleon.training.stage import DataStage, Export, RunContext
 
 
 class VAEStage(DataStage):

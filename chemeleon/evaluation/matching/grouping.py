@@ -17,15 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chemeleon.crystals.batch import Array, Crystals
+from chemeleon.crystals.batch import Array, Crystal, Crystals
 from chemeleon.data.pool import worker_count, workers_wait
-from chemeleon.evaluation.collection import Progress, parallel
-from chemeleon.evaluation.matching import judge, reduced
-from chemeleon.evaluation.matching._match_worker import Tolerances
-from chemeleon.evaluation.matching.judge import Edges, Job
-from chemeleon.evaluation.matching.reduced import reduce_chunk
+from chemeleon.evaluation.matching.judge import Edges, MatchJob
+from chemeleon.evaluation.matching.limits import Tolerances
+from chemeleon.evaluation.matching.reduced import Reduce
+from chemeleon.evaluation.work import Progress, answers, finish, told
 
-_REDUCE_CHUNK = 32
 _PAIRS = 300_000  # of one job, about
 _FEW_PAIRS = 1000
 _KEYS_CHUNK = 4096
@@ -121,29 +119,16 @@ def prepare(
     """
     todo = crystals.num_atoms > 0 if wanted is None else wanted & (crystals.num_atoms > 0)
     rows = np.flatnonzero(todo)
-    size = _REDUCE_CHUNK
-    if workers_wait():
-        size = max(1, min(size, len(rows) // (2 * (workers or worker_count()))))
-    chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
-    jobs = ((crystals.subset(chunk), seconds) for chunk in chunks)
-    function = f"{reduce_chunk.__module__}:reduce_chunk"
-    parts, reasons = [], []
-    found = parallel(function, reduce_chunk, jobs, workers, reduced.RESCUE, reduced.is_tame)
-    for done, (part, why) in enumerate(found, start=1):
-        parts.append(part)
-        reasons += why
-        if progress:
-            progress("reducing cells", done / len(chunks))
-    cells = Crystals.join(parts)
-    counts = np.zeros_like(crystals.num_atoms)
-    counts[rows] = cells.num_atoms
-    lattice = np.zeros_like(crystals.lattice)
-    lattice[rows] = cells.lattice
-    every: list[str | None] = [None] * len(crystals)
-    for row, reason in zip(rows.tolist(), reasons, strict=True):
-        every[row] = reason
-    whole = Crystals(cells.atomic_numbers, cells.frac_coords, lattice, counts)
-    return Prepared(whole, composition_keys(crystals), every)
+    report = told(progress, "reducing cells", len(rows))
+    given = crystals.subset(rows)
+    cells: list[Crystal | None] = [None] * len(crystals)
+    reasons: list[str | None] = [None] * len(crystals)
+    for row, found in zip(rows, answers(Reduce([], seconds), given, workers, report), strict=True):
+        if isinstance(found, str):
+            reasons[row] = found
+        else:
+            cells[row] = found
+    return Prepared(Crystals.of(cells), composition_keys(crystals), reasons)
 
 
 def find_groups(
@@ -194,13 +179,11 @@ def find_known(
 
 
 def _judged(
-    jobs: list[tuple[Any, Job]], workers: int | None, progress: Progress | None, word: str
+    jobs: list[tuple[Any, MatchJob]], workers: int | None, progress: Progress | None, word: str
 ) -> Iterator[tuple[Any, Edges]]:
     if not workers_wait() and sum(_pairs(job) for _, job in jobs) < _FEW_PAIRS:
         workers = 1  # done before other processes have started
-    function = f"{judge.judge.__module__}:judge"
-    todo = (job for _, job in jobs)
-    found = parallel(function, judge.judge, todo, workers, judge.RESCUE, judge.is_tame)
+    found = finish((job for _, job in jobs), workers)
     for done, ((owner, _), edges) in enumerate(zip(jobs, found, strict=True), start=1):
         if progress:
             progress(word, done / len(jobs))
@@ -215,7 +198,7 @@ def _parts(pairs: int, workers: int | None) -> int:
     return parts
 
 
-def _pairs(job: Job) -> int:
+def _pairs(job: MatchJob) -> int:
     others = job.firsts if job.others is None else job.others
     return len(job.rows) * len(others.lattice)
 
@@ -226,7 +209,7 @@ def _within_jobs(
     tolerances: Tolerances,
     seconds: float,
     workers: int | None,
-) -> Iterator[tuple[NDArray[np.int64], Job]]:
+) -> Iterator[tuple[NDArray[np.int64], MatchJob]]:
     for rows in members.values():
         size = len(rows)
         if size < 2:
@@ -237,7 +220,10 @@ def _within_jobs(
         # each part asks anew what joins crystals that match: finer cuts cost more than they save
         parts = min(size, max(-(-pairs // _PAIRS), min(_parts(pairs, workers), _WITHIN_PARTS)))
         for part in range(parts):
-            yield rows, Job(np.arange(part, size - 1, parts), stack, None, tolerances, seconds)
+            yield (
+                rows,
+                MatchJob(np.arange(part, size - 1, parts), stack, None, tolerances, seconds),
+            )
 
 
 def _against_jobs(
@@ -248,7 +234,7 @@ def _against_jobs(
     tolerances: Tolerances,
     seconds: float,
     workers: int | None,
-) -> Iterator[tuple[tuple[NDArray[np.int64], NDArray[np.int64]], Job]]:
+) -> Iterator[tuple[tuple[NDArray[np.int64], NDArray[np.int64]], MatchJob]]:
     for key, rows in ours.items():
         others = theirs[key]
         stack = reference.crystals.subset(others)
@@ -256,7 +242,7 @@ def _against_jobs(
         for begin in range(0, len(rows), step):
             part = rows[begin : begin + step]
             mine = prepared.crystals.subset(part)
-            job = Job(np.arange(len(part)), mine, stack, tolerances, seconds)
+            job = MatchJob(np.arange(len(part)), mine, stack, tolerances, seconds)
             yield (part, others), job
 
 

@@ -10,18 +10,18 @@ Shapes: ``C`` crystals of ``n`` atoms each.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.crystals.batch import Array, Crystal, Crystals
-from chemeleon.data.pool import Rescue
-from chemeleon.evaluation.matching._match_worker import TimeUpError, Tolerances, matcher, time_limit
 from chemeleon.evaluation.matching.lattice_maps import Cells, possible_maps, unit_cells
-from chemeleon.evaluation.matching.reduced import TAME_ATOMS
+from chemeleon.evaluation.matching.limits import TimeUpError, Tolerances, matcher, time_limit
 from chemeleon.evaluation.matching.site_maps import maps_that_fit
+from chemeleon.evaluation.work import TAME_ATOMS, Job
 
 NO, YES, UNDECIDED = 0, 1, 2
 
@@ -134,14 +134,19 @@ def verdicts(
 
 
 class Edges(NamedTuple):
-    """What `judge` found: ``matches (E, 2)`` and ``undecided (U, 2)``, int64 (first, second)."""
+    """What a `MatchJob` found, int64 (first, second): ``matches (E, 2)``, ``undecided (U, 2)``."""
 
     matches: NDArray[np.int64]
     undecided: NDArray[np.int64]
 
 
-class Job(NamedTuple):
-    """Crystals to compare in one process.
+@dataclass(frozen=True)
+class MatchJob(Job):
+    """Crystals to compare in one process, as the plain double loop would.
+
+    What cannot change the result is left out. Within a set (``others`` is None) the matches join
+    the same groups as all matches would, but a pair that is joined already is not asked. Against
+    others, one match per row is enough.
 
     Attributes:
         rows: indices of first arguments in ``firsts``.
@@ -159,6 +164,10 @@ class Job(NamedTuple):
     seconds: float
     columns: NDArray[np.int64] | None = None
 
+    @property
+    def is_tame(self) -> bool:
+        return int(self.firsts.num_atoms.max(initial=0)) <= TAME_ATOMS
+
     def partners(self, row: int) -> NDArray[np.int64]:
         """Return the crystals that a row is compared with."""
         if self.others is not None:
@@ -167,79 +176,48 @@ class Job(NamedTuple):
             return np.arange(row + 1, len(self.firsts))
         return self.columns[self.columns > row]
 
+    def run(self) -> Edges:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            matcher(self.tolerances)  # imports pymatgen, before any limit of time runs
+            return self._compare()
 
-def judge(job: Job) -> Edges:
-    """Compare crystals as the plain double loop would, leaving out what cannot change its result.
+    def _compare(self) -> Edges:
+        within = self.others is None
+        others = self.firsts if self.others is None else self.others
+        cells = unit_cells(others.lattice)
+        group = np.arange(len(others))
+        matches, undecided = [], []
+        for row in self.rows.tolist():
+            first, partners = self.firsts.crystal(row), self.partners(row)
+            if within:
+                partners = partners[group[partners] != group[row]]
+            judged = verdicts(first, others, cells, partners, self.tolerances, self.seconds)
+            for other, verdict in judged:
+                if verdict == UNDECIDED:
+                    undecided.append((row, other))
+                elif verdict == YES:
+                    matches.append((row, other))
+                    if not within:
+                        break
+                    group[group == group[other]] = group[row]
+        return Edges(_pairs(matches), _pairs(undecided))
 
-    Within a set (``others`` is None) the matches join the same groups as all matches would, but a
-    pair that is joined already is not asked. Against others, one match per row is enough.
-    """
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        matcher(job.tolerances)  # imports pymatgen, before any limit of time runs
-        return _within(job) if job.others is None else _against(job, job.others)
+    def split(self) -> list[MatchJob]:
+        """Cut by rows, a single row by its partners."""
+        if len(self.rows) > 1:
+            return [replace(self, rows=part) for part in np.array_split(self.rows, 8) if len(part)]
+        partners = self.partners(int(self.rows[0]))
+        return [replace(self, columns=part) for part in np.array_split(partners, 8) if len(part)]
 
+    def join(self, parts: Sequence[Edges]) -> Edges:
+        return Edges(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
-def _within(job: Job) -> Edges:
-    total = len(job.firsts)
-    cells = unit_cells(job.firsts.lattice)
-    group = np.arange(total)
-    matches, undecided = [], []
-    for row in job.rows.tolist():
-        later = job.partners(row)
-        later = later[group[later] != group[row]]
-        judged = verdicts(
-            job.firsts.crystal(row), job.firsts, cells, later, job.tolerances, job.seconds
-        )
-        for other, verdict in judged:
-            if verdict == UNDECIDED:
-                undecided.append((row, other))
-            elif verdict == YES:
-                matches.append((row, other))
-                group[group == group[other]] = group[row]
-    return Edges(_pairs(matches), _pairs(undecided))
-
-
-def _against(job: Job, others: Crystals[Array]) -> Edges:
-    cells = unit_cells(others.lattice)
-    matches, undecided = [], []
-    for row in job.rows.tolist():
-        first = job.firsts.crystal(row)
-        judged = verdicts(first, others, cells, job.partners(row), job.tolerances, job.seconds)
-        for other, verdict in judged:
-            if verdict == UNDECIDED:
-                undecided.append((row, other))
-            elif verdict == YES:
-                matches.append((row, other))
-                break
-    return Edges(_pairs(matches), _pairs(undecided))
+    def give_up(self, reason: str) -> Edges:
+        """Leave the pair without a verdict."""
+        lost = [(row, other) for row in self.rows.tolist() for other in self.partners(row).tolist()]
+        return Edges(_pairs([]), _pairs(lost))
 
 
-def _pairs(found: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
-    return np.array(list(found), dtype=np.int64).reshape(-1, 2)
-
-
-def is_tame(job: Job) -> bool:
-    """Tell whether no crystal here is so large that compiled code could take long over a pair."""
-    return int(job.firsts.num_atoms.max(initial=0)) <= TAME_ATOMS
-
-
-def _split(job: Job) -> list[Job]:
-    """Cut by rows, a single row by its partners."""
-    if len(job.rows) > 1:
-        return [job._replace(rows=part) for part in np.array_split(job.rows, 8) if len(part)]
-    partners = job.partners(int(job.rows[0]))
-    return [job._replace(columns=part) for part in np.array_split(partners, 8) if len(part)]
-
-
-def _join(parts: Sequence[Edges]) -> Edges:
-    return Edges(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-
-
-def _give_up(job: Job, reason: str) -> Edges:
-    """Leave the pair without a verdict."""
-    lost = [(row, other) for row in job.rows.tolist() for other in job.partners(row).tolist()]
-    return Edges(_pairs([]), _pairs(lost))
-
-
-RESCUE = Rescue(_split, _join, _give_up)
+def _pairs(found: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    return np.array(found, dtype=np.int64).reshape(-1, 2)

@@ -3,35 +3,24 @@
 The judge is ``StructureMatcher.get_rms_dist``. Speed comes from the cores and from not asking
 where the answer is known: crystals of different reduced composition never match.
 
-Workers are plain child processes that run `_match_worker.py` and talk through a pipe. Unlike a
-`multiprocessing` pool they do not fork this process (safe with threads and CUDA) and do not import
-its `__main__` (scripts need no ``if __name__ == "__main__"``), and when one dies the pair that it
-worked on is known. They stay alive until this process ends.
-
 Nothing here imports torch at module level.
 """
 
 from __future__ import annotations
 
-import atexit
-import os
-import queue
-import subprocess
-import sys
-import tempfile
 import threading
+import warnings
 from collections.abc import Sequence
-from multiprocessing import connection
-from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from chemeleon.crystals.batch import Crystal
-from chemeleon.data.pool import WORKER_SIGN, out_of_time, worker_count
+from chemeleon.data.pool import NO_ANSWER, keep_workers
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
-from chemeleon.evaluation.matching import _match_worker
-from chemeleon.evaluation.matching._match_worker import Answer, Tolerances, backstop, match_one
+from chemeleon.evaluation.matching.limits import TimeUpError, Tolerances, matcher, time_limit
+from chemeleon.evaluation.work import TAME_ATOMS, Each, answers
 
 MatcherName = Literal["cdvae", "pymatgen", "lemat"]
 
@@ -41,13 +30,18 @@ TOLERANCES: dict[str, Tolerances] = {
     "cdvae": (0.3, 0.5, 10.0),
     "lemat": (0.1, 0.3, 5.0),
 }
-_FEW = 16  # fewer pairs are matched in this process
-_CHUNK = 8
+_FEW = 16  # no more pairs are matched in this process
 _EXTREME_CELL = 100.0  # longest over shortest vector: compiled code there outlasts any alarm
-_GRACE_SECONDS = 10.0  # beyond the backstop of the worker itself
-_START_SECONDS = 120.0
 
 Pair = tuple[Crystal, Crystal]
+
+
+class Answer(NamedTuple):
+    """What pymatgen says about one pair."""
+
+    rmse: float | None  # in units of (V/N)^(1/3); None without a match
+    timed_out: bool = False
+    reason: str | None = None  # why there is no answer, where pymatgen gave none
 
 
 class MatchResult(NamedTuple):
@@ -87,7 +81,7 @@ def match_pairs(
     Args:
         pairs: (found, reference).
         matcher: named tolerances, see `TOLERANCES`.
-        jobs: worker processes; all cores by default. Fewer than 16 pairs, of ordinary cells, are
+        jobs: worker processes; all cores by default. Up to 16 pairs, of ordinary size and cell, are
             matched in this process.
         seconds_per_pair: processor time after which a pair counts as not matched, and timed out.
 
@@ -101,28 +95,63 @@ def match_pairs(
         raise ConfigError(
             f"seconds_per_pair={seconds_per_pair} and jobs={jobs} must be positive numbers"
         )
-    tolerances = TOLERANCES[matcher]
-    answers = [_known_answer(first, second) for first, second in pairs]
-    asked = [i for i, answer in enumerate(answers) if answer is None]
-    # without POSIX there are neither alarms nor inherited pipes: match here, without a limit
-    in_main = threading.current_thread() is threading.main_thread()
-    here = len(asked) < _FEW and in_main and not any(_is_extreme(pairs[i]) for i in asked)
-    if here or os.name != "posix":
-        for i in asked:
-            answers[i] = match_one(*pairs[i], tolerances, seconds_per_pair)
-    elif asked:
-        workers = min(jobs or worker_count(), -(-len(asked) // _CHUNK))
-        with _LOCK:
-            found = _run(_workers(workers), [pairs[i] for i in asked], tolerances, seconds_per_pair)
-        for i, answer in zip(asked, found, strict=True):
-            answers[i] = answer
-    given = [answer or Answer(None) for answer in answers]
+    known = [_known_answer(first, second) for first, second in pairs]
+    asked = [pair for pair, answer in zip(pairs, known, strict=True) if answer is None]
+    if len(asked) > _FEW:
+        keep_workers()  # validation matches again and again
+    found = list(answers(MatchPairs([], TOLERANCES[matcher], seconds_per_pair), asked, jobs))
+    if found and all(answer.reason == MatchPairs.DIED for answer in found):
+        raise ChemeleonError("no pair was matched: every process that was to do it died")
+    left = iter(found)
+    given = [next(left) if answer is None else answer for answer in known]
     return MatchResult(
         matched=np.array([a.rmse is not None for a in given], dtype=bool),
         rmse=np.array([np.nan if a.rmse is None else a.rmse for a in given], dtype=np.float64),
         timed_out=np.array([a.timed_out for a in given], dtype=bool),
         reasons=[a.reason for a in given],
     )
+
+
+@dataclass(frozen=True)
+class MatchPairs(Each):
+    """Ask ``StructureMatcher.get_rms_dist`` about pairs; whatever goes wrong becomes a reason."""
+
+    tolerances: Tolerances
+    seconds: float
+    size = 8
+    DIED = "the matching process died on this pair"
+
+    @property
+    def is_tame(self) -> bool:
+        # limits of time need the main thread of a process
+        in_main = threading.current_thread() is threading.main_thread()
+        return in_main and all(map(_is_tame, self.items))
+
+    def lost(self, reason: str) -> Answer:
+        if reason == NO_ANSWER:
+            return Answer(None, True, f"stuck for more than {self.seconds:g} s, killed")
+        return Answer(None, False, self.DIED)
+
+    def answer(self, item: Pair) -> Answer:
+        from pymatgen.core import Structure
+
+        ask = matcher(self.tolerances)  # imports, before the clock starts
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")
+                with time_limit(self.seconds):
+                    structures = [
+                        Structure(
+                            np.asarray(lattice, float), numbers.tolist(), np.asarray(coords, float)
+                        )
+                        for numbers, coords, lattice in item
+                    ]
+                    found = ask.get_rms_dist(*structures)
+        except TimeUpError:
+            return Answer(None, True, f"no answer within {self.seconds:g} s")
+        except Exception as error:
+            return Answer(None, False, f"{type(error).__name__}: {error}")
+        return Answer(None if found is None else float(found[0]))
 
 
 def _known_answer(first: Crystal, second: Crystal) -> Answer | None:
@@ -145,157 +174,7 @@ def _composition(numbers: np.ndarray) -> bytes:
     return (counts // np.gcd.reduce(counts)).tobytes()
 
 
-def _is_extreme(pair: Pair) -> bool:
+def _is_tame(pair: Pair) -> bool:
     lengths = np.linalg.norm([crystal.lattice for crystal in pair], axis=-1)
-    return bool((lengths.max(-1) > _EXTREME_CELL * lengths.min(-1)).any())
-
-
-class _Worker:
-    """A child process and the pipe to it."""
-
-    def __init__(self) -> None:
-        self.link, theirs = connection.Pipe()
-        self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives with the worker
-        paths = os.pathsep.join(path for path in sys.path if path)
-        environment = {**os.environ, "PYTHONPATH": paths, WORKER_SIGN: "1"}
-        # every core has its own worker already
-        environment |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
-        program = str(Path(_match_worker.__file__))
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", program, str(theirs.fileno())],
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            stdout=self.errors,  # LAPACK prints
-            stderr=self.errors,
-            env=environment,
-        )
-        theirs.close()
-        self.ready = False
-
-    def receive(self, seconds: float) -> object:
-        """Return the next message; EOFError from a dead worker, TimeoutError from a mute one."""
-        if not self.link.poll(seconds):
-            raise TimeoutError
-        return self.link.recv()
-
-    def await_start(self) -> None:
-        """Wait until pymatgen is imported."""
-        if self.ready:
-            return
-        try:
-            self.receive(_START_SECONDS)
-        except (EOFError, OSError) as error:
-            self.close()
-            self.errors.seek(0)
-            text = self.errors.read().decode(errors="replace").strip()
-            raise ChemeleonError(f"a matching process did not start: {text[-500:]}") from error
-        self.ready = True
-
-    def alive(self) -> bool:
-        return self.process.poll() is None and not self.link.closed
-
-    def close(self) -> None:
-        self.link.close()
-        self.process.kill()
-        self.process.wait()
-
-
-_LOCK = threading.Lock()
-_POOL: list[_Worker] = []
-_OWNER = os.getpid()
-
-
-def _workers(count: int) -> list[_Worker]:
-    """Return living workers, starting what is missing."""
-    global _OWNER
-    if os.getpid() != _OWNER:  # a fork must not talk through its parent's pipes
-        _POOL.clear()
-        _OWNER = os.getpid()
-    _POOL[:] = [worker for worker in _POOL if worker.alive()]
-    while len(_POOL) < count:
-        _POOL.append(_Worker())
-    return _POOL[:count]
-
-
-@atexit.register
-def close_workers() -> None:
-    """End the worker processes; the next call of `match_pairs` starts new ones."""
-    if os.getpid() == _OWNER:
-        for worker in _POOL:
-            worker.close()
-    _POOL.clear()
-
-
-def _run(
-    workers: list[_Worker], pairs: list[Pair], tolerances: Tolerances, seconds: float
-) -> list[Answer]:
-    """Spread pairs over workers, one thread waiting on each."""
-    answers: list[Answer] = [Answer(None, False, "not asked")] * len(pairs)
-    todo: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
-    for start in range(0, len(pairs), _CHUNK):
-        todo.put(list(range(start, min(start + _CHUNK, len(pairs)))))
-    failures: list[BaseException] = []
-    stop = threading.Event()
-
-    def drive(worker: _Worker) -> None:
-        try:
-            while not stop.is_set():
-                try:
-                    chunk = todo.get_nowait()
-                except queue.Empty:
-                    return
-                while chunk and not stop.is_set():
-                    if not worker.alive():
-                        worker = _Worker()
-                        _POOL.append(worker)
-                    worker.await_start()
-                    chunk = _ask(worker, chunk, pairs, tolerances, seconds, answers)
-        except BaseException as error:
-            failures.append(error)
-            stop.set()
-
-    threads = [threading.Thread(target=drive, args=(w,), daemon=True) for w in workers]
-    for thread in threads:
-        thread.start()
-    try:
-        for thread in threads:
-            thread.join()
-    except BaseException:  # Ctrl-C: answers on their way must not be read by the next call
-        stop.set()
-        close_workers()
-        raise
-    if failures:
-        close_workers()
-        raise failures[0]
-    return answers
-
-
-def _ask(
-    worker: _Worker,
-    chunk: list[int],
-    pairs: list[Pair],
-    tolerances: Tolerances,
-    seconds: float,
-    answers: list[Answer],
-) -> list[int]:
-    """Have a chunk answered; return the pairs still to ask where the worker was lost on one."""
-    done = 0
-    try:
-        plain = [tuple(tuple(crystal) for crystal in pairs[i]) for i in chunk]  # no class of ours
-        worker.link.send((plain, tolerances, seconds))
-        for i in chunk:
-            answers[i] = Answer(*worker.receive(backstop(seconds) + _GRACE_SECONDS))  # type: ignore[misc]
-            done += 1
-    except TimeoutError:
-        worker.close()
-        late = True
-    except (EOFError, OSError):
-        worker.close()
-        late = out_of_time(worker.process.returncode)
-    else:
-        return []
-    reason = "the matching process died on this pair"
-    if late:
-        reason = f"stuck for more than {seconds:g} s, killed"
-    answers[chunk[done]] = Answer(None, late, reason)
-    return chunk[done + 1 :]
+    extreme = lengths.max(-1) > _EXTREME_CELL * lengths.min(-1)
+    return not extreme.any() and max(len(c.atomic_numbers) for c in pair) <= TAME_ATOMS

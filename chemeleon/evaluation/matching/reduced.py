@@ -10,20 +10,17 @@ Shapes: ``n`` atoms. Lattices ``(3, 3)`` angstrom, rows a, b, c. No torch here: 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from chemeleon.crystals.batch import Array, Crystal, Crystals
-from chemeleon.data.pool import Rescue
-from chemeleon.evaluation.matching._match_worker import TimeUpError, time_limit
+from chemeleon.crystals.batch import Crystal
+from chemeleon.evaluation.matching.limits import TimeUpError, time_limit
+from chemeleon.evaluation.work import TAME_ATOMS, Each
 
 REDUCTION_VERSION = 1  # part of the key of cached references
 EXTREME_RATIO = 100.0  # longest over shortest vector; compiled code there outlasts any alarm
-TAME_ATOMS = 100  # up to here compiled code is quick enough to run without a process of its own
 MAX_REDUCED_ATOMS = 1000  # tables of pairs of atoms beyond this are too large to hold
-_Job = tuple[Crystals[Array], float]
-_Found = tuple[Crystals[Array], list[str | None]]
 
 
 def reduce_crystal(crystal: Crystal, seconds: float = 10.0) -> Crystal | str:
@@ -60,36 +57,19 @@ def reduce_crystal(crystal: Crystal, seconds: float = 10.0) -> Crystal | str:
     )
 
 
-def reduce_chunk(job: _Job) -> _Found:
-    """Reduce crystals in a worker process; those that cannot be have no atoms, and a reason."""
-    crystals, seconds = job
-    found = [reduce_crystal(crystal, seconds) for crystal in crystals]
-    reduced = [None if isinstance(f, str) else f for f in found]
-    return Crystals.of(reduced), [f if isinstance(f, str) else None for f in found]
+@dataclass(frozen=True)
+class Reduce(Each):
+    """Reduce crystals in a worker process; the answer is the reduced one, or a reason."""
 
+    seconds: float
+    size = 32
 
-def is_tame(job: _Job) -> bool:
-    """Tell whether no crystal here is so large that compiled code could take long over it."""
-    return int(job[0].num_atoms.max(initial=0)) <= TAME_ATOMS
+    @property
+    def is_tame(self) -> bool:
+        return max((len(one.atomic_numbers) for one in self.items), default=0) <= TAME_ATOMS
 
+    def lost(self, reason: str) -> str:
+        return reason
 
-def _split(job: _Job) -> list[_Job]:
-    crystals, seconds = job
-    rows = np.arange(len(crystals))
-    return [(crystals.subset(part), seconds) for part in np.array_split(rows, 8) if len(part)]
-
-
-def _join(
-    parts: Sequence[_Found],
-) -> _Found:
-    return Crystals.join([p for p, _ in parts]), [
-        reason for _, reasons in parts for reason in reasons
-    ]
-
-
-def _give_up(job: _Job, reason: str) -> _Found:
-    count = len(job[0])
-    return Crystals.of([None] * count), [reason] * count
-
-
-RESCUE = Rescue(_split, _join, _give_up)
+    def answer(self, item: Crystal) -> Crystal | str:
+        return reduce_crystal(item, self.seconds)

@@ -1,7 +1,7 @@
 """The shape of a metric: columns of each crystal, and figures of a set of them.
 
 Ours, the control row and crystals after relaxation go through the same code: a metric sees a set
-(`Collection`) or the columns of one (`View`), never which of them it is.
+(`Collection`) or what is known of one (`View`), never which of them it is.
 
 Shapes: ``C`` crystals.
 """
@@ -17,16 +17,56 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.report.columns import Column
+from chemeleon.evaluation.metrics.statistics import share
+from chemeleon.evaluation.settings import Settings
+from chemeleon.evaluation.work import Progress
 
 if TYPE_CHECKING:
     import pandas
     from pymatgen.core import Structure
 
+    from chemeleon.evaluation.reference import Reference
+
 # what a crystal went through: prefix of its columns and figures, word in labels
 STATES = {"": "", "relaxed_": " (relaxed)", "idealised_": " (idealised)"}
-
+# which figures stand together, and how their groups are headed
+GROUPS = {
+    "validity": "Validity",
+    "novelty": "Uniqueness and novelty",
+    "energy": "Energy, as given",
+    "relaxed": "Relaxed",
+    "idealised": "Idealised",
+    "symmetry": "Symmetry",
+    "property": "Properties",
+    "supply": "Elements",
+    "distance": "Distance to the reference",
+    "csp": "Structure prediction",
+}
 Predict = Callable[[Sequence["Structure"]], Sequence[Mapping[str, float] | None]]
+
+
+class Column(NamedTuple):
+    """One column of the per-crystal table, as a report shows it.
+
+    Attributes:
+        key: name in the table.
+        label: for people.
+        unit: of its numbers.
+        kind: text, number or flag.
+        digits: decimals.
+        shown: from the start; the others can be switched on.
+        histogram: title of its distribution beside that of the reference; none if empty.
+        ordered: numbers that have distances, and are no names.
+    """
+
+    key: str
+    label: str
+    unit: str = ""
+    kind: str = "number"
+    digits: int = 0
+    shown: bool = False
+    histogram: str = ""
+    ordered: bool = True
 
 
 @dataclass(frozen=True)
@@ -36,20 +76,20 @@ class Figure:
     Attributes:
         name: key, without the prefix of a state.
         label: for people, without the word of a state.
-        group: rows of one group stand together, see `basis.GROUPS`; by default its metric's.
-        flag: ``(C,)`` bool of a share.
+        tail: what of it comes behind that word.
+        group: one of `GROUPS`; by default its metric's.
+        flag: bool of a share, one for each crystal that it is of.
         value: of what is no share; NaN where there is none.
         unit: of the value.
-        binned: also found by size.
     """
 
     name: str
     label: str
+    tail: str = ""
     group: str = ""
     flag: NDArray[np.bool_] | None = None
     value: float = math.nan
     unit: str = ""
-    binned: bool = False
 
     @property
     def number(self) -> float:
@@ -57,6 +97,12 @@ class Figure:
         if self.flag is None:
             return self.value
         return float(np.mean(self.flag)) if len(self.flag) else math.nan
+
+    @property
+    def share(self) -> dict[str, Any]:
+        """The share as JSON, with its interval."""
+        assert self.flag is not None
+        return share(int(self.flag.sum()), len(self.flag))
 
 
 class Wanted(NamedTuple):
@@ -69,22 +115,46 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
-    """What a run was asked for beyond its crystals.
+    """What a run was asked for beyond its crystals, and what they are held against.
 
     Attributes:
-        properties: name of a property to what is wanted of it.
-        predict: gives the properties of structures, None for one that it cannot take.
+        settings: how to judge.
+        references: sets to be novel against.
+        compared: the set that distances are to.
+        indexed: the set that is judged, if it is a reference itself, with what is known of it.
+        targets: crystals that samples should meet.
+        base: crystals of the model before fine-tuning.
+        energies: whether there are energies.
+        hulls: whether they are above a hull.
+        progress: called with a word and the share done.
     """
 
-    properties: Mapping[str, Wanted] = field(default_factory=dict)
-    predict: Predict | None = None
+    settings: Settings = field(default_factory=Settings)
+    references: Sequence[Reference] = ()
+    compared: Reference | None = None
+    indexed: Reference | None = None
+    targets: Collection | None = None
+    base: Collection | None = None
+    energies: bool = False
+    hulls: bool = False
+    progress: Progress | None = None
 
 
-class View(NamedTuple):
-    """The columns of crystals in one state."""
+@dataclass(frozen=True)
+class View:
+    """What is known of crystals in one state.
+
+    Attributes:
+        table: one row per crystal, with the columns of all states.
+        prefix: of the state, one of `STATES`.
+        crystals: as given.
+        vectors: name to ``(C, F)``, what distances between sets need beyond the columns.
+    """
 
     table: pandas.DataFrame
     prefix: str = ""
+    crystals: Collection | None = None
+    vectors: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __contains__(self, name: object) -> bool:
         return f"{self.prefix}{name}" in self.table
@@ -92,13 +162,33 @@ class View(NamedTuple):
     def __len__(self) -> int:
         return len(self.table)
 
+    @property
+    def state(self) -> str:
+        """Name of the state, empty for crystals as given."""
+        return self.prefix.rstrip("_")
+
+    def names(self, begin: str) -> list[str]:
+        """Return what follows in the columns that begin so."""
+        begin = self.prefix + begin
+        return [n.removeprefix(begin) for n in map(str, self.table) if n.startswith(begin)]
+
     def numbers(self, name: str) -> NDArray[np.float64]:
         """Return a column of numbers, ``(C,)``, NaN where there is none."""
         return self.table[self.prefix + name].to_numpy(dtype=float, na_value=np.nan)
 
+    def flags(self, name: str) -> NDArray[np.bool_]:
+        """Return a column of flags, ``(C,)``."""
+        return self.table[self.prefix + name].to_numpy(dtype=bool)
+
     def words(self, name: str) -> list[str]:
         """Return a column of text, ``C`` words, empty where there is none."""
         return [word if isinstance(word, str) else "" for word in self.table[self.prefix + name]]
+
+    def part(self, rows: NDArray[np.int64]) -> View:
+        """Return the same of some crystals."""
+        crystals = self.crystals and self.crystals.take(rows, 0)
+        vectors = {name: values[rows] for name, values in self.vectors.items()}
+        return View(self.table.iloc[rows], self.prefix, crystals, vectors)
 
 
 class Metric:
@@ -109,9 +199,12 @@ class Metric:
     """
 
     name: ClassVar[str]
-    group: ClassVar[str]  # of its figures, see `basis.GROUPS`
-    basis: ClassVar[str]  # what they rest on, a sentence
-    of_composition: ClassVar[bool] = False  # the same in every state: found once
+    group: ClassVar[str] = ""  # of its figures, one of `GROUPS`
+    basis: ClassVar[str] = ""  # what they rest on, a sentence
+    needs: ClassVar[tuple[str, ...]] = ()  # columns without which there are no figures
+    as_given: ClassVar[bool] = False  # said of crystals as they are given, in no other state
+    of_energies: ClassVar[bool] = False  # in the control row, of the crystals that get energies
+    binned: ClassVar[bool] = False  # its figures are also found by size
     shown: ClassVar[tuple[Column, ...]] = ()  # of its columns, what the report's table can show
 
     def known(self, names: Iterable[str]) -> Iterable[Column]:
@@ -124,16 +217,52 @@ class Metric:
 
     def columns(self, crystals: Collection, options: Options) -> Mapping[str, Any]:
         """Return columns of the per-crystal table, ``C`` values each; None, NaN or False where
-        nothing is known."""
+        nothing is known. Of ``reason``, what is wrong with each crystal, the first is kept."""
+        return {}
+
+    def vectors(self, crystals: View, options: Options) -> Mapping[str, NDArray[np.float64]]:
+        """Return arrays ``(C, F)`` that distances between sets need, by their names."""
         return {}
 
     def figures(self, crystals: View, options: Options) -> Iterable[Figure]:
         """Return figures of a set."""
         return ()
 
-    def distances(self, crystals: View, control: View) -> Iterable[Figure]:
+    def distances(self, crystals: View, control: View, options: Options) -> Iterable[Figure]:
         """Return figures of a set beside the control set."""
         return ()
+
+    def facts(
+        self,
+        crystals: View,
+        control: View | None,
+        options: Options,
+        headline: Mapping[str, Mapping[str, Any]],
+    ) -> Mapping[str, Any]:
+        """Return what else the summary holds, as JSON by its keys.
+
+        Args:
+            crystals: the set.
+            control: the one that it is compared with.
+            options: of the run.
+            headline: figures of the set by name, with those of the control.
+        """
+        return {}
+
+
+def start_table(crystals: Collection) -> pandas.DataFrame:
+    """Return the per-crystal table before anything is found: a row for each that was requested."""
+    import pandas
+
+    readable = crystals.crystals.num_atoms > 0
+    return pandas.DataFrame(
+        {
+            "id": crystals.ids,
+            "source": crystals.sources,
+            "status": np.where(readable, "ok", "failed"),
+            "reason": crystals.reasons,
+        }
+    )
 
 
 def add_columns(
@@ -153,37 +282,61 @@ def add_columns(
         prefix: one of `STATES`.
     """
     for metric in metrics:
-        if not (prefix and metric.of_composition):
+        if not (prefix and metric.as_given):
             for name, values in metric.columns(crystals, options).items():
-                table[prefix + name] = values
+                if name != "reason":
+                    table[prefix + name] = values
+                elif not prefix:
+                    add_reasons(table, values)
+
+
+def add_reasons(table: pandas.DataFrame, why: Sequence[str | None]) -> None:
+    """Say what is wrong with crystals of which nothing is said yet."""
+    said = [word if isinstance(word, str) else None for word in table["reason"]]
+    table["reason"] = [first or second for first, second in zip(said, why, strict=True)]
+
+
+def add_vectors(crystals: View, metrics: Iterable[Metric], options: Options) -> View:
+    """Return crystals with what distances between sets need."""
+    found: dict[str, NDArray[np.float64]] = {}
+    for metric in metrics:
+        found |= metric.vectors(crystals, options)
+    return replace(crystals, vectors=found)
 
 
 def states(table: pandas.DataFrame) -> list[str]:
     """Return the prefixes of the states that the crystals of a table are in."""
-    return [prefix for prefix in STATES if f"{prefix}space_group" in table]
+    return [prefix for prefix in STATES if not prefix or f"{prefix}space_group" in table]
 
 
 def find_figures(
-    table: pandas.DataFrame,
+    crystals: View,
     metrics: Sequence[Metric],
-    control: pandas.DataFrame | None,
+    control: View | None,
     options: Options,
+    with_energies: NDArray[np.int64] | None = None,
 ) -> Iterator[Figure]:
     """Yield the figures of crystals in all their states, under the names of the headline.
 
     Args:
-        table: one row per crystal.
+        crystals: one row per crystal.
         metrics: which.
         control: the same of real crystals, as they are given, for distances.
         options: of the run.
+        with_energies: of which of the crystals figures are that need energies, as those of other
+            states do; of all by default.
     """
+    few = crystals if with_energies is None else crystals.part(with_energies)
     for metric in metrics:
-        for prefix in [""] if metric.of_composition else states(table):
-            view = View(table, prefix)
+        for prefix in [""] if metric.as_given else states(crystals.table):
+            view = few if prefix or metric.of_energies else crystals
+            view = replace(view, prefix=prefix)
+            if not all(name in view for name in metric.needs):
+                continue
             found = list(metric.figures(view, options))
             if control is not None:
-                found += metric.distances(view, View(control))
+                found += metric.distances(view, control, options)
             for figure in found:
-                label = figure.label + STATES[prefix]
+                label = f"{figure.label}{STATES[prefix]}{figure.tail}"
                 group = figure.group or metric.group
                 yield replace(figure, name=prefix + figure.name, label=label, group=group)

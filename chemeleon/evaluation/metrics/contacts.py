@@ -9,8 +9,7 @@ import numpy as np
 
 from chemeleon.crystals.soundness import closest_contacts, of_each
 from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.metrics.base import Figure, Metric, Options, View
-from chemeleon.evaluation.report.columns import Column
+from chemeleon.evaluation.metrics.base import Column, Figure, Metric, Options, View
 
 LEAST_RATIO = 0.75  # of 4,500 crystals of MP-20, 0.7 % have a shorter contact
 
@@ -21,6 +20,8 @@ class Contacts(Metric):
 
     name = "contacts"
     group = "validity"
+    needs = ("closest_contact",)
+    binned = True
     basis = f"Close: below {LEAST_RATIO:g} of the sum of covalent radii (Cordero et al. 2008)."
     shown = (Column("closest_contact", "Closest contact over sum of radii", digits=2),)
 
@@ -31,4 +32,4 @@ class Contacts(Metric):
         with np.errstate(invalid="ignore"):
             close = crystals.numbers("closest_contact") < LEAST_RATIO
         label = f"A distance below {LEAST_RATIO:g} of covalent radii"
-        yield Figure("close_contact", label, flag=close, binned=True)
+        yield Figure("close_contact", label, flag=close)

@@ -20,6 +20,7 @@ import importlib.util
 import json
 import logging
 import warnings
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chemeleon.crystals.batch import Array, Crystals
+from chemeleon.crystals.batch import Array, Crystal, Crystals
 from chemeleon.data.cache import cache_dir
 from chemeleon.data.crystal import structure_of
-from chemeleon.data.pool import Rescue
 from chemeleon.errors import ConfigError, DataError
-from chemeleon.evaluation.collection import Progress, parallel
-from chemeleon.evaluation.matching._match_worker import TimeUpError, time_limit
-from chemeleon.evaluation.metrics.statistics import wilson
+from chemeleon.evaluation.matching.limits import TimeUpError, time_limit
+from chemeleon.evaluation.metrics.base import Figure, Metric, Options, View
 from chemeleon.evaluation.reference import Reference
+from chemeleon.evaluation.work import Each, answers, told
 from chemeleon.storage import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -44,8 +44,8 @@ Floats = NDArray[np.float64]
 # distances of structure and composition: CDVAE's for MP-20; for Perov-5 and Carbon-24
 CUTOFFS = {"mp_20": (0.4, 10.0), "perov_5": (0.2, 4.0), "carbon_24": (0.2, 4.0)}
 STRUCTURE, COMPOSITION = 61, 132
-_VERSION = 1  # part of the key of the cache
-_CHUNK = 8
+_VERSION = 2  # part of the key of the cache
+_VECTORS = "fingerprints"
 _ROWS = 256  # of a table of distances held at a time
 _SECONDS = 120.0
 
@@ -59,40 +59,81 @@ def check_installed() -> None:
         )
 
 
-def fingerprints(
-    crystals: Crystals[Array],
-    wanted: NDArray[np.bool_],
-    *,
-    workers: int | None = None,
-    progress: Progress | None = None,
-) -> Floats:
+class Coverage(Metric):
+    """COV-R and COV-P, with what they were made with."""
+
+    name = "coverage"
+    group = "distance"
+    as_given = True
+
+    def vectors(self, crystals: View, options: Options) -> Mapping[str, Floats]:
+        if not options.settings.coverage:
+            return {}
+        if options.indexed is not None:
+            return {_VECTORS: reference_fingerprints(options.indexed, options)}
+        assert crystals.crystals is not None
+        sound = crystals.flags("valid_structure")
+        return {_VECTORS: fingerprints(crystals.crystals.crystals, sound, options)}
+
+    def distances(self, crystals: View, control: View, options: Options) -> Iterator[Figure]:
+        if options.settings.coverage and options.compared is not None:
+            by = options.compared.name
+            vectors = crystals.vectors[_VECTORS], control.vectors[_VECTORS]
+            recall, precision = covered(*vectors, cutoffs(by))
+            yield Figure("cov_recall", f"COV-R: {by} that is covered", flag=recall)
+            yield Figure("cov_precision", f"COV-P: of these, near {by}", flag=precision)
+
+    def facts(
+        self, crystals: View, control: View | None, options: Options, headline: Any
+    ) -> Mapping[str, Any]:
+        if not options.settings.coverage or control is None or options.compared is None:
+            return {}
+        by, kept = options.compared.name, ("value", "low", "high", "count", "of")
+        known, ours = (
+            int(np.isfinite(side.vectors[_VECTORS]).all(-1).sum()) for side in (control, crystals)
+        )
+        shares = {name: headline[name] for name in ("cov_recall", "cov_precision")}
+        found = {
+            "reference": by,
+            "reference_crystals": known,
+            "crystals": ours,
+            "fingerprints": "matminer CrystalNNFingerprint ops, ElementProperty magpie",
+            "cutoffs": dict(zip(("structure", "composition"), cutoffs(by), strict=True)),
+            **{name: {key: entry[key] for key in kept} for name, entry in shares.items()},
+        }
+        return {"coverage": found}
+
+
+def cutoffs(name: str) -> tuple[float, float]:
+    """Return the cut-offs of structure and composition for a reference of this name."""
+    return next((c for key, c in CUTOFFS.items() if name.startswith(key)), CUTOFFS["mp_20"])
+
+
+def fingerprints(crystals: Crystals[Array], wanted: NDArray[np.bool_], options: Options) -> Floats:
     """Return ``(C, F)``, structure first, NaN for what is not wanted or has no fingerprint.
 
     Args:
         crystals: as given.
         wanted: ``(C,)``.
-        workers: processes; all cores if None.
-        progress: called with a word and the share done.
+        options: of the run, for processes and progress.
     """
     found = np.full((len(crystals), STRUCTURE + COMPOSITION), np.nan)
     rows = np.flatnonzero(wanted & (crystals.num_atoms > 0))
-    chunks = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
-    jobs = (crystals.subset(chunk) for chunk in chunks)
-    parts = parallel(f"{__name__}:fingerprint_chunk", fingerprint_chunk, jobs, workers, _RESCUE)
-    for done, (chunk, part) in enumerate(zip(chunks, parts, strict=True), start=1):
-        found[chunk] = part
-        if progress:
-            progress("fingerprints", done / len(chunks))
+    report = told(options.progress, "fingerprints", len(rows))
+    made = answers(Fingerprint([]), crystals.subset(rows), options.settings.jobs, report)
+    for row, one in zip(rows, made, strict=True):
+        found[row] = one
     return found
 
 
-def reference_fingerprints(reference: Reference, **options: Any) -> Floats:
+def reference_fingerprints(reference: Reference, options: Options) -> Floats:
     """Return the fingerprints of a reference set ``(R, F)``, from the cache if they are there.
 
     Raises:
         DataError: if there is not one.
     """
-    key = [reference.fingerprint, _VERSION, version("matminer"), version("pymatgen")]
+    versions = [version(package) for package in ("matminer", "pymatgen")]
+    key = [reference.fingerprint, reference.where, _VERSION, *versions]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
     file = cache_dir() / "coverage" / f"{name}.npy"
     size = len(reference.collection)
@@ -102,7 +143,7 @@ def reference_fingerprints(reference: Reference, **options: Any) -> Floats:
             return found
     except (OSError, ValueError, EOFError):
         pass  # none yet, or damaged
-    found = fingerprints(reference.collection.crystals, np.ones(size, bool), **options)
+    found = fingerprints(reference.collection.crystals, np.ones(size, bool), options)
     if size and not np.isfinite(found).any():
         raise DataError(f"matminer gives no fingerprint for any crystal of {reference.name}")
     try:
@@ -113,43 +154,16 @@ def reference_fingerprints(reference: Reference, **options: Any) -> Floats:
     return found
 
 
-def coverage(ours: Floats, theirs: Floats, name: str, *, is_control: bool) -> dict[str, Any]:
-    """Return COV-R and COV-P with their intervals, and what they were made with.
-
-    Args:
-        ours: ``(C, F)``; those without a fingerprint count as covering nothing.
-        theirs: ``(R, F)``; those without one are left out.
-        name: of the reference, which also chooses the cut-offs.
-        is_control: whether the reference is the control set; then ``control`` holds the coverage
-            of one half of it by the other.
-    """
-    cutoffs = next((c for key, c in CUTOFFS.items() if name.startswith(key)), CUTOFFS["mp_20"])
-    theirs = theirs[np.isfinite(theirs).all(-1)]
-    recall, precision = covered(ours, theirs, cutoffs)
-    control: dict[str, float] = {}
-    if is_control and len(theirs) > 1:
-        halves = covered(theirs[::2], theirs[1::2], cutoffs)
-        control = {key: float(flag.mean()) for key, flag in zip(_NAMES, halves, strict=True)}
-    return {
-        "reference": name,
-        "reference_crystals": len(theirs),
-        "crystals": int(np.isfinite(ours).all(-1).sum()),
-        "fingerprints": "matminer CrystalNNFingerprint ops, ElementProperty magpie",
-        "cutoffs": {"structure": cutoffs[0], "composition": cutoffs[1]},
-        **{key: _share(flag) for key, flag in zip(_NAMES, (recall, precision), strict=True)},
-        "control": control,
-    }
-
-
-_NAMES = ("cov_recall", "cov_precision")
-
-
 def covered(
-    ours: Floats, theirs: Floats, cutoffs: tuple[float, float]
+    ours: Floats, theirs: Floats, limits: tuple[float, float]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which of theirs ``(R,)`` are covered, and which of ours ``(C,)`` cover one."""
+    """Return which of theirs are covered, and which of ours ``(C,)`` cover one.
+
+    Of theirs ``(R, F)`` those without a fingerprint are left out; ours without one cover nothing.
+    """
     from scipy.spatial.distance import cdist
 
+    theirs = theirs[np.isfinite(theirs).all(-1)]
     kept = np.isfinite(ours).all(-1)
     if not kept.any() or not len(theirs):
         return np.zeros(len(theirs), bool), np.zeros(len(ours), bool)
@@ -168,40 +182,29 @@ def covered(
             distance = cdist(scaled[:, part], theirs[:, part])
             near_ours[k, some] = distance.min(1)
             near_theirs[k] = np.minimum(near_theirs[k], distance.min(0))
-    limits = np.array(cutoffs)[:, None]
-    return np.all(near_theirs <= limits, axis=0), np.all(near_ours <= limits, axis=0)
+    most = np.array(limits)[:, None]
+    return np.all(near_theirs <= most, axis=0), np.all(near_ours <= most, axis=0)
 
 
-def entries(found: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    """Return (name, label, share) of the two figures, for a headline."""
-    by = found["reference"]
-    return [
-        ("cov_recall", f"COV-R: {by} that is covered", found["cov_recall"]),
-        ("cov_precision", f"COV-P: of these, near {by}", found["cov_precision"]),
-    ]
+class Fingerprint(Each):
+    """Both fingerprints of crystals, ``(F,)``; NaN where matminer has no answer."""
 
+    size = 8
 
-def _share(flag: NDArray[np.bool_]) -> dict[str, Any]:
-    count = int(flag.sum())
-    value, low, high = wilson(count, len(flag))
-    return {"value": value, "low": low, "high": high, "count": count, "of": len(flag)}
+    def lost(self, reason: str) -> Floats:
+        return np.full(STRUCTURE + COMPOSITION, np.nan)
 
-
-def fingerprint_chunk(crystals: Crystals[Array]) -> Floats:
-    """Return ``(C, F)`` in a worker process; rows of NaN where matminer has no answer."""
-    structure_by, composition_by = _featurizers()
-    found = np.full((len(crystals), STRUCTURE + COMPOSITION), np.nan)
-    for row, arrays in enumerate(crystals):
+    def answer(self, item: Crystal) -> Floats:
+        structure_by, composition_by = _featurizers()
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"), time_limit(_SECONDS):
                 warnings.simplefilter("ignore")
-                crystal = structure_of(arrays)
+                crystal = structure_of(item)
                 sites = [structure_by.featurize(crystal, i) for i in range(len(crystal))]
-                found[row, :STRUCTURE] = np.mean(sites, 0)
-                found[row, STRUCTURE:] = composition_by.featurize(crystal.composition)
-        except (Exception, TimeUpError):  # no neighbours, no Voronoi cell, an unknown element
-            found[row] = np.nan
-    return found
+                composition = composition_by.featurize(crystal.composition)
+                return np.concatenate([np.mean(sites, 0), composition])
+        except (Exception, TimeUpError) as error:  # no neighbours, no Voronoi cell, an element
+            return self.lost(str(error))
 
 
 @functools.cache
@@ -217,10 +220,3 @@ def _featurizers() -> tuple[Any, Any]:
 def _save(path: Path, found: Floats) -> None:
     with path.open("wb") as file:
         np.save(file, found, allow_pickle=False)
-
-
-_RESCUE = Rescue(
-    split=lambda crystals: [crystals.subset([i]) for i in range(len(crystals))],
-    join=np.concatenate,
-    give_up=lambda crystals, reason: np.full((len(crystals), STRUCTURE + COMPOSITION), np.nan),
-)

@@ -37,12 +37,32 @@ from chemeleon.errors import DataError
 from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.matching.grouping import composition_keys
 from chemeleon.evaluation.matching.pairs import TOLERANCES, match_pairs
-from chemeleon.evaluation.summary import finite, share
+from chemeleon.evaluation.metrics.base import Metric, Options, View
+from chemeleon.evaluation.metrics.statistics import finite, share
 
 _MATCHER = "cdvae"
 _METRE_PAIRS = 200_000  # beyond the targets' own; some 20 ms each
 _SUFFIX = re.compile(r"[-_.](?:sample[-_]?)?(\d+)$")
 _PAIRS = 20_000  # held at a time
+
+
+class Prediction(Metric):
+    """Match rates, METRe and RMSE; they have a table of their own beside the headline."""
+
+    name = group = "csp"
+
+    def facts(
+        self, crystals: View, control: View | None, options: Options, headline: Any
+    ) -> Mapping[str, Any]:
+        if options.targets is None or crystals.crystals is None:
+            return {}
+        found = match_targets(
+            crystals.crystals,
+            options.targets,
+            jobs=options.settings.jobs,
+            seconds=options.settings.seconds_per_pair,
+        )
+        return {"csp": found}
 
 
 def assign(samples: list[str], targets: list[str]) -> list[list[int]]:

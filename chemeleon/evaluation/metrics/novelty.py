@@ -9,125 +9,109 @@ Shapes: ``C`` crystals.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from chemeleon.crystals.batch import Array, Crystals
+from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.matching.disordered import find_alike
 from chemeleon.evaluation.matching.grouping import (
-    Prepared,
     composition_keys,
     find_groups,
     find_known,
     prepare,
     shared,
 )
-from chemeleon.evaluation.matching.pairs import Tolerances
-
-if TYPE_CHECKING:
-    import pandas
-
-    from chemeleon.evaluation.reference import Reference
-
-NOVEL, DISORDERED = "novel", "novel_disordered"
+from chemeleon.evaluation.matching.pairs import TOLERANCES
+from chemeleon.evaluation.metrics.base import Column, Figure, Metric, Options, View
+from chemeleon.evaluation.reference import DISORDERED, NOVEL, novel_column
 
 
-class Compared(NamedTuple):
-    """Crystals beside each other and beside references.
+class Novelty(Metric):
+    """Share of crystals that are the first of those that match each other, that match none of a
+    reference, and both; of relaxed and idealised ones too, found anew."""
 
-    Attributes:
-        columns: of the per-crystal table, ``C`` values each: ``unique``, ``group``, novelties, and
-            ``timed_out_pairs``.
-        reasons: why a crystal could not be compared, else None.
-    """
+    name = group = "novelty"
+    needs = ("unique",)
+    binned = True
 
-    columns: dict[str, NDArray[Any]]
-    reasons: list[str | None]
+    def known(self, names: Iterable[str]) -> Iterator[Column]:
+        yield Column("unique", "Unique", kind="flag", shown=True)
+        for name in names:
+            if name.startswith(NOVEL):
+                of = name.removeprefix(f"{NOVEL}_")
+                label = f"Novel: {of}" if name != of else "Novel"
+                shown = not name.startswith(DISORDERED)
+                yield Column(name, label, kind="flag", shown=shown)
+        yield Column("group", "Group")
+        yield Column("timed_out_pairs", "Pairs timed out")
+
+    def columns(self, crystals: Collection, options: Options) -> Mapping[str, Any]:
+        """Return uniqueness and novelty: ``unique``, ``group``, ``novel...``, ``timed_out_pairs``.
+
+        Crystals that have no relaxed form, in that state, are neither unique nor novel.
+        """
+        settings, given = options.settings, crystals.crystals
+        tolerances = TOLERANCES[settings.matcher]
+        common: dict[str, Any] = {"seconds": settings.seconds_per_pair, "workers": settings.jobs}
+        common["progress"] = options.progress
+        if options.indexed is not None and options.indexed.collection is crystals:
+            prepared = options.indexed.prepared
+        else:
+            # who is alone with its composition needs no reduction
+            keys = composition_keys(given)
+            wanted = shared(keys, [set(r.prepared.keys) for r in options.references])
+            prepared = prepare(given, wanted, **common)
+        groups = find_groups(prepared, tolerances, **common)
+        undecided = groups.undecided.copy()
+        ordered, disordered = {}, {}
+        for reference in options.references:
+            known = find_known(prepared, reference.prepared, tolerances, **common)
+            new = (known.match < 0) & (given.num_atoms > 0)
+            other = find_alike(
+                given, prepared.keys, new, reference.collection.crystals, reference.prepared.keys,
+                tolerances, **common,
+            )  # fmt: skip
+            ordered[novel_column(reference.name)] = new
+            disordered[novel_column(reference.name, DISORDERED)] = new & (other.match < 0)
+            undecided += known.undecided + other.undecided
+        columns: dict[str, Any] = {"unique": groups.unique, "group": groups.group}
+        columns |= ordered | disordered
+        if options.references:
+            columns[NOVEL] = np.logical_and.reduce(list(ordered.values()))
+            columns[DISORDERED] = np.logical_and.reduce(list(disordered.values()))
+        columns["timed_out_pairs"] = undecided
+        why = [reason and f"not compared: {reason}" for reason in prepared.reasons]
+        return columns | {"reason": why}
+
+    def figures(self, crystals: View, options: Options) -> Iterator[Figure]:
+        unique, names = crystals.flags("unique"), references_of(crystals)
+        if not crystals.prefix:
+            yield Figure("unique", "Unique", flag=unique)
+            for kind, word in ((NOVEL, "Novel"), (DISORDERED, "Novel, disordered")):
+                columns = {f"{kind}_{name}": name for name in names}
+                if len(options.references) > 1 and kind in crystals:
+                    columns[kind] = " + ".join(names)
+                for column, of in columns.items():
+                    yield Figure(column, f"{word}: {of}", flag=crystals.flags(column))
+        if NOVEL not in crystals:
+            return
+        new, of = unique & crystals.flags(NOVEL), against(crystals)
+        yield Figure("unique_novel", "Unique and novel", of, crystals.state, new)
+        if not crystals.prefix:
+            valid = crystals.flags("valid_structure") & crystals.flags("valid_composition")
+            yield Figure("valid_unique_novel", "Valid, unique and novel", of, flag=valid & new)
 
 
-def column_word(name: str) -> str:
-    """Return what stands for a name or path in columns."""
-    return re.sub(r"\W+", "_", name).strip("_")
-
-
-def novel_column(reference: str, kind: str = NOVEL) -> str:
-    """Return the column of novelty against a reference set."""
-    return f"{kind}_{column_word(reference)}"
-
-
-def all_columns(references: Sequence[str]) -> list[str]:
-    """Return the columns of novelty; two of one name cannot stand in one table."""
-    names = [novel_column(name, kind) for kind in (NOVEL, DISORDERED) for name in references]
-    return [*names, NOVEL, DISORDERED] if names else []
-
-
-def compare(
-    crystals: Crystals[Array],
-    prepared: Prepared | None,
-    references: Sequence[Reference],
-    tolerances: Tolerances,
-    **common: Any,
-) -> Compared:
-    """Find which crystals are unique and which are novel.
-
-    Args:
-        crystals: as given.
-        prepared: the same as the matcher compares them, if they are prepared already.
-        references: sets to be novel against.
-        tolerances: ltol, stol, angle_tol in degrees.
-        common: ``seconds``, ``workers`` and ``progress`` of `grouping.prepare`.
-    """
-    if prepared is None:
-        # who is alone with its composition needs no reduction
-        keys = composition_keys(crystals)
-        wanted = shared(keys, [set(r.prepared.keys) for r in references])
-        prepared = prepare(crystals, wanted, **common)
-    groups = find_groups(prepared, tolerances, **common)
-    readable, undecided = crystals.num_atoms > 0, groups.undecided.copy()
-    ordered, disordered = {}, {}
-    for reference in references:
-        known = find_known(prepared, reference.prepared, tolerances, **common)
-        new = (known.match < 0) & readable
-        other = find_alike(
-            crystals, prepared.keys, new, reference.collection.crystals, reference.prepared.keys,
-            tolerances, **common,
-        )  # fmt: skip
-        ordered[novel_column(reference.name)] = new
-        disordered[novel_column(reference.name, DISORDERED)] = new & (other.match < 0)
-        undecided += known.undecided + other.undecided
-    columns: dict[str, NDArray[Any]] = {"unique": groups.unique, "group": groups.group}
-    columns |= ordered | disordered
-    if references:
-        columns[NOVEL] = np.logical_and.reduce(list(ordered.values()))
-        columns[DISORDERED] = np.logical_and.reduce(list(disordered.values()))
-    return Compared(columns | {"timed_out_pairs": undecided}, prepared.reasons)
-
-
-def references_of(table: pandas.DataFrame, prefix: str = "") -> list[str]:
-    """Return the references that crystals of a table are novel against, as columns name them."""
-    begin = f"{prefix}{NOVEL}_"
-    names = [name.removeprefix(begin) for name in table.columns if name.startswith(begin)]
+def references_of(crystals: View) -> list[str]:
+    """Return the references that crystals are novel against, as columns name them."""
+    names = crystals.names(f"{NOVEL}_")
     spread = DISORDERED.removeprefix(f"{NOVEL}_")
     told_twice = {spread, *(f"{spread}_{name}" for name in names)}
     return [name for name in names if name not in told_twice]
 
 
-def novelty_flags(table: pandas.DataFrame) -> dict[str, tuple[str, NDArray[np.bool_]]]:
-    """Return novelty as counted properties: name to (label, ``(C,)`` bool)."""
-    found = {}
-    names = references_of(table)
-    for kind, word in ((NOVEL, "Novel"), (DISORDERED, "Novel, disordered")):
-        columns = {f"{kind}_{name}": name for name in names}
-        if len(names) > 1:
-            columns[kind] = " + ".join(names)
-        found |= {c: (f"{word}: {of}", table[c].to_numpy()) for c, of in columns.items()}
-    return found
-
-
-def against(table: pandas.DataFrame) -> str:
+def against(crystals: View) -> str:
     """Return the words behind what is unique and novel, SUN and MSUN: against which sets."""
-    return ": " + " + ".join(references_of(table))
+    return ": " + " + ".join(references_of(crystals))

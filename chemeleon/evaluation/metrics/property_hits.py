@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.metrics.base import Figure, Metric, Options, View
-from chemeleon.evaluation.report.columns import Column
+from chemeleon.evaluation.metrics.base import Column, Figure, Metric, Options, View
 from chemeleon.evaluation.structures import Structures
 
 
@@ -31,20 +30,21 @@ class PropertyHits(Metric):
                 yield Column(name, f"Predicted {label}", digits=3, shown=True)
 
     def columns(self, crystals: Collection, options: Options) -> Mapping[str, Any]:
-        if options.predict is None:
+        wanted, predict = options.settings.wanted, options.settings.predict
+        if predict is None:
             return {}
         rows = np.flatnonzero(crystals.crystals.num_atoms)
         given = Structures(crystals.crystals.subset(rows))
-        answers = options.predict([structure for structure in given if structure is not None])
-        found = {f"predicted_{name}": np.full(len(crystals), np.nan) for name in options.properties}
+        answers = predict([structure for structure in given if structure is not None])
+        found = {f"predicted_{name}": np.full(len(crystals), np.nan) for name in wanted}
         for row, answer in zip(rows.tolist(), answers, strict=True):
             if answer is not None:
-                for name in options.properties:
+                for name in wanted:
                     found[f"predicted_{name}"][row] = answer[name]
         return found
 
     def figures(self, crystals: View, options: Options) -> Iterator[Figure]:
-        for name, (low, high, unit) in options.properties.items():
+        for name, (low, high, unit) in options.settings.wanted.items():
             if f"predicted_{name}" not in crystals:
                 continue
             values, end = crystals.numbers(f"predicted_{name}"), f" {unit}" if unit else ""

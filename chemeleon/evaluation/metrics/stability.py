@@ -9,122 +9,136 @@ Shapes: ``C`` crystals.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from chemeleon.evaluation.metrics.base import STATES
-from chemeleon.evaluation.metrics.novelty import NOVEL, against
-from chemeleon.evaluation.report.columns import ABOVE, hulls_of
+from chemeleon.evaluation.metrics.base import STATES, Column, Figure, Metric, Options, View
+from chemeleon.evaluation.metrics.novelty import against
+from chemeleon.evaluation.reference import NOVEL
 
-if TYPE_CHECKING:
-    import pandas
-
-_HULL_TOLERANCE_EV = 1e-6
+ABOVE = "e_above_hull_ev"  # of several hulls the highest; then each has a column ABOVE_HULL
 METASTABLE_EV = 0.1
-ENERGY_DISTRIBUTIONS = {
-    "e_above_hull_ev": ("E above hull", "eV/atom"),
-    "relaxed_e_above_hull_ev": ("E above hull, relaxed", "eV/atom"),
-    "idealised_e_above_hull_ev": ("E above hull, idealised", "eV/atom"),
-    "relax_rmsd_a": ("RMSD raw to relaxed", "Å"),
-}
+_HULL_TOLERANCE_EV = 1e-6
 
 
-def energy_flags(table: pandas.DataFrame) -> dict[str, tuple[str, NDArray[np.bool_]]]:
-    """Return the counted properties that need energies: name to (label, ``(C,)`` bool).
+class Stability(Metric):
+    """Shares of stable and metastable crystals, and of those that are unique and novel as well; of
+    several hulls for each too. What is not judged counts as not stable.
 
     Relaxed ones are of the relaxed crystal, its uniqueness and novelty included.
     """
-    found: dict[str, tuple[str, NDArray[np.bool_]]] = {}
-    if "relax_converged" in table:
-        found["relax_converged"] = ("Relaxation converged", table["relax_converged"].to_numpy())
-    if "idealised" in table:
-        found["idealised"] = ("Idealised", table["idealised"].to_numpy())
-    for prefix, word in STATES.items():
+
+    name = "stability"
+    needs = (ABOVE,)
+    of_energies = binned = True
+
+    def known(self, names: Iterable[str]) -> Iterator[Column]:
+        yield Column(ABOVE, "E above hull", "eV/atom", digits=3, shown=True,
+                     histogram="E above hull")  # fmt: skip
+        for name in names:
+            if name.startswith(f"{ABOVE}_"):
+                hull = name.removeprefix(f"{ABOVE}_")
+                yield Column(name, f"E above hull {hull}", "eV/atom", digits=3)
+        yield Column("energy_ev_per_atom", "Energy", "eV/atom", digits=3)
+        yield Column("hull_state", "Hull", kind="text")
+
+    def figures(self, crystals: View, options: Options) -> Iterator[Figure]:
+        if not options.hulls:
+            return
         new, of = None, ""
-        if f"{prefix}{NOVEL}" in table:
-            new = (table[f"{prefix}unique"] & table[f"{prefix}{NOVEL}"]).to_numpy()
-            of = against(table)
-        if prefix and new is not None:
-            found[f"{prefix}unique_novel"] = (f"Unique and novel{word}{of}", new)
-        above = finite_column(table, f"{prefix}{ABOVE}")
-        hulls = hulls_of(list(table), prefix)
-        if np.isfinite(above).any():
-            word += ", every hull" if hulls else ""
-            found |= _stability(above, new, prefix, word, of)
-        for hull in hulls:
-            above = finite_column(table, f"{prefix}{ABOVE}_{hull}")
-            each = _stability(above, new, prefix, f"{STATES[prefix]}, hull {hull}", of)
-            for name in ("stable", "metastable") if new is None else ("sun", "msun"):
-                found[f"{prefix}{name}_{hull}"] = each[prefix + name]
-    return found
+        if "unique" in crystals and NOVEL in crystals:
+            new, of = crystals.flags("unique") & crystals.flags(NOVEL), against(crystals)
+        group, hulls = crystals.state or "energy", crystals.names(f"{ABOVE}_")
+        for hull in ("", *hulls):
+            word = f", hull {hull}" if hull else ", every hull" if hulls else ""
+            end = f"_{hull}" if hull else ""
+            above = crystals.numbers(ABOVE + end)
+            with np.errstate(invalid="ignore"):
+                stable = above <= _HULL_TOLERANCE_EV
+                below = above <= METASTABLE_EV + _HULL_TOLERANCE_EV
+            if not hull or new is None:
+                yield Figure(f"stable{end}", "E above hull ≤ 0", word, group, stable)
+                yield Figure(f"metastable{end}", "E above hull ≤ 0.1 eV/atom", word, group, below)
+            if new is not None:
+                word += of
+                yield Figure(f"sun{end}", "SUN", word, group, new & stable)
+                yield Figure(f"msun{end}", "MSUN, E ≤ 0.1", word, group, new & below)
+                if not hull:
+                    label, rest = "MSUN, 0 < E ≤ 0.1", new & below & ~stable
+                    yield Figure("msun_exclusive", label, word, group, rest)
+
+    def facts(
+        self, crystals: View, control: View | None, options: Options, headline: Any
+    ) -> Mapping[str, Any]:
+        """Return how many crystals the hull could judge, and why not the others.
+
+        Of the states, ``ok`` and ``system missing`` have an energy above hull; the latter is
+        against phases of fewer elements only, and likely too low. Neither ``no energy`` nor
+        ``element missing`` means unstable, though both count as not stable.
+        """
+        found = {}
+        for view in (replace(crystals, prefix=prefix) for prefix in STATES):
+            if options.energies and "energy_ev_per_atom" in view:
+                counts = Counter(word for word in view.words("hull_state") if word)
+                found[view.state or "raw"] = {
+                    "requested": len(view),
+                    "with_energy": int(np.isfinite(view.numbers("energy_ev_per_atom")).sum()),
+                    "hull_states": dict(sorted(counts.items())),
+                }
+        return {"energies": found} if options.energies else {}
 
 
-def finite_column(table: pandas.DataFrame | None, name: str) -> NDArray[np.float64]:
-    """Return a column with NaN for what is missing; no values if there is no such column."""
-    if table is None or name not in table:
-        return np.zeros(0)
-    return table[name].to_numpy(dtype=float, na_value=np.nan)
+class Relaxation(Metric):
+    """Shares of crystals whose relaxation converged, and of those that are idealised."""
+
+    name = "relaxation"
+    as_given = of_energies = binned = True
+    shown = (
+        Column("relax_steps", "Relaxation steps"),
+        Column("relax_converged", "Relaxation converged", kind="flag"),
+        Column("relax_taken_back", "Relaxation taken back", kind="flag"),
+        Column("relax_rmsd_a", "RMSD raw to relaxed", "Å", digits=3, shown=True,
+               histogram="RMSD raw to relaxed"),
+        Column("idealised", "Idealised", kind="flag"),
+        Column("idealise_symprec_a", "Tolerance of idealising", "Å", digits=3),
+        Column("idealise_moved_a", "Longest way in idealising", "Å", digits=3),
+        Column("idealise_refused", "Higher symmetry refused", kind="text"),
+    )  # fmt: skip
+
+    def figures(self, crystals: View, options: Options) -> Iterator[Figure]:
+        for name, label, group in (
+            ("relax_converged", "Relaxation converged", "relaxed"),
+            ("idealised", "Idealised", "idealised"),
+        ):
+            if name in crystals:
+                yield Figure(name, label, group=group, flag=crystals.flags(name))
 
 
-def _stability(
-    above: NDArray[np.float64], new: NDArray[np.bool_] | None, prefix: str, state: str, of: str
-) -> dict[str, tuple[str, NDArray[np.bool_]]]:
-    """Return stability by both conventions; NaN counts as not stable."""
-    with np.errstate(invalid="ignore"):
-        stable = above <= _HULL_TOLERANCE_EV
-        below = above <= METASTABLE_EV + _HULL_TOLERANCE_EV
-    found = {
-        f"{prefix}stable": (f"E above hull ≤ 0{state}", stable),
-        f"{prefix}metastable": (f"E above hull ≤ 0.1 eV/atom{state}", below),
-    }
-    if new is not None:
-        found[f"{prefix}sun"] = (f"SUN{state}{of}", new & stable)
-        found[f"{prefix}msun"] = (f"MSUN, E ≤ 0.1{state}{of}", new & below)
-        found[f"{prefix}msun_exclusive"] = (f"MSUN, 0 < E ≤ 0.1{state}{of}", new & below & ~stable)
-    return found
+class EnergyMeans(Metric):
+    """Medians and means of energies above the hull and of relaxation, over the crystals that have
+    a value."""
+
+    name = "energy_means"
+    as_given = of_energies = True
+
+    def figures(self, crystals: View, options: Options) -> Iterator[Figure]:
+        for prefix, state in STATES.items():
+            label = f"E above hull{state}, eV/atom, where known"
+            yield from _means(crystals, f"{prefix}{ABOVE}", label, prefix.rstrip("_") or "energy")
+        yield from _means(
+            crystals, "relax_rmsd_a", "RMSD raw to relaxed, Å, where relaxed", "relaxed"
+        )
+        yield from _means(crystals, "relax_steps", "relaxation steps, where relaxed", "relaxed")
 
 
-def energy_means(table: pandas.DataFrame) -> dict[str, tuple[str, float]]:
-    """Return medians and means over the crystals that have a value: name to (label, value)."""
-    labels = {
-        "e_above_hull_ev": "Mean E above hull, eV/atom, where known",
-        "relaxed_e_above_hull_ev": "Mean E above hull (relaxed), eV/atom, where known",
-        "idealised_e_above_hull_ev": "Mean E above hull (idealised), eV/atom, where known",
-        "relax_rmsd_a": "Mean RMSD raw to relaxed, Å, where relaxed",
-        "relax_steps": "Mean relaxation steps, where relaxed",
-    }
-    found = {}
-    for name, label in labels.items():
-        values = finite_column(table, name)
-        if np.isfinite(values).any():
-            if name.endswith("hull_ev"):  # a few broken crystals rule the mean
-                found[f"median_{name}"] = (
-                    label.replace("Mean", "Median"),
-                    float(np.nanmedian(values)),
-                )
-            found[f"mean_{name}"] = (label, float(np.nanmean(values)))
-    return found
-
-
-def energy_states(table: pandas.DataFrame) -> dict[str, Any]:
-    """Return how many crystals the hull could judge, and why not the others.
-
-    Of the states, ``ok`` and ``system missing`` have an energy above hull; the latter is against
-    phases of fewer elements only, and likely too low. Neither ``no energy`` nor ``element
-    missing`` means unstable, though both count as not stable.
-    """
-    found = {}
-    for prefix in STATES:
-        key = prefix.rstrip("_") or "raw"
-        if f"{prefix}energy_ev_per_atom" not in table:
-            continue
-        energies = finite_column(table, f"{prefix}energy_ev_per_atom")
-        states = Counter(table[f"{prefix}hull_state"].dropna())
-        found[key] = {
-            "requested": len(table),
-            "with_energy": int(np.isfinite(energies).sum()),
-            "hull_states": dict(sorted(states.items())),
-        }
-    return found
+def _means(crystals: View, name: str, label: str, group: str) -> Iterator[Figure]:
+    values = crystals.numbers(name) if name in crystals else np.zeros(0)
+    if not np.isfinite(values).any():
+        return
+    if name.endswith(ABOVE):  # a few broken crystals rule the mean
+        middle = float(np.nanmedian(values))
+        yield Figure(f"median_{name}", f"Median {label}", group=group, value=middle)
+    yield Figure(f"mean_{name}", f"Mean {label}", group=group, value=float(np.nanmean(values)))

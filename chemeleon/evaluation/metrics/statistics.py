@@ -6,7 +6,7 @@ Shapes: ``S`` samples, ``R`` references, ``F`` features.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,17 @@ def wilson(count: int, total: int) -> Interval:
     centre = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = _Z95 * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2)) / (1 + z2 / total)
     return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def share(count: int, total: int) -> dict[str, Any]:
+    """Return a share as JSON, with its 95 % Wilson interval."""
+    value, low, high = map(finite, wilson(count, total))
+    return {"value": value, "low": low, "high": high, "count": count, "of": total}
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number for JSON: None for NaN and infinities."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def wasserstein(sample: Floats, reference: Floats) -> float:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.metrics.base import Figure, Metric, Options, View
-from chemeleon.evaluation.report.columns import Column
+from chemeleon.evaluation.metrics.base import Column, Figure, Metric, Options, View
 
 # why an element makes a candidate impractical; an element has the first reason that names it
 REASONS = {
@@ -37,7 +36,8 @@ class Supply(Metric):
 
     name = group = "supply"
     basis = "Herfindahl-Hirschman indices of Gaultois et al. (2013), from 0 to 10,000, by weight."
-    of_composition = True
+    needs = ("hhi_production",)
+    as_given = True
     shown = (
         Column("hhi_production", "HHI of production"),
         Column("hhi_reserves", "HHI of reserves"),

@@ -9,9 +9,8 @@ import numpy as np
 
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, crystal_system
 from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.metrics.base import Figure, Metric, Options, View
+from chemeleon.evaluation.metrics.base import Column, Figure, Metric, Options, View
 from chemeleon.evaluation.metrics.statistics import jensen_shannon
-from chemeleon.evaluation.report.columns import Column
 
 SYSTEMS = tuple(dict.fromkeys(map(crystal_system, range(1, 231))))
 
@@ -25,13 +24,20 @@ class Symmetry(Metric):
 
     name = group = "symmetry"
     basis = f"By moyopy, within {SYMPREC:g} Å where nothing else is said."
-    shown = (Column("space_group_strict", f"Space group no. within {TIGHT:g} Å"),)
+    binned = True
+    needs = ("space_group", "space_group_strict", "crystal_system")
+    shown = (
+        Column("space_group_symbol", "Space group", kind="text", shown=True),
+        Column("space_group", "Space group no.", histogram="Space group number", ordered=False),
+        Column("space_group_strict", f"Space group no. within {TIGHT:g} Å"),
+        Column("crystal_system", "Crystal system", kind="text"),
+    )
 
     def columns(self, crystals: Collection, options: Options) -> Mapping[str, Any]:
-        import pandas
-
-        found = pandas.array(crystals.column("space_group_strict"), dtype="Int64")
-        return {"space_group_strict": found}
+        return {
+            **{name: crystals.whole(name) for name in ("space_group", "space_group_strict")},
+            **{name: crystals.words(name) for name in ("space_group_symbol", "crystal_system")},
+        }
 
     def figures(self, crystals: View, options: Options) -> Iterator[Figure]:
         for name, key, symprec in (
@@ -40,16 +46,29 @@ class Symmetry(Metric):
         ):
             label = f"Space group P1 within {symprec:g} Å"
             flag = crystals.numbers(name) == 1
-            yield Figure(key, label, flag=flag, binned=True)
+            yield Figure(key, label, flag=flag)
         groups = crystals.numbers("space_group")
         count = len(np.unique(groups[np.isfinite(groups)])) if len(groups) else np.nan
-        yield Figure("space_groups", "Different space groups", value=count, binned=True)
+        yield Figure("space_groups", "Different space groups", value=count)
 
-    def distances(self, crystals: View, control: View) -> Iterator[Figure]:
+    def distances(self, crystals: View, control: View, options: Options) -> Iterator[Figure]:
         ours, theirs = (
             np.array([side.words("crystal_system").count(name) for name in SYSTEMS], float)
             for side in (crystals, control)
         )
         value = jensen_shannon(ours, theirs)
         label = "Jensen-Shannon distance of crystal systems"
-        yield Figure("jsd_crystal_systems", label, value=value, binned=True)
+        yield Figure("jsd_crystal_systems", label, value=value)
+
+    def facts(
+        self, crystals: View, control: View | None, options: Options, headline: Any
+    ) -> Mapping[str, Any]:
+        theirs = {} if control is None else _counts(control)
+        return {"space_groups": {"sample": _counts(crystals), "reference": theirs}}
+
+
+def _counts(crystals: View) -> dict[str, int]:
+    """Return how many crystals have each space group, by its number."""
+    groups = crystals.numbers("space_group")
+    numbers, counts = np.unique(groups[np.isfinite(groups)].astype(int), return_counts=True)
+    return dict(zip(map(str, numbers.tolist()), counts.tolist(), strict=True))

@@ -10,44 +10,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from chemeleon.crystals.soundness import MIN_DISTANCE, MIN_VOLUME
 from chemeleon.energy.potentials import NAMES
+from chemeleon.evaluation.metrics.base import GROUPS
 from chemeleon.evaluation.metrics.stability import METASTABLE_EV
-
-GROUPS = {
-    "validity": "Validity",
-    "novelty": "Uniqueness and novelty",
-    "energy": "Energy, as given",
-    "relaxed": "Relaxed",
-    "idealised": "Idealised",
-    "symmetry": "Symmetry",
-    "property": "Properties",
-    "supply": "Elements",
-    "distance": "Distance to the reference",
-    "csp": "Structure prediction",
-}
-_DISTANCES = ("wasserstein", "frechet", "mmd", "cov_")
-_ENERGY = ("stable", "metastable", "sun", "msun", "mean_e_", "median_e_")
-
-
-def group_of(name: str) -> str:
-    """Return the group of a figure by its name in ``summary["headline"]``."""
-    if name.startswith(("relax", "mean_relax", "median_relax")):
-        return "relaxed"
-    if name.startswith(("idealised", "mean_idealised", "median_idealised")):
-        return "idealised"
-    if name.startswith(_DISTANCES):
-        return "distance"
-    if name.startswith(_ENERGY):
-        return "energy"
-    return "novelty" if "novel" in name or name.startswith("unique") else "validity"
 
 
 def grouped(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     """Return the entries of a headline by their groups, in the order of `GROUPS`."""
     found: dict[str, list[Mapping[str, Any]]] = {name: [] for name in GROUPS}
     for entry in entries:
-        found.setdefault(entry.get("group") or group_of(entry["name"]), []).append(entry)
+        found.setdefault(entry["group"], []).append(entry)
     return {name: members for name, members in found.items() if members}
 
 
@@ -60,11 +32,6 @@ def basis(manifest: Mapping[str, Any], *, before: bool = True) -> dict[str, str]
     """
     found = {}
     references = manifest.get("references") or []
-    if states := manifest.get("composition_validity"):
-        found["validity"] = (
-            f"Distances over {MIN_DISTANCE} Å, volume over {MIN_VOLUME} Å³; composition by"
-            f" {states['by'].upper()}, oxidation states {states['oxidation_states']}."
-        )
     if matcher := manifest.get("matcher"):
         limits = f"ltol {matcher['ltol']}, stol {matcher['stol']}"
         limits += f", angle {matcher['angle_tol_degree']}°"

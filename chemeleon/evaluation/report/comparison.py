@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from chemeleon.data.tables import safe_cells
+from chemeleon.evaluation.metrics.base import GROUPS
 from chemeleon.evaluation.metrics.csp import rates
-from chemeleon.evaluation.report.basis import GROUPS, basis, grouped, made_by
+from chemeleon.evaluation.report.basis import basis, grouped, made_by
 from chemeleon.evaluation.report.page import (
     Section,
     escape,

@@ -15,7 +15,6 @@ from urllib.parse import quote
 import numpy as np
 
 from chemeleon.errors import DataError
-from chemeleon.evaluation.metrics import METRICS
 from chemeleon.evaluation.report import sections
 from chemeleon.evaluation.report.columns import column_table
 from chemeleon.evaluation.report.crystal_view import crystal_views, select, viewer_settings
@@ -62,8 +61,7 @@ def write_html(
     target = Path(folder) / "report.html"
     chosen = select(report.structures, relaxed, _hull_energies(crystals))
     rows = _rows(total, chosen.positions)
-    more = [c for metric in METRICS for c in metric.known(map(str, crystals.columns))]
-    data = column_table(crystals, rows, more)
+    data = column_table(crystals, rows)
     if files is None:
         data["files"] = _files(crystals, rows, home or target.parent)
     else:

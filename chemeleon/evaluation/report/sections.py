@@ -10,8 +10,9 @@ from typing import Any
 
 from chemeleon.config.requests import whole_number
 from chemeleon.crystals.symmetry import group_of
+from chemeleon.evaluation.metrics.base import GROUPS
 from chemeleon.evaluation.metrics.csp import rates
-from chemeleon.evaluation.report.basis import GROUPS, basis, grouped
+from chemeleon.evaluation.report.basis import basis, grouped
 from chemeleon.evaluation.report.figures import distributions, histogram_chart, paired_bars
 from chemeleon.evaluation.report.page import (
     Section,

@@ -74,7 +74,7 @@ class _Single(_Function):
                 raised = error
                 reasons[row] = f"{type(error).__name__}: {error}"
                 continue
-            values[row] = _number(found, self.label, candidates.crystals.ids[row], structure)
+            values[row] = _number(found, self.label, candidates.name(row), structure)
             if not math.isfinite(values[row]):
                 reasons[row] = f"it returned {float(values[row])}"
         if raised is not None and tried > 1 and len(reasons) == len(candidates):

@@ -61,6 +61,10 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.crystals)
 
+    def name(self, row: int) -> str:
+        """Return the name of a crystal, or its number where crystals have no names."""
+        return self.crystals.ids[row] if self.crystals.ids else str(row)
+
     @cached_property
     def sound(self) -> Tensor:
         """``(M,)`` bool, crystals without a problem."""

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.config.rl import RewardConfig
+from chemeleon.config.rl import Normalise, RewardConfig
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.soundness import structural_problems
 from chemeleon.errors import ChemeleonError, TrainingError
 from chemeleon.reinforcement.rewards._loading import make_rewards
-from chemeleon.reinforcement.rewards._normalise import normalise
 from chemeleon.reinforcement.rewards.base import Answer, Candidates, Context, Reward
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _EXAMPLES = 3
+EPSILON = 1e-4  # as published; added to what is divided by
 
 
 class Scores(NamedTuple):
@@ -187,7 +187,7 @@ def _tell(name: str, candidates: Candidates, answer: Answer, lost: Tensor) -> No
     if not told:
         return
     examples = [
-        f"crystal {candidates.crystals.ids[row]}"
+        f"crystal {candidates.name(row)}"
         f" ({candidates.structures[row].composition.reduced_formula}):"
         f" {answer.reasons.get(row, f'the score is {float(answer.values[row])}')}"
         for row in told[:_EXAMPLES]
@@ -197,3 +197,41 @@ def _tell(name: str, candidates: Candidates, answer: Answer, lost: Tensor) -> No
         "reward '%s' has no score for %d of %d crystals, which get its floor: %s%s",
         name, len(told), len(candidates), "; ".join(examples), more,
     )  # fmt: skip
+
+
+def normalise(values: Tensor, group: Tensor, how: Normalise) -> Tensor:
+    """Scale values within each group.
+
+    Args:
+        values: ``(M,)`` finite; computed in double precision.
+        group: ``(M,)`` int64 number of each crystal's group, any numbers.
+        how: see `RewardConfig`.
+
+    Returns:
+        ``(M,)``; zeros where ``minmax`` or ``std`` find no spread, as in a group of one.
+    """
+    if how == "none":
+        return values
+    if how == "clip":
+        return values.clamp(-1, 1)
+    return _scaled(values.double(), group, how).to(values.dtype)
+
+
+def _scaled(values: Tensor, group: Tensor, how: Normalise) -> Tensor:
+    _, index = torch.unique(group, return_inverse=True)
+    groups = int(index.max()) + 1 if len(index) else 0
+    if how == "minmax":
+        low, high = (_reduce(values, index, groups, kind)[index] for kind in ("amin", "amax"))
+        return (values - low) / (high - low + EPSILON)
+    count = torch.bincount(index, minlength=groups).to(values.dtype)
+    centred = values - (_reduce(values, index, groups, "sum") / count)[index]
+    if how == "mean":
+        return centred
+    # unbiased; a group of one has no deviation
+    squares = _reduce(centred.square(), index, groups, "sum")
+    deviation = (squares / (count - 1).clamp_min(1)).sqrt()[index]
+    return centred / (deviation + EPSILON)
+
+
+def _reduce(values: Tensor, index: Tensor, groups: int, kind: str) -> Tensor:
+    return values.new_zeros(groups).scatter_reduce(0, index, values, kind, include_self=False)

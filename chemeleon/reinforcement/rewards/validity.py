@@ -10,12 +10,10 @@ from pydantic import Field
 from chemeleon.config.bounds import Section
 from chemeleon.crystals.symbols import symbol
 from chemeleon.data.pool import keep_workers
-from chemeleon.evaluation.collection import parallel
-from chemeleon.evaluation.describe import smact_chunk
+from chemeleon.evaluation.describe import Smact
 from chemeleon.evaluation.matching.grouping import composition_keys, elements_of
+from chemeleon.evaluation.work import answers
 from chemeleon.reinforcement.rewards.base import Answer, Candidates, Context, Reward
-
-_CHUNK = 8  # compositions of one job; one with many oxidation states takes long
 
 
 class ValidityOptions(Section):
@@ -51,10 +49,8 @@ class Validity(Reward):
         """Return the verdicts on the reduced compositions, each asked for once in a run."""
         keys = composition_keys(candidates.arrays)
         new = sorted({key for key in keys if key and key not in self.seen})
-        chunks = [list(map(_formula, new[i : i + _CHUNK])) for i in range(0, len(new), _CHUNK)]
-        place = f"{smact_chunk.__module__}:smact_chunk"
-        found = parallel(place, smact_chunk, iter(chunks), self.context.jobs)
-        self.seen.update(zip(new, (verdict for part in found for verdict in part), strict=True))
+        verdicts = answers(Smact([]), map(_formula, new), self.context.jobs)
+        self.seen.update(zip(new, verdicts, strict=True))
         return np.array([self.seen.get(key, 0.0) == 1.0 for key in keys], dtype=bool)
 
 

@@ -1,7 +1,7 @@
 """Plain values out of the hyper-parameters of a Lightning checkpoint.
 
-They are a tangle of records (see ``chemeleon.checkpoints.inert``): modules, OmegaConf nodes,
-partial functions. These helpers never follow a loop twice and never recurse deeply.
+They are a tangle of modules, OmegaConf nodes and partial functions, none of which is imported: an
+``Inert`` stands for each. These helpers never follow a loop twice and never recurse deeply.
 """
 
 from __future__ import annotations
@@ -9,10 +9,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from chemeleon.checkpoints.inert import Record
-
 MAX_VISITED = 1_000_000
 _DEPTH = 12
+
+
+class Inert:
+    """Stands for an object of a class that is not imported; each such class has its own kind.
+
+    Attributes:
+        name: of the class or function that the file names.
+        args: what it would have been called with.
+        state: what its attributes would have been set from.
+    """
+
+    name = ""
+    args: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *args: Any) -> Inert:
+        made = super().__new__(cls)
+        made.args, made.state = args, None
+        return made
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
 
 
 def plain(value: Any) -> Any:
@@ -32,9 +52,9 @@ def _plain(value: Any, depth: int, done: dict[tuple[int, int], Any]) -> Any:
     # each part is turned once, or parts that hold each other many times would take for ever
     if key not in done:
         done[key] = None
-        if isinstance(value, Record):
-            value = _inner(value)
-            done[key] = _plain(value, depth - 1, done)
+        if isinstance(value, Inert):
+            state = value.state if isinstance(value.state, dict) else {}
+            done[key] = _plain(state.get("_content", state.get("_val", state)), depth - 1, done)
         elif isinstance(value, dict):
             parts = [(k, v) for k, v in value.items() if isinstance(k, str)]
             done[key] = {k: _plain(v, depth - 1, done) for k, v in parts}
@@ -43,22 +63,10 @@ def _plain(value: Any, depth: int, done: dict[tuple[int, int], Any]) -> Any:
     return done[key]
 
 
-def _inner(record: Record) -> Any:
-    for name in ("_content", "_val"):
-        if isinstance(record.state, dict) and name in record.state:
-            return record.state[name]
-    return record.items or (record.state if isinstance(record.state, dict) else None)
-
-
 def section(value: Any) -> dict[str, Any]:
     """Return a plain dict, empty if the value is something else."""
     found = plain(value)
     return found if isinstance(found, dict) else {}
-
-
-def records(value: Any) -> Iterator[Record]:
-    """Yield every record inside a value once, outer ones and earlier ones first."""
-    return (item for item in _parts(value) if isinstance(item, Record))
 
 
 def named(value: Any, name: str) -> Iterator[Any]:
@@ -68,31 +76,33 @@ def named(value: Any, name: str) -> Iterator[Any]:
             yield plain(item[name])
 
 
-def _parts(value: Any) -> Iterator[Any]:
-    """Yield every record and container inside a value once."""
-    waiting, seen = [value], set()
-    while waiting and len(seen) < MAX_VISITED:
-        item = waiting.pop()
-        if not isinstance(item, (Record, dict, list, tuple)) or id(item) in seen:
-            continue
-        seen.add(id(item))
-        yield item
-        if isinstance(item, Record):
-            inside = [item.kind, item.args, item.state, item.items, item.values]
-        else:
-            inside = list(item.values() if isinstance(item, dict) else item)
-        waiting.extend(reversed(inside))
-
-
-def find(value: Any, ending: str) -> Record | None:
-    """Return the first record whose class name ends so, or None."""
-    return next((record for record in records(value) if record.name.endswith(ending)), None)
+def find(value: Any, ending: str) -> Inert | None:
+    """Return the first object whose class name ends so, or None."""
+    inside = (item for item in _parts(value) if isinstance(item, Inert))
+    return next((item for item in inside if item.name.endswith(ending)), None)
 
 
 def heads(value: Any) -> int | None:
     """Return the number of attention heads of a pickled module, or None."""
-    for record in records(value):
-        count = record.get("num_heads")
-        if type(count) is int and 0 < count <= 1024:
-            return count
+    for item in _parts(value):
+        if isinstance(item, Inert) and isinstance(item.state, dict):
+            count = item.state.get("num_heads")
+            if type(count) is int and 0 < count <= 1024:
+                return count
     return None
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """Yield every object and container inside a value once, outer ones and earlier ones first."""
+    waiting, seen = [value], set()
+    while waiting and len(seen) < MAX_VISITED:
+        item = waiting.pop()
+        if not isinstance(item, (Inert, dict, list, tuple)) or id(item) in seen:
+            continue
+        seen.add(id(item))
+        yield item
+        if isinstance(item, Inert):
+            inside = [item.args, item.state]
+        else:
+            inside = list(item.values() if isinstance(item, dict) else item)
+        waiting.extend(reversed(inside))

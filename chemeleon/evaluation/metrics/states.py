@@ -1,4 +1,4 @@
-"""Energies, energies above a hull and relaxation of the crystals of a table.
+"""States of the crystals of a table: energies of those given, relaxed ones, idealised ones.
 
 Shapes: ``C`` crystals.
 """
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from chemeleon.crystals.batch import Crystals
 from chemeleon.data.parse import Crystal, from_structure
 from chemeleon.errors import ConfigError
-from chemeleon.evaluation.collection import Progress
-from chemeleon.evaluation.metrics.novelty import column_word
-from chemeleon.evaluation.report.columns import ABOVE
+from chemeleon.evaluation.idealise import Idealised, idealise, told
+from chemeleon.evaluation.metrics.base import add_reasons
+from chemeleon.evaluation.metrics.stability import ABOVE
+from chemeleon.evaluation.reference import column_word
 from chemeleon.evaluation.structures import Structures
+from chemeleon.evaluation.work import Progress
 
 if TYPE_CHECKING:
     import pandas
@@ -63,50 +65,39 @@ def load_judge(potential: str, hulls: Sequence[str | Path], device: str | None) 
     return EnergyJudge(judge, tuple(ground for ground in found if ground is not None))
 
 
-class Energies(NamedTuple):
-    """What `add_energies` did.
-
-    Attributes:
-        relaxed: crystals after relaxation, None where there is none.
-        told: what the manifest should say.
-    """
-
-    relaxed: Structures
-    told: dict[str, Any]
-
-
-def no_energies(count: int) -> Energies:
-    """Return the answer for `count` crystals without a potential."""
-    nothing = Structures(Crystals.of([None] * count))
-    return Energies(nothing, {"potential": None, "hull": None, "relax_steps": 0})
-
-
 def add_energies(
     table: pandas.DataFrame,
     structures: Structures,
-    by: EnergyJudge,
+    by: EnergyJudge | None,
     *,
     relax_steps: int = 0,
     rows: NDArray[np.int64] | None = None,
     progress: Progress | None = None,
-) -> Energies:
+) -> tuple[Structures, dict[str, Any]]:
     """Fill the energy columns of a table; a crystal without one keeps NaN and its reason.
 
     Args:
-        table: rows of `table.build_table`, changed in place.
+        table: per-crystal rows with `valid_structure`, changed in place.
         structures: the crystals of the rows.
-        by: potential and hull.
+        by: potential and hull; None leaves the columns empty.
         relax_steps: most steps of relaxation; 0 for none.
         rows: which to evaluate; all by default. Crystals with an unsound structure are left out.
         progress: called with a word and the share done.
+
+    Returns:
+        The relaxed crystals, None where there is none, and what the manifest should say.
     """
     from chemeleon.evaluation.sound import relax_soundly
 
+    relaxed: list[Crystal | None] = [None] * len(table)
+    raw = np.full(len(table), np.nan)
+    if by is None:
+        fill_energies(table, raw, structures.crystal, (), "")
+        nothing = {"potential": None, "hull": None, "relax_steps": 0}
+        return Structures(Crystals.of(relaxed)), nothing
     judge = by.potential
     sound = table["valid_structure"].to_numpy()
     chosen = np.flatnonzero(sound) if rows is None else rows[sound[rows]]
-    relaxed: list[Crystal | None] = [None] * len(table)
-    raw = np.full(len(table), np.nan)
     why: list[str | None] = [None] * len(table)
     ends: dict[int, Relaxed] = {}
     for begin in range(0, len(chosen), _CHUNK):
@@ -127,7 +118,7 @@ def add_energies(
             why[row] = reason
         if progress:
             progress("energies", (begin + len(part)) / len(chosen))
-    _add_reasons(table, why)
+    add_reasons(table, why)
     fill_energies(table, raw, structures.crystal, by.grounds, "")
     if relax_steps:
         last = np.array([ends[i].energy_ev if i in ends else np.nan for i in range(len(table))])
@@ -139,7 +130,7 @@ def add_energies(
         table["relax_rmsd_a"] = [np.nan if end is None else end.rmsd_angstrom for end in each]
     kept = sum(end.taken_back for end in ends.values())
     said_of = _told(by, relax_steps) | ({"relax_taken_back": kept} if relax_steps else {})
-    return Energies(Structures(Crystals.of(relaxed)), said_of)
+    return Structures(Crystals.of(relaxed)), said_of
 
 
 def _told(by: EnergyJudge, relax_steps: int) -> dict[str, Any]:
@@ -163,11 +154,6 @@ def _told_hull(ground: Ground) -> dict[str, Any]:
     if isinstance(made.get("references_from"), dict):
         made["references_from"] = "simple structures and the set's own, by the same potential"
     return {"file": ground.label, "phases": len(known), **made}
-
-
-def _add_reasons(table: pandas.DataFrame, why: Sequence[str | None]) -> None:
-    said = [word if isinstance(word, str) else None for word in table["reason"]]
-    table["reason"] = [first or second for first, second in zip(said, why, strict=True)]
 
 
 def fill_energies(
@@ -205,7 +191,7 @@ def fill_energies(
         reasons: list[str | None] = [None] * len(table)
         for row, reason in zip(rows.tolist(), why, strict=True):
             reasons[row] = reason
-        _add_reasons(table, reasons)
+        add_reasons(table, reasons)
         answer = ground.hull.above(formulas, formation.tolist())
         values[i, rows] = answer.e_above_hull_ev
         states[i, rows] = [
@@ -216,3 +202,55 @@ def fill_energies(
             table[f"{above}_{column_word(ground.label)}"] = values[i]
     counts = np.nan_to_num(values, nan=np.inf).argmax(0), np.arange(len(table))
     table[above], table[f"{prefix}hull_state"] = values[counts], states[counts]
+
+
+def add_idealised(
+    table: pandas.DataFrame,
+    structures: Structures,
+    relaxed: Structures,
+    by: EnergyJudge | None,
+    symprec: float,
+    *,
+    rows: NDArray[np.int64] | None = None,
+    workers: int | None = None,
+) -> tuple[Structures, dict[str, Any]]:
+    """Idealise crystals and add columns; return them, and what the manifest should say.
+
+    Args:
+        table: of `add_energies`, changed in place.
+        structures: the crystals of the rows.
+        relaxed: the same relaxed, which go before; None where there is none.
+        by: judge of energies, which must not rise; None lets geometry alone decide.
+        symprec: largest tolerance, angstrom.
+        rows: which to idealise; all by default. Crystals with an unsound structure are left out.
+        workers: processes; all cores if None.
+    """
+    sound = table["valid_structure"].to_numpy()
+    chosen = np.flatnonzero(sound) if rows is None else rows[sound[rows]]
+    kept, crystals, known = [], [], []
+    for row in chosen.tolist():
+        after = relaxed.crystal(row)
+        crystal = after or structures.crystal(row)
+        if crystal is not None:
+            column = "energy_ev_per_atom" if after is None else "relaxed_energy_ev_per_atom"
+            kept.append(row)
+            crystals.append(crystal)
+            known.append(float(table[column].iat[row]))
+    potential = None if by is None else by.potential
+    ends = idealise(crystals, symprec, potential, given_ev=known, workers=workers)
+    found: list[Idealised | None] = [None] * len(table)
+    for row, end in zip(kept, ends, strict=True):
+        found[row] = end
+    made: list[Crystal | None] = [None if end is None else end.crystal for end in found]
+    table["idealised"] = [end is not None and end.ideal for end in found]
+    for column, field in (("symprec_a", "symprec"), ("moved_a", "moved_angstrom")):
+        values = [np.nan if end is None else getattr(end, field) for end in found]
+        table[f"idealise_{column}"] = values
+    table["idealise_refused"] = [None if end is None else end.reason for end in found]
+    if by is not None:
+        energies = np.array([np.nan if end is None else end.energy_ev for end in found])
+        fill_energies(table, energies, lambda row: made[row], by.grounds, "idealised_")
+    names = [str(table["id"].iat[row]) for row in kept]
+    said = told(ends, names, symprec, potential)
+    del said["groups"]  # they are in the table
+    return Structures(Crystals.of(made)), {"idealise": said}

@@ -1,8 +1,8 @@
 """Import a published Chemeleon2 checkpoint (Lightning) as a model folder of ours.
 
-The file is read as data (see ``unpickle``, ``inert`` and ``torchzip``), its tensors are renamed by
-the tables in ``published``, and what the published models do differently becomes explicit fields of
-the config: raw coordinates, one latent scale, the interleaved token layout.
+The file is read as data (see ``archive``), its tensors are renamed by the tables in ``layouts``,
+and what the published models do differently becomes explicit fields of the config: raw coordinates,
+one latent scale, the interleaved token layout.
 """
 
 from __future__ import annotations
@@ -14,24 +14,23 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from chemeleon.checkpoints.published import (
+from chemeleon.checkpoints.chemeleon2.layouts import (
     MP_20_SIZES,
     denoiser_layout,
     predictor_layout,
     vae_layout,
 )
-from chemeleon.checkpoints.published_sizes import (
+from chemeleon.checkpoints.chemeleon2.sizes import (
     ldm_config,
     predictor_config,
     predictor_targets,
     vae_config,
 )
-from chemeleon.checkpoints.published_weights import Source, open_source, shorten
+from chemeleon.checkpoints.chemeleon2.weights import Source, open_source, shorten
 from chemeleon.checkpoints.rounding import Dtype
 from chemeleon.checkpoints.store import read_folder, write_model
-from chemeleon.checkpoints.torchzip import TorchArchive
+from chemeleon.config.architecture import VAEConfig
 from chemeleon.config.modelfile import ImportedConfig
-from chemeleon.config.schema import VAEConfig
 from chemeleon.errors import CheckpointError, printable
 from chemeleon.storage import at_home
 
@@ -76,24 +75,23 @@ def convert(
 def _read(
     path: str | Path, weights: Literal["raw", "ema"], vae: str | Path | None
 ) -> tuple[str, Config, Tensors]:
-    with TorchArchive(path) as archive:
-        source = open_source(archive, weights)
-        try:
-            kind, config, tensors = _import(source, vae)
-            done = ImportedConfig(
-                file=archive.path.name,
-                weights=weights,
-                lora_merged=source.merged,
-                lora_inert=source.inert,
-                assumed=source.assumed,
-            )
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise CheckpointError(
-                f"{archive.path}: its sizes make no model: {first['msg']} (at"
-                f" {'.'.join(map(str, first['loc'])) or error.title}): it is damaged or of a"
-                " version that is not known here"
-            ) from None
+    source = open_source(at_home(path), weights)
+    try:
+        kind, config, tensors = _import(source, vae)
+        done = ImportedConfig(
+            file=source.path.name,
+            weights=weights,
+            lora_merged=source.merged,
+            lora_inert=source.inert,
+            assumed=source.assumed,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CheckpointError(
+            f"{source.path}: its sizes make no model: {first['msg']} (at"
+            f" {'.'.join(map(str, first['loc'])) or error.title}): it is damaged or of a"
+            " version that is not known here"
+        ) from None
     return kind, {**config, "imported": done.model_dump(mode="json")}, tensors
 
 
@@ -107,21 +105,28 @@ def _import(source: Source, vae: str | Path | None) -> tuple[str, Config, Tensor
         kind, (config, tensors) = "vae", _import_vae(source)
     else:
         raise CheckpointError(
-            f"{source.archive.path} holds neither a VAE, nor a latent diffusion model, nor a"
+            f"{source.path} holds neither a VAE, nor a latent diffusion model, nor a"
             f" predictor; its {len(names)} tensors begin with: {shorten(sorted(names)) or 'none'}"
         )
     extra = sorted(set(names) - source.used - {"latent_std"})
     if extra:
         raise CheckpointError(
-            f"{source.archive.path} has {len(extra)} tensors that a published {kind} does not"
+            f"{source.path} has {len(extra)} tensors that a published {kind} does not"
             f" have: {shorten(extra)}. It is of a version that is not known here"
         )
     return kind, {**config, "data": {"name": "published", "niggli": True}}, tensors
 
 
+def _read_vae(
+    source: Source, prefix: str, settings: Any = None, heads: int | None = None
+) -> tuple[VAEConfig, Tensors]:
+    config = vae_config(source, prefix, settings, heads)
+    return config, source.take(vae_layout(config), prefix)
+
+
 def _import_vae(source: Source) -> tuple[Config, Tensors]:
-    config = vae_config(source.shapes, "", source.hyper, source.assumed, source.archive.path)
-    return {"vae": config.model_dump(mode="json")}, source.take(vae_layout(config))
+    config, tensors = _read_vae(source, "", source.hyper)
+    return {"vae": config.model_dump(mode="json")}, tensors
 
 
 def _import_ldm(source: Source, vae: str | Path | None) -> tuple[Config, Tensors]:
@@ -129,22 +134,17 @@ def _import_ldm(source: Source, vae: str | Path | None) -> tuple[Config, Tensors
     if "vae.encoder.atom_type_embedder.weight" in source.tensors:
         # the weights in the file are those it was trained with; of `vae` only the heads are used
         heads = None if given is None else given[0].heads
-        config = vae_config(
-            source.shapes, "vae.", None, source.assumed, source.archive.path, heads=heads
-        )
+        config, tensors = _read_vae(source, "vae.", heads=heads)
         if given is not None:
             _check_same(source, config, given[0], vae)
-        tensors = source.take(vae_layout(config), "vae.")
     elif given is not None:
         config, tensors = given
     else:
         raise CheckpointError(
-            f"{source.archive.path} holds a latent diffusion model without its VAE: give the VAE"
+            f"{source.path} holds a latent diffusion model without its VAE: give the VAE"
             " it was trained with: --vae FOLDER or --vae FILE.ckpt (in Python vae=...)"
         )
-    ldm, statistics = ldm_config(
-        source.shapes, source.hyper, config.latent_dim, source.assumed, source.archive.path
-    )
+    ldm, statistics = ldm_config(source, config.latent_dim)
     tensors = {f"vae.{name}": value for name, value in tensors.items()}
     tensors |= source.take(denoiser_layout(ldm, config.latent_dim))
     for name, (mean, std) in statistics.items():
@@ -164,7 +164,7 @@ def _check_same(source: Source, inside: VAEConfig, given: VAEConfig, name: objec
         ours, theirs = getattr(inside, size), getattr(given, size)
         if ours != theirs:
             raise CheckpointError(
-                f"{name} is not the VAE of {source.archive.path}: its {size} is {theirs}, that of"
+                f"{name} is not the VAE of {source.path}: its {size} is {theirs}, that of"
                 f" the one inside is {ours}. Give the VAE it was trained with"
             )
 
@@ -174,13 +174,13 @@ def _latent_std(source: Source) -> float:
         return 1.0
     if source.shapes.get("latent_std") not in ((), (1,)):
         raise CheckpointError(
-            f"{source.archive.path} has no number `latent_std`, without which latents have no"
+            f"{source.path} has no number `latent_std`, without which latents have no"
             " scale: it is damaged or of a version that is not known here"
         )
     value = float(source.read("latent_std"))
     if value <= 0:
         raise CheckpointError(
-            f"{source.archive.path}: latent_std is {value:g}, it must be positive: the file is"
+            f"{source.path}: latent_std is {value:g}, it must be positive: the file is"
             " damaged; fetch it again"
         )
     return value
@@ -189,25 +189,22 @@ def _latent_std(source: Source) -> float:
 def _given_vae(reference: str | Path) -> tuple[VAEConfig, dict[str, Tensor]]:
     """Read the VAE that the user gave, a folder or a published file."""
     if Path(reference).suffix == ".ckpt":
-        with TorchArchive(reference) as archive:
-            source = open_source(archive, "raw")
-            if "encoder.atom_type_embedder.weight" not in source.tensors:
-                raise CheckpointError(
-                    f"{archive.path} is no VAE, as --vae must be: give the .ckpt file or the folder"
-                    " of the VAE that the model was trained with"
-                )
-            config = vae_config(source.shapes, "", source.hyper, source.assumed, archive.path)
-            return config, source.take(vae_layout(config))
+        source = open_source(at_home(reference), "raw")
+        if "encoder.atom_type_embedder.weight" not in source.tensors:
+            raise CheckpointError(
+                f"{source.path} is no VAE, as --vae must be: give the .ckpt file or the folder of"
+                " the VAE that the model was trained with"
+            )
+        return _read_vae(source, "", source.hyper)
     folder = read_folder(reference, ("vae",))
     return VAEConfig.model_validate(folder.config["vae"]), folder.tensors
 
 
 def _import_predictor(source: Source) -> tuple[Config, Tensors]:
-    path = source.archive.path
-    config = vae_config(source.shapes, "vae.", source.setting("vae"), source.assumed, path)
-    targets = predictor_targets(source.hyper, path)
-    predictor = predictor_config(source.hyper, list(targets))
-    tensors = {f"vae.{k}": v for k, v in source.take(vae_layout(config), "vae.").items()}
+    config, vae = _read_vae(source, "vae.", source.setting("vae"))
+    targets = predictor_targets(source)
+    predictor = predictor_config(source, list(targets))
+    tensors = {f"vae.{name}": value for name, value in vae.items()}
     tensors |= source.take(predictor_layout(predictor, config))
     mean, std = zip(*targets.values(), strict=True)
     tensors |= {"target_mean": torch.tensor(mean), "target_std": torch.tensor(std)}

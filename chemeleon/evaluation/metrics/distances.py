@@ -1,4 +1,4 @@
-"""Simple, named features of crystals for distances between sets.
+"""Distances between sets of crystals, by simple, named features.
 
 Structure: logarithm of the volume per atom, the two ratios of sorted cell lengths to the cube root
 of the volume, the three angles of the cell as given (generators and data sets here use the Niggli
@@ -15,11 +15,14 @@ from __future__ import annotations
 import functools
 import math
 import warnings
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.evaluation.collection import Collection
+from chemeleon.evaluation.metrics.base import Figure, Metric, Options, View
+from chemeleon.evaluation.metrics.statistics import frechet, mmd, standardised, wasserstein
 
 Floats = NDArray[np.float64]
 STRUCTURE = (
@@ -33,25 +36,48 @@ COMPOSITION = (
 )
 
 
-def structure_features(collection: Collection, shortest: Floats) -> Floats:
-    """Return `STRUCTURE`, ``(C, 8)``, NaN for crystals that were not read.
+class Distances(Metric):
+    """Wasserstein distances of density and number of elements; Fréchet distance and maximum mean
+    discrepancy of the features of structure and of composition."""
 
-    Args:
-        collection: the crystals.
-        shortest: ``(C,)`` shortest distances in angstrom.
-    """
-    volume = collection.column("volume_per_atom_a3")
-    atoms = collection.column("num_atoms")
-    lengths = np.sort(np.stack([collection.column(x) for x in "abc"], -1), -1)
+    name = "distances"
+    group = "distance"
+    as_given = True
+
+    def vectors(self, crystals: View, options: Options) -> Mapping[str, Floats]:
+        assert crystals.crystals is not None
+        return {
+            "structure": structure_features(crystals),
+            "composition": composition_features(crystals.crystals),
+        }
+
+    def distances(self, crystals: View, control: View, options: Options) -> Iterator[Figure]:
+        for name, column, label in (
+            ("density", "density_g_cm3", "density, g/cm³"),
+            ("elements", "num_elements", "the number of elements"),
+        ):
+            value = wasserstein(crystals.numbers(column), control.numbers(column))
+            yield Figure(f"wasserstein_{name}", f"Wasserstein distance of {label}", value=value)
+        for name in ("structure", "composition"):
+            ours, theirs = standardised(crystals.vectors[name], control.vectors[name])
+            label = f"Fréchet distance of {name}"
+            yield Figure(f"frechet_{name}", label, value=frechet(ours, theirs))
+            yield Figure(f"mmd_{name}", f"MMD of {name}", value=mmd(ours, theirs))
+
+
+def structure_features(crystals: View) -> Floats:
+    """Return `STRUCTURE`, ``(C, 8)``, NaN for crystals that were not read."""
+    volume, atoms = crystals.numbers("volume_per_atom_a3"), crystals.numbers("num_atoms")
+    lengths = np.sort(np.stack([crystals.numbers(x) for x in "abc"], -1), -1)
     with np.errstate(all="ignore"):
         edge = np.cbrt(volume * atoms)
         columns = [
             np.log(volume),
             lengths[:, 0] / edge,
             lengths[:, 2] / edge,
-            *(collection.column(x) for x in ("alpha", "beta", "gamma")),
+            *(crystals.numbers(x) for x in ("alpha", "beta", "gamma")),
             atoms,
-            shortest / np.cbrt(volume),
+            crystals.numbers("shortest_distance_a") / np.cbrt(volume),
         ]
     return np.stack(columns, -1)
 

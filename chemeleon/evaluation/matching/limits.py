@@ -1,8 +1,6 @@
-"""One pair of crystals put to pymatgen, under a time limit; also the program of a worker process.
+"""Limits of time on what pymatgen does, and its matcher, of which processes keep one each.
 
-Run as a file by `matching`. It imports neither torch nor the rest of the package, so a worker
-starts in the time that pymatgen takes to import, holds no device, and needs nothing of the
-calling script.
+No torch here: workers import this.
 """
 
 from __future__ import annotations
@@ -10,29 +8,16 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]  # of a Crystal, whose class is not imported
 Tolerances = tuple[float, float, float]  # ltol, stol, angle_tol in degrees
-
-
-class Answer(NamedTuple):
-    """What pymatgen says about one pair."""
-
-    rmse: float | None  # in units of (V/N)^(1/3); None without a match
-    timed_out: bool = False
-    reason: str | None = None  # why there is no answer, where pymatgen gave none
 
 
 class TimeUpError(BaseException):
@@ -104,47 +89,3 @@ def matcher(tolerances: Tolerances) -> StructureMatcher:
 
     ltol, stol, angle_tol = tolerances
     return StructureMatcher(ltol=ltol, stol=stol, angle_tol=angle_tol)
-
-
-def match_one(first: Arrays, second: Arrays, tolerances: Tolerances, seconds: float) -> Answer:
-    """Ask ``StructureMatcher.get_rms_dist``; whatever goes wrong becomes a reason."""
-    from pymatgen.core import Structure
-
-    ask = matcher(tolerances)  # imports, before the clock starts
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            with time_limit(seconds):
-                structures = [
-                    Structure(
-                        np.asarray(lattice, float), numbers.tolist(), np.asarray(coords, float)
-                    )
-                    for numbers, coords, lattice in (first, second)
-                ]
-                found = ask.get_rms_dist(*structures)
-    except TimeUpError:
-        return Answer(None, True, f"no answer within {seconds:g} s")
-    except Exception as error:
-        return Answer(None, False, f"{type(error).__name__}: {error}")
-    return Answer(None if found is None else float(found[0]))
-
-
-def serve(descriptor: int) -> None:
-    """Answer jobs that come through a connection until it closes."""
-    from multiprocessing.connection import Connection
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe
-    matcher((0.2, 0.3, 5.0))
-    with Connection(descriptor) as link:
-        try:
-            link.send("ready")
-            while True:
-                pairs, tolerances, seconds = link.recv()
-                for first, second in pairs:
-                    link.send(tuple(match_one(first, second, tolerances, seconds)))
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            return
-
-
-if __name__ == "__main__":
-    serve(int(sys.argv[1]))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from chemeleon.config.schema import ConditionConfig, LDMConfig, PredictorConfig, VAEConfig
+from chemeleon.config.architecture import ConditionConfig, LDMConfig, PredictorConfig, VAEConfig
 
 CLASSES = 100  # element slots, index = atomic number
 TIME_FEATURES = 256

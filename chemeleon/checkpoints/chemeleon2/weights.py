@@ -14,11 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chemeleon.checkpoints import hyper
-from chemeleon.checkpoints.inert import LazyTensor
-from chemeleon.checkpoints.published import Layout
-from chemeleon.checkpoints.published_sizes import Shapes
-from chemeleon.checkpoints.torchzip import TorchArchive
+from chemeleon.checkpoints.chemeleon2 import hyper
+from chemeleon.checkpoints.chemeleon2.archive import AGAIN, load
+from chemeleon.checkpoints.chemeleon2.layouts import Layout
 from chemeleon.errors import CheckpointError
 
 _PREFIXES = ("", "ldm.", "ldm_module.", "module.")
@@ -36,9 +34,10 @@ _MARKS = (
 class Source:
     """The weights of an open checkpoint by published name, without prefixes."""
 
-    archive: TorchArchive
-    tensors: dict[str, LazyTensor]
+    path: Path
+    tensors: dict[str, Tensor]
     hyper: Any
+    budget: int  # bytes that may still be read
     scales: dict[str, float] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     merged: list[str] = field(default_factory=list)
@@ -46,13 +45,17 @@ class Source:
     assumed: list[str] = field(default_factory=list)
 
     @property
-    def shapes(self) -> Shapes:
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         """Published name to shape."""
-        return {name: tensor.shape for name, tensor in self.tensors.items()}
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
     def setting(self, name: str) -> Any:
         """Return one hyper-parameter as it was pickled, or None."""
         return self.hyper.get(name) if isinstance(self.hyper, dict) else None
+
+    def section(self, name: str) -> dict[str, Any]:
+        """Return one hyper-parameter as a plain dict, empty if it is something else."""
+        return hyper.section(self.setting(name))
 
     def read(self, name: str) -> Tensor:
         """Read a tensor as float32.
@@ -61,17 +64,31 @@ class Source:
             CheckpointError: if it holds anything but finite numbers.
         """
         self.used.add(name)
-        value = self.archive.read(name, self.tensors[name])
+        value = self.tensors[name].detach()
+        places = zip(value.shape, value.stride(), strict=True)
+        extent = 1 + sum((n - 1) * step for n, step in places) if value.numel() else 0
+        if extent != value.numel():
+            raise CheckpointError(
+                f"{self.path}: tensor '{name}' of shape {tuple(value.shape)} and stride"
+                f" {value.stride()} does not fit the numbers stored for it: the file is damaged;"
+                f" {AGAIN}"
+            )
+        self.budget -= value.untyped_storage().nbytes()
+        if self.budget < 0:
+            raise CheckpointError(
+                f"{self.path}: its tensors claim more numbers than the file holds: it is damaged or"
+                f" hostile; {AGAIN}"
+            )
         if not value.is_floating_point():
             raise CheckpointError(
-                f"{self.archive.path}: tensor '{name}' holds {value.dtype}, not real numbers: this"
+                f"{self.path}: tensor '{name}' holds {value.dtype}, not real numbers: this"
                 " is not a published checkpoint"
             )
         value = value.to(torch.float32)
         bad = int((~torch.isfinite(value)).sum())
         if bad:
             raise CheckpointError(
-                f"{self.archive.path}: tensor '{name}' has {bad} of {value.numel()} numbers that"
+                f"{self.path}: tensor '{name}' has {bad} of {value.numel()} numbers that"
                 " are NaN or infinite: the training run had failed or the file is damaged; use an"
                 " earlier checkpoint or fetch it again"
             )
@@ -97,44 +114,44 @@ class Source:
         Raises:
             CheckpointError: naming missing and misshapen tensors.
         """
-        problems = []
+        problems, shapes = [], self.shapes
         for name, shape in layout.values():
-            found = self.tensors.get(prefix + name)
+            found = shapes.get(prefix + name)
             if found is None:
                 problems.append(f"missing {prefix + name}")
-            elif found.shape != shape:
-                problems.append(f"{prefix + name} has shape {found.shape}, expected {shape}")
+            elif found != shape:
+                problems.append(f"{prefix + name} has shape {found}, expected {shape}")
         if problems:
             raise CheckpointError(
-                f"{self.archive.path} does not hold the model that its sizes describe:"
+                f"{self.path} does not hold the model that its sizes describe:"
                 f" {shorten(problems)}. It is damaged or of a version that is not known here"
             )
         return {ours: self.weight(prefix + wanted.name) for ours, wanted in layout.items()}
 
 
-def open_source(archive: TorchArchive, weights: str) -> Source:
-    """Find the weights of an open checkpoint.
+def open_source(path: Path, weights: str) -> Source:
+    """Find the weights of a checkpoint.
 
     Raises:
         CheckpointError: if there are none, or not of the kind ``raw`` or ``ema`` that is wanted.
     """
-    content = archive.content
+    content = load(path)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise CheckpointError(
-            f"{archive.path} has no `state_dict`: it was saved by PyTorch, but it is no Lightning"
+            f"{path} has no `state_dict`: it was saved by PyTorch, but it is no Lightning"
             " checkpoint; give the .ckpt file that training wrote"
         )
-    state = {k: v for k, v in content["state_dict"].items() if isinstance(v, LazyTensor)}
+    state = {k: v for k, v in content["state_dict"].items() if isinstance(v, Tensor)}
     if weights == "ema":
-        state = _averages(archive, state, content.get("ema_state"))
+        state = _averages(path, state, content.get("ema_state"))
     plain = {str(k).replace("_orig_mod.", ""): v for k, v in state.items()}
-    tensors = _strip_prefix(plain, archive.path)
-    source = Source(archive, tensors, content.get("hyper_parameters"))
+    tensors = _strip_prefix(plain, path)
+    source = Source(path, tensors, content.get("hyper_parameters"), path.stat().st_size)
     _find_adapters(source)
     return source
 
 
-def _strip_prefix(state: Mapping[str, LazyTensor], path: Path) -> dict[str, LazyTensor]:
+def _strip_prefix(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Return the model's own part: an RL run wraps it and may hold reward models beside it.
 
     Raises:
@@ -154,7 +171,7 @@ def _strip_prefix(state: Mapping[str, LazyTensor], path: Path) -> dict[str, Lazy
     return dict(state)
 
 
-def _averages(archive: TorchArchive, state: dict[str, LazyTensor], ema: Any) -> dict[str, Any]:
+def _averages(path: Path, state: dict[str, Tensor], ema: Any) -> dict[str, Any]:
     """Return the state with averages for weights; they are a list without names.
 
     Its order is that of ``parameters()``, which is the state_dict's without buffers.
@@ -162,14 +179,13 @@ def _averages(archive: TorchArchive, state: dict[str, LazyTensor], ema: Any) -> 
     shadow = ema.get("shadow_params") if isinstance(ema, dict) else None
     if not isinstance(shadow, list):
         raise CheckpointError(
-            f"{archive.path} holds no averaged weights (`ema_state`): use its raw weights"
-            " (--weights raw)"
+            f"{path} holds no averaged weights (`ema_state`): use its raw weights (--weights raw)"
         )
     names = [name for name in state if name.rpartition(".")[2] != "latent_std"]
-    shapes = [value.shape if isinstance(value, LazyTensor) else None for value in shadow]
+    shapes = [value.shape if isinstance(value, Tensor) else None for value in shadow]
     if shapes != [state[name].shape for name in names]:
         raise CheckpointError(
-            f"{archive.path}: its {len(shadow)} averaged weights do not fit its {len(names)} raw"
+            f"{path}: its {len(shadow)} averaged weights do not fit its {len(names)} raw"
             " ones: use the raw weights (--weights raw)"
         )
     return {**state, **dict(zip(names, shadow, strict=True))}
@@ -179,7 +195,7 @@ def _find_adapters(source: Source) -> None:
     """Undo the names that the adapter library gives, and find the scale of every adapter."""
     if not any(name.startswith(_LORA) for name in source.tensors):
         return
-    settings = hyper.section(source.setting("lora_configs"))
+    settings = source.section("lora_configs")
     renamed = {
         name.replace(_LORA, "denoiser.").replace(".base_layer.", "."): value
         for name, value in source.tensors.items()
@@ -194,28 +210,24 @@ def _find_adapters(source: Source) -> None:
         alpha = settings.get("lora_alpha", settings.get("alpha"))
         if not isinstance(alpha, (int, float)) or not alpha > 0:
             raise CheckpointError(
-                f"{source.archive.path}: its hyper-parameters do not say the `lora_alpha` of the"
+                f"{source.path}: its hyper-parameters do not say the `lora_alpha` of the"
                 " adapters in it, so they cannot be merged: give a checkpoint without adapters"
             )
-        if other is None or target is None or not _adapts(target, other, value):
+        if other is None or target is None or not _adapts(target, up=other, down=value):
             raise CheckpointError(
-                f"{source.archive.path}: the adapter on '{base}' does not fit its layer: the file"
+                f"{source.path}: the adapter on '{base}' does not fit its layer: the file"
                 " is damaged; fetch it again"
             )
         rank = value.shape[0]
         source.scales[base] = float(alpha) / (rank**0.5 if settings.get("use_rslora") else rank)
 
 
-def _adapts(target: LazyTensor, up: LazyTensor, down: LazyTensor) -> bool:
+def _adapts(target: Tensor, up: Tensor, down: Tensor) -> bool:
     """Tell whether ``up @ down`` has the shape of the weight ``target``."""
-    if not len(target.shape) == len(up.shape) == len(down.shape) == 2:
+    if not target.ndim == up.ndim == down.ndim == 2:
         return False
-    rank = down.shape[0]
-    return rank > 0 and (up.shape[0], rank, down.shape[1]) == (
-        target.shape[0],
-        up.shape[1],
-        target.shape[1],
-    )
+    fits = target.shape == (up.shape[0], down.shape[1])
+    return fits and up.shape[1] == down.shape[0] > 0
 
 
 def shorten(names: list[str]) -> str:

@@ -1,0 +1,1 @@
+"""The published Chemeleon2 format: Lightning checkpoints are read as data, and imported."""

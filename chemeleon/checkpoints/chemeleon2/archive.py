@@ -1,0 +1,219 @@
+"""Read what PyTorch saved, as data: by its own restricted loader, after a look at the zip file.
+
+The archive holds ``NAME/data.pkl``, a pickle, and the numbers of every tensor in ``NAME/data/KEY``,
+uncompressed. The loader maps the file, so only what is looked at takes memory. What it does not see
+is checked before: damaged or cut numbers, lists of entries that lie, a pickle that would take for
+ever (see ``screen``). No class or function of the file is imported: an ``Inert`` stands for each.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import stat
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from chemeleon.checkpoints.chemeleon2.hyper import Inert
+from chemeleon.checkpoints.chemeleon2.screen import Outline, Refused, screen
+from chemeleon.errors import CheckpointError
+
+MAX_BYTES = 64 * 2**20  # a published checkpoint has 0.1 MB of pickle beside its tensors
+MAX_ENTRIES = 100_000
+_ONE_AT_A_TIME = Lock()  # what the loader knows is the same for all threads
+AGAIN = "fetch the file again, or give another one"
+
+
+def load(path: Path) -> Any:
+    """Return what a file made by ``torch.save`` holds; its tensors are mapped from the disk.
+
+    Raises:
+        CheckpointError: if the file is not such an archive, is damaged or breaks the rules.
+    """
+    _check_kind(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = _list_entries(path, archive)
+            pickled = _check_entries(path, archive, entries)
+            bad = archive.testzip()
+            if bad is not None:
+                raise zipfile.BadZipFile(f"entry '{bad[:80]}' is not what was written")
+            data = archive.read(pickled)
+    # zipfile raises several kinds for bad headers; RuntimeError for encrypted entries
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError) as error:
+        reason = str(error) or "it ends too early"
+        raise CheckpointError(
+            f"{path} is a damaged zip file ({reason}), perhaps a broken download: {AGAIN}"
+        ) from None
+    with _described(path):
+        outline = screen(data)
+    sizes = {name: entry.file_size for name, entry in entries.items()}
+    _check_storages(path, outline, pickled.removesuffix("data.pkl"), sizes)
+    with _described(path), _ONE_AT_A_TIME:
+        return _load(path, outline)
+
+
+@contextmanager
+def _described(path: Path) -> Iterator[None]:
+    """Say in a line why a pickle cannot be read."""
+    try:
+        yield
+        return
+    except Refused as refused:
+        reason = str(refused)
+    except pickle.UnpicklingError as error:
+        # the last paragraph but one, among advice to load the file without care
+        reason = str(error).split("\n\n")[-2:][0].strip()
+    except Exception as error:  # whatever a hostile byte string provokes is a damaged pickle
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    raise CheckpointError(
+        f"{path}: its pickle cannot be read ({reason[:200]}): the file is damaged or no checkpoint;"
+        " fetch it again"
+    )
+
+
+def _load(path: Path, outline: Outline) -> Any:
+    unknown = get_unsafe_globals_in_checkpoint(path)
+    others = sorted(outline.calls.difference(unknown))
+    if others:
+        raise Refused(f"it calls {', '.join(others[:5])}")
+    stand_ins: list[Any] = [
+        (_Filled if name in outline.mappings else type("Inert", (Inert,), {"name": name}), name)
+        for name in unknown
+    ]
+    with safe_globals(stand_ins):
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+
+
+class _Filled:
+    """Stands for a class of mappings: the loader fills plain ones only."""
+
+    def __new__(cls, *_: Any) -> Any:
+        return OrderedDict()
+
+
+def _list_entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Return the entries by name, none of which may be compressed, hidden or twice."""
+    entries = archive.infolist()
+    if len(entries) > MAX_ENTRIES:
+        raise CheckpointError(
+            f"{path} has {len(entries)} entries, more than the {MAX_ENTRIES} that are read: this is"
+            " not a published checkpoint"
+        )
+    for entry in entries:
+        # without compression no entry can be larger than the file: no zip bombs
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+            raise CheckpointError(
+                f"{path}: entry '{entry.filename[:80]}' is compressed ({entry.file_size} bytes from"
+                f" {entry.compress_size}); checkpoints are stored without compression, and nothing"
+                " is unpacked here"
+            )
+    # PyTorch's reader of zip files is another one, and must find the same entries
+    if len({entry.filename.lower() for entry in entries}) < len(entries):
+        raise CheckpointError(f"{path} has two entries of one name: it is damaged; {AGAIN}")
+    with path.open("rb") as handle:
+        handle.seek(-98, os.SEEK_END)  # 22 bytes of the end, 20 and 56 of its 64-bit form
+        tail = handle.read()
+        size = handle.tell()
+    (start,) = struct.unpack("<L", tail[-6:-2])
+    if tail[-42:-38] == b"PK\x06\x07":
+        start, place = struct.unpack("<Q4x4xQ", tail[-50:-26])
+        start = start if place == size - 98 else -1
+    whole = tail[-22:-18] == b"PK\x05\x06" and tail[-2:] == b"\0\0"  # and no comment behind it
+    if not whole or start != archive.start_dir:
+        raise CheckpointError(
+            f"{path}: its list of entries is not where the end of the file says: {AGAIN}"
+        )
+    return {entry.filename: entry for entry in entries}
+
+
+def _check_entries(
+    path: Path, archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo]
+) -> str:
+    """Return the name of the pickle; check that sizes and order of bytes are possible."""
+    pickles = [name for name in entries if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise CheckpointError(
+            f"{path} holds {len(pickles)} entries called data.pkl, expected one: it is a zip file,"
+            f" but no checkpoint; {AGAIN}"
+        )
+    size = entries[pickles[0]].file_size
+    if size > MAX_BYTES:
+        raise CheckpointError(
+            f"{path}: entry '{pickles[0][:80]}' has {size} bytes, more than the {MAX_BYTES} that"
+            " are read: this is not a published checkpoint"
+        )
+    if sum(entry.file_size for entry in entries.values()) > path.stat().st_size:
+        raise CheckpointError(
+            f"{path}: its entries claim more numbers than the file holds: it is damaged or hostile;"
+            f" {AGAIN}"
+        )
+    order = entries.get(pickles[0].removesuffix("data.pkl") + "byteorder")
+    if order is not None and archive.read(order) != b"little":
+        raise CheckpointError(
+            f"{path} was written on a big-endian machine, which is not supported: save it again on"
+            " another one"
+        )
+    return pickles[0]
+
+
+def _check_storages(path: Path, outline: Outline, root: str, sizes: dict[str, int]) -> None:
+    """Refuse numbers that are missing or cut: the loader would take those that follow."""
+    for key, size in outline.storages.items():
+        stored = sizes.get(f"{root}data/{key}", 0)
+        if stored != size:
+            raise CheckpointError(
+                f"{path}: what tensors need of entry '{key[:40]}', {size} bytes, does not fit the"
+                f" {stored} bytes stored for it: the file is incomplete or damaged; {AGAIN}"
+            )
+
+
+def _check_kind(path: Path) -> None:
+    """Say what a file that is not a zip file is.
+
+    Raises:
+        CheckpointError: if it is missing or something else.
+    """
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path} is a folder: give the .ckpt file; a folder with config.yaml and"
+            " model.safetensors needs no import, use it as it is"
+        )
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
+            raise CheckpointError(f"{path} is a pipe or a device: give the path of a .ckpt file")
+        with path.open("rb") as handle:
+            head = handle.read(16)
+            size = os.fstat(handle.fileno()).st_size
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist: give the path of a .ckpt file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    if head.startswith(b"PK\x03\x04"):
+        return
+    if size == 0:
+        what = "is empty, perhaps a broken download: fetch it again"
+    elif head[8:9] == b"{":
+        what = (
+            "is a safetensors file, not a Lightning checkpoint: put it beside its config.yaml and"
+            " give that folder as a model"
+        )
+    elif head[:1] == b"\x80":
+        what = (
+            "is a bare pickle, as PyTorch wrote before version 1.6: load and save it again with a"
+            " newer PyTorch, on a machine where you trust the file"
+        )
+    elif head.startswith((b"<!DOC", b"<html", b"version http")):
+        what = "is a web page or a pointer instead of the file: fetch the file itself"
+    else:
+        what = "is not a zip file, so it is no Lightning checkpoint: give the .ckpt file"
+    raise CheckpointError(f"{path} {what}")

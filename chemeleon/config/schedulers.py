@@ -1,0 +1,97 @@
+"""The schedulers that crystals can be sampled with: which class of diffusers each is, and what it
+does with noise.
+
+A scheduler is one entry here. Those whose steps are Gaussians, of which a policy can learn, have
+their coefficients in `diffusion.reverse` too; diffusers takes the steps of all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from chemeleon.errors import nearest
+
+
+@dataclass(frozen=True)
+class SchedulerKind:
+    """What is known of a scheduler.
+
+    Attributes:
+        library: its class in ``diffusers.schedulers``.
+        process: of the models that it fits, see `architecture.DiffusionConfig`.
+        options: of the class, beside those that follow from the model. Clipping and thresholding
+            are off: these are latents, not pictures.
+        quiet, noisy: further ones for eta = 0 and eta > 0.
+        etas: those that it takes; None for all from 0 to 1.
+        of_eta: what it makes of others, in words.
+        gaussian: its steps have a likelihood.
+    """
+
+    library: str
+    process: Literal["ddpm", "flow"] = "ddpm"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    quiet: Mapping[str, Any] = field(default_factory=dict)
+    noisy: Mapping[str, Any] = field(default_factory=dict)
+    etas: tuple[float, ...] | None = None
+    of_eta: str = ""
+    gaussian: bool = False
+
+
+# ddim takes times 0, T/S, 2T/S, ... (leading) and ddpm rounded evenly spaced times from 0 to T - 1
+# (linspace), as the published models do; dpm++ is Lu et al. 2022 (arXiv:2211.01095), unipc Zhao et
+# al. 2023 (arXiv:2302.04867)
+SCHEDULERS: dict[str, SchedulerKind] = {
+    "ddim": SchedulerKind(
+        "DDIMScheduler",
+        options={"clip_sample": False, "timestep_spacing": "leading"},
+        gaussian=True,
+    ),
+    "ddpm": SchedulerKind(
+        "DDPMScheduler",
+        options={"clip_sample": False, "timestep_spacing": "linspace"},
+        etas=(1,),
+        of_eta="ddpm always draws full noise; leave eta out, or use ddim",
+        gaussian=True,
+    ),
+    "dpm++": SchedulerKind(
+        "DPMSolverMultistepScheduler",
+        options={"final_sigmas_type": "zero"},
+        quiet={"algorithm_type": "dpmsolver++"},
+        noisy={"algorithm_type": "sde-dpmsolver++"},
+        etas=(0, 1),
+        of_eta="dpm++ draws full noise, or none with eta=0; use one of these, or ddim",
+    ),
+    "unipc": SchedulerKind(
+        "UniPCMultistepScheduler",
+        options={"final_sigmas_type": "zero"},
+        etas=(1,),
+        of_eta="unipc draws no noise; leave eta out, or use ddim",
+    ),
+    "euler": SchedulerKind(
+        "FlowMatchEulerDiscreteScheduler",
+        process="flow",
+        etas=(1,),
+        of_eta="euler draws no noise in samples; leave eta out",
+        gaussian=True,
+    ),
+}
+
+
+def fitting(process: str) -> str:
+    """Return the names of the schedulers for models of a process, in words."""
+    *names, last = [name for name, kind in SCHEDULERS.items() if kind.process == process]
+    return f"{', '.join(names)} or {last}" if names else last
+
+
+def known_scheduler(name: str) -> str:
+    """Return the name of a scheduler that there is.
+
+    Raises:
+        ValueError: if there is none; says what there is.
+    """
+    if name not in SCHEDULERS:
+        meant, known = nearest(name, SCHEDULERS), ", ".join(SCHEDULERS)
+        raise ValueError(f"there is no scheduler '{name}'{meant} Known: {known}")
+    return name
