@@ -97,6 +97,7 @@ def test_bars_and_intervals_of_a_page() -> None:
     assert texts == ["P1\nours 75.0 %\nreference 0.0 %", "<i>\nours 25.0 %\nreference 100.0 %"]
     assert float(hits[0].attrib["y"]) < float(hits[1].attrib["y"])
     assert svg_parts(paired_bars(["P1"], [0.0], None))[1] == ["P1\nours 0.0 %"]
+    assert svg_parts(paired_bars([], [], []))[1] == []
     bar = interval_bar(0.5, 0.25, 0.75, 0.9)
     assert '"whisker" style="left:25.00%;width:50.00%"' in bar
     assert '"control" style="left:90.00%;width:0.00%"' in bar

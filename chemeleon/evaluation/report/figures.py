@@ -184,7 +184,7 @@ def paired_bars(
         tips.append((i - 0.4, i + 0.6, f"{labels[i]}\nours {share:.1f} %{beside}"))
     axes.set_yticks(rows, [plain_label(label) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.5)
-    axes.set_xlim(0, max(float(furthest.max()), 1e-9) * 1.12)
+    axes.set_xlim(0, float(furthest.max(initial=1e-9)) * 1.12)
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
     axes.grid(visible=False)

@@ -52,8 +52,9 @@ class Viewer {
     Object.assign(this, { canvases, settings, bonds: true, models: [], painted: [] });
     canvases.forEach((canvas, i) => {
       canvas.addEventListener("pointermove", (event) => {
-        if (event.buttons) this.spin(event.movementX * 0.008, event.movementY * 0.008);
-        canvas.nextElementSibling.textContent = event.buttons ? "" : this.nameAt(i, event.offsetX, event.offsetY);
+        const held = canvas.hasPointerCapture(event.pointerId);
+        if (held) this.spin(event.movementX * 0.008, event.movementY * 0.008);
+        canvas.nextElementSibling.textContent = held ? "" : this.nameAt(i, event.offsetX, event.offsetY);
       });
       canvas.addEventListener("pointerdown", (event) => canvas.setPointerCapture(event.pointerId));
       canvas.addEventListener("pointerleave", () => { canvas.nextElementSibling.textContent = ""; });
