@@ -25,12 +25,12 @@ from chemeleon.evaluation.idealise import symmetrize as symmetrize
 from chemeleon.evaluation.settings import CompareSettings, EvaluateSettings, WrittenSettings
 from chemeleon.generation.sampling import sample as sample
 from chemeleon.storage import REPORT_PARTS, hold, refuse_inside, replacing, settle
+from chemeleon.training.reconstruct import reconstruct
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from chemeleon.checkpoints.opened import ModelFolder
-    from chemeleon.data.problems import OnError
     from chemeleon.evaluation.report.comparison import Comparison
     from chemeleon.evaluation.report.data import Report
     from chemeleon.prediction.run import Prediction
@@ -202,38 +202,8 @@ def _saving(
         yield lambda found: found.write(draft, folder)
 
 
-def vae_reconstruct(
-    model: str | Path,
-    dataset: str,
-    *,
-    split: str = "test",
-    batch_size: int = 256,
-    device: str | None = None,
-    jobs: int | None = None,
-    on_error: OnError = "few",
-) -> dict[str, Any]:
-    """Return how well a VAE gives back a data set: match rate and RMSE at the `cdvae` preset.
-
-    Args:
-        model: run or model folder, or hub name.
-        dataset: data set, ``NAME/SPLIT`` or a path, with ``where EXPRESSION`` or without.
-        split: train, val or test, where the name has none.
-        batch_size: crystals at a time.
-        device: torch's name; a GPU is used if there is one.
-        jobs: matching processes; all cores if None.
-        on_error: bad rows: ``few`` (up to 1 % are left out), ``skip`` or ``fail``.
-
-    Raises:
-        ChemeleonError: one of its subclasses, saying what to do.
-    """
-    from chemeleon.training.reconstruct import reconstruct
-
-    limits: dict[str, Any] = {"batch_size": batch_size, "jobs": jobs, "on_error": on_error}
-    return reconstruct(model, dataset, split, device=device, **limits)
-
-
 vae = SimpleNamespace(
-    train=vae_train, reconstruct=vae_reconstruct, presets=lambda: presets.list_presets("vae")
+    train=vae_train, reconstruct=reconstruct, presets=lambda: presets.list_presets("vae")
 )
 ldm = SimpleNamespace(train=ldm_train, merge=ldm_merge, presets=lambda: presets.list_presets("ldm"))
 rl = SimpleNamespace(train=rl_train, presets=lambda: presets.list_presets("rl"))

@@ -21,6 +21,7 @@ from chemeleon.reinforcement import rl as stage_of_rl
 from chemeleon.reinforcement.rl import RLStage
 from chemeleon.storage import RUN_PARTS, Draft
 from chemeleon.training.launch import TrainResult
+from chemeleon.training.stage import Place
 
 WORDS = [
     *(f"rl.rewards.{name}=null" for name in ("creativity", "validity", "plentiful")),
@@ -87,9 +88,7 @@ def stage(model: Path, *words: str, rank: int = 0, world: int = 1) -> RLStage:
         start=start,
         scorer=Share(),
         draft=Draft(Path("unused"), RUN_PARTS),
-        device=torch.device("cpu"),
-        rank=rank,
-        world=world,
+        place=Place(torch.device("cpu"), rank, world),
     )
 
 

@@ -12,6 +12,7 @@ from chemeleon.config.presets import load
 from chemeleon.errors import DataError
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.storage import RUN_PARTS, Draft
+from chemeleon.training.stage import Place
 
 
 def test_gaps_in_a_column_hide_the_condition(tiny_vae, tmp_path):
@@ -25,7 +26,7 @@ def test_gaps_in_a_column_hide_the_condition(tiny_vae, tmp_path):
     words = [*TINY_LDM, CONDITIONS, "ldm.condition_drop=0.0"]
     config = load("ldm", "demo/null", None, words).config
     vae = CrystalVAE.from_pretrained(tiny_vae)
-    stage = LDMStage(config, crystals, crystals, vae=vae, device=torch.device("cpu"))
+    stage = LDMStage(config, crystals, crystals, vae=vae, place=Place(torch.device("cpu")))
     encoder = stage.model.denoiser.conditions
     assert encoder is not None
     assert encoder["density"].mean == pytest.approx(float(density[1::2].mean()), rel=1e-5)
@@ -59,7 +60,7 @@ def test_classes_that_do_not_fit_are_refused_in_words(tiny_vae, split, fitted):
 
     words = [*TINY_LDM, "ldm.conditions={kind: {kind: category, column: density, categories: 3}}"]
     config = load("ldm", "demo/null", None, words).config
-    models = {"vae": CrystalVAE.from_pretrained(tiny_vae), "device": torch.device("cpu")}
+    models = {"vae": CrystalVAE.from_pretrained(tiny_vae), "place": Place(torch.device("cpu"))}
     if fitted:
         models["start"] = LDMStage(config, crystals(2), crystals(2), **models).model
     data = [crystals(5 if name == split else 2) for name in ("train", "val")]
@@ -75,7 +76,7 @@ def test_all_conditions_are_hidden_together_often_enough(tiny_vae):
     words = [*TINY_LDM, CONDITIONS, "data.batch_size=2000"]
     config = load("ldm", "demo/null", None, words).config
     vae = CrystalVAE.from_pretrained(tiny_vae)
-    stage = LDMStage(config, crystals, crystals, vae=vae, device=torch.device("cpu"))
+    stage = LDMStage(config, crystals, crystals, vae=vae, place=Place(torch.device("cpu")))
     told = []
     encoder = stage.model.denoiser.conditions
     forward = encoder.forward
@@ -109,7 +110,7 @@ def test_a_trained_model_makes_what_is_asked_for(tmp_path, tiny_vae):
     accelerator = make_accelerator(config.trainer, tmp_path, console)
     context = RunContext(Draft(tmp_path, RUN_PARTS), accelerator, console, resume=False)
     vae = CrystalVAE.from_pretrained(tiny_vae)
-    stage = LDMStage(config, four, four, vae=vae, device=accelerator.device)
+    stage = LDMStage(config, four, four, vae=vae, place=Place(accelerator.device))
     fit(Run(stage, config, context))
     pipeline = Pipeline.from_pretrained(tmp_path, "cpu")
     centres = pipeline.model.vae.encode(four.batch(torch.arange(4))).mean.flatten(1)

@@ -34,6 +34,7 @@ from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.elements import element_embedding
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.training.ldm import LDMStage
+from chemeleon.training.stage import Place
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_structures_are_predicted_in_the_precision_of_training(csp_vae, monkeypa
     vae, crystals = CrystalVAE.from_pretrained(csp_vae), demo_crystals("val")
     for word in ("no", "bf16"):  # in accelerate's words
         stage = LDMStage(
-            config, crystals, crystals, vae=vae, device=torch.device("cpu"), precision=word
+            config, crystals, crystals, vae=vae, place=Place(torch.device("cpu"), precision=word)
         )
         stage.evaluate(stage.model, 0, 1)
     assert seen == ["fp32", "bf16"]

@@ -257,7 +257,7 @@ def test_condition_needs_what_its_kind_needs():
 def test_four_crystals_are_fitted_to_match_rate_one(tmp_path, head):
     from chemeleon.training.loop import fit
     from chemeleon.training.run import Run, make_accelerator
-    from chemeleon.training.stage import RunContext
+    from chemeleon.training.stage import Place, RunContext
     from chemeleon.training.vae import VAEStage
 
     everything = demo_crystals("train")
@@ -284,7 +284,7 @@ def test_four_crystals_are_fitted_to_match_rate_one(tmp_path, head):
     console = Console(quiet=True)
     accelerator = make_accelerator(config.trainer, tmp_path, console)
     context = RunContext(Draft(tmp_path, RUN_PARTS), accelerator, console, resume=False)
-    stage = VAEStage(config, four, four, device=accelerator.device)
+    stage = VAEStage(config, four, four, Place(accelerator.device))
     fitted = fit(Run(stage, config, context))
     assert fitted.metrics["val/match_rate"] == 1.0
     assert fitted.metrics["val/rmse"] < 0.05

@@ -38,8 +38,8 @@ class VolumeStage(DataStage):
     ema_decay = 0.0
 
     def __init__(self, config: VolumeConfig, train: Crystals, val: Crystals, place) -> None:
-        self.loader = Loader.from_config(config, train, **place)
-        self.val = EvalLoader(val, config.data.batch_size, device=place["device"])
+        self.loader = Loader.from_config(config, train, *place[:3])
+        self.val = EvalLoader(val, config.data.batch_size, device=place.device)
         self.model = nn.Embedding.from_pretrained(torch.zeros(120, 1), freeze=False)
 
     @classmethod

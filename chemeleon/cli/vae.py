@@ -53,7 +53,7 @@ def reconstruct(
 
     from chemeleon import api
 
-    found = api.vae_reconstruct(
+    found = api.reconstruct(
         model,
         dataset,
         split=split,

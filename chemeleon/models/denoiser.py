@@ -19,7 +19,6 @@ from chemeleon.crystals.formula import atom_histogram, formula_histogram
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.networks.base import Denoised, find_network
-from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import Pretrained
 from chemeleon.models.vae import CrystalVAE
 
@@ -118,19 +117,9 @@ class LatentDiffusion(Pretrained):
         """Undo ``standardise``."""
         return z * self.latent_std + self.latent_mean
 
-    def forward(
-        self,
-        z: Tensor,
-        t: Tensor,
-        num_atoms: Tensor,
-        features: Mapping[str, Tensor] | None = None,
-        drop: Mapping[str, Tensor] | None = None,
-        layout: Layout | None = None,
-        types: Tensor | None = None,
-        estimate: Tensor | None = None,
-    ) -> Denoised:
+    def forward(self, *inputs: Any, **named: Any) -> Denoised:
         """Denoise standardised latents; see ``Network.forward``."""
-        return self.denoiser(z, t, num_atoms, features, drop, layout, types, estimate)
+        return self.denoiser(*inputs, **named)
 
 
 def _sizes(folder: ModelFolder) -> Tensor:

@@ -19,7 +19,7 @@ from chemeleon.errors import DataError
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.prediction.scoring import score, with_targets
-from chemeleon.training.stage import DataStage, Export, RunContext, check_same, load_vae
+from chemeleon.training.stage import DataStage, Export, Place, RunContext, check_same, load_vae
 
 
 class PredictStage(DataStage):
@@ -33,11 +33,9 @@ class PredictStage(DataStage):
         *,
         vae: CrystalVAE | None = None,
         start: Predictor | None = None,
-        device: torch.device,
-        rank: int = 0,
-        world: int = 1,
+        place: Place,
     ) -> None:
-        self.config = config
+        self.config, device = config, place.device
         self.ema_decay = config.predict.ema_decay
         torch.manual_seed(config.seed)
         names = config.predict.targets
@@ -50,7 +48,7 @@ class PredictStage(DataStage):
             start = Predictor(_with_units(config), vae)
             start.fit(train.targets)
         train, val = start.vae.arranged(train), start.vae.arranged(val)
-        self.loader = Loader.from_config(config, train, device, rank, world)
+        self.loader = Loader.from_config(config, train, *place[:3])
         self.val = EvalLoader(val, config.data.batch_size, device=device)
         self.model = start.to(device)
 
@@ -59,7 +57,7 @@ class PredictStage(DataStage):
         """See ``Stage``."""
         vae, start = _start(config, context)
         train, val = context.load(with_targets(config), partial=True)
-        return cls(config, train, val, vae=vae, start=start, **context.place)
+        return cls(config, train, val, vae=vae, start=start, place=context.place)
 
     def loss(self, model: nn.Module, draw: Draw) -> dict[str, Tensor]:
         """Augment, predict, compare; each property counts the same, however often it is known."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from typing import Any, Self
 
 import torch
@@ -31,7 +30,7 @@ from chemeleon.reinforcement.rewards.mix import Mix
 from chemeleon.reinforcement.rollout import Policy, draw_prompts
 from chemeleon.storage import Draft
 from chemeleon.training.adapted import Adapted, WritesLDM
-from chemeleon.training.stage import RunContext
+from chemeleon.training.stage import Place, RunContext
 
 CPU_PAIRS = 1024
 MOST_TOKENS = 32_768  # per backward pass on a GPU; more do not make it faster
@@ -47,7 +46,7 @@ class RLStage(WritesLDM):
         scorer: gives rewards.
         draft: the run on disk, for pictures.
         resume: the folder holds an earlier part of this run.
-        device, rank, world, autocast, precision: see `RunContext.networks`.
+        place: this process.
     """
 
     criterion = "val/loss"
@@ -63,14 +62,10 @@ class RLStage(WritesLDM):
         scorer: Mix,
         draft: Draft,
         resume: bool = False,
-        device: torch.device,
-        rank: int = 0,
-        world: int = 1,
-        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-        precision: str = "no",
+        place: Place,
     ) -> None:
         self.config, self.scorer, self.draft = config, scorer, draft
-        self.rank, self.world = rank, world
+        device, self.rank, self.world, autocast, precision = place
         rl = config.rl
         self.ema_decay = rl.ema_decay
         self.model = start.to(device)
@@ -107,7 +102,7 @@ class RLStage(WritesLDM):
             scorer=_scorer(config, train, model.vae, context.accelerator),
             draft=context.draft,
             resume=context.resume,
-            **context.networks,
+            place=context.place,
         )
         if stage.adapted is not None:
             context.console.print(stage.adapted.summary())

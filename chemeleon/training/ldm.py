@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -24,7 +23,7 @@ from chemeleon.models.networks.base import find_network
 from chemeleon.models.packing import Layout
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.training.adapted import Adapted, WritesLDM
-from chemeleon.training.stage import DataStage, RunContext, check_form, check_same, load_vae
+from chemeleon.training.stage import DataStage, Place, RunContext, check_form, check_same, load_vae
 from chemeleon.training.vae import add_shares, match_shares
 
 STATISTICS_CRYSTALS = 2048  # mean and spread of each channel to 2 % of the spread; 8,192 give 1 %
@@ -42,20 +41,16 @@ class LDMStage(WritesLDM, DataStage):
         vae: CrystalVAE | None = None,
         start: LatentDiffusion | None = None,
         refit_sizes: bool = False,
-        device: torch.device,
-        rank: int = 0,
-        world: int = 1,
-        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-        precision: str = "no",
+        place: Place,
     ) -> None:
-        self.config, self.autocast = config, autocast
-        self.precision: Precision = "bf16" if precision == "bf16" else "fp32"
+        self.config, self.autocast, device = config, place.autocast, place.device
+        self.precision: Precision = "bf16" if place.precision == "bf16" else "fp32"
         self.ema_decay = config.ldm.ema_decay
         torch.manual_seed(config.seed)
         known = vae if start is None else start.vae
         assert known is not None
         train, val = known.arranged(train), known.arranged(val)
-        self.loader = Loader.from_config(config, train, device, rank, world)
+        self.loader = Loader.from_config(config, train, *place[:3])
         self.val = EvalLoader(val, config.data.batch_size, device=device)
         # the loss of a csp model grows for a long time while its structures still get better
         self.match = config.trainer.val_match_samples if config.ldm.denoiser.types else 0
@@ -89,7 +84,7 @@ class LDMStage(WritesLDM, DataStage):
         # of conditions: a crystal without the value is one of which nothing is said
         data = context.load(config.data, "any" if config.ldm.conditions else False)
         more = {"vae": vae, "start": start, "refit_sizes": not context.resume}
-        stage = cls(config, *data, **more, **context.networks)
+        stage = cls(config, *data, **more, place=context.place)
         if stage.adapted is not None:
             context.console.print(stage.adapted.summary())
         return stage

@@ -1,6 +1,7 @@
 """How well a VAE gives crystals back, by the code that judges crystal structure prediction.
 
 Latents are the posterior means. Match rate and RMSE are CDVAE's (arXiv:2110.06197, section 5.1).
+Nothing here imports torch at module level.
 """
 
 from __future__ import annotations
@@ -8,23 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from chemeleon.config.requests import MAX_CRYSTALS, MAX_JOBS, check_range
-from chemeleon.data.named import find_set
 from chemeleon.data.problems import OnError
-from chemeleon.evaluation.matching.pairs import TOLERANCES, match_pairs
-from chemeleon.evaluation.metrics.statistics import finite, share
-from chemeleon.models.pretrained import place
-from chemeleon.models.vae import CrystalVAE
 
 
-@torch.no_grad()
 def reconstruct(
     model: str | Path,
     dataset: str,
-    split: str = "test",
     *,
+    split: str = "test",
     batch_size: int = 256,
     device: str | None = None,
     jobs: int | None = None,
@@ -46,6 +39,14 @@ def reconstruct(
         CheckpointError: if there is no VAE there.
         DataError: if there is no such data set.
     """
+    import torch
+
+    from chemeleon.data.named import find_set
+    from chemeleon.evaluation.matching.pairs import TOLERANCES, match_pairs
+    from chemeleon.evaluation.metrics.statistics import finite, share
+    from chemeleon.models.pretrained import place
+    from chemeleon.models.vae import CrystalVAE
+
     check_range("batch_size", batch_size, 1, MAX_CRYSTALS)
     if jobs is not None:
         check_range("jobs", jobs, 1, MAX_JOBS)
@@ -57,8 +58,9 @@ def reconstruct(
     for begin in range(0, len(crystals), batch_size):
         rows = torch.arange(begin, min(begin + batch_size, len(crystals)))
         batch = crystals.batch(rows).to(where)
-        decoded = vae.decode(vae.encode(batch).mean, batch)
-        found = vae.to_crystals(decoded, batch).flatten()
+        with torch.no_grad():
+            decoded = vae.decode(vae.encode(batch).mean, batch)
+            found = vae.to_crystals(decoded, batch).flatten()
         pairs += list(zip(found, batch.flatten(), strict=True))
     result = match_pairs(pairs, "cdvae", jobs)
     ltol, stol, angle_tol = TOLERANCES["cdvae"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
+import torch
 from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor, nn
@@ -18,6 +20,16 @@ from chemeleon.data.loader import Draw, Loader
 from chemeleon.errors import ConfigError
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.storage import Draft
+
+
+class Place(NamedTuple):
+    """One process of a run, and how networks run in it: a context, and the name of a precision."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    precision: str = "no"
 
 
 class RunContext(NamedTuple):
@@ -41,16 +53,12 @@ class RunContext(NamedTuple):
         return self.draft.folder / BASE_IN_RUN
 
     @property
-    def place(self) -> dict[str, Any]:
-        """The ``device`` of this process, its ``rank`` and the number of all in the ``world``."""
+    def place(self) -> Place:
+        """This process and how networks run in it."""
         at = self.accelerator
-        return {"device": at.device, "rank": at.process_index, "world": at.num_processes}
-
-    @property
-    def networks(self) -> dict[str, Any]:
-        """The same with how networks run: ``autocast`` and ``precision``."""
-        at = self.accelerator
-        return {**self.place, "autocast": at.autocast, "precision": at.mixed_precision}
+        processes = at.process_index, at.num_processes
+        autocast: Any = at.autocast  # its hint forbids its default
+        return Place(at.device, *processes, autocast, at.mixed_precision)
 
     def load(self, data: DataConfig, partial: Partial = False) -> tuple[Crystals, Crystals]:
         """Return the training and validation crystals; see `data.dataset.load_split`."""

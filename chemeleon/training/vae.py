@@ -16,7 +16,7 @@ from chemeleon.data.loader import Draw, EvalLoader, Loader
 from chemeleon.data.pool import worker_count
 from chemeleon.evaluation.matching.pairs import Pair, match_pairs
 from chemeleon.models.vae import CrystalVAE, vae_losses
-from chemeleon.training.stage import DataStage, Export, RunContext
+from chemeleon.training.stage import DataStage, Export, Place, RunContext
 
 
 class VAEStage(DataStage):
@@ -29,22 +29,19 @@ class VAEStage(DataStage):
         config: VAETrainConfig,
         train: Crystals,
         val: Crystals,
-        *,
-        device: torch.device,
-        rank: int = 0,
-        world: int = 1,
+        place: Place,
     ) -> None:
         self.config = config
         torch.manual_seed(config.seed)
         self.model = CrystalVAE(config.vae)
         train, val = self.model.arranged(train), self.model.arranged(val)
-        self.loader = Loader.from_config(config, train, device, rank, world)
-        self.val = EvalLoader(val, config.data.batch_size, device=device)
+        self.loader = Loader.from_config(config, train, *place[:3])
+        self.val = EvalLoader(val, config.data.batch_size, device=place.device)
 
     @classmethod
     def start(cls, config: VAETrainConfig, context: RunContext) -> Self:
         """See ``Stage``."""
-        return cls(config, *context.load(config.data), **context.place)
+        return cls(config, *context.load(config.data), context.place)
 
     def loss(self, model: nn.Module, draw: Draw) -> dict[str, Tensor]:
         """Augment, reconstruct, compare."""
