@@ -38,8 +38,8 @@ MODULES = (  # noqa: SIM905
     " chemeleon.evaluation.evaluate chemeleon.evaluation.report.figures"
     " chemeleon.evaluation.report.html"
     " chemeleon.energy.hull_tables chemeleon.energy.hull_sources chemeleon.training.launch"
-    " chemeleon.training.vae chemeleon.training.ldm chemeleon.reinforcement.stage"
-    " chemeleon.prediction.stage"
+    " chemeleon.training.vae chemeleon.training.ldm chemeleon.reinforcement.rl"
+    " chemeleon.prediction.predictor"
     " chemeleon.checkpoints.convert chemeleon.checkpoints.push chemeleon.models.predictor"
 ).split()
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC

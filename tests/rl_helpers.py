@@ -18,7 +18,7 @@ from chemeleon.data.dataset import load_split
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.reinforcement import stage as stage_of_rl
-from chemeleon.reinforcement.stage import RLStage
+from chemeleon.reinforcement.rl import RLStage
 from chemeleon.storage import RUN_PARTS, Draft
 from chemeleon.training.launch import TrainResult
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import chemeleon
 from chemeleon.cli.app import app
-from chemeleon.crystals.convert import write_structures
+from chemeleon.crystals.files import write_structures
 from chemeleon.errors import ChemeleonError
 from chemeleon.evaluation.report.basis import warnings
 from chemeleon.evaluation.report.comparison import set_names

@@ -14,8 +14,8 @@ import chemeleon
 from chemeleon import api
 from chemeleon.config.architecture import ConditionConfig, SamplerConfig
 from chemeleon.errors import ConfigError
+from chemeleon.generation.asked import ask
 from chemeleon.generation.denoising import GuidedDenoiser, StepwiseDenoiser
-from chemeleon.generation.guidance import ask
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.conditions import element_counts

@@ -15,11 +15,8 @@ from pymatgen.core import Lattice, PeriodicSite, Structure
 from reading_helpers import read
 
 from chemeleon.crystals.batch import Crystals
-from chemeleon.crystals.convert import (
-    from_structures,
-    to_structures,
-    write_structures,
-)
+from chemeleon.crystals.convert import from_structures, to_structures
+from chemeleon.crystals.files import write_structures
 from chemeleon.crystals.lattice import wrap
 from chemeleon.errors import DataError
 

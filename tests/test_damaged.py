@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from chemeleon.checkpoints.store import STATE
 from chemeleon.config.plain_json import parse_json
 from chemeleon.config.schema import OptimConfig
-from chemeleon.crystals.convert import to_structures, write_structures
+from chemeleon.crystals.convert import to_structures
+from chemeleon.crystals.files import write_structures
 from chemeleon.data import cache
 from chemeleon.data.building import parse_source
 from chemeleon.data.parse import BadCrystalError, parse

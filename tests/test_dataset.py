@@ -17,7 +17,7 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 
 from chemeleon.config.schema import DataConfig
-from chemeleon.crystals.convert import write_structures
+from chemeleon.crystals.files import write_structures
 from chemeleon.crystals.formula import atom_histogram
 from chemeleon.data import cache, dataset
 from chemeleon.data.dataset import load_report, load_source, load_split

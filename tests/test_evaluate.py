@@ -22,7 +22,8 @@ from energy_helpers import rocksalt_cube
 from pymatgen.core import Lattice, Structure
 
 import chemeleon
-from chemeleon.crystals.convert import to_structures, write_structures
+from chemeleon.crystals.convert import to_structures
+from chemeleon.crystals.files import write_structures
 from chemeleon.errors import ChemeleonError, ConfigError, DataError
 from chemeleon.evaluation.collection import read_collection
 from chemeleon.evaluation.metrics.csp import RATES, assign, match_targets, rates

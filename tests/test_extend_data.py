@@ -11,7 +11,8 @@ import pytest
 from conftest import demo_crystals, load_script
 
 from chemeleon.config.schema import DataConfig
-from chemeleon.crystals.convert import to_structures, write_structures
+from chemeleon.crystals.convert import to_structures
+from chemeleon.crystals.files import write_structures
 from chemeleon.data.dataset import load_split
 from chemeleon.data.prepare import prepare
 

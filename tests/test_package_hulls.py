@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 import chemeleon
 from chemeleon.cli.app import app
-from chemeleon.crystals.convert import from_structures, write_structures
+from chemeleon.crystals.convert import from_structures
+from chemeleon.crystals.files import write_structures
 from chemeleon.energy.compositions import formula_of
 from chemeleon.energy.hull import Hull
 from chemeleon.energy.hull_sources import SHIPPED, default_hull, find_hull, hull_for

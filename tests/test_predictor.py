@@ -22,7 +22,8 @@ from chemeleon.config import presets
 from chemeleon.config.schema import PredictTrainConfig
 from chemeleon.crystals.augment import random_rotations, rotate, translate
 from chemeleon.crystals.batch import CrystalBatch, Crystals
-from chemeleon.crystals.convert import from_structures, write_structures
+from chemeleon.crystals.convert import from_structures
+from chemeleon.crystals.files import write_structures
 from chemeleon.crystals.random import make_keys
 from chemeleon.data.dataset import load_split
 from chemeleon.data.loader import Loader
@@ -31,9 +32,9 @@ from chemeleon.evaluation.report.columns import column_table
 from chemeleon.models.neighbours import PairFeatures
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
+from chemeleon.prediction.predictor import PredictStage
 from chemeleon.prediction.regression import scores
 from chemeleon.prediction.scoring import with_targets
-from chemeleon.prediction.stage import PredictStage
 
 SMALL = [
     "predict.encoder=scratch",
@@ -100,7 +101,7 @@ def test_pair_features_do_not_change_when_the_crystal_is_moved_or_turned():
 def test_padding_and_company_change_nothing():
     config = settings().predict
     torch.manual_seed(0)
-    from chemeleon.prediction.stage import new_encoder
+    from chemeleon.prediction.predictor import new_encoder
 
     model = Predictor(config, new_encoder(config)).eval()
     crystals = demo_crystals("val").subset(torch.arange(0, 400, 30))

@@ -24,8 +24,8 @@ from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.reinforcement import objectives
 from chemeleon.reinforcement.objectives import PolicyGradient
+from chemeleon.reinforcement.rl import RLStage
 from chemeleon.reinforcement.rollout import draw_prompts
-from chemeleon.reinforcement.stage import RLStage
 
 
 @pytest.fixture(scope="module")
@@ -442,7 +442,7 @@ def test_rewards_find_the_model_on_its_device(small_ldm, tmp_path, monkeypatch):
         assert {p.device for p in vae.parameters()} == {torch.device("meta")}
         raise Stopped
 
-    monkeypatch.setattr("chemeleon.reinforcement.stage._scorer", scorer)
+    monkeypatch.setattr("chemeleon.reinforcement.rl._scorer", scorer)
     monkeypatch.setattr(Accelerator, "device", torch.device("meta"))  # stands for a GPU
     with pytest.raises(Stopped):
         api.rl_train("demo/dng", [*WORDS, f"rl.ldm_ckpt_path={small_ldm}"], output=tmp_path / "r")

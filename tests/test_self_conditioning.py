@@ -11,7 +11,8 @@ from chemeleon.config.architecture import DiffusionConfig, SamplerConfig
 from chemeleon.crystals.random import make_keys, normal
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError
-from chemeleon.generation.denoising import Asked, GuidedDenoiser, StepwiseDenoiser
+from chemeleon.generation.asked import Asked
+from chemeleon.generation.denoising import GuidedDenoiser, StepwiseDenoiser
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.networks.dit import Denoiser
 from chemeleon.models.packing import Layout

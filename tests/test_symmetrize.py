@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 import chemeleon
 from chemeleon.cli.app import app
 from chemeleon.crystals.batch import Crystals
-from chemeleon.crystals.convert import from_structures, to_structures, write_structures
+from chemeleon.crystals.convert import from_structures, to_structures
+from chemeleon.crystals.files import _named, cif_text, write_structures
 from chemeleon.crystals.symmetry import Cell, in_cell, operations, space_group
-from chemeleon.crystals.texts import _named, cif_text
 from chemeleon.data.crystal import Crystal
 from chemeleon.data.parse import parse_as_given
 from chemeleon.energy.potential import Evaluation, Potential

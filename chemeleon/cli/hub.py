@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from chemeleon.cli.options import say
 from chemeleon.cli.words import choice
+from chemeleon.terminal import say
 
 Weights = Literal["raw", "ema"]
 Dtype = Literal["fp32", "bf16"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chemeleon.cli.options import Root
+from chemeleon.cli.train import Root
 from chemeleon.cli.words import OnErrorWord
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from chemeleon.cli import options
-from chemeleon.cli.options import say
+from chemeleon.cli import train
+from chemeleon.terminal import say
 
 app = typer.Typer(no_args_is_help=True, help="Latent diffusion: the model that generates.")
 
-options.add_training(
+train.add_training(
     app,
     "ldm",
     """Train a latent diffusion model on the latents of a trained VAE.

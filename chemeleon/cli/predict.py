@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from chemeleon.cli import options
-from chemeleon.cli.options import say
+from chemeleon.cli import train
+from chemeleon.terminal import say
 
 app = typer.Typer(no_args_is_help=True, help="Properties of crystals: train a model, use it.")
 
-options.add_training(
+train.add_training(
     app,
     "predict",
     """Train a predictor of one or more columns; it ends with scores and a parity plot.

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from chemeleon.cli import options
-from chemeleon.cli.options import say
+from chemeleon.cli import train
+from chemeleon.terminal import say
 
 app = typer.Typer(
     no_args_is_help=True, help="Reinforcement learning: teach a model what is wanted."
 )
 
-options.add_training(
+train.add_training(
     app,
     "rl",
     """Tune a latent diffusion model by rewards (GRPO).

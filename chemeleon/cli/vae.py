@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from chemeleon.cli import options
-from chemeleon.cli.options import say
+from chemeleon.cli import train
 from chemeleon.cli.words import OnErrorWord
+from chemeleon.terminal import say
 
 app = typer.Typer(no_args_is_help=True, help="The autoencoder between crystals and latents.")
 
-options.add_training(
+train.add_training(
     app,
     "vae",
     """Train a VAE: crystals to per-atom latents and back.

@@ -266,7 +266,7 @@ class LDMTrainConfig(StageConfig):
 class RLTrainConfig(StageConfig):
     """`chemeleon rl train`; an epoch is one update, and data.batch_size counts groups."""
 
-    stage = "chemeleon.reinforcement.stage:RLStage"
+    stage = "chemeleon.reinforcement.rl:RLStage"
     rl: RLConfig
 
     @model_validator(mode="after")
@@ -281,7 +281,7 @@ class RLTrainConfig(StageConfig):
 class PredictTrainConfig(StageConfig):
     """`chemeleon predict train`; it reads the columns of `predict.targets`, not `data.targets`."""
 
-    stage = "chemeleon.prediction.stage:PredictStage"
+    stage = "chemeleon.prediction.predictor:PredictStage"
     predict: PredictorConfig
 
 

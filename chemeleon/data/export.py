@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from chemeleon.config.schema import DataConfig
-from chemeleon.crystals.convert import to_structures, write_structures
+from chemeleon.crystals.convert import to_structures
+from chemeleon.crystals.files import write_structures
 from chemeleon.data.dataset import SPLITS, LoadReport, load_report, split_path
 from chemeleon.data.limits import Limits
 from chemeleon.data.prepare import check_output, number_cells, write_table

@@ -21,8 +21,8 @@ import numpy as np
 from chemeleon.config.keywords import called_with
 from chemeleon.config.presets import data_config
 from chemeleon.config.requests import check_seed
-from chemeleon.crystals.convert import to_structures, write_structures
-from chemeleon.crystals.texts import cif_text
+from chemeleon.crystals.convert import to_structures
+from chemeleon.crystals.files import cif_text, write_structures
 from chemeleon.data.dataset import SPLITS, LoadReport, load_source
 from chemeleon.data.problems import Problem
 from chemeleon.data.properties import join_properties

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chemeleon.crystals.convert import write_structures
+from chemeleon.crystals.files import write_structures
 from chemeleon.crystals.symmetry import Cell
 from chemeleon.data.parse import from_structure
 from chemeleon.data.pool import run_parallel, worker_count
@@ -87,6 +87,6 @@ class CrystalFiles:
             ) from None
 
     def _run(self) -> None:
-        place = "chemeleon.crystals.texts:write_chunk"
+        place = "chemeleon.crystals.files:write_chunk"
         for _ in run_parallel(place, iter(self.jobs.get, None), self.workers):
             pass

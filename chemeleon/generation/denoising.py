@@ -18,62 +18,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from chemeleon.config.requests import guided_steps
 from chemeleon.diffusion.losses import NoiseProcess
+from chemeleon.generation.asked import Asked
 from chemeleon.models.condition_encoder import Request
 from chemeleon.models.packing import Layout
 from chemeleon.models.replay import Replayed
-from chemeleon.models.vae import Decoded
-
-ALL = (0.0, 1.0)  # of a trajectory
-
-
-class Asked(NamedTuple):
-    """What is asked of crystals: conditions, guidance and elements; `guidance.ask` reads it.
-
-    Attributes:
-        request: features of the conditions, or None for a model without.
-        guidance: how hard to push; 0 not at all.
-        interval: shares of the walk between which to push.
-        elements: ``(100,)`` bool, those that atoms may have; None for all.
-    """
-
-    request: Request | None
-    guidance: float
-    interval: tuple[float, float]
-    elements: Tensor | None
-
-    def of(self, crystals: Tensor, device: torch.device) -> Asked:
-        """Return what is asked of some of the crystals, numbers ``(B,)``, on their device."""
-        request = None if self.request is None else self.request.of(crystals, device)
-        elements = None if self.elements is None else self.elements.to(device)
-        return self._replace(request=request, elements=elements)
-
-    def branches(self) -> list[Request | None]:
-        """Return what the denoiser is asked with: conditions, then nothing where both are needed.
-
-        Two evaluations rather than one of a doubled batch: crystals that share conditions then
-        share the modulations made of them, too.
-        """
-        if self.request is None or self.guidance == 1:
-            return [self.request]
-        nothing = self.request.nothing()
-        return [nothing] if self.guidance == 0 and self.interval == ALL else [self.request, nothing]
-
-    def pushed(self, steps: int) -> range:
-        """Return the numbers of the steps that are guided; the others are conditional.
-
-        Raises:
-            ConfigError: if the interval holds no step.
-        """
-        return guided_steps(self.interval, steps)
-
-    def restrict(self, decoded: Decoded) -> Decoded:
-        """Make elements that are not allowed impossible: a projection, not a likelihood."""
-        if self.elements is None or decoded.type_logits is None:
-            return decoded
-        logits = decoded.type_logits.masked_fill(~self.elements, -torch.inf)
-        return decoded._replace(type_logits=logits)
 
 
 class Evaluated(NamedTuple):

@@ -32,8 +32,8 @@ from chemeleon.crystals.random import fold, make_keys, normal, uniform
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.diffusion.reverse import ReverseDiffusion, Trajectory
 from chemeleon.errors import GenerationError
-from chemeleon.generation.denoising import Asked, GuidedDenoiser, StepwiseDenoiser
-from chemeleon.generation.guidance import ask, unit_sizes, warn_unusual
+from chemeleon.generation.asked import Asked, ask, unit_sizes, warn_unusual
+from chemeleon.generation.denoising import GuidedDenoiser, StepwiseDenoiser
 from chemeleon.generation.settings import Options, Precision
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout

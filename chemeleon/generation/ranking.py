@@ -22,8 +22,8 @@ from chemeleon.crystals.lattice import (
 )
 from chemeleon.crystals.random import make_keys
 from chemeleon.errors import ConfigError, nearest
+from chemeleon.generation.asked import ask
 from chemeleon.generation.denoising import GuidedDenoiser
-from chemeleon.generation.guidance import ask
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.generation.settings import Precision
 from chemeleon.models.packing import Layout

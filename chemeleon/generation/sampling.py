@@ -19,7 +19,7 @@ from chemeleon.checkpoints.shipped import default_model
 from chemeleon.config.architecture import SamplerConfig
 from chemeleon.config.keywords import called_with
 from chemeleon.config.launched import Share, share
-from chemeleon.crystals.texts import FOLDER_FORMATS
+from chemeleon.crystals.files import FOLDER_FORMATS
 from chemeleon.errors import ConfigError
 from chemeleon.generation.settings import Options, SampleSettings
 from chemeleon.storage import SAMPLE_PARTS, refuse_existing, replacing
@@ -99,9 +99,9 @@ class _Plan(NamedTuple):
 def _plan(settings: SampleSettings, model: str | Path, mine: Share) -> _Plan:
     """Load what is needed, and refuse what the model cannot make."""
     from chemeleon.evaluation.idealise import asked_symprec
+    from chemeleon.generation.asked import GUIDANCE, plain
     from chemeleon.generation.finishing import Finisher
     from chemeleon.generation.formulas import of_data, of_formulas
-    from chemeleon.generation.guidance import GUIDANCE, plain
     from chemeleon.generation.pipeline import Pipeline
     from chemeleon.generation.ranking import make_scorer
     from chemeleon.generation.relaxation import Idealiser, Relaxer
@@ -145,7 +145,7 @@ def _plan(settings: SampleSettings, model: str | Path, mine: Share) -> _Plan:
 
 def _make(plan: _Plan, draft: Path | None) -> list[Sampled]:
     """Make the crystals, most promising first, and write the files that hold one each."""
-    from chemeleon.crystals.convert import check_file_names
+    from chemeleon.crystals.files import check_file_names
     from chemeleon.data.writing import CrystalFiles
     from chemeleon.generation.ranking import best_first
 
@@ -186,7 +186,7 @@ def _add(files: CrystalFiles | None, names: Sequence[str], made: Sequence[Sample
 
 def _write(plan: _Plan, made: Sequence[Sampled], draft: Path) -> None:
     """Write files of all crystals together, and the manifest."""
-    from chemeleon.crystals.convert import write_structures
+    from chemeleon.crystals.files import write_structures
 
     settings, rows = plan.settings, zip(plan.names, made, strict=True)
     written = {name: one.structure for name, one in rows if one.structure is not None}

@@ -18,7 +18,8 @@ from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.crystals.random import fold, integers, make_keys
 from chemeleon.data.loader import PACK_BELOW
 from chemeleon.diffusion.reverse import ReverseDiffusion
-from chemeleon.generation.denoising import ALL, Asked, GuidedDenoiser
+from chemeleon.generation.asked import ALL, Asked
+from chemeleon.generation.denoising import GuidedDenoiser
 from chemeleon.generation.pipeline import Made, Pipeline
 from chemeleon.models.condition_encoder import Request
 from chemeleon.models.denoiser import LatentDiffusion

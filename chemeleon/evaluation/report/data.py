@@ -116,7 +116,7 @@ class Report:
 
     def _write_cifs(self, folder: Path) -> list[str | None]:
         """Write them, and return the path of each raw one within the report's folder."""
-        from chemeleon.crystals.texts import cif_text
+        from chemeleon.crystals.files import cif_text
 
         folder.mkdir(exist_ok=True)
         files: list[str | None] = [None] * len(self.structures)

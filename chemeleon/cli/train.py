@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they print."""
+"""`chemeleon STAGE train` and `presets`, the same for every stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chemeleon.config.launched import is_first
-from chemeleon.errors import visible
+from chemeleon.terminal import say
 
 if TYPE_CHECKING:
     from chemeleon.config.presets import Loaded
@@ -44,11 +44,6 @@ TrackerName = Annotated[
 Root = Annotated[
     Path | None, typer.Option(help="Folder of data sets [$CHEMELEON_DATA, else ./data].")
 ]
-
-
-def say(text: str, err: bool = False) -> None:
-    """Print text of any origin, see `chemeleon.errors.visible`."""
-    typer.echo(visible(text), err=err)
 
 
 def add_training(app: typer.Typer, stage: str, help: str, next_step: str) -> None:

@@ -1,13 +1,16 @@
-"""Crystals as text: CIF with the operations of their group, and POSCAR. No torch here.
+"""Crystals as files: CIF with the operations of their group, POSCAR, extxyz, JSON. No torch here.
 
 Shapes: ``N`` atoms.
 """
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,11 +18,95 @@ from chemeleon.crystals.batch import Crystal
 from chemeleon.crystals.idealise import exact, orbits
 from chemeleon.crystals.symbols import symbol
 from chemeleon.crystals.symmetry import Cell, gemmi_operations, operations
+from chemeleon.errors import DataError
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+FORMATS = ("cif", "extxyz", "json", "poscar")
+_LONGEST_NAME = 240  # bytes, as a suffix is to come
 FOLDER_FORMATS = {"cif": ".cif", "poscar": ".vasp"}  # one file each, in a folder of that name
+
+
+def write_structures(
+    structures: Sequence[Structure],
+    folder: str | Path,
+    formats: Iterable[str] = ("cif",),
+    names: Sequence[str] | None = None,
+    symmetric: Sequence[Cell | None] | None = None,
+) -> list[Path]:
+    """Write crystals in one or more formats.
+
+    Args:
+        structures: what to write; a structure that a format cannot hold stops with an error.
+        folder: made if missing.
+        formats: of ``cif`` (one file per crystal in ``cif/``), ``poscar`` (the same in
+            ``poscar/``), ``extxyz`` (``structures.extxyz``) and ``json`` (``structures.json.gz``, a
+            list of pymatgen dictionaries).
+        names: file names without suffix and ids; numbers with leading zeros if not given.
+        symmetric: for exactly symmetric crystals, the cell in which their CIFs list one atom of
+            each orbit and the operations; None, for one or all, lists all atoms.
+
+    Returns:
+        The files written.
+
+    Raises:
+        DataError: for an unknown format or a name that is no plain file name.
+    """
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    folder, formats = Path(folder), list(formats)
+    if unknown := [f for f in formats if f not in FORMATS]:
+        raise DataError(f"unknown format {', '.join(unknown)}; known are {', '.join(FORMATS)}")
+    digits = max(5, len(str(len(structures))))
+    names = [f"{i:0{digits}d}" for i in range(len(structures))] if names is None else list(names)
+    each = [form for form in formats if form in FOLDER_FORMATS]
+    if each:
+        check_file_names(names)
+    written: list[Path] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for form in each:
+        (folder / form).mkdir(exist_ok=True)
+        cells = symmetric or [None] * len(names)
+        for name, structure, cell in zip(names, structures, cells, strict=True):
+            written.append(write_text(folder, form, name, structure, cell))
+    if "extxyz" in formats:
+        from ase.io import write
+
+        frames = []
+        for name, structure in zip(names, structures, strict=True):
+            atoms: Any = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+            atoms.info = {**structure.properties, "material_id": name}
+            frames.append(atoms)
+        written.append(folder / "structures.extxyz")
+        with written[-1].open("w", encoding="utf-8", errors="backslashreplace") as file:
+            write(file, frames, format="extxyz")
+    if "json" in formats:
+        items = []
+        for name, structure in zip(names, structures, strict=True):
+            item = structure.as_dict()
+            item["properties"] = {**structure.properties, "material_id": name}
+            items.append(item)
+        written.append(folder / "structures.json.gz")
+        with gzip.open(written[-1], "wt", encoding="utf-8") as file:
+            json.dump(items, file)
+    return written
+
+
+def check_file_names(names: Iterable[str]) -> None:
+    """Refuse names of crystals that cannot be names of files.
+
+    Raises:
+        DataError: naming the first one.
+    """
+    for name in names:
+        plain = name == Path(name).name and name not in {"", ".", ".."} and "\0" not in name
+        written = name.encode(errors="replace")
+        if not plain or len(written) > _LONGEST_NAME or written.decode() != name:
+            raise DataError(
+                f"{name[:80]!r} is no name for a file, and CIF and POSCAR are one file each: rename"
+                " the crystal, or choose another format"
+            )
 
 
 def write_text(
