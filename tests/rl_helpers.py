@@ -17,7 +17,7 @@ from chemeleon.crystals.batch import Crystals
 from chemeleon.data.dataset import load_split
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion
-from chemeleon.reinforcement import stage as stage_of_rl
+from chemeleon.reinforcement import rl as stage_of_rl
 from chemeleon.reinforcement.rl import RLStage
 from chemeleon.storage import RUN_PARTS, Draft
 from chemeleon.training.launch import TrainResult

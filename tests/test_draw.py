@@ -17,7 +17,7 @@ from chemeleon.evaluation.report.draw import (
     space_group,
     structure_table,
 )
-from chemeleon.evaluation.report.render import Scene
+from chemeleon.evaluation.report.picture import picture
 
 SALT = rocksalt_cube()
 SPINEL = Structure.from_spacegroup(
@@ -46,21 +46,36 @@ def test_space_group_of_nothing() -> None:
     assert space_group(nowhere) == "-"
 
 
-def test_a_ball_is_drawn_where_it_is_and_hides_what_is_behind() -> None:
-    scene = Scene()
-    red, blue = np.array([0.9, 0.0, 0.0]), np.array([0.0, 0.0, 0.9])
-    scene.sphere(np.array([0.0, 0.0, 2.0]), 1.0, red)
-    scene.sphere(np.array([0.0, 0.0, 0.0]), 1.4, blue)
-    scene.rod(np.array([-3.0, 0.0, 0.0]), np.array([3.0, 0.0, 0.0]), 0.1, np.full(3, 0.2))
-    image = scene.render(101)
-    assert image.shape == (101, 101, 3)
+def test_a_ball_hides_what_is_behind_it_and_edges_end_at_its_surface() -> None:
+    # seen along a: oxygen in front of sodium, both on the line through the middle
+    ends = [[0.85, 0.5, 0.5], [0.5, 0.5, 0.5]]
+    pair = Structure(np.diag([6.0, 6.1, 6.2]), ["O", "Na"], ends)
+    image, without = draw_structure(pair, 200), draw_structure(Structure.from_sites(pair[1:]), 200)
+    assert image.shape == (200, 200, 3)
     assert image.min() >= 0
     assert image.max() <= 1
-    assert image[50, 50].argmax() == 0
-    assert image[50, 50, 0] > 0.4
-    assert image[50 - 20, 50].argmax() == 2  # 1.24 up: past the red ball, still on the blue one
-    assert np.all(image[5, 5] == 1)
-    assert image[50, 5].max() < 0.6  # the rod, dark
+    assert np.all(image[2, 2] == 1)
+    red = (image[..., 0] > 0.5) & (image[..., 1] < 0.4)
+    assert red.sum() > 100
+    blue = without[..., 2] > without[..., 0] + 0.15  # sodium is bluish where nothing hides it
+    assert (blue & red).any()
+
+    def edges(place: float) -> int:
+        """Grey pixels of a cell with one oxygen atom on its diagonal."""
+        shown = draw_structure(Structure(np.eye(3) * 6, ["O"], [[place] * 3]), 200)
+        return int(((shown.max(-1) - shown.min(-1) < 0.05) & (shown.mean(-1) < 0.7)).sum())
+
+    assert 100 < edges(0) < edges(0.5)  # eight balls hide the ends of all edges
+
+
+def test_a_repeated_cell_shows_the_edges_of_each() -> None:
+    slender = picture(Structure(np.diag([2.0, 3.0, 12.0]), ["C"], [[0.4, 0.4, 0.4]]))
+    assert len(slender.centres) == 4  # twice along each short axis, and no more
+    assert len(slender.corners) == 3 * 3 * 2
+    lengths = slender.corners[slender.edges[:, 0]] - slender.corners[slender.edges[:, 1]]
+    found = np.linalg.norm(lengths, axis=1)
+    assert sorted(np.round(found, 6).tolist()) == [2.0] * 12 + [3.0] * 12 + [12.0] * 9
+    assert np.allclose(slender.corners.mean(0), 0)
 
 
 def test_primitive_and_conventional_cells_look_alike() -> None:

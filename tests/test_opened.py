@@ -280,7 +280,7 @@ def test_training_keeps_the_bounds_of_models(sound):
 
 def test_a_model_brings_no_code_along(tiny_ldm, tmp_path, monkeypatch):
     """Whatever it names stays unknown to Python, in all that is done with a model."""
-    from chemeleon.reinforcement import stage
+    from chemeleon.reinforcement import rl as stage
     from chemeleon.reinforcement.rewards._loading import find_reward
     from chemeleon.training import ldm
 

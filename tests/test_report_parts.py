@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,6 @@ from energy_helpers import rocksalt_cube
 from pymatgen.core import Lattice, Structure
 from report_fixture import make_report
 
-from chemeleon.evaluation.report.charts import Frame, number, ticks
 from chemeleon.evaluation.report.columns import column_table
 from chemeleon.evaluation.report.crystal_view import (
     MOST_ATOMS_IN_ALL,
@@ -22,9 +23,13 @@ from chemeleon.evaluation.report.crystal_view import (
     crystal_views,
     select,
 )
-from chemeleon.evaluation.report.figures import write_figures
-from chemeleon.evaluation.report.histograms import histogram
-from chemeleon.evaluation.report.page import data_block, definition_list
+from chemeleon.evaluation.report.figures import (
+    histogram,
+    histogram_chart,
+    paired_bars,
+    write_figures,
+)
+from chemeleon.evaluation.report.page import data_block, definition_list, interval_bar, number
 from chemeleon.evaluation.report.periodic import place
 from chemeleon.evaluation.report.picture import picture
 
@@ -58,15 +63,45 @@ def test_histogram_states_what_lies_beyond_its_axis() -> None:
     assert constant.sample.sum() == 100
 
 
-def test_ticks_and_numbers() -> None:
-    assert ticks(0, 10) == [0, 2, 4, 6, 8, 10]
-    assert ticks(0.13, 0.87) == [0.2, 0.4, 0.6, 0.8]
-    assert ticks(3, 3) == [3]
+def test_numbers() -> None:
     assert [number(v) for v in (12345, -0.1234, 1.0, None, float("nan"))] == [
         "12,345", "−0.123", "1", "–", "–"]  # fmt: skip
-    frame = Frame((0, 10), (0, 1))
-    assert frame.x(10) > frame.x(0)
-    assert frame.y(1) < frame.y(0)
+
+
+def svg_parts(drawn: str) -> tuple[list[ElementTree.Element], list[str]]:
+    """The areas of a chart that can be pointed at, and what they say."""
+    space = "{http://www.w3.org/2000/svg}"
+    xlink = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    hits = ElementTree.fromstring(drawn.replace("<svg", xlink, 1)).findall(f"{space}rect")
+    return hits, [hit.findtext(f"{space}title") or "" for hit in hits]
+
+
+def test_a_histogram_of_a_page_tells_each_bin_and_takes_its_colours_from_the_page() -> None:
+    bins = histogram([1, 2, 2, 4], [1, 1])
+    assert bins is not None
+    drawn = histogram_chart(bins, "cost <b> in $x$ # \\1", "eV")
+    hits, texts = svg_parts(drawn)
+    assert texts[1] == "2 eV\nours 50.0 %\nreference 0.0 %"
+    assert len(texts) == 4
+    left, right = (float(hits[0].attrib["x"]), float(hits[-1].attrib["x"]))
+    assert right - left == pytest.approx(3 * float(hits[0].attrib["width"]), abs=0.2)
+    assert "cost &lt;b&gt; in $x$ # \\1 (eV)" in drawn
+    assert {"var(--ours-fill)", "var(--theirs)", "var(--soft)"} <= set(
+        re.findall(r"var\(--[a-z-]+\)", drawn)
+    )
+    assert not re.search("#[0-9a-f]{6}|<style|<metadata| id=.figure", drawn)
+
+
+def test_bars_and_intervals_of_a_page() -> None:
+    hits, texts = svg_parts(paired_bars(["P1", "<i>"], [75.0, 25.0], [0.0, 100.0]))
+    assert texts == ["P1\nours 75.0 %\nreference 0.0 %", "<i>\nours 25.0 %\nreference 100.0 %"]
+    assert float(hits[0].attrib["y"]) < float(hits[1].attrib["y"])
+    assert svg_parts(paired_bars(["P1"], [0.0], None))[1] == ["P1\nours 0.0 %"]
+    assert svg_parts(paired_bars([], [], []))[1] == []
+    bar = interval_bar(0.5, 0.25, 0.75, 0.9)
+    assert '"whisker" style="left:25.00%;width:50.00%"' in bar
+    assert '"control" style="left:90.00%;width:0.00%"' in bar
+    assert "whisker" not in interval_bar(0.5, None, None)
 
 
 def test_places_in_the_periodic_table() -> None:
@@ -139,9 +174,9 @@ def test_raw_is_drawn_in_the_cell_of_the_relaxed_one() -> None:
 def test_records() -> None:
     record = crystal_record(IRON)
     assert record is not None
-    assert record["numbers"] == [26, 26]
-    assert record["frac"] == [0, 0, 0, 50000, 50000, 50000]
+    assert Structure.from_str(record["cif"], fmt="cif") == IRON
     assert len(record["at"]) == 3 * len(record["z"]) == 27
+    assert len(record["corners"]) == len(record["edges"]) == 24
     flat = Structure(np.diag([4.0, 4.0, 0.0]), ["C"], [[0, 0, 0]])
     mixed = Structure(Lattice.cubic(3), [{"Fe": 0.5, "Ni": 0.5}], [[0, 0, 0]])
     nan = Structure(Lattice.cubic(3), ["Fe"], [[0, float("nan"), 0]])

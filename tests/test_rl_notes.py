@@ -41,3 +41,17 @@ def test_drift_is_the_part_of_atoms_that_became_others():
     assert drift({"O": 6, "S": 2}, {"O": 3, "S": 1}) == 0
     assert drift({"O": 6, "S": 2}, {"O": 1, "S": 1}) == pytest.approx(0.25)
     assert drift({"O": 1}, {"S": 1}) == 1
+
+
+def test_a_curve_of_one_update_is_seen() -> None:
+    from chemeleon.reinforcement.report import curve
+
+    one = curve("reward", [(1.0, 0.5)], {1.0: 0.2}, [(1.0, 0.7)])
+    assert "fill: var(--ours)" in one  # a point: a line has no fill
+    assert "fill: var(--control)" in one
+    assert "<h3>reward: 0.5</h3>" in one
+    assert one.count("<title>update 1\n0.5</title>") == 1
+    many = curve("reward", [(float(i), 0.1 * i) for i in range(1, 101)])
+    assert "fill: var(--ours)" not in many
+    assert many.count("<title>update ") == 100
+    assert curve("reward", []) == ""

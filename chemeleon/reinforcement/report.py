@@ -6,22 +6,39 @@ One file that opens without a network, made from metrics.jsonl and the pictures 
 from __future__ import annotations
 
 import base64
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from chemeleon.config.requests import whole_number
 from chemeleon.config.schema import RLTrainConfig
-from chemeleon.evaluation.report.charts import Frame, number, svg, ticks
-from chemeleon.evaluation.report.page import Section, definition_list, escape, page, table
+from chemeleon.evaluation.report.figures import CONTROL, LINE, OURS, chart, svg
+from chemeleon.evaluation.report.page import (
+    Section,
+    card,
+    definition_list,
+    escape,
+    facts_line,
+    number,
+    page,
+    table,
+)
 from chemeleon.reinforcement.notes import PICTURES
 from chemeleon.storage import write_text
 from chemeleon.training.tracking import read_metrics
 
 REPORT = "report.html"
 MOST_PICTURES = 8
+_MARKED = 60  # of more updates than these a line shows the points well enough
 SHARES = ("valid", "unique", "novel", "stable", "metastable", "msun")
+MADE = {
+    **{f"fact/{name}": f"{name}, share of crystals" for name in SHARES},
+    "rollout/distinct_formulas": "distinct formulas, share of crystals",
+    "rollout/distinct_elements": "distinct elements",
+    "rollout/element_drift": "element drift from the first rollout",
+}
 POLICY = {
     "train/ratio": "mean probability ratio",
     "train/ratio_off_by_most": "largest |ratio - 1|",
@@ -32,12 +49,6 @@ POLICY = {
     "train/mse": "error of the noise",
     "train/grad_norm": "gradient norm",
 }
-VARIETY = {
-    "rollout/distinct_formulas": "distinct formulas, share of crystals",
-    "rollout/distinct_elements": "distinct elements",
-    "rollout/element_drift": "element drift from the first rollout",
-}
-
 Point = tuple[float, float]
 
 
@@ -49,7 +60,7 @@ def write_report(config: RLTrainConfig, folder: Path) -> Path:
         Section("rewards", "Rewards", _rewards(config, rows), "Means over each update's crystals;"
                 " the band is one standard deviation. Dots: validation, always from the same"
                 " noise."),
-        Section("shares", "What is made", _charts(updates, _share_names(updates))),
+        Section("shares", "What is made", _charts(updates, MADE)),
         Section("policy", "Policy", _charts(updates, POLICY)),
         Section("formulas", "Most frequent formulas", _formulas(updates)),
         Section("pictures", "Best crystals", _pictures(folder), "Highest weighted reward of an"
@@ -70,7 +81,7 @@ def _facts(config: RLTrainConfig, updates: Sequence[Mapping[str, Any]]) -> str:
         if times:
             middle = sorted(times)[len(times) // 2]
             parts.append(f"{name} <b>{number(middle)}</b> s per update")
-    return f'<p class="facts-line">{"".join(f"<span>{part}</span>" for part in parts)}</p>'
+    return facts_line(parts)
 
 
 def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[Point]:
@@ -83,37 +94,25 @@ def _rewards(config: RLTrainConfig, rows: Sequence[Mapping[str, Any]]) -> str:
         line = _points(rows, f"rollout/{name}")
         spread = dict(_points(rows, f"rollout/{name}_std"))
         label = "weighted sum" if name == "reward" else name
-        charts.append(_card(label, line, spread, _points(rows, f"val/{name}")))
-    return f'<div class="grid">{"".join(charts)}</div>' if any(charts) else ""
-
-
-def _share_names(updates: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    known = {key for row in updates for key in row}
-    shares = {f"fact/{name}": f"{name}, share of crystals" for name in SHARES}
-    return {key: label for key, label in {**shares, **VARIETY}.items() if key in known}
+        charts.append(curve(label, line, spread, _points(rows, f"val/{name}")))
+    return _grid(charts)
 
 
 def _charts(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
-    cards = "".join(_card(label, _points(rows, key)) for key, label in names.items())
-    return f'<div class="grid">{cards}</div>' if cards else ""
+    return _grid([curve(label, _points(rows, key)) for key, label in names.items()])
 
 
-def _card(
+def _grid(charts: Sequence[str]) -> str:
+    return f'<div class="grid">{"".join(charts)}</div>' if any(charts) else ""
+
+
+def curve(
     label: str,
     line: Sequence[Point],
     spread: Mapping[float, float] | None = None,
     dots: Sequence[Point] = (),
 ) -> str:
-    if not line:
-        return ""
-    drawing = curve(label, line, spread or {}, dots)
-    return f'<div class="card"><h3>{escape(label)}</h3>{drawing}</div>'
-
-
-def curve(
-    label: str, line: Sequence[Point], spread: Mapping[float, float], dots: Sequence[Point]
-) -> str:
-    """Draw a number over updates.
+    """Return a card with a number over updates and its last value; nothing without a value.
 
     Args:
         label: what it is.
@@ -121,30 +120,28 @@ def curve(
         spread: half width of the band around the line, by update.
         dots: further points.
     """
-    around = [(x, y + s * spread.get(x, 0.0)) for x, y in line for s in (-1, 1)]
-    values = [y for _, y in [*around, *dots]]
-    low, high = min(values), max(values)
-    room = 0.06 * (high - low) or max(abs(high), 1e-3) * 0.1
-    last = max(x for x, _ in [*line, *dots])
-    frame = Frame((0.0, max(last, 1.0)), (low - room, high + room))
-    axes = frame.axes(ticks(0, max(last, 1.0), 5), ticks(low - room, high + room, 4), "update", "")
-    parts = [axes]
-    if spread:
-        top = [f"{frame.x(x)} {frame.y(y + spread.get(x, 0.0))}" for x, y in line]
-        bottom = [f"{frame.x(x)} {frame.y(y - spread.get(x, 0.0))}" for x, y in reversed(line)]
-        path = "L".join([*top, *bottom])
-        parts.append(f'<path d="M{path}Z" fill="var(--ours-fill)" opacity="0.22"/>')
-    path = "L".join(f"{frame.x(x)} {frame.y(y)}" for x, y in line)
-    parts.append(f'<path d="M{path}" fill="none" stroke="var(--ours)" stroke-width="1.6"/>')
-    for x, y in dots:
-        parts.append(f'<circle cx="{frame.x(x)}" cy="{frame.y(y)}" r="3" fill="var(--control)"/>')
-    edges = [0.0, *((a + b) / 2 for (a, _), (b, _) in itertools.pairwise(line)), max(last, 1.0)]
-    for (x, y), (left, right) in zip(line, itertools.pairwise(edges), strict=True):
-        tip = f"update {number(x, 6)}\n{number(y, 4)}"
-        width = max(frame.x(right) - frame.x(left), 0.1)
-        parts.append(f'<rect class="hit" x="{frame.x(left)}" y="12" width="{width:.2f}" '
-                     f'height="{frame.height}" data-tip="{escape(tip)}"/>')  # fmt: skip
-    return svg("".join(parts), label)
+    if not line:
+        return ""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = chart()
+    updates, values = np.array(line).T
+    half = np.array([(spread or {}).get(update, 0.0) for update in updates])
+    if len(line) == 1:  # a band has no width
+        axes.errorbar(updates, values, half, color=LINE, elinewidth=1)
+    elif spread:
+        axes.fill_between(updates, values - half, values + half, color=OURS, alpha=0.22)
+    axes.plot(updates, values, "-o", color=LINE, lw=1.6, ms=3 if len(line) < _MARKED else 0)
+    if dots:
+        axes.plot(*np.array(dots).T, "o", color=CONTROL, ms=4)
+    axes.set_xlim(0, max([1.0, *updates, *(x for x, _ in dots)]) * 1.03)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.set_xlabel("update")
+    edges = [0.0, *(updates[1:] + updates[:-1]) / 2, axes.get_xlim()[1]]
+    texts = [f"update {number(update, 6)}\n{number(value, 4)}" for update, value in line]
+    drawn = svg(figure, label, list(zip(edges[:-1], edges[1:], texts, strict=True)))
+    return card(f"{label}: {texts[-1].splitlines()[-1]}", drawn)
 
 
 def _formulas(updates: Sequence[Mapping[str, Any]]) -> str:
@@ -168,9 +165,6 @@ def _pictures(folder: Path) -> str:
     parts = []
     for path in files:
         data = base64.b64encode(path.read_bytes()).decode()
-        update = numbers[path]
-        parts.append(
-            f'<div class="card"><h3>update {update}</h3><img alt="best crystals of update {update}"'
-            f' style="width:100%" src="data:image/png;base64,{data}"></div>'
-        )
+        shown = f'<img style="width:100%" src="data:image/png;base64,{data}" alt="best crystals">'
+        parts.append(card(f"update {numbers[path]}", shown))
     return f'<div class="halves">{"".join(parts)}</div>' if parts else ""

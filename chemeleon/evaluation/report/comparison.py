@@ -15,8 +15,15 @@ from chemeleon.data.tables import safe_cells
 from chemeleon.evaluation.metrics.base import GROUPS
 from chemeleon.evaluation.metrics.csp import rates
 from chemeleon.evaluation.report.basis import basis, grouped, made_by
-from chemeleon.evaluation.report.charts import interval_bar, number
-from chemeleon.evaluation.report.page import Section, escape, page, table
+from chemeleon.evaluation.report.page import (
+    Section,
+    escape,
+    facts_line,
+    interval_bar,
+    number,
+    page,
+    table,
+)
 from chemeleon.evaluation.report.sections import figure_text
 from chemeleon.storage import REPORT_PARTS, replacing, write_text
 
@@ -174,18 +181,17 @@ def _page(summary: Mapping[str, Any]) -> str:
         " intervals, of all crystals requested. Where those of two sets overlap, the difference may"
         " be chance. The tick is the control: real crystals through the same code.</p>",
         sections,
-        styles=("base.css", "report.css"),
     )
 
 
 def _links(summary: Mapping[str, Any]) -> str:
     """Where the report of each set is, and how many crystals it was asked for."""
     parts = [
-        f'<span><a href="./{SETS}/{quote(name)}/report.html">{escape(name)}</a>'
-        f" <b>{number(found['requested'])}</b> crystals</span>"
+        f'<a href="./{SETS}/{quote(name)}/report.html">{escape(name)}</a>'
+        f" <b>{number(found['requested'])}</b> crystals"
         for name, found in summary["manifest"]["sets"].items()
     ]
-    return f'<p class="facts-line">{"".join(parts)}</p>'
+    return facts_line(parts)
 
 
 def _table(entries: list[Mapping[str, Any]], names: list[str]) -> str:

@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from chemeleon.crystals.files import cif_text
 from chemeleon.data.pool import Rescue, run_parallel, worker_count
-from chemeleon.evaluation.report.draw import view_matrix
-from chemeleon.evaluation.report.picture import (
-    BOND_RADIUS,
-    EDGE_SHARE,
-    ball_radii,
-    element_colours,
-    picture,
-)
+from chemeleon.evaluation.report.draw import EDGE_PIECE, HIGHLIGHT, SHARES, view_matrix
+from chemeleon.evaluation.report.picture import BOND_RADIUS, ball_radii, element_colours, picture
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -23,9 +18,9 @@ if TYPE_CHECKING:
 MOST_CRYSTALS = 2000  # crystals with a 3-D view in one file
 MOST_ATOMS = 200  # of one crystal
 MOST_ATOMS_IN_ALL = 100_000
-_MILLI = 1000  # pictures are in 0.001 angstrom,
-_FINE = 100_000  # cells in 0.00001 angstrom and fractional coordinates in 0.00001
 _FEW = 100  # fewer pictures are made in this process
+
+Record = dict[str, Any]  # see `crystal_record`
 
 
 class Selection(NamedTuple):
@@ -35,31 +30,28 @@ class Selection(NamedTuple):
     words: str
 
 
-def crystal_record(
-    structure: Structure | None, like: Structure | None = None
-) -> dict[str, list[int]] | None:
-    """Return one crystal as whole numbers, None where there is nothing that can be drawn.
+def crystal_record(structure: Structure | None, like: Structure | None = None) -> Record | None:
+    """Return one crystal for the viewer, None where there is nothing that can be drawn.
 
-    ``cell`` (9,), ``at`` (3K,) in 0.001 angstrom, ``z`` (K,) and ``bonds`` (2M,) are the picture
-    (`picture`); ``frac`` (3N,), ``lattice`` (9,) in 1e-5 and ``numbers`` (N,) the crystal as given.
+    ``cell`` (9,), ``at`` (3K,) and ``corners`` (3C,) in 0.001 angstrom, ``z`` (K,), ``bonds`` (2M,)
+    and ``edges`` (2E,) are the picture (`picture`); ``cif`` is the crystal as given.
     """
     try:
         if structure is None or not 0 < len(structure) <= MOST_ATOMS:
             return None
-        exact = (structure.frac_coords, structure.lattice.matrix)
-        if not all(np.isfinite(part).all() for part in exact):
+        if not np.isfinite([*structure.frac_coords, *structure.lattice.matrix]).all():
             return None
         seen = picture(structure, like)
         if not (np.isfinite(seen.cell).all() and np.isfinite(seen.centres).all()):
             return None
         return {
-            "cell": _whole(seen.cell, _MILLI),
+            "cell": _whole(seen.cell),
             "z": seen.numbers.tolist(),
-            "at": _whole(seen.centres, _MILLI),
+            "at": _whole(seen.centres),
             "bonds": seen.bonds.ravel().tolist(),
-            "frac": _whole(exact[0], _FINE),
-            "lattice": _whole(exact[1], _FINE),
-            "numbers": [int(z) for z in structure.atomic_numbers],
+            "corners": _whole(seen.corners),
+            "edges": seen.edges.ravel().tolist(),
+            "cif": cif_text(structure),
         }
     except Exception:  # pymatgen and disordered sites fail in many ways
         return None
@@ -67,7 +59,7 @@ def crystal_record(
 
 def crystal_views(
     pairs: Sequence[tuple[Structure | None, Structure | None]],
-) -> list[dict[str, dict[str, list[int]] | None]]:
+) -> list[dict[str, Record | None]]:
     """Return ``{"raw": record, "relaxed": record}`` for each pair, on all cores for many.
 
     Both are shown in the conventional cell of the relaxed crystal, where there is one.
@@ -87,7 +79,7 @@ def crystal_views(
 
 def _views(
     pairs: Sequence[tuple[Structure | None, Structure | None]],
-) -> list[dict[str, dict[str, list[int]] | None]]:
+) -> list[dict[str, Record | None]]:
     return [
         {"raw": crystal_record(raw, relaxed), "relaxed": crystal_record(relaxed)}
         for raw, relaxed in pairs
@@ -97,7 +89,7 @@ def _views(
 def select(
     structures: Sequence[Structure | None],
     relaxed: Sequence[Structure | None],
-    energies: Sequence[float] | None = None,
+    energies: Sequence[float] | np.ndarray | None = None,
     most: int = MOST_CRYSTALS,
 ) -> Selection:
     """Choose the crystals with a 3-D view: all, or a stated part.
@@ -106,18 +98,17 @@ def select(
     evenly over the input, as far as 100,000 atoms go.
     """
     drawn = [i for i, s in enumerate(structures) if s is not None and 0 < len(s) <= MOST_ATOMS]
-    spread = drawn
     best: list[int] = []
-    if len(drawn) > most:
-        if energies is not None:
-            finite = [i for i in drawn if np.isfinite(energies[i])]
-            best = sorted(finite, key=lambda i: energies[i])[: most // 2]
-        rest = sorted(set(drawn) - set(best))
-        places = np.linspace(0, len(rest) - 1, most - len(best)).round().astype(int)
-        spread = [rest[i] for i in places]
+    if len(drawn) > most and energies is not None:
+        finite = [i for i in drawn if np.isfinite(energies[i])]
+        best = sorted(finite, key=lambda i: energies[i])[: most // 2]
+    rest = sorted(set(drawn) - set(best))
+    places = np.linspace(0, len(rest) - 1, min(len(rest), most - len(best))).round()
+    spread = [rest[int(place)] for place in places]
     chosen, atoms = set[int](), 0
-    # the evenly spread ones in an order that stays even wherever the atoms run out
-    order = np.argsort([_reversed_bits(i) for i in range(len(spread))])
+    # the evenly spread ones in an order that stays even wherever the atoms run out: those whose
+    # multiple of the golden ratio has a small fraction
+    order = np.argsort(np.arange(len(spread)) * 0.618033988749895 % 1)
     for i in [*best, *(spread[int(k)] for k in order)]:
         pair = [structure for structure in (structures[i], relaxed[i]) if structure is not None]
         atoms += sum(len(structure) for structure in pair)
@@ -138,7 +129,7 @@ def select(
 
 
 def viewer_settings() -> dict[str, Any]:
-    """Return what viewer.js must know: colours, radii, symbols by atomic number; the view."""
+    """Return what viewer.js must know: colours, radii, symbols by atomic number; view, shading."""
     from ase.data import chemical_symbols
 
     colours = np.clip(255 * element_colours(), 0, 255).round().astype(int)
@@ -147,20 +138,12 @@ def viewer_settings() -> dict[str, Any]:
         "colours": colours.tolist(),
         "radii": ball_radii().round(3).tolist(),
         "bond": BOND_RADIUS,
-        "edge": EDGE_SHARE,
+        "edge_piece": EDGE_PIECE,
+        "highlight": HIGHLIGHT,
+        "shares": SHARES,
         "view": view_matrix().round(6).tolist(),
     }
 
 
-def _whole(values: np.ndarray, scale: int) -> list[int]:
-    return np.round(np.asarray(values, float) * scale).astype(np.int64).ravel().tolist()
-
-
-def _reversed_bits(index: int) -> float:
-    """The van der Corput sequence: any first part of it lies evenly in 0 to 1."""
-    value, weight = 0.0, 0.5
-    while index:
-        index, bit = divmod(index, 2)
-        value += bit * weight
-        weight /= 2
-    return value
+def _whole(values: np.ndarray) -> list[int]:
+    return np.round(values * 1000).astype(np.int64).ravel().tolist()

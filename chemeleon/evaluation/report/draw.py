@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,14 +15,14 @@ from chemeleon.crystals import symmetry
 from chemeleon.errors import DataError
 from chemeleon.evaluation.report.picture import (
     BOND_RADIUS,
-    EDGE_SHARE,
+    Picture,
     ball_radii,
     element_colours,
     picture,
 )
-from chemeleon.evaluation.report.render import Scene
 
 if TYPE_CHECKING:
+    from PIL.ImageDraw import ImageDraw
     from pymatgen.core import Structure
 
 MOST_SHOWN = 600
@@ -32,7 +31,14 @@ _MOST_COLUMNS = 100  # a picture has at most 2^16 pixels a side
 _PANEL_PIXELS = 380
 _DPI = 200
 AZIMUTH, ELEVATION = 17.0, 13.0  # degrees by which a, then the eye, leave the line of sight
-_EDGE_COLOUR = np.full(3, 0.38)
+EDGE_PIECE = 0.3  # angstrom: an edge may run in front of one atom and behind the next
+HIGHLIGHT = -0.35, -0.4  # of a ball, to the right and down of its middle, in radii
+# shares of white, of black if negative; haze is that of what is farthest away
+SHARES = {"light": 0.7, "rim": -0.45, "outline": -0.55, "haze": 0.35}
+_RINGS = 24  # of different brightness on a ball
+_SAMPLES = 3  # pixels painted per pixel and axis, averaged at the end
+_EDGE_PIXELS = 1.6
+_EDGE_COLOUR = np.full(3, 0.25)
 _INK, _PALE = "#1f2430", "#6b7280"
 
 
@@ -136,15 +142,15 @@ def contact_sheet(
         except Exception as error:
             note = f"cannot be drawn\n({type(error).__name__})"
             axes.text(0.5, 0.5, note, ha="center", va="center", color=_PALE, fontsize=7)
-        middle = (column + 0.5) / columns
         if titles is not None:
-            figure.text(middle, bottom + 0.12 / rows, titles[index], ha="center", color=_INK,
-                        fontsize=9)  # fmt: skip
-            continue
-        formula = _formula_text(plain_formula(structure))
-        figure.text(middle, bottom + 0.125 / rows, formula, ha="center", color=_INK, fontsize=10)
-        symbol = _space_group_text(space_group(structure))
-        figure.text(middle, bottom + 0.045 / rows, symbol, ha="center", color=_PALE, fontsize=7.5)
+            lines = [(0.12, titles[index], _INK, 9)]
+        else:
+            symbol = _space_group_text(space_group(structure))
+            formula = _formula_text(plain_formula(structure))
+            lines = [(0.125, formula, _INK, 10), (0.045, symbol, _PALE, 7.5)]
+        for height, text, colour, points in lines:
+            figure.text((column + 0.5) / columns, bottom + height / rows, text, ha="center",
+                        color=colour, fontsize=points)  # fmt: skip
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=_DPI, format="png")
@@ -152,25 +158,79 @@ def contact_sheet(
 
 
 def draw_structure(structure: Structure, pixels: int = _PANEL_PIXELS) -> np.ndarray:
-    """Draw one crystal; ``(pixels, pixels, 3)`` RGB in 0 to 1 on white."""
+    """Paint one crystal from back to front; ``(pixels, pixels, 3)`` RGB in 0 to 1 on white."""
+    from PIL import Image, ImageDraw
+
     seen = picture(structure)
-    palette, radii = element_colours(), ball_radii()
+    radii = ball_radii()[seen.numbers]
     turn = view_matrix().T
-    cell, centres = seen.cell @ turn, seen.centres @ turn
-    scene = Scene()
-    for centre, number in zip(centres, seen.numbers, strict=True):
-        scene.sphere(centre, float(radii[number]), palette[number])
-    for i, j in seen.bonds:
-        middle = (centres[i] + centres[j]) / 2
-        scene.rod(centres[i], middle, BOND_RADIUS, palette[seen.numbers[i]])
-        scene.rod(middle, centres[j], BOND_RADIUS, palette[seen.numbers[j]])
-    edge = EDGE_SHARE * float(np.linalg.norm(cell.sum(0)))
-    for corner in itertools.product((0, 1), repeat=3):
-        for axis in range(3):
-            if corner[axis] == 0:
-                start = np.array(corner) @ cell
-                scene.rod(start, start + cell[axis], edge, _EDGE_COLOUR)
-    return scene.render(pixels)
+    centres, corners = seen.centres @ turn, seen.corners @ turn
+    low = np.minimum((centres - radii[:, None]).min(0), corners.min(0))
+    high = np.maximum((centres + radii[:, None]).max(0), corners.max(0))
+    size = pixels * _SAMPLES
+    scale = 0.97 * size / max(float((high - low)[:2].max()), 1e-6)  # pixels per angstrom
+
+    def place(point: np.ndarray) -> tuple[float, float]:
+        x, y = (point - (low + high) / 2)[:2] * scale
+        return size / 2 + x, size / 2 - y
+
+    image = Image.new("RGB", (size, size), "white")
+    brush = ImageDraw.Draw(image)
+    balls = [(centre, centre, number) for centre, number in zip(centres, seen.numbers, strict=True)]
+    rods = [(start @ turn, end @ turn, number) for start, end, number in _rods(seen, radii)]
+    for start, end, number in sorted([*balls, *rods], key=lambda part: part[0][2] + part[1][2]):
+        colour = element_colours()[number] if number else _EDGE_COLOUR
+        depth = (high[2] - (start + end)[2] / 2) / max(high[2] - low[2], 1e-6)
+        colour = colour + SHARES["haze"] * depth * (1 - colour)
+        if start is end:
+            _paint_ball(brush, place(start), scale * float(ball_radii()[number]), colour)
+            continue
+        width = 2 * BOND_RADIUS * scale
+        bond = ((width + 2 * _SAMPLES, SHARES["outline"]), (width, 0.0),
+                (width / 3, SHARES["light"] / 2))  # fmt: skip
+        for wide, share in bond if number else ((_EDGE_PIXELS * _SAMPLES, 0.0),):
+            ends, tone = [place(start), place(end)], _rgb(colour, share)
+            brush.line(ends, fill=tone, width=max(round(wide), 1))
+    return np.asarray(image.resize((pixels, pixels), Image.Resampling.BOX)) / 255
+
+
+def _rods(seen: Picture, radii: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Yield start, end and atomic number of half bonds, and of pieces of cell edges with 0.
+
+    Both end at the surface of balls, and are short, so that they can be sorted by depth.
+    """
+    for bond in seen.bonds:
+        for i, j in (bond, bond[::-1]):
+            way = seen.centres[j] - seen.centres[i]
+            inside = min(0.9 * radii[i] / float(np.linalg.norm(way)), 0.5)
+            yield seen.centres[i] + inside * way, seen.centres[i] + way / 2, int(seen.numbers[i])
+    for i, j in seen.edges:
+        way = seen.corners[j] - seen.corners[i]
+        steps = np.linspace(0, 1, math.ceil(float(np.linalg.norm(way)) / EDGE_PIECE) + 1)
+        points = seen.corners[i] + steps[:, None] * way
+        middles = (points[:-1] + points[1:]) / 2
+        hidden = np.linalg.norm(middles[:, None] - seen.centres, axis=-1) < radii
+        for k in np.flatnonzero(~hidden.any(1)):
+            yield points[k], points[k + 1], 0
+
+
+def _paint_ball(
+    brush: ImageDraw, middle: tuple[float, float], radius: float, colour: np.ndarray
+) -> None:
+    x, y = middle
+    brush.ellipse((x - radius, y - radius, x + radius, y + radius),
+                  fill=_rgb(colour, SHARES["outline"]))  # fmt: skip
+    for way in np.linspace(0, 1, _RINGS, endpoint=False):  # from the rim to the highlight
+        wide = (radius - _SAMPLES) * (1 - way)
+        x, y = np.array(middle) + way * radius * np.array(HIGHLIGHT)
+        share = np.interp(way, (0, 0.5, 1), (SHARES["rim"], 0, SHARES["light"]))
+        brush.ellipse((x - wide, y - wide, x + wide, y + wide), fill=_rgb(colour, float(share)))
+
+
+def _rgb(colour: np.ndarray, share: float) -> tuple[int, ...]:
+    """Mix a colour with white, or with black where the share is negative."""
+    mixed = colour + abs(share) * ((share > 0) - colour)
+    return tuple(int(value) for value in 255 * mixed)
 
 
 def view_matrix() -> np.ndarray:

@@ -15,22 +15,10 @@ from urllib.parse import quote
 import numpy as np
 
 from chemeleon.errors import DataError
+from chemeleon.evaluation.report import sections
 from chemeleon.evaluation.report.columns import column_table
 from chemeleon.evaluation.report.crystal_view import crystal_views, select, viewer_settings
-from chemeleon.evaluation.report.extra import (
-    csp_section,
-    energies_section,
-    repetition_section,
-)
-from chemeleon.evaluation.report.page import Section, asset, escape, page
-from chemeleon.evaluation.report.sections import (
-    bins_section,
-    distributions_section,
-    elements_section,
-    headline_section,
-    manifest_section,
-    space_groups_section,
-)
+from chemeleon.evaluation.report.page import Section, asset, escape, facts_line, page
 from chemeleon.storage import write_text
 
 if TYPE_CHECKING:
@@ -74,8 +62,9 @@ def write_html(
     chosen = select(report.structures, relaxed, _hull_energies(crystals))
     rows = _rows(total, chosen.positions)
     data = column_table(crystals, rows)
-    data["files"] = _files(crystals, rows, home or target.parent)
-    if files is not None:
+    if files is None:
+        data["files"] = _files(crystals, rows, home or target.parent)
+    else:
         data["files"] = [(name := files[i]) and f"./{quote(name)}" for i in rows]
     pairs = [(report.structures[i], relaxed[i]) for i in chosen.positions]
     views = {i + 1: view for i, view in zip(chosen.positions, crystal_views(pairs), strict=True)}
@@ -83,23 +72,22 @@ def write_html(
     if len(rows) < total:
         words = f"{len(rows):,} of {total:,} rows; crystals.csv has all. {words}"
     parts = (
-        headline_section(summary),
-        csp_section(summary),
-        energies_section(summary),
-        distributions_section(summary),
-        elements_section(summary, total),
-        space_groups_section(summary),
-        bins_section(summary),
-        repetition_section(summary),
+        sections.headline_section(summary),
+        sections.csp_section(summary),
+        sections.energies_section(summary),
+        sections.distributions_section(summary),
+        sections.elements_section(summary, total),
+        sections.space_groups_section(summary),
+        sections.bins_section(summary),
+        sections.repetition_section(summary),
         Section("crystals", "Crystals", asset("crystals.html"), words),
-        manifest_section(summary),
+        sections.manifest_section(summary),
     )
     title = str(summary["manifest"].get("title") or "Evaluation of generated crystals")
     text = page(
         title,
         f"<h1>{escape(title)}</h1>{_facts(crystals, summary['manifest'])}",
         [part for part in parts if part is not None],
-        styles=("base.css", "report.css"),
         scripts=("base.js", "viewer.js", "table.js", "report.js"),
         data={"table-data": data, "crystal-data": views, "viewer-data": viewer_settings()},
     )
@@ -116,13 +104,13 @@ def _facts(crystals: pandas.DataFrame, manifest: Mapping[str, Any]) -> str:
         value = manifest.get(key)
         if isinstance(value, (str, int, float)):
             parts.append(f"{key} <b>{escape(value)}</b>")
-    return f'<p class="facts-line">{"".join(f"<span>{part}</span>" for part in parts)}</p>'
+    return facts_line(parts)
 
 
-def _hull_energies(crystals: pandas.DataFrame) -> list[float] | None:
+def _hull_energies(crystals: pandas.DataFrame) -> np.ndarray | None:
     for name in ("relaxed_e_above_hull_ev", "e_above_hull_ev"):
         if name in crystals:
-            values = [np.nan if v is None else float(v) for v in crystals[name].tolist()]
+            values = np.array(crystals[name].tolist(), float)
             if np.isfinite(values).any():
                 return values
     return None

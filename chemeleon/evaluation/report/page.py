@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import html
 import json
+import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -31,13 +32,12 @@ base-uri 'none'; form-action 'none'">
 {style}</style>
 </head>
 <body>
-<header class="top"><nav aria-label="Sections"><a class="brand" href="#top">{brand}</a>{links}\
-</nav><button id="theme" type="button" title="Change between light and dark">Theme</button></header>
+<header class="top"><nav aria-label="Sections"><a href="#top">chemeleon</a>{links}</nav>
+<button id="theme" class="tool" title="Change between light and dark">Theme</button></header>
 <main id="top">
 {body}
 </main>
-<div id="tip" role="tooltip" hidden></div>
-<noscript><p class="notice">This report needs JavaScript for the table of crystals.</p></noscript>
+<noscript><p class="warning">This report needs JavaScript for the table of crystals.</p></noscript>
 {blocks}
 <script>
 {script}</script>
@@ -82,10 +82,8 @@ def page(
     title: str,
     header: str,
     sections: Sequence[Section],
-    styles: Sequence[str] = ("base.css",),
     scripts: Sequence[str] = ("base.js",),
     data: Mapping[str, Any] | None = None,
-    brand: str = "chemeleon",
 ) -> str:
     """Return a whole page.
 
@@ -93,9 +91,8 @@ def page(
         title: plain text.
         header: trusted HTML above the first section.
         sections: parts in order; each becomes a link in the bar at the top.
-        styles, scripts: files of ``assets``, joined in order into one element each.
+        scripts: files of ``assets``, joined in order into one element.
         data: what scripts read, by the id of its element.
-        brand: plain text at the left of the bar.
     """
     script = "".join(asset(name) for name in scripts)
     # what is hashed is the text between the tags, with its first line break
@@ -108,13 +105,47 @@ def page(
     return _TEMPLATE.format(
         digest=digest,
         title=escape(title),
-        style="".join(asset(name) for name in styles),
-        brand=escape(brand),
+        style=asset("style.css"),
         links="".join(f'<a href="#{escape(p.anchor)}">{escape(p.title)}</a>' for p in sections),
         body="\n".join(parts),
         blocks="\n".join(data_block(name, value) for name, value in (data or {}).items()),
         script=script,
     )
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number in about that many significant digits, with a true minus; '–' for none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == int(value) and abs(value) < 1e6:
+        return f"{int(value):,}".replace("-", "−")
+    if 10**digits <= abs(value) < 1e6:
+        return f"{value:,.0f}".replace("-", "−")
+    return f"{value:.{digits}g}".replace("-", "−")
+
+
+def interval_bar(
+    value: float, low: float | None, high: float | None, control: float | None = None
+) -> str:
+    """A share in 0 to 1 with its interval and the control's mark, on a scale from 0 to 1."""
+    spans = [("fill", 0.0, value), ("whisker", low, high), ("control", control, control),
+             ("dot", value, value)]  # fmt: skip
+    marks = "".join(
+        f'<i class="{kind}" style="left:{100 * start:.2f}%;width:{100 * (end - start):.2f}%"></i>'
+        for kind, start, end in spans if start is not None and end is not None
+    )  # fmt: skip
+    label = f"{100 * value:.1f} percent"
+    return f'<span class="interval" role="img" aria-label="{label}">{marks}</span>'
+
+
+def facts_line(parts: Sequence[str]) -> str:
+    """Return what stands below the title of a page, parts of trusted HTML side by side."""
+    return f'<p class="facts-line">{"".join(f"<span>{part}</span>" for part in parts)}</p>'
+
+
+def card(title: str, body: str) -> str:
+    """Return a framed part of a section: its title as plain text, its body as trusted HTML."""
+    return f'<div class="card"><h3>{escape(title)}</h3>{body}</div>'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:

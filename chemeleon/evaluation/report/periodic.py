@@ -49,7 +49,7 @@ def periodic_table(values: Mapping[str, float], top: float, other: Mapping[str, 
             tip += f"\n{names[1]} {other.get(symbol, 0.0):.2f} %"
         cells.append(
             f'<button type="button" class="{kind}" data-element="{symbol}" tabindex="-1" '
-            f'data-tip="{escape(tip)}" '
+            f'title="{escape(tip)}" '
             f'style="grid-area:{row + (row > 7)}/{column};--h:{heat:.0f}%">{symbol}</button>'
         )
     return f'<div class="ptable">{"".join(cells)}</div>'

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 BOND_RADIUS = 0.11  # angstrom
-EDGE_SHARE = 0.0028  # radius of cell edges, in cell diagonals
 _BOUNDARY = 0.03  # fractional: atoms this near a face are drawn on the opposite one too
 _BOND_FACTOR = 1.15  # bonds are shorter than this times the sum of covalent radii,
 _NEIGHBOUR_FACTOR = 1.25  # and than this times the nearest neighbour of either atom
@@ -28,12 +27,14 @@ _SLENDER = 3.6  # a cell this many times longer than wide is repeated sideways
 
 
 class Picture(NamedTuple):
-    """One crystal, ready to be drawn: c is along z, a lies in the xz plane."""
+    """One crystal, ready to be drawn: c is along z, a lies in the xz plane, the middle is at 0."""
 
     cell: np.ndarray  # (3, 3), rows a b c of the cell drawn
     numbers: np.ndarray  # (K,) atomic numbers
     centres: np.ndarray  # (K, 3)
     bonds: np.ndarray  # (M, 2), indices of bonded atoms
+    corners: np.ndarray  # (C, 3), of every cell drawn
+    edges: np.ndarray  # (E, 2), indices of the corners that an edge joins
 
 
 def picture(structure: Structure, like: Structure | None = None) -> Picture:
@@ -62,9 +63,13 @@ def picture(structure: Structure, like: Structure | None = None) -> Picture:
         inside = ((inside @ np.linalg.inv(whole))[:, None] + points + shift).reshape(-1, 3)
         numbers = numbers.repeat(len(points))
     cell = Lattice.from_parameters(*lattice.parameters).matrix
-    source, coords = _with_boundary(inside, _repeats(lattice.abc))
-    centres = coords @ cell
-    return Picture(cell, numbers[source], centres, _bonds(cell, inside, numbers, centres, source))
+    repeats = _repeats(lattice.abc)
+    source, coords = _with_boundary(inside, repeats)
+    middle = repeats @ cell / 2
+    centres = coords @ cell - middle
+    bonds = _bonds(cell, inside, numbers, centres, source)
+    corners, edges = _grid(repeats)
+    return Picture(cell, numbers[source], centres, bonds, corners @ cell - middle, edges)
 
 
 @cache
@@ -88,11 +93,8 @@ def _metallic() -> np.ndarray:
     """Whether each element is a metal or a metalloid; ``(Z,)``."""
     from pymatgen.core import Element
 
-    flags = np.zeros(len(ball_radii()), bool)
-    for z in range(1, min(len(flags), 119)):
-        element = Element.from_Z(z)
-        flags[z] = element.is_metal or element.is_metalloid
-    return flags
+    elements = [Element.from_Z(z) for z in range(1, 119)]
+    return np.array([False, *(one.is_metal or one.is_metalloid for one in elements)])
 
 
 @lru_cache(maxsize=4)  # a crystal and its relaxed form ask in turn
@@ -130,18 +132,25 @@ def _conventional(
         return None
 
 
-def _repeats(lengths: Sequence[float]) -> tuple[int, ...]:
-    """How often a slender cell is shown along each axis."""
-    return tuple(2 if max(lengths) / length >= _SLENDER else 1 for length in lengths)
+def _repeats(lengths: Sequence[float]) -> np.ndarray:
+    """How often a slender cell is shown along each axis, ``(3,)``."""
+    return np.array([2 if max(lengths) / length >= _SLENDER else 1 for length in lengths])
 
 
-def _with_boundary(coords: np.ndarray, repeats: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _grid(repeats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of all cells, ``(C, 3)`` fractional, and the pairs that an edge joins, ``(E, 2)``."""
+    corners = np.array(list(itertools.product(*(range(count + 1) for count in repeats))))
+    steps = np.abs(corners[:, None] - corners[None]).sum(-1)
+    return corners, np.argwhere(np.triu(steps == 1))
+
+
+def _with_boundary(coords: np.ndarray, repeats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fill the cells, faces included: ``(K,)`` indices of atoms and ``(K, 3)`` coordinates."""
     inside = coords - np.floor(coords + _BOUNDARY)
     source, places = [], []
     for shift in itertools.product(*(range(count + 1) for count in repeats)):
         moved = inside + shift
-        kept = (moved <= np.array(repeats) + _BOUNDARY).all(1)
+        kept = (moved <= repeats + _BOUNDARY).all(1)
         source.append(np.flatnonzero(kept))
         places.append(moved[kept])
     return np.concatenate(source), np.concatenate(places)

@@ -2,17 +2,6 @@
 
 const ROW = 33, OVERSCAN = 8; // pixels, as in report.css; rows
 
-const ELEMENTS = new Set(("H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se " +
-  "Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta " +
-  "W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr").split(" "));
-
-function formatted(value, column) {
-  if (value === null || value === undefined) return "–";
-  if (column.kind === "flag") return value ? "yes" : "no";
-  if (column.kind === "text") return value;
-  return value.toFixed(column.digits).replace("-", "−");
-}
-
 /** Chemical formula with its numbers as subscripts. */
 function formula(text) {
   return make("span", { class: "formula" }, ...String(text).split(/(\d+\.?\d*)/).filter((part) => part && part !== "1")
@@ -27,156 +16,128 @@ function spaceGroup(text) {
       : part[0] === "_" ? make("sub", {}, part[1]) : part));
 }
 
+/** A value as people write it: text or an element. */
+function written(value, column) {
+  if (value === null || value === undefined) return "–";
+  if (/formula$/.test(column.key)) return formula(value);
+  if (/space_group_symbol$/.test(column.key)) return spaceGroup(value);
+  if (column.kind === "flag") return value ? "✓" : "✕";
+  return column.kind === "text" ? value : value.toFixed(column.digits).replace("-", "−");
+}
+
+const SHORT = { volume: "volume_per_atom_a3", ehull: "e_above_hull_ev", rmsd: "relax_rmsd_a" }; // names in filters
+const SIGNS = { "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b,
+  "=": (a, b) => a === b, "!=": (a, b) => a !== b };
+
 /** Turn words into a test of a row. Throws an Error that says which word is not understood. */
 function parseQuery(words, table) {
   const tests = words.trim().split(/\s+/).filter(Boolean).map((word) => {
     const compared = /^([\w-]+)(<=|>=|!=|=|<|>)(.*)$/.exec(word);
     if (compared) {
-      const [, name, sign, wanted] = compared;
-      const column = table.columnNamed(name);
+      const [, name, sign, wanted] = compared, column = table.columnNamed(name);
       if (!column) throw new Error(`no column “${name}”`);
-      const values = table.values[column.key];
+      const values = table.values[column.key], test = SIGNS[sign];
       if (column.kind === "text") {
         if (sign !== "=" && sign !== "!=") throw new Error(`“${name}” is text: use = or !=`);
-        return (i) => (String(values[i] ?? "").toLowerCase() === wanted.toLowerCase()) === (sign === "=");
+        return (i) => test(String(values[i] ?? "").toLowerCase(), wanted.toLowerCase());
       }
       const number = { yes: 1, no: 0 }[wanted] ?? Number(wanted);
       if (wanted === "" || Number.isNaN(number)) throw new Error(`“${wanted}” in “${word}” is not a number`);
-      const test = { "<": (v) => v < number, ">": (v) => v > number, "<=": (v) => v <= number,
-        ">=": (v) => v >= number, "=": (v) => v === number, "!=": (v) => v !== number }[sign];
-      return (i) => values[i] !== null && test(values[i]);
+      return (i) => values[i] !== null && test(values[i], number);
     }
     const symbols = word.split("-");
-    if (symbols.every((symbol) => ELEMENTS.has(symbol)))
+    if (symbols.every((symbol) => table.symbols.has(symbol)))
       return (i) => symbols.every((symbol) => table.elements[i].has(symbol));
-    const part = word.toLowerCase();
-    return (i) => table.texts[i].includes(part);
+    return (i) => table.texts[i].includes(word.toLowerCase());
   });
   return (i) => tests.every((test) => test(i));
 }
 
 class CrystalTable {
-  constructor(holder, data, onSelect) {
+  /** `data` is that of columns.py, `symbols` those of the elements; `onSelect` is told the row that is chosen. */
+  constructor(holder, data, symbols, onSelect) {
     Object.assign(this, { holder, columns: data.columns, values: data.values, rows: data.rows, onSelect });
-    this.count = data.rows.length;
-    this.order = Array.from({ length: this.count }, (_, i) => i);
-    this.sorted = { key: null, down: false };
-    this.selected = -1;
-    const texts = ["id", "formula", "reduced_formula", "space_group_symbol", "reason"];
+    Object.assign(this, { symbols: new Set(symbols), sorted: {}, selected: -1, kept: () => true });
     const of = (key, i) => this.values[key]?.[i] ?? "";
-    this.texts = this.order.map((i) => texts.map((key) => of(key, i)).join(" ").toLowerCase());
-    this.elements = this.order.map((i) => new Set(of("formula", i).match?.(/[A-Z][a-z]?/g) ?? []));
-    this.body = make("tbody");
+    const texts = ["id", "formula", "reduced_formula", "space_group_symbol", "reason"];
+    this.texts = this.rows.map((_, i) => texts.map((key) => of(key, i)).join(" ").toLowerCase());
+    this.elements = this.rows.map((_, i) => new Set(of("formula", i).match?.(/[A-Z][a-z]?/g) ?? []));
     this.head = make("thead");
-    holder.append(make("table", { class: "crystals", "aria-rowcount": this.count }, this.head, this.body));
-    holder.tabIndex = 0;
+    this.body = make("tbody");
+    holder.append(make("table", { class: "crystals", "aria-rowcount": this.rows.length }, this.head, this.body));
     holder.addEventListener("scroll", () => this.#rowsInSight(), { passive: true });
     holder.addEventListener("keydown", (event) => this.#key(event));
     new ResizeObserver(() => this.#rowsInSight()).observe(holder);
-    this.#header();
+    this.#arrange();
   }
 
   columnNamed(name) {
     const plain = (text) => text.toLowerCase().replace(/[\s_-]/g, "");
-    const short = { atoms: "num_atoms", elements: "num_elements", ehull: "e_above_hull_ev", density: "density_g_cm3",
-      volume: "volume_per_atom_a3", energy: "energy_ev_per_atom", rmsd: "relax_rmsd_a" }[plain(name)];
-    return this.columns.find((c) => c.key === (short ?? name))
-      ?? this.columns.find((c) => plain(c.key) === plain(name) || plain(c.label) === plain(name));
+    return this.columns.find((c) => c.key === (SHORT[plain(name)] ?? name))
+      ?? this.columns.find((c) => [c.key, c.label].some((text) => plain(text) === plain(name)));
   }
-  shown() { return this.columns.filter((column) => column.shown); }
-  show(key, on) { this.columns.find((column) => column.key === key).shown = on; this.#header(); this.#rowsInSight(true); }
-
-  filter(test) {
-    this.kept = test;
-    this.order = [];
-    for (let i = 0; i < this.count; i++) if (test(i)) this.order.push(i);
-    this.#sortOrder();
-    this.holder.scrollTop = 0;
-    this.#rowsInSight(true);
-  }
+  show(key, on) { this.columns.find((column) => column.key === key).shown = on; this.#arrange(); }
+  filter(test) { this.kept = test; this.holder.scrollTop = 0; this.#arrange(); }
   sort(key) {
-    const down = this.sorted.key === key ? !this.sorted.down : false;
-    this.sorted = this.sorted.key === key && this.sorted.down ? { key: null, down: false } : { key, down };
-    if (this.sorted.key === null) this.order.sort((i, j) => i - j);
-    this.#sortOrder();
-    this.#header();
-    this.#rowsInSight(true);
+    this.sorted = this.sorted.key !== key ? { key } : this.sorted.down ? {} : { key, down: true };
+    this.#arrange();
   }
   select(i, reveal = true) {
     this.selected = i;
-    const at = this.order.indexOf(i);
-    if (reveal && at >= 0) {
-      const head = this.head.offsetHeight, { scrollTop, clientHeight } = this.holder, y = at * ROW;
-      if (y < scrollTop) this.holder.scrollTop = y;
-      else if (y + ROW + head > scrollTop + clientHeight) this.holder.scrollTop = y + ROW + head - clientHeight;
-    }
-    this.#rowsInSight(true);
+    const top = this.order.indexOf(i) * ROW, { holder } = this;
+    const least = top + ROW + this.head.offsetHeight - holder.clientHeight; // the row is at the lower end
+    if (reveal && top >= 0) holder.scrollTop = Math.min(top, Math.max(least, holder.scrollTop));
+    this.#rowsInSight();
     this.onSelect(i);
   }
 
-  #sortOrder() {
-    const { key, down } = this.sorted;
-    if (key === null) return;
-    const values = this.values[key], sign = down ? -1 : 1;
-    const text = new Intl.Collator("en", { numeric: true });
-    const compare = this.columns.find((column) => column.key === key).kind === "text"
-      ? text.compare : (a, b) => a - b;
-    this.order.sort((i, j) => { // what is missing comes last, either way
+  /** Find the rows that are kept, in order, and draw the table anew. */
+  #arrange() {
+    this.order = this.rows.map((_, i) => i).filter((i) => this.kept(i));
+    const { key, down } = this.sorted, values = this.values[key], text = new Intl.Collator("en", { numeric: true });
+    const compare = typeof values?.find((value) => value !== null) === "string" ? text.compare : (a, b) => a - b;
+    if (key) this.order.sort((i, j) => { // what is missing comes last, either way
       const a = values[i], b = values[j];
-      if (a === null || b === null) return (a === null) - (b === null) || i - j;
-      return sign * compare(a, b) || i - j;
+      return (a === null) - (b === null) || (a !== null && (down ? compare(b, a) : compare(a, b))) || i - j;
     });
-  }
-  #header() {
-    const cells = this.shown().map((column) => {
-      const mine = this.sorted.key === column.key, arrow = mine ? (this.sorted.down ? " ↓" : " ↑") : "";
+    this.shown = this.columns.filter((column) => column.shown);
+    const heads = this.shown.map((column) => {
+      const unit = column.unit ? ` (${column.unit})` : "", arrow = column.key !== key ? "" : down ? " ↓" : " ↑";
       return make("th", { scope: "col", class: column.kind,
-        "aria-sort": mine ? (this.sorted.down ? "descending" : "ascending") : "none" },
+        "aria-sort": column.key !== key ? "none" : down ? "descending" : "ascending" },
       make("button", { type: "button", "data-key": column.key, onclick: () => this.sort(column.key),
-        "data-tip": `${column.label}${column.unit ? ` (${column.unit})` : ""}\nfilter: ${column.key}` },
+        title: `${column.label}${unit}\nfilter: ${column.key}` },
       make("span", {}, column.label + arrow), column.unit ? make("small", {}, column.unit) : null));
     });
-    this.head.replaceChildren(make("tr", {}, make("th", { scope: "col", class: "number index" }, "#"), ...cells));
-    this.drawn = null;
+    this.head.replaceChildren(make("tr", {}, make("th", { scope: "col", class: "number index" }, "#"), ...heads));
+    this.#rowsInSight();
   }
-  #rowsInSight(force = false) {
-    const tall = this.holder.clientHeight || 600;
+  #rowsInSight() {
+    const tall = this.holder.clientHeight || 600, count = this.order.length;
     const first = Math.max(0, Math.floor(this.holder.scrollTop / ROW) - OVERSCAN);
-    const last = Math.min(this.order.length, Math.ceil((this.holder.scrollTop + tall) / ROW) + OVERSCAN);
-    if (!force && this.drawn?.[0] === first && this.drawn?.[1] === last) return;
-    this.drawn = [first, last];
-    const columns = this.shown(), spacer = (rows) =>
-      make("tr", { class: "spacer", "aria-hidden": "true", style: `height:${rows * ROW}px` });
-    const lines = this.order.slice(first, last).map((i, k) => this.#line(i, first + k, columns));
-    if (!this.order.length)
-      lines.push(make("tr", {}, make("td", { colspan: columns.length + 1, class: "empty" }, "No crystal fits.")));
-    this.body.replaceChildren(spacer(first), ...lines, spacer(this.order.length - last));
+    const last = Math.min(count, Math.ceil((this.holder.scrollTop + tall) / ROW) + OVERSCAN);
+    const spacer = (rows) => make("tr", { class: "spacer", "aria-hidden": "true", style: `height:${rows * ROW}px` });
+    const lines = this.order.slice(first, last).map((i, k) => this.#line(i, first + k));
+    if (!count) lines.push(make("tr", {}, make("td", { colspan: this.shown.length + 1, class: "empty" }, "No crystal fits.")));
+    this.body.replaceChildren(spacer(first), ...lines, spacer(count - last));
   }
-  #line(i, at, columns) {
+  #line(i, at) {
     const failed = this.values.status?.[i] === "failed";
-    const cells = columns.map((column) => this.#cell(this.values[column.key][i], column, i));
+    const cells = this.shown.map((column) => {
+      const value = this.values[column.key][i], kind = column.kind === "flag" && value ? "flag yes" : column.kind;
+      const tag = failed && column.key === "id" ? make("span", { class: "tag" }, "failed") : null;
+      const title = tag ? this.values.reason?.[i] : column.kind === "text" ? value : null; // long texts are cut off
+      return make("td", { class: value === null ? `${column.kind} missing` : kind, title }, written(value, column), tag);
+    });
     return make("tr", { "data-row": i, "aria-rowindex": at + 1, "aria-selected": i === this.selected,
       class: failed ? "failed" : null, onclick: () => this.select(i, false) },
     make("td", { class: "number index" }, String(this.rows[i])), ...cells);
-  }
-  #cell(value, column, i) {
-    if (column.key === "id" && this.values.status?.[i] === "failed")
-      return make("td", { class: "text", "data-tip": this.values.reason?.[i] ?? "failed" }, String(value ?? "–"),
-        make("span", { class: "tag" }, "failed"));
-    let content = formatted(value, column), kind = column.kind;
-    if (value === null) kind += " missing";
-    else if (/formula$/.test(column.key)) content = formula(value);
-    else if (/space_group_symbol$/.test(column.key)) content = spaceGroup(value);
-    else if (column.kind === "flag") { kind += value ? " yes" : " no"; content = value ? "✓" : "✕"; }
-    const tip = column.kind === "text" && String(value ?? "").length > 22 ? value : null;
-    return make("td", { class: kind, "data-tip": tip }, content);
   }
   #key(event) {
     const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: 15, PageUp: -15, Home: -Infinity, End: Infinity };
     if (!(event.key in steps) || !this.order.length || event.target.closest("button")) return;
     event.preventDefault();
-    const at = this.order.indexOf(this.selected);
-    const next = Math.min(this.order.length - 1, Math.max(0, (at < 0 ? 0 : at) + (at < 0 ? 0 : steps[event.key])));
-    this.select(this.order[next]);
+    const at = this.order.indexOf(this.selected), next = at < 0 ? 0 : at + steps[event.key];
+    this.select(this.order[Math.min(this.order.length - 1, Math.max(0, next))]);
   }
 }
