@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from chemeleon.crystals.files import cif_text
-from chemeleon.data.pool import Rescue, run_parallel, worker_count
 from chemeleon.evaluation.report.draw import EDGE_PIECE, HIGHLIGHT, SHARES, view_matrix
 from chemeleon.evaluation.report.picture import BOND_RADIUS, ball_radii, element_colours, picture
+from chemeleon.evaluation.work import Each, answers
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 MOST_CRYSTALS = 2000  # crystals with a 3-D view in one file
 MOST_ATOMS = 200  # of one crystal
 MOST_ATOMS_IN_ALL = 100_000
-_FEW = 100  # fewer pictures are made in this process
 
 Record = dict[str, Any]  # see `crystal_record`
 
@@ -64,26 +63,20 @@ def crystal_views(
 
     Both are shown in the conventional cell of the relaxed crystal, where there is one.
     """
-    if len(pairs) < _FEW or worker_count() < 2:
-        return _views(pairs)
-    chunks = [pairs[i : i + 50] for i in range(0, len(pairs), 50)]
-    nothing = {"raw": None, "relaxed": None}
-    rescue = Rescue(
-        split=lambda chunk: [[pair] for pair in chunk],
-        join=lambda parts: [view for part in parts for view in part],
-        give_up=lambda chunk, reason: [nothing] * len(chunk),
-    )
-    found = run_parallel(f"{__name__}:_views", chunks, worker_count(), rescue)
-    return [view for chunk in found for view in chunk]
+    return list(answers(Views([]), pairs))
 
 
-def _views(
-    pairs: Sequence[tuple[Structure | None, Structure | None]],
-) -> list[dict[str, Record | None]]:
-    return [
-        {"raw": crystal_record(raw, relaxed), "relaxed": crystal_record(relaxed)}
-        for raw, relaxed in pairs
-    ]
+class Views(Each):
+    """Records of pairs of a crystal as given and relaxed."""
+
+    size = 50
+
+    def lost(self, reason: str) -> dict[str, Record | None]:
+        return {"raw": None, "relaxed": None}
+
+    def answer(self, item: tuple[Structure | None, Structure | None]) -> dict[str, Record | None]:
+        raw, relaxed = item
+        return {"raw": crystal_record(raw, relaxed), "relaxed": crystal_record(relaxed)}
 
 
 def select(
