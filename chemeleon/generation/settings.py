@@ -53,11 +53,13 @@ class SampleSettings:
         formats: files to write there, beside manifest.json.
         seed: same seed, same crystals, whatever the batch size.
         batch_size: crystals at a time; None finds one that fits.
-        num_atoms: allowed numbers of atoms per cell, such as 5,8; by default as trained.
+        num_atoms: allowed numbers of atoms per cell, such as 5,8; by default as trained, of these
+            the ones that a composition asked for goes into.
         conditions: name of a condition that the model was trained with to a value, such as
             ``{"band_gap": 2.0, "space_group": "Fm-3m"}``, or to a list with one per crystal.
         guidance: how hard to push towards the conditions: 0 not at all, 1 as trained; by default 2.
-        guidance_interval: shares of the walk from which to which to push, such as 0.2,0.8; by
+        guidance_interval: shares of the walk from which to which to push, such as 0.2,0.8; the rest
+            is told the conditions, and no more (Kynkäänniemi et al. 2024, arXiv:2404.07724). By
             default all of it.
         allow_elements: symbols of the only elements that atoms may have, such as Li,Mn,O.
         forbid_elements: symbols of elements that atoms may not have, such as Pb,Tl.
@@ -178,27 +180,14 @@ class SampleSettings:
 
 
 class Options(TypedDict, total=False):
-    """Keywords of a `Pipeline`: the part of `SampleSettings` that decides how crystals are made.
+    """Keywords of a `Pipeline`: fields of `SampleSettings` that decide how crystals are made, and
 
     Attributes:
-        seed: same seed, same crystals.
-        num_atoms: allowed numbers of atoms; by default the training distribution, of which the
-            numbers that a composition asked for goes into.
         atoms: atomic numbers of each crystal, ``M`` lists, for a model of kind csp; the crystals
             have exactly these, in the order of the model's training.
         sampler: scheduler, steps and eta; by default what the model's config says.
-        batch_size: crystals at a time; by default one that fits is found.
-        precision: of the networks; ``auto`` is bf16 where a GPU has it. Steps between their
-            evaluations are in float32 in any case.
         rank: make only every ``world``-th crystal, in the order of sizes, beginning with this one.
         world: processes that share the work.
-        conditions: condition to a value as users write it, or to a list with one per crystal, in
-            which None asks nothing.
-        guidance: how hard to push, see `denoising.guide`; by default 2.
-        guidance_interval: part of the walk in which to push, from and to as shares; the rest is
-            told the conditions, and no more (Kynkäänniemi et al. 2024, arXiv:2404.07724).
-        allow_elements: symbols of the only elements that atoms may have.
-        forbid_elements: symbols of elements that atoms may not have.
     """
 
     seed: int
