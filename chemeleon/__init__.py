@@ -1,4 +1,4 @@
-"""Train, steer and judge generative models of crystals.
+"""Train, steer and evaluate generative models of crystals.
 
 ``chemeleon.vae``, ``chemeleon.ldm``, ``chemeleon.rl``, ``chemeleon.predict``, ``chemeleon.hub``,
 ``chemeleon.prepare``, ``chemeleon.sample``, ``chemeleon.evaluate`` and ``chemeleon.compare``

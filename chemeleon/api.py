@@ -155,7 +155,7 @@ def predict_run(
 
 @called_with(EvaluateSettings)
 def evaluate(settings: EvaluateSettings) -> Report:
-    """Judge crystals; the arguments are those of `chemeleon evaluate`.
+    """Evaluate crystals; the arguments are those of `chemeleon evaluate`.
 
     Raises:
         ChemeleonError: one of its subclasses, saying what to do.

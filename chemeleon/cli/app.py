@@ -83,7 +83,7 @@ def chemeleon(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
-    """Train, steer and judge generative models of crystals.
+    """Train, steer and evaluate generative models of crystals.
 
     A VAE encodes crystals into latents (`vae`), a diffusion transformer learns to make such latents
     (`ldm`), rewards teach it what is wanted (`rl`), `sample` turns them into crystals, `evaluate`

@@ -96,7 +96,7 @@ def prepare(
     properties: Annotated[Path | None, typer.Option()] = None,
     limit: Annotated[
         list[str] | None,
-        typer.Option(help="What a file may ask for: bytes, atoms, operations or frames=NUMBER."),
+        typer.Option(help="Bounds on one file: bytes, atoms, operations or frames=NUMBER."),
     ] = None,
     problems: Problems = 20,
     **settings: Any,
@@ -136,7 +136,7 @@ def download(
     name: Annotated[str, typer.Argument(help="mp_20, perov_5 or carbon_24.")],
     root: Root = None,
 ) -> None:
-    """Fetch a public data set; a broken download goes on where it stopped."""
+    """Fetch a public data set; an interrupted download is resumed."""
     from chemeleon.config.presets import load_data
     from chemeleon.data.download import download as fetch
     from chemeleon.terminal import Terminal

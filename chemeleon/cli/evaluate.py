@@ -36,7 +36,7 @@ References = Annotated[
         "--reference",
         "-r",
         help="Set to be novel against: data set, NAME/SPLIT or path, or 'NAME where"
-        " EXPRESSION'; repeatable. What is new is so against all of them.",
+        " EXPRESSION'; repeatable. Novel is against all of them.",
     ),
 ]
 Hulls = Annotated[
@@ -71,7 +71,7 @@ def evaluate(
     overwrite: Overwrite = False,
     **settings: Any,
 ) -> None:
-    """Judge crystals one by one: validity, uniqueness, novelty, distributions, energies.
+    """Evaluate crystals one by one: validity, uniqueness, novelty, distributions, energies.
 
     [bold]Examples[/]
 

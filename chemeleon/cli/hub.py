@@ -26,7 +26,7 @@ app = typer.Typer(no_args_is_help=True, help="Models of the hub: list, fetch, im
 def list_models() -> None:
     """List the models that have a name: those inside this package, and those of the hub.
 
-    A name stands for its model wherever one is asked for: shipped:NAME or hub:NAME. Your own names
+    A name stands for its model wherever one is needed: shipped:NAME or hub:NAME. Your own names
     go into $CHEMELEON_HUB, a YAML file of the shape of configs/hub.yaml.
 
     [bold]Examples[/]

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 Model = Annotated[str | None, typer.Option("--model", "-m")]
 NumSamples = Annotated[int, typer.Option("--num-samples", "-n")]
 Formula = Annotated[
-    list[str] | None, typer.Option(help="Ask a csp model for a formula; repeatable.")
+    list[str] | None,
+    typer.Option(help="Formula for a csp model to find structures of; repeatable."),
 ]
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="Folder for the files.", metavar="DIR")
@@ -47,7 +48,7 @@ Conditions = Annotated[
 ]
 Table = Annotated[bool, typer.Option("--table/--no-table", help="Print a table of the crystals.")]
 Evaluate = Annotated[
-    bool, typer.Option("--evaluate", help="Also judge them, into the folder's evaluation/.")
+    bool, typer.Option("--evaluate", help="Also evaluate them, into the folder's evaluation/.")
 ]
 Reference = Annotated[
     list[str] | None,

@@ -31,7 +31,7 @@ Output = Annotated[
     typer.Option("--output", "-o", help="Run folder; default runs/STAGE-PRESET.", metavar="DIR"),
 ]
 Resume = Annotated[
-    Path | None, typer.Option("--resume", help="Go on with this run folder.", metavar="DIR")
+    Path | None, typer.Option("--resume", help="Resume the run in this folder.", metavar="DIR")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run made.")]
 ShowConfig = Annotated[

@@ -65,7 +65,8 @@ class VAEConfig(Section):
     dropout: Fraction = Field(default=0.0, description="Dropout inside the blocks.")
     kind: Literal["dng", "csp"] = Field(
         default="dng",
-        description="`dng` decodes elements; `csp` is given them (formula to structure).",
+        description="`dng` decodes elements; `csp` is conditioned on them (crystal structure"
+        " prediction).",
     )
     decoder_types: bool = Field(
         default=False,
@@ -130,7 +131,7 @@ class DenoiserConfig(Section):
     )
     types: bool = Field(
         default=False,
-        description="The denoiser sees each atom's element; goes with a VAE of kind csp.",
+        description="The denoiser is conditioned on species; goes with a VAE of kind csp.",
     )
     self_conditioning: bool = Field(
         default=False,
@@ -172,7 +173,7 @@ class DiffusionConfig(Section):
         default=0.02, gt=0, lt=1, description="Last beta of the linear schedule."
     )
     logit_normal: bool = Field(
-        default=False, description="Flow only: draw times from a logit-normal instead of uniformly."
+        default=False, description="Flow only: sample times from a logit-normal, not uniformly."
     )
 
     @model_validator(mode="after")
@@ -188,26 +189,26 @@ class DiffusionConfig(Section):
 
 
 class SamplerConfig(Section):
-    """The reverse walk that `sample` uses if not told otherwise."""
+    """Reverse diffusion, as `sample` does it unless its options say otherwise."""
 
     scheduler: Annotated[str, AfterValidator(known_scheduler)] = Field(
         default="ddim",
         description="ddim, ddpm, dpm++ or unipc; euler for flow models.",
     )
-    steps: TimeSteps = Field(default=50, description="Evaluations of the denoiser.")
+    steps: TimeSteps = Field(default=50, description="Number of denoising steps.")
     eta: Fraction = Field(
-        default=1.0, description="Share of fresh noise in DDIM: 0 none, 1 as in DDPM."
+        default=1.0, description="Stochasticity (DDIM eta): 0 is deterministic, 1 as in DDPM."
     )
     temperature: float = Field(
         default=1.0,
         gt=0,
         le=2,
-        description="Scale of all noise of the walk; below 1 for likelier, less varied crystals.",
+        description="Scale of all noise in sampling; below 1 for likelier, less varied crystals.",
     )
     element_price: NonNegative = Field(
         default=0.0,
-        description="How much likelier (log-probability over its atoms) a crystal must be for"
-        " another element to be worth it; 0 lets every atom choose by itself.",
+        description="Composition penalty on the number of elements: log-probability, summed over"
+        " its atoms, that another element has to add to a crystal's; 0 decodes every atom alone.",
     )
 
     def unread_eta(self, *more: str) -> str | None:
@@ -223,7 +224,7 @@ class SamplerConfig(Section):
 
 
 class ConditionConfig(Section):
-    """One property that generation can be steered by."""
+    """One property that generation is conditioned on."""
 
     kind: Literal[
         "composition", "chemical_system", "num_elements", "number", "category", "space_group"
@@ -273,7 +274,8 @@ class LDMConfig(Section):
     )
     condition_drop: Fraction = Field(
         default=0.2,
-        description="Share of training crystals whose condition is hidden (guidance); of several"
+        description="Share of training crystals whose condition is dropped, which classifier-free"
+        " guidance needs; of several"
         " conditions each by itself, and for the same share all together.",
     )
     latent_scale: Literal["channel", "scalar"] = Field(
@@ -281,7 +283,7 @@ class LDMConfig(Section):
         description="Standardise latents per channel, or by one number (published).",
     )
     sample_posterior: bool = Field(
-        default=True, description="Train on draws of the posterior (published) or on its mean."
+        default=True, description="Train on samples of the posterior (published) or on its mean."
     )
     ema_decay: float = Field(
         default=0.9999, ge=0, lt=1, description="Decay of averaged weights; 0 is off."

@@ -83,12 +83,13 @@ class RLConfig(Section):
     )
     sampler: SamplerConfig = Field(
         default_factory=SamplerConfig,
-        description="How rollouts walk: ddim or ddpm; euler for flow models, with the noise of"
-        " Flow-GRPO (Liu et al. 2025, arXiv:2505.05470), whose level is eta.",
+        description="How rollouts are sampled: ddim or ddpm; euler for flow models, with the noise"
+        " of Flow-GRPO (Liu et al. 2025, arXiv:2505.05470), whose level is eta.",
     )
     guidance: NonNegative | None = Field(
         default=None,
-        description="Conditional models: guidance scale in rollouts; none is the condition alone."
+        description="Conditional models: classifier-free guidance scale in rollouts; none is the"
+        " condition alone."
         " Not for rejection.",
     )
     guidance_interval: tuple[Fraction, Fraction] = Field(
@@ -131,14 +132,14 @@ class RLConfig(Section):
     )
     drop_flat_groups: bool = Field(
         default=False,
-        description="Leave out groups whose rewards are all equal (DAPO, Yu et al. 2025,"
+        description="Leave out groups whose rewards have zero variance (DAPO, Yu et al. 2025,"
         " arXiv:2503.14476), on all processes together; by default they count with advantage 0.",
     )
     keep_share: float = Field(
         default=0.25,
         gt=0,
         le=1,
-        description="Rejection: best part of a group, learned from.",
+        description="Rejection: top fraction of a group, which is trained on.",
     )
     noise_draws: Positive = Field(
         default=8, description="Rejection: noise levels that each kept crystal is shown at."

@@ -25,7 +25,7 @@ class DownloadConfig(Section):
 
 
 class LimitsConfig(Section):
-    """What a file may ask of the reader: more is refused, unread. Defaults as `data.limits`."""
+    """Bounds on one file: more is refused, unread. Defaults as `data.limits`."""
 
     bytes: Positive = Field(
         default=1 << 28, description="Of one structure file after decompression."
@@ -38,7 +38,7 @@ class LimitsConfig(Section):
 
 
 class AugmentConfig(Section):
-    """Changes to a training crystal that keep it the same crystal, drawn per crystal."""
+    """Random changes to each training crystal that keep it the same crystal."""
 
     translate: bool = Field(default=True, description="Move the origin by a uniform random vector.")
     rotate: bool = Field(default=True, description="Turn the cell by a uniformly random rotation.")
@@ -136,8 +136,9 @@ class OptimConfig(Section):
     schedule: Literal["constant", "cosine", "clock", "plateau"] = Field(
         default="constant",
         description="Learning rate after warm-up; `cosine` ends at min_lr_ratio with the last step,"
-        " `clock` when trainer.max_minutes are over, on any machine (so no two runs are the same;"
-        " warm-up takes a twentieth of the time at most).",
+        " `clock` is a time-budgeted cosine decay, over when"
+        " trainer.max_minutes are, on any machine (so no two runs are the same; warm-up takes a"
+        " twentieth of the time at most).",
     )
     warmup_steps: int = Field(default=0, ge=0, description="Steps of linear warm-up.")
     min_lr_ratio: Fraction = Field(default=0.0, description="Last over peak learning rate.")
@@ -180,8 +181,8 @@ class TrainerConfig(Section):
     )
     keep: Literal["best", "last"] = Field(
         default="best",
-        description="The model that a run stands for, and the only one it leaves but `last`: `best`"
-        " by validation, or `last`, for diffusion whose loss says little of its samples.",
+        description="Checkpoint selection: `best` by validation, kept beside `last`; or `last`"
+        " alone, for diffusion whose loss says little of its samples.",
     )
     val_match_samples: int = Field(
         default=256,

@@ -1,4 +1,4 @@
-"""What can be asked of `prepare`: each keyword, its default and what it means, said once.
+"""What `prepare` takes: each keyword, its default and what it means, said once.
 
 Nothing here imports torch or pymatgen, so that the command line can read it for its help.
 """
@@ -38,7 +38,7 @@ class PrepareSettings:
         cif_column: CSV column of CIF text.
         properties: CSV of numbers for the crystals, joined by their names in its column
             ``id_column``; see `data.properties`.
-        limits: what a file may ask for, see ``data.limits``.
+        limits: bounds on what one file may hold, see ``data.limits``.
         overwrite: replace what an earlier run wrote to the output folder.
         progress: show a bar.
     """

@@ -53,7 +53,7 @@ def evaluate(
     manifest: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Judge crystals; one row for each, whatever is wrong with it.
+    """Evaluate crystals; one row for each, whatever is wrong with it.
 
     Args:
         source: file or folder, see `data.sources`, or structures (None: asked for, not made).

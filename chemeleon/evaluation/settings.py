@@ -1,4 +1,4 @@
-"""How crystals are to be judged, checked before any work."""
+"""How crystals are to be evaluated, checked before any work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to judge.
+    """How to evaluate crystals.
 
     Attributes:
         references: sets to be novel against: data sets (their train split), ``NAME/SPLIT`` or
@@ -44,8 +44,8 @@ class Settings:
             data hull``; of several a crystal's highest energy above hull counts, and SUN and MSUN
             are told for each. By default ``mp`` where it takes the potential's energies, else none.
         relax_steps: most steps of relaxation; 0 is none.
-        symmetrize: also idealise the relaxed crystals (or those given), and judge them again; see
-            `idealise.idealise`.
+        symmetrize: also idealise the relaxed crystals (or those given), and evaluate them again;
+            see `idealise.idealise`.
         symprec: largest tolerance of that, angstrom; by default 0.3.
         device: torch's name, for energies, such as cpu or cuda; by default a GPU if there is one.
         jobs: processes; by default all cores.
@@ -53,10 +53,10 @@ class Settings:
             then is counted.
         coverage: also COV-R and COV-P, which take matminer and time.
         control_energies: crystals of the control set, evenly spread, that get energies too.
-        properties: name of a property to the interval that is wanted, or to a value.
+        properties: name of a property to the target interval, or to a target value.
         predictor: what predicts them: run or model folder, ``hub:NAME`` or ``shipped:NAME``.
         on_error: bad rows of references, control and targets: few (up to 1 % may be left out), skip
-            (any number) or fail; those that are judged keep their rows.
+            (any number) or fail; those that are evaluated keep their rows.
         wanted: the properties with their units, which ``prediction.wanting`` sets.
         predict: gives the properties of structures; set by it, too.
     """
@@ -162,10 +162,10 @@ class WrittenSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(WrittenSettings):
-    """What `evaluate` is asked for.
+    """What `evaluate` takes.
 
     Attributes:
-        source: file or folder of crystals, or pymatgen structures (None: asked for, not made).
+        source: file or folder of crystals, or pymatgen structures (None: requested, not generated).
         ids: names of structures.
         manifest: what is known of the origin of the crystals.
     """
@@ -177,7 +177,7 @@ class EvaluateSettings(WrittenSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings(WrittenSettings):
-    """What `compare` is asked for.
+    """What `compare` takes.
 
     Attributes:
         sources: files or folders of crystals. In the folder that is written, each has its own

@@ -1,4 +1,4 @@
-"""What can be asked of `sample`: each keyword, its default and what it means, said once.
+"""What `sample` takes: each keyword, its default and what it means, said once.
 
 Nothing here imports torch or pymatgen, so that the command line can read it for its help.
 """
@@ -38,39 +38,41 @@ class SampleSettings:
     Attributes:
         model: run or model folder, ``hub:NAME`` or ``shipped:NAME``; by default the one inside the
             package, for formulas that of kind csp.
-        num_samples: how many crystals; of each formula, if formulas are asked for.
+        num_samples: how many crystals; of each formula, if formulas are given.
         formula: one or more formulas, for a model of kind csp. The structures come formula by
             formula, the most promising first.
         formula_units: formula units per cell to try, such as 1,2,4; by default what training makes
             likely.
         formulas_from: data set and split (``perov_5/test``) or file of structures whose atoms are
-            asked for; samples are called ``ID-1``, ``ID-2``, ... and not ranked. ``where
+            requested; samples are called ``ID-1``, ``ID-2``, ... and not ranked. ``where
             EXPRESSION`` behind it takes some of the rows.
         on_error: its bad rows: few (up to 1 % are left out), skip (any number) or fail.
-        rank_by: order of a formula's candidates: energy (CHGNet), model (how well it recognises
-            what it made), auto (energy where CHGNet is installed, else model) or none.
+        rank_by: order of a formula's candidates: energy (CHGNet), model (its denoising loss of
+            the crystal), auto (energy where CHGNet is installed, else model) or none.
         output: folder to write to; nothing is written if None.
         formats: files to write there, beside manifest.json.
         seed: same seed, same crystals, whatever the batch size.
         batch_size: crystals at a time; None finds one that fits.
         num_atoms: allowed numbers of atoms per cell, such as 5,8; by default as trained, of these
-            the ones that a composition asked for goes into.
+            the ones that a requested composition fits into.
         conditions: name of a condition that the model was trained with to a value, such as
             ``{"band_gap": 2.0, "space_group": "Fm-3m"}``, or to a list with one per crystal.
-        guidance: how hard to push towards the conditions: 0 not at all, 1 as trained; by default 2.
-        guidance_interval: shares of the walk from which to which to push, such as 0.2,0.8; the rest
-            is told the conditions, and no more (Kynkäänniemi et al. 2024, arXiv:2404.07724). By
-            default all of it.
+        guidance: classifier-free guidance scale (Ho & Salimans 2022, arXiv:2207.12598): 0 ignores
+            the conditions, 1 is the conditional model without guidance; by default 2.
+        guidance_interval: part of the sampling trajectory that is guided, such as 0.2,0.8, 0 its
+            beginning and 1 its end; the rest takes the conditional model without guidance
+            (Kynkäänniemi et al. 2024, arXiv:2404.07724). By default all of it.
         allow_elements: symbols of the only elements that atoms may have, such as Li,Mn,O.
         forbid_elements: symbols of elements that atoms may not have, such as Pb,Tl.
-        scheduler: of the reverse walk: ddim, ddpm, dpm++, unipc, or euler for flow models; by
+        scheduler: of reverse diffusion: ddim, ddpm, dpm++, unipc, or euler for flow models; by
             default what the model was saved with.
-        steps: evaluations of the denoiser.
-        eta: share of fresh noise: 0 none, 1 full; any for ddim, either for dpm++, others have
-            their own.
-        temperature: scale of all noise; below 1 for likelier, less varied crystals.
-        element_price: how much likelier a crystal must be for another element to be worth it: 0
-            nothing, 1 to 6 are usual against stray elements.
+        steps: number of denoising steps.
+        eta: stochasticity (DDIM eta): 0 is deterministic, 1 as in DDPM; from 0 to 1 for ddim, 0 or
+            1 for dpm++; others have their own.
+        temperature: scale of all noise, the initial one too; below 1 for likelier, less varied
+            crystals.
+        element_price: composition penalty on the number of elements: log-probability that another
+            element has to add to the crystal's; 0 is none, 1 to 6 are usual against stray elements.
         relax: most steps of relaxation, positions and cell, before ranking and writing; 0 is none.
         potential: by which to relax, and to tell whether symmetry costs energy: chgnet (default),
             mace, pkg:thing or another; see `energy.potentials.load_potential`.
@@ -78,7 +80,7 @@ class SampleSettings:
             it costs them no energy; see `evaluation.idealise.idealise`.
         symprec: its largest tolerance, angstrom; by default 0.3.
         cell: primitive or conventional cell of each crystal's group, in all formats. Without one
-            crystals come as they were made, idealised ones in the primitive cell, and their CIFs
+            crystals are written as generated, idealised ones in the primitive cell, and their CIFs
             in the conventional one.
         device: cpu, cuda, cuda:1 or another name of torch's; a GPU is used if there is one.
         precision: of the networks: fp32, bf16, or auto: bf16 where a GPU has it.
@@ -128,12 +130,12 @@ class SampleSettings:
 
     @property
     def formulas(self) -> list[str]:
-        """The formulas that are asked for."""
+        """The formulas that are given."""
         return [self.formula] if isinstance(self.formula, str) else list(self.formula or ())
 
     @property
     def of_atoms(self) -> bool:
-        """Whether a model is asked for crystals of given atoms."""
+        """Whether the atoms of the crystals are given."""
         return bool(self.formulas or self.formulas_from)
 
     @property
