@@ -26,18 +26,19 @@ import pandas as pd
 from chemeleon.energy.compositions import fractions
 from chemeleon.energy.hull_sources import find_hull
 
+NOVEL = "unique and novel %"
 # (name in summary.json, title, factor, digits)
 SHARES = (
     ("valid_structure", "structure %", 100, 1),
     ("valid_composition", "SMACT %", 100, 1),
     ("unique", "unique %", 100, 1),
-    ("unique_novel", "unique and new %", 100, 1),
+    ("unique_novel", NOVEL, 100, 1),
     ("wasserstein_density", "density", 1, 3),
     ("wasserstein_elements", "elements", 1, 3),
 )
 CONTROL = "real crystals (control)"
 CRYSTALITE = "Crystalite, arXiv:2604.02270"
-PAPER = ["structure %", "SMACT %", "unique and new %", "E ≤ 0.1 %", "SUN %", "density", "elements"]
+PAPER = ["structure %", "SMACT %", NOVEL, "E ≤ 0.1 %", "SUN %", "density", "elements"]
 PUBLISHED = {
     "mp_20_open": (
         ("FlowMM", 93.0, 83.2, 84.0, 46.1, 31.6, 1.389, 0.075, "1560"),
@@ -72,28 +73,29 @@ PUBLISHED_CSP = {
 JUDGED = (
     ("structure %", "valid_structure", None),
     ("SMACT %", "valid_composition", None),
-    ("unique and new %", "unique_novel", "relaxed_unique_novel"),
+    (NOVEL, "unique_novel", "relaxed_unique_novel"),
     ("too close %", "close_contact", "relaxed_close_contact"),
     ("E ≤ 0.1 %", "metastable", "relaxed_metastable"),
     ("P1 at 0.01 Å %", "p1_strict", "relaxed_p1_strict"),
 )
 NEUTRAL = """
 Judged by SevenNet-l3i5 with the corrections of MP2020, a potential that neither made, chose nor
-rewarded any of these crystals; raw / after at most 100 steps of relaxation by the judge. 2,000
-crystals each, one seed: differences below 3 points may be chance. New is against `mp`'s train split
-and the shipped model's own training set joined. SUN and MSUN are told on the hull `mp` (32,001
-phases of DFT) and on `mp_all` (55,055, partly estimated by CHGNet); the lower one counts. The last
-columns tell how many crystals are of systems that `mp` has a phase of, and SUN of these alone:
-where it has none, phases of fewer elements alone compete, and E is likely too low. Too close:
-atoms nearer than 0.75 of their covalent radii.
+rewarded any of these crystals; as each row gives them / after at most 100 steps of relaxation by
+the judge. 2,000 crystals each, one seed: differences below 3 points may be chance. Novel is against
+`mp`'s train split and the shipped model's own training set joined. SUN and MSUN are given on the
+hull `mp` (32,001 phases of DFT) and on `mp_all` (55,055, partly estimated by CHGNet); the lower one
+counts. The last columns give the share of crystals in chemical systems that `mp` has a phase of,
+and SUN of these alone: elsewhere only phases of fewer elements compete, and E is likely too low.
+Too close: atoms nearer than 0.75 of the sum of their covalent radii.
 """
 EXPLAINED = """
 **The tuned model's SUN is no discovery.** After relaxation it is above that of real crystals, so it
 had to be explained: 70 % of its crystals, and 84 % of what counts as SUN, are of systems without a
 phase in the hull, and 76 % of what counts as SUN hold a radioactive, toxic or very scarce element
 (a third promethium). Within known systems 21 % of its crystals are SUN, against 27 % of the
-control. Tuning by an energy reward seeks out what the hull does not know, whichever hull it is;
-rank its crystals by `hull_state` and `impractical` before any of them is computed by DFT.
+control. Tuning by an energy reward moves towards chemical systems without competing phases in the
+hull, whichever hull it is; rank its crystals by `hull_state` and `impractical` before any of them
+is computed by DFT.
 """
 
 
@@ -105,9 +107,9 @@ crystals) that was never published; `mp`, which comes with the package, has the 
 has superseded it.
 """
 SIMPLE = """
-As they come, seen without energies. Shares are of all crystals asked for, new is against the train
-split; density (g/cm³) and elements are Wasserstein distances to the test split, in the control row
-those between its two halves.
+As generated (unrelaxed), without energies. Shares are of all requested crystals, novel is against
+the train split; density (g/cm³) and elements are Wasserstein distances to the test split, in the
+control row those between its two halves.
 """
 MORE = {
     "mp_20_open": """
