@@ -18,7 +18,7 @@ train.add_training(
     "rl",
     """Tune a latent diffusion model by rewards (GRPO).
 
-    An epoch is one update: groups of crystals are made, scored and learned from.
+    An epoch is one update: groups of crystals are generated and scored, and the policy is updated.
 
     Rewards named ./FILE.py:NAME or package.module:NAME in a config are code, and it is run: read a
     config from others, and what it names, before you use it with --config. A model brings none.

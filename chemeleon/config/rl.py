@@ -55,7 +55,7 @@ class RewardConfig(Section):
 
 
 class RLConfig(Section):
-    """How crystals are made, scored and learned from; the defaults are the published algorithm.
+    """How crystals are generated, scored and trained on; the defaults are the published algorithm.
 
     One update makes ``data.batch_size`` groups of ``num_group_samples`` crystals on each process.
     The crystals of a group have the number of atoms (the condition, the composition) of one
@@ -119,7 +119,7 @@ class RLConfig(Section):
     )
     window: Positive | None = Field(
         default=None,
-        description="Take noise in, and learn from, this many consecutive steps only; the others"
+        description="Add noise in, and train on, this many consecutive steps only; the others"
         " are deterministic (MixGRPO, Li et al. 2025, arXiv:2507.21802). Not for ddpm.",
     )
     window_every: Positive = Field(

@@ -31,7 +31,8 @@ class Settings:
     Attributes:
         references: sets to be novel against: data sets (their train split), ``NAME/SPLIT`` or
             paths, each with ``where EXPRESSION`` or without. "Unique and novel" is against all of
-            them; the first is the training set of ``replay``.
+            them; the first is the training set, whose duplicates are counted
+            (memorisation, ``replay``).
         control: set that passes through the same code, and whose distributions are those to
             compare with: a data set or path, auto (the test split of the first reference that is a
             data set) or none.
@@ -42,7 +43,7 @@ class Settings:
             `energy.potentials.load_potential`.
         hull: what the energies are measured against: ``mp``, ``mp_all``, or a file of ``chemeleon
             data hull``; of several a crystal's highest energy above hull counts, and SUN and MSUN
-            are told for each. By default ``mp`` where it takes the potential's energies, else none.
+            are given for each. By default ``mp`` where it takes the energies, else none.
         relax_steps: most steps of relaxation; 0 is none.
         symmetrize: also idealise the relaxed crystals (or those given), and evaluate them again;
             see `idealise.idealise`.

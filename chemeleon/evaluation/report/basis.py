@@ -37,7 +37,7 @@ def basis(manifest: Mapping[str, Any], *, before: bool = True) -> dict[str, str]
         limits += f", angle {matcher['angle_tol_degree']}°"
         found["novelty"] = f"Matcher {matcher['name']}: {limits}."
         if references:
-            found["novelty"] += f" New against {' and '.join(map(_set, references))}."
+            found["novelty"] += f" Novel against {' and '.join(map(_set, references))}."
     if against := manifest.get("control") or next(iter(references), None):
         found["distance"] = f"To {_set(against)}."
     if limits := manifest.get("disordered_novelty"):
@@ -54,7 +54,7 @@ def basis(manifest: Mapping[str, Any], *, before: bool = True) -> dict[str, str]
         found["property"] += f" By {asked['predictor']}."
     judge = judged_by(manifest)
     if judge:
-        limits = f"SUN: E ≤ 0, MSUN: E ≤ {METASTABLE_EV} eV/atom above the hull, unique and new."
+        limits = f"SUN: E ≤ 0, MSUN: E ≤ {METASTABLE_EV} eV/atom above the hull, unique and novel."
         made = made_by(manifest) if before else ""
         found["energy"] = f"{judge} {limits} {made}".rstrip()
         if manifest.get("relax_steps"):

@@ -203,7 +203,7 @@ def csp_section(summary: Mapping[str, Any]) -> Section | None:
 
 
 def repetition_section(summary: Mapping[str, Any]) -> Section | None:
-    """What fine-tuning tends to spoil: frequent formulas, copies, elements against the base."""
+    """What fine-tuning tends to spoil: frequent formulas, memorisation, elements."""
     found = summary.get("repetition") or {}
     top = found.get("top_formulas") or []
     if not top:
@@ -211,7 +211,7 @@ def repetition_section(summary: Mapping[str, Any]) -> Section | None:
     facts = [
         ("the ten most frequent formulas", found.get("top_ten")),
         ("the same, base model", found.get("base_top_ten")),
-        ("replay: crystals of the training set", found.get("replay")),
+        ("memorisation: duplicates of the training set", found.get("replay")),
     ]
     found_shares = [_figure({**part, "label": label}) for label, part in facts if part]
     rows = [[escape(entry["formula"]), number(entry["count"])] for entry in top]
