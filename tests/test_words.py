@@ -12,9 +12,13 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import chemeleon
 from chemeleon.cli.app import app
+from chemeleon.config.presets import describe_preset, list_presets
+from chemeleon.config.schema import STAGES
+from chemeleon.reinforcement.rewards._loading import built_in
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,7 +36,7 @@ WORDS = {
     r"\bgo(es|ing)? on with\b": "resume",
     r"\bdraw(s|n)? (new )?crystals": "sample, generate",
     r"(unique|stable),? and new\b|\bnew and stable|, new and|new is against|count as new"
-    r"|\bnew %": "novel",
+    r"|\bnew %|new, stable|different .{0,30}and new\b": "novel",
     r"\bsound\b(?!\.)|structurally broken|broken (crystals?|candidates)|are broken|be broken"
     r"|is broken": "valid, invalid",
     r"(is|are) told the (elements|conditions)|given them \(": "conditioned on",
@@ -59,6 +63,12 @@ def _helps(command: Any, name: str) -> Iterator[tuple[str, str]]:
         yield from _helps(child, f"{name} {child.name}")
 
 
+def _presets() -> Iterator[tuple[str, str]]:
+    for stage in STAGES:
+        for name in list_presets(stage):
+            yield f"{stage} preset {name}", describe_preset(stage, name)
+
+
 def _cells(notebook: Path) -> Iterator[tuple[str, str]]:
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     for number, cell in enumerate(cells):
@@ -68,7 +78,7 @@ def _cells(notebook: Path) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory) -> list[tuple[str, str]]:
-    """Where each text is, and the text: pages, help of the command line, keywords, settings."""
+    """Where each text is, and the text: pages, help, settings, presets and rewards."""
     folder = tmp_path_factory.mktemp("reference")
     _module(ROOT / "docs" / "write_reference.py").write_reference(folder)
     verbs = (chemeleon.sample, chemeleon.evaluate, chemeleon.compare, chemeleon.prepare)
@@ -78,6 +88,8 @@ def texts(tmp_path_factory) -> list[tuple[str, str]]:
         *_helps(typer.main.get_command(app), "chemeleon"),
         *((f"chemeleon.{verb.__name__}", verb.__doc__ or "") for verb in verbs),
         ("settings", (folder / "settings.md").read_text(encoding="utf-8")),
+        *_presets(),
+        ("rewards", CliRunner().invoke(app, ["rl", "rewards", *built_in()]).output),
     ]
 
 
@@ -96,6 +108,8 @@ def test_the_texts_are_all_there(texts):
     assert "DDIM" in whole["chemeleon sample eta"]
     assert "cosine" in whole["settings"]
     assert whole["chemeleon ldm"]
+    assert "charge neutrality" in whole["rewards"]
+    assert whole["rl preset mp/dng"]
 
 
 @pytest.mark.parametrize(

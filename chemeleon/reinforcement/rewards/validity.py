@@ -20,12 +20,12 @@ class ValidityOptions(Section):
     """Settings of `Validity`."""
 
     composition: bool = Field(
-        default=True, description="Also ask for charge neutrality (SMACT; metals pass)."
+        default=True, description="Also require charge neutrality (SMACT; metals pass)."
     )
 
 
 class Validity(Reward):
-    """1 for crystals with sound structure and composition, else 0."""
+    """1 for crystals with valid structure and composition, else 0."""
 
     Options = ValidityOptions
     floor = 0.0
