@@ -61,7 +61,8 @@ def resolve(
     elif preset is None and config_file is None:
         known = ", ".join(presets.list_presets(stage))
         raise ConfigError(f"name a --preset or a --config file. Presets of {stage}: {known}")
-    return presets.load(stage, preset, Path(config_file) if config_file else None, overrides)
+    path = Path(config_file) if config_file else None
+    return presets.load(stage, preset, path, overrides, fresh=resume is None)
 
 
 def train(

@@ -83,8 +83,15 @@ def test_one_file_is_trained_saved_loaded_and_sampled(mlp, tiny_vae, tmp_path):
     assert torch.isfinite(crystals.frac_coords).all()
 
 
+def test_a_network_without_conditions_refuses_them(mlp, tiny_vae, tmp_path):
+    more = ["ldm.conditions={density: {kind: number, column: density}}", "data.targets=[density]"]
+    with pytest.raises(ConfigError, match=r"mlp takes no conditions, and ldm\.conditions has dens"):
+        api.ldm_train("demo/null", [*words(tiny_vae), *more], output=tmp_path / "run")
+
+
 def test_an_unknown_network_is_refused_before_anything_is_read(tmp_path):
-    assert known_networks() == ["dit"]
+    assert "dit" in known_networks()
+    assert "base" not in known_networks()
     with pytest.raises(ConfigError, match="no network 'dti'; did you mean 'dit'"):
         find_network("dti")
     with pytest.raises(ConfigError, match="no network 'mlp'"):

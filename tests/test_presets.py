@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from chemeleon import api
 from chemeleon.cli.app import app
 from chemeleon.config import presets
 from chemeleon.config.schema import STAGES, LDMTrainConfig, VAETrainConfig
@@ -339,3 +340,12 @@ def test_every_counterpart_runs(command, tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "max_epochs" in result.output
     assert sorted(p.name for p in run.iterdir()) == ["config.yaml"]  # nothing was started
+
+
+def test_a_resumed_run_keeps_settings_that_would_change_nothing(tmp_path):
+    words = ["rl.keep_share=0.3", "rl.ldm_ckpt_path=somewhere"]
+    with pytest.raises(ConfigError, match=r"rl\.keep_share would change nothing|keep_share would"):
+        api.resolve("rl", "demo/dng", overrides=words)
+    config = presets.load("rl", "demo/dng", overrides=words, fresh=False).config
+    (tmp_path / "config.yaml").write_text(presets.to_yaml(config))
+    assert api.resolve("rl", resume=tmp_path).config == config

@@ -43,6 +43,7 @@ class _Commands(TyperGroup):
         """Find the command; of several processes, only the first runs one that is not shared."""
         if is_one_of_several() and args[0] != "sample" and args[1:2] != ["train"]:
             if not is_first():
+                typer.echo("this process did nothing: the command takes the first alone", err=True)
                 ctx.exit()
             typer.echo("this command takes one process: the others have ended", err=True)
         return super().resolve_command(ctx, args)

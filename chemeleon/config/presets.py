@@ -155,6 +155,8 @@ def load(
     preset: str | None = None,
     config_file: Path | None = None,
     overrides: Sequence[str] = (),
+    *,
+    fresh: bool = True,
 ) -> Loaded:
     """Stack the layers of a stage and validate the result.
 
@@ -163,6 +165,7 @@ def load(
         preset: name under ``configs/<stage>``; only ``base`` is used if None.
         config_file: a YAML file on top, for example the ``config.yaml`` of an earlier run.
         overrides: ``KEY=VALUE`` words, applied last.
+        fresh: refuse settings that would change nothing; a run that is resumed may have some.
 
     Raises:
         ConfigError: with every problem found, and the layer that set the value.
@@ -174,7 +177,10 @@ def load(
     if config_file is not None:
         stack.append((str(config_file), _read(config_file)))
     stack += [(f"command line: {word}", parse_override(word)) for word in overrides]
-    return stack_layers(STAGES[stage], stack)
+    loaded = stack_layers(STAGES[stage], stack)
+    if fresh and (unread := loaded.config.unread()):
+        raise ConfigError("\n".join(unread))
+    return loaded
 
 
 def stack_layers(schema: type[StageConfig], stack: list[tuple[str, dict[str, Any]]]) -> Loaded:

@@ -44,14 +44,14 @@ class RewardConfig(Section):
         default_factory=dict, description="The reward's own settings: `chemeleon rl rewards NAME`."
     )
 
-    @model_validator(mode="after")
-    def _normalised_together(self) -> RewardConfig:
+    def unread(self) -> list[str]:
+        """Return the settings that would change nothing, and why."""
         if self.within == "batch" and self.normalise in ("none", "clip"):
-            raise ValueError(
+            return [
                 f"within=batch would change nothing with normalise={self.normalise}, which looks at"
                 " each crystal alone: leave it out, or normalise by minmax, std or mean"
-            )
-        return self
+            ]
+        return []
 
 
 class RLConfig(Section):
@@ -177,6 +177,19 @@ class RLConfig(Section):
             return rewards
         return {name: reward for name, reward in rewards.items() if reward is not None}
 
+    def unread(self) -> list[str]:
+        """Return the settings that would change nothing, and why."""
+        eta, fields = self.sampler.unread_eta("euler"), type(self).model_fields
+        found = [] if eta is None else [f"sampler.{eta}"]
+        if names := [n for n in _UNREAD[self.algorithm] if getattr(self, n) != fields[n].default]:
+            found.append(
+                f"{', '.join(names)} would change nothing with algorithm={self.algorithm}:"
+                " leave out, or choose the other algorithm"
+            )
+        for name, reward in self.rewards.items():
+            found += [f"rewards.{name}.{text}" for text in reward.unread()]
+        return found
+
     @model_validator(mode="after")
     def _consistent(self) -> RLConfig:
         problems = []
@@ -191,8 +204,6 @@ class RLConfig(Section):
             )
         if name != "ddpm" and self.sampler.eta == 0:
             problems.append("sampler.eta=0 walks without noise, so there is nothing to learn from")
-        if problem := self.sampler.unread_eta("euler"):
-            problems.append(f"sampler.{problem}")
         if self.window is not None and name == "ddpm":
             problems.append("window needs steps without noise, which ddpm does not have: use ddim")
         if self.window is not None and self.window >= steps:
@@ -215,12 +226,6 @@ class RLConfig(Section):
         if self.algorithm == "rejection" and self.guidance is not None:
             problems.append(
                 "guidance goes with algorithm=grpo: rejection would train its effect into the model"
-            )
-        fields = type(self).model_fields
-        if unread := [n for n in _UNREAD[self.algorithm] if getattr(self, n) != fields[n].default]:
-            problems.append(
-                f"{', '.join(unread)} would change nothing with algorithm={self.algorithm}:"
-                " leave out, or choose the other algorithm"
             )
         written = {f"{n}_{what}" for n in ("reward", *self.rewards) for what in ("std", "failed")}
         for name in self.rewards:

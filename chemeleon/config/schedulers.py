@@ -23,7 +23,8 @@ class SchedulerKind:
         process: of the models that it fits, see `architecture.DiffusionConfig`.
         options: of the class, beside those that follow from the model. Clipping and thresholding
             are off: these are latents, not pictures.
-        quiet, noisy: further ones for eta = 0 and eta > 0.
+        quiet, noisy: further ones for eta = 0 and eta > 0; the ``step`` of a class with ``noisy``
+            is given the noise, as ``variance_noise``.
         etas: those that it takes; None for all from 0 to 1.
         of_eta: what it makes of others, in words.
         gaussian: its steps have a likelihood.
@@ -92,6 +93,6 @@ def known_scheduler(name: str) -> str:
         ValueError: if there is none; says what there is.
     """
     if name not in SCHEDULERS:
-        meant, known = nearest(name, SCHEDULERS), ", ".join(SCHEDULERS)
+        meant, known = nearest(name, SCHEDULERS) or ".", ", ".join(SCHEDULERS)
         raise ValueError(f"there is no scheduler '{name}'{meant} Known: {known}")
     return name

@@ -229,6 +229,10 @@ class StageConfig(Section):
             raise ValueError("optim.schedule=clock needs trainer.max_minutes")
         return self
 
+    def unread(self) -> list[str]:
+        """Return the settings that would change nothing, and why: a new run refuses them."""
+        return []
+
 
 class VAETrainConfig(StageConfig):
     """`chemeleon vae train`."""
@@ -250,10 +254,13 @@ class LDMTrainConfig(StageConfig):
     stage = "chemeleon.training.ldm:LDMStage"
     ldm: LDMConfig = Field(default_factory=LDMConfig)
 
+    def unread(self) -> list[str]:
+        """See ``StageConfig``."""
+        eta = self.ldm.sampler.unread_eta()
+        return [] if eta is None else [f"ldm.sampler.{eta}"]
+
     @model_validator(mode="after")
     def _targets(self) -> LDMTrainConfig:
-        if problem := self.ldm.sampler.unread_eta():
-            raise ValueError(f"ldm.sampler.{problem}")
         missing = [
             f"ldm.conditions.{name} needs column '{c.column}'"
             for name, c in self.ldm.conditions.items()
@@ -269,6 +276,10 @@ class RLTrainConfig(StageConfig):
 
     stage = "chemeleon.reinforcement.rl:RLStage"
     rl: RLConfig
+
+    def unread(self) -> list[str]:
+        """See ``StageConfig``."""
+        return [f"rl.{text}" for text in self.rl.unread()]
 
     @model_validator(mode="after")
     def _whole_updates(self) -> RLTrainConfig:

@@ -141,7 +141,7 @@ def _check_names(model: LatentDiffusion, given: Mapping[str, object], crystals: 
         if name not in known:
             meant = "; ".join(_said(model, other) for other in known)
             raise ConfigError(
-                f"this model was not trained with a condition '{name}'{nearest(name, known)}"
+                f"this model was not trained with a condition '{name}'{nearest(name, known) or '.'}"
                 f" It knows {meant}"
             )
         if isinstance(value, list | tuple) and len(value) != crystals:

@@ -60,7 +60,7 @@ def make_scorer(by: str, pipeline: Pipeline, precision: Precision = "auto") -> S
     """
     if by not in CHOICES:
         raise ConfigError(
-            f"candidates cannot be ranked by '{by}'{nearest(by, CHOICES)} Known:"
+            f"candidates cannot be ranked by '{by}'{nearest(by, CHOICES) or '.'} Known:"
             f" {', '.join(CHOICES)}"
         )
     if by == "none":

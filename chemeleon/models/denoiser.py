@@ -43,6 +43,11 @@ class LatentDiffusion(Pretrained):
         self.vae = vae.requires_grad_(False)
         latent_dim = vae.config.latent_dim
         self.denoiser = find_network(config.denoiser.network)(config, latent_dim)
+        if config.conditions and self.denoiser.conditions is None:
+            raise ConfigError(
+                f"the network {config.denoiser.network} takes no conditions, and ldm.conditions has"
+                f" {', '.join(config.conditions)}: leave them out, or take the network dit"
+            )
         self.register_buffer("latent_mean", torch.zeros(latent_dim))
         self.register_buffer("latent_std", torch.ones(latent_dim))
         self.register_buffer("size_histogram", size_histogram.to(torch.float32))

@@ -99,7 +99,7 @@ def find_network(name: str) -> type[Network]:
     known = known_networks()
     if name not in known:
         raise ConfigError(
-            f"denoiser.network: there is no network '{name}'{nearest(name, known)} Known:"
+            f"denoiser.network: there is no network '{name}'{nearest(name, known) or '.'} Known:"
             f" {', '.join(known)}"
         )
     return import_module(f"{networks.__name__}.{name}").Denoiser
