@@ -9,7 +9,8 @@ normaliser says which there are (`wyckoff.Group.normaliser`); handedness is kept
    lightest elements do.
 3. Cell lengths are smallest in the order a, b, c.
 4. Along a polar axis an orbit of the rarest kind lies at 0.
-5. Coordinates are smallest: of the atoms of an orbit on its letter's place, and of all orbits.
+5. Coordinates are smallest, those along polar axes before others: of the atoms of an orbit on its
+   letter's place, and of all orbits.
 
 Numbers count as equal within `SAME`, so rounding does not decide. Shapes: ``M`` crystals, ``O``
 orbits of all of them, ``n`` of one; ``C`` descriptions. No torch here.
@@ -32,6 +33,7 @@ from chemeleon.crystals.wyckoff import Changes, Group, Maps, group
 SAME = 1e-5  # fractional coordinates of one place
 SAME_CELL = 1e-4  # angstrom, and radian
 _LEAST = 1e-4  # angstrom, the smallest tolerance that is tried
+_FLAT = 1e-6  # square of a cell's volume over that of a box with its sides
 _KINDS = 32  # more than a group has letters
 
 
@@ -199,12 +201,13 @@ def _anchored(table: Group, kinds: Array, coords: Array) -> tuple[Array, Array]:
 def _smallest(table: Group, letters: Array, coords: Array) -> tuple[Array, Array]:
     """Return the smallest coordinates of each orbit, and their ranks among those of its letter."""
     coords, ranks = coords.copy(), np.zeros(letters.shape, np.int64)
+    axes = np.argsort(~table.polar, kind="stable")
     for letter in np.unique(letters):
         rows = letters == letter
         place = table.places[letter]
         images = place.wrapped(place.own(coords[rows][:, None]), SAME)
         numbers = np.zeros(images.shape[:2], np.int64)
-        for axis in np.flatnonzero(place.free):
+        for axis in axes[place.free[axes]]:
             numbers = numbers << 21 | _ranks(images[..., axis])
         best = numbers.argmin(1)[:, None]
         ranks[rows] = np.take_along_axis(numbers, best, 1)[:, 0]
@@ -350,16 +353,18 @@ def projected_cells(number: int, cells: Array) -> Array:
 def basis_of(number: int, cells: Array) -> Array:
     """Return conventional cells ``(..., 3, 3)`` of a group, rows a, b, c, a along x, in angstrom.
 
-    Raises:
-        numpy.linalg.LinAlgError: if there is no cell with these angles.
+    Args:
+        number: 1 to 230; cells are moved onto its crystal system.
+        cells: ``(..., 6)``, as in `OrbitCrystal`; of one with impossible angles all is NaN.
     """
     flat = projected_cells(number, cells.reshape(-1, 6))
-    cosines = np.zeros((len(flat), 3, 3))
+    cosines = np.tile(np.eye(3), (len(flat), 1, 1))
     for angle, (i, j) in enumerate(((1, 2), (0, 2), (0, 1)), 3):
         cosines[:, i, j] = cosines[:, j, i] = np.cos(flat[:, angle])
-    cosines += np.eye(3)
-    metric = cosines * flat[:, :3, None] * flat[:, None, :3]
-    return np.linalg.cholesky(metric).reshape(*cells.shape[:-1], 3, 3)
+    real = (np.linalg.det(cosines) > _FLAT) & (flat[:, :3] > 0).all(1)
+    bases = np.full(cosines.shape, np.nan)
+    bases[real] = flat[real, :3, None] * np.linalg.cholesky(cosines[real])
+    return bases.reshape(*cells.shape[:-1], 3, 3)
 
 
 def crystals_of(orbits: Orbits) -> Crystals[Array]:
@@ -368,19 +373,18 @@ def crystals_of(orbits: Orbits) -> Crystals[Array]:
     Representatives are moved onto their letters' places, cells onto the crystal system.
 
     Returns:
-        Crystals in the order of ``orbits``, atoms orbit after orbit; one without a group has no
-        atoms.
-
-    Raises:
-        numpy.linalg.LinAlgError: if there is no cell with these angles.
+        Crystals in the order of ``orbits``, atoms orbit after orbit; one without a group, or with
+        angles that no cell has, has no atoms.
     """
     owners = np.arange(len(orbits)).repeat(orbits.num_orbits)
     lattices = np.zeros((len(orbits), 3, 3))
     counts = np.zeros(len(owners), np.int64)
     parts: list[tuple[Array, Array]] = []
-    for number in np.unique(orbits.numbers[orbits.numbers > 0]):
-        table, rows = group(int(number)), orbits.numbers == number
-        lattices[rows] = table.primitive @ basis_of(int(number), orbits.cells[rows])
+    for number in np.unique(orbits.numbers[orbits.numbers > 0]).tolist():
+        table, rows = group(number), orbits.numbers == number
+        bases = basis_of(number, orbits.cells[rows])
+        rows[rows] = real = np.isfinite(bases).all((1, 2))
+        lattices[rows] = table.primitive @ bases[real]
         inverse = np.linalg.inv(table.primitive)
         for letter in np.unique(orbits.letters[rows[owners]]):
             chosen = np.flatnonzero(rows[owners] & (orbits.letters == letter))
