@@ -26,12 +26,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chemeleon.crystals.batch import Array, Crystal, Crystals, ranges
-from chemeleon.crystals.idealise import STEP
+from chemeleon.crystals.idealise import STEP, distortion
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, crystal_system, dataset, wrapped
 from chemeleon.crystals.wyckoff import Changes, Group, Maps, group
 
 SAME = 1e-5  # fractional coordinates of one place
 SAME_CELL = 1e-4  # angstrom, and radian
+_STRAIN = 1e-3  # relative, of a cell that is as good as symmetric
 _LEAST = 1e-4  # angstrom, the smallest tolerance that is tried
 _FLAT = 1e-6  # square of a cell's volume over that of a box with its sides
 _KINDS = 32  # more than a group has letters
@@ -115,17 +116,24 @@ def orbits_of(crystal: Crystal, symprec: float = SYMPREC) -> OrbitCrystal | None
     given = found = dataset(*crystal, symprec)
     tolerance = symprec
     while found is not None and tolerance >= _LEAST:
-        if _keeps_group(given, found, symprec) and _keeps_cell(crystal, found):
+        exact = found is given and _is_exact(crystal, found, symprec)
+        if (exact or _keeps_group(given, found, symprec)) and _keeps_cell(crystal, found):
             return _read(crystal, found)
         tolerance *= STEP
         found = dataset(*crystal, tolerance)
     return None
 
 
+def _is_exact(crystal: Crystal, found: Any, symprec: float) -> bool:
+    """Tell whether a crystal is so near to its symmetry that it certainly keeps its group."""
+    if found.symprec < symprec * (1 - 1e-9):
+        return False  # other tolerances were tried, and disagreed
+    moved, strain = distortion(crystal, found)
+    return moved < TIGHT and strain < _STRAIN
+
+
 def _keeps_group(given: Any, found: Any, symprec: float) -> bool:
     """Tell whether a crystal moved onto its symmetry has the group that it had before."""
-    if found is given and found.symprec >= symprec * (1 - 1e-9):
-        return True  # only where moyopy tried other tolerances they disagree
     ideal = found.prim_std_cell
     again = dataset(ideal.numbers, ideal.positions, ideal.basis, symprec)
     return again is not None and again.number == given.number
