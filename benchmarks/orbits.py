@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chemeleon.crystals.batch import Array, Crystal, Crystals
-from chemeleon.crystals.orbits import Orbits, crystals_of, orbits_of
+from chemeleon.crystals.canonical import orbits_of
+from chemeleon.crystals.orbits import Orbits, crystals_of
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, space_group
 from chemeleon.crystals.wyckoff import group
 from chemeleon.data.named import find_set

@@ -9,15 +9,8 @@ import pytest
 from conftest import demo_crystals
 
 from chemeleon.crystals.batch import Crystal
-from chemeleon.crystals.orbits import (
-    OrbitCrystal,
-    Orbits,
-    basis_of,
-    cells_of,
-    crystals_of,
-    orbits_of,
-    redrawn,
-)
+from chemeleon.crystals.canonical import orbits_of, redrawn
+from chemeleon.crystals.orbits import OrbitCrystal, Orbits, basis_of, cells_of, crystals_of
 from chemeleon.crystals.symmetry import dataset, operations
 from chemeleon.crystals.wyckoff import group
 from chemeleon.evaluation._match_worker import match_one
