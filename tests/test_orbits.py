@@ -329,6 +329,21 @@ def test_a_cell_that_cannot_be_is_a_crystal_without_atoms() -> None:
     assert crystals.num_atoms.tolist() == [0, len(one(good).atomic_numbers)]
 
 
-def test_what_has_no_space_group_has_no_orbits() -> None:
-    flat = Crystal(np.array([6]), np.zeros((1, 3)), np.diag([3.0, 3.0, 0.1]))
-    assert orbits_of(flat) is None
+def test_where_no_symmetry_is_looked_for_every_atom_is_an_orbit() -> None:
+    lattice = np.array([[1.7, 0, 0], [-0.85, 1.4722, 0], [0, 0, 3.6]])  # boron, planes too close
+    thin = Crystal(np.array([5, 7]), np.array([[0.1, 0.2, 0.3], [0.4, 0.6, 0.8]]), lattice)
+    assert dataset(*thin, 0.1) is None
+    found = orbits_of(thin)
+    assert found is not None
+    assert (found.number, found.atomic_numbers.tolist()) == (1, [5, 7])
+    assert match_one(thin, one(found), (0.1, 0.1, 3.0), 20.0).rmse == pytest.approx(0, abs=1e-6)
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        assert_same(found, orbits_of(otherwise(thin, generator)))
+
+
+def test_what_is_no_crystal_has_no_orbits() -> None:
+    place = np.zeros((1, 3))
+    assert orbits_of(Crystal(np.array([6]), place, np.diag([3.0, 3.0, 0]))) is None
+    assert orbits_of(Crystal(np.array([6]), place * np.nan, 3 * np.eye(3))) is None
+    assert orbits_of(Crystal(np.array([6]), place, np.full((3, 3), np.inf))) is None

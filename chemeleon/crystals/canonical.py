@@ -33,15 +33,17 @@ SAME = 1e-5  # fractional coordinates of one place
 SAME_CELL = 1e-4  # angstrom, and radian
 _STRAIN = 1e-3  # relative, of a cell that is as good as symmetric
 _LEAST = 1e-4  # angstrom, the smallest tolerance that is tried
+_FLAT = 1e-3  # angstrom^3
 _KINDS = 32  # more than a group has letters
 
 
 def orbits_of(crystal: Crystal, symprec: float = SYMPREC) -> OrbitCrystal | None:
-    """Return the canonical description of a crystal, or None where no space group is found.
+    """Return the canonical description of a crystal; None where numbers are not finite or flat.
 
     Atoms and cell are moved onto the symmetry that they have within the tolerance. It is lowered
     for crystals that would have another group at this tolerance then, or fewer atoms in the
-    primitive cell than they have at `TIGHT`.
+    primitive cell than they have at `TIGHT`. Where `dataset` refuses to look for symmetry, each
+    atom is an orbit of P1.
 
     Args:
         crystal: in any cell, origin and orientation.
@@ -55,7 +57,7 @@ def orbits_of(crystal: Crystal, symprec: float = SYMPREC) -> OrbitCrystal | None
             return _read(crystal, found)
         tolerance *= STEP
         found = dataset(*crystal, tolerance)
-    return None
+    return _without_symmetry(crystal)
 
 
 def _is_exact(crystal: Crystal, found: Any, symprec: float) -> bool:
@@ -92,6 +94,16 @@ def _read(crystal: Crystal, found: Any) -> OrbitCrystal:
     coords = np.stack([_placed(table, *pair) for pair in zip(letters, positions, strict=True)])
     numbers = np.asarray(crystal.atomic_numbers, np.int64)[first]
     return _canonical(table, np.array(found.std_cell.basis), numbers, letters, coords)
+
+
+def _without_symmetry(crystal: Crystal) -> OrbitCrystal | None:
+    numbers, coords, basis = crystal
+    finite = len(numbers) and np.isfinite(basis).all() and np.isfinite(coords).all()
+    if not finite or abs(np.linalg.det(basis)) < _FLAT:
+        return None
+    letters, hand = np.zeros(len(numbers), np.int64), np.sign(np.linalg.det(basis))
+    # both turned round: the same atoms, with right-handed axes
+    return _canonical(group(1), hand * basis, np.asarray(numbers, np.int64), letters, hand * coords)
 
 
 def _placed(table: Group, letter: int, position: Array) -> Array:
