@@ -26,6 +26,7 @@ Array = NDArray[Any]
 _ZERO = 1e-6  # fractional; what tells places apart is a twenty-fourth at least
 _GENERIC = np.array([0.137283, 0.292871, 0.418934])  # on no special position
 _GRID = 48  # all origins of normalisers are multiples of 1/48
+_MOST_KEPT = 1000  # sets of changes; reduced cells of real crystals need fewer
 _STEPS = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3, indexing="ij"), -1).reshape(-1, 3)
 
 
@@ -191,6 +192,8 @@ class Group:
         """
         key = maps.rotations.tobytes() + maps.shifts.tobytes()
         if key not in self._changes:
+            if len(self._changes) >= _MOST_KEPT:
+                self._changes.clear()
             found = [self._moved(place, maps) for place in self.places]
             letters = np.stack([letters for letters, _ in found], 1)
             rotations = np.stack([moves.rotations for _, moves in found], 1)
