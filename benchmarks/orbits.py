@@ -25,11 +25,11 @@ from chemeleon.crystals.symmetry import SYMPREC, TIGHT, space_group
 from chemeleon.crystals.wyckoff import group
 from chemeleon.data.named import find_set
 from chemeleon.data.pool import run_parallel, worker_count
-from chemeleon.evaluation._match_worker import match_one
-from chemeleon.evaluation.judge import fits
+from chemeleon.evaluation.matching.judge import fits
+from chemeleon.evaluation.matching.pairs import MatchPairs
 
 TOLERANCES = (0.1, 0.1, 3.0)  # ltol, stol, angle in degrees
-SECONDS = 20.0  # for a pair of crystals
+MATCHER = MatchPairs([], TOLERANCES, seconds=20.0)
 CHUNK = 250
 
 
@@ -58,7 +58,7 @@ def _failure(given: Crystal, back: Crystal, symprec: float) -> str | None:
         return f"group {before} -> {after}, {sizes}"
     if len(given.atomic_numbers) == len(back.atomic_numbers) and fits(given, back, TOLERANCES):
         return None  # most crystals need not be reduced to be recognised
-    answer = match_one(given, back, TOLERANCES, SECONDS)
+    answer = MATCHER.answer((given, back))
     if answer.rmse is None:
         return f"no match in group {before}, {sizes}: {answer.reason or 'too far'}"
     return None

@@ -13,7 +13,7 @@ from chemeleon.crystals.canonical import orbits_of, redrawn
 from chemeleon.crystals.orbits import OrbitCrystal, Orbits, basis_of, cells_of, crystals_of
 from chemeleon.crystals.symmetry import dataset, operations
 from chemeleon.crystals.wyckoff import group
-from chemeleon.evaluation._match_worker import match_one
+from chemeleon.evaluation.matching.pairs import MatchPairs
 
 # one of each kind: origin choices, centrings, polar axes, enantiomorphs, many settings
 KINDS = [
@@ -21,6 +21,7 @@ KINDS = [
     *(152, 160, 161, 166, 167, 180, 186, 194, 198, 205, 214, 216, 220, 225, 227, 230),
 ]
 EXACT = 1e-4
+MATCHER = MatchPairs([], (0.1, 0.1, 3.0), seconds=20.0)
 
 
 def one(found: OrbitCrystal | None) -> Crystal:
@@ -88,7 +89,7 @@ def assert_returns(crystal: Crystal, symprec: float = 0.1) -> OrbitCrystal:
     assert before is not None
     assert after is not None
     assert before.number == after.number
-    answer = match_one(crystal, back, (0.1, 0.1, 3.0), 20.0)
+    answer = MATCHER.answer((crystal, back))
     assert answer.rmse is not None, answer
     return found
 
@@ -336,7 +337,7 @@ def test_where_no_symmetry_is_looked_for_every_atom_is_an_orbit() -> None:
     found = orbits_of(thin)
     assert found is not None
     assert (found.number, found.atomic_numbers.tolist()) == (1, [5, 7])
-    assert match_one(thin, one(found), (0.1, 0.1, 3.0), 20.0).rmse == pytest.approx(0, abs=1e-6)
+    assert MATCHER.answer((thin, one(found))).rmse == pytest.approx(0, abs=1e-6)
     generator = np.random.default_rng(0)
     for _ in range(5):
         assert_same(found, orbits_of(otherwise(thin, generator)))
