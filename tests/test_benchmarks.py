@@ -35,6 +35,7 @@ RUNS = {
     "evaluate_growth": "--sizes 20 --jobs 1",
     "large_start": "--crystals 40 --only dng",
     "memorisation": "{model} -n 4 --sampler ddim:2:1 --jobs 1 --out {out}",
+    "orbits": "mp/val --limit 20 --jobs 1",
     "potentials": "--device cpu --crystals 4 --potentials chgnet --ase 0 --relax 2",
     "plain_step": "--rounds 1 --steps 3",
     "predictor": "--split val --targets band_gap",

@@ -76,27 +76,43 @@ def candidates(crystal: Crystal, bounds: Bounds) -> tuple[int | None, list[Candi
 
 
 def _candidate(crystal: Crystal, group: Any, symprec: float, bounds: Bounds) -> Candidate | None:
-    numbers, frac, lattice = crystal
+    numbers = crystal.atomic_numbers
     ideal = _arrays(group.prim_std_cell)
-    axes = np.array(group.prim_std_linear)
     owner = np.array(group.mapping_std_prim)
     cells = len(numbers) // len(ideal[0])
     same = (np.bincount(owner, minlength=len(ideal[0])) == cells).all()
     if not same or (ideal[0][owner] != numbers).any():
         return None
-    shift = np.array(group.prim_std_origin_shift)
-    ways = (frac - shift) @ np.linalg.inv(axes).T - ideal[1][owner]
-    ways -= np.round(ways)
-    moved = np.linalg.norm((ways - ways.mean(0)) @ ideal[2], axis=1).max()
-    given = axes.T @ lattice
-    stretch = np.linalg.eigvals(np.linalg.solve(given @ given.T, ideal[2] @ ideal[2].T)).real
-    strain = np.abs(np.sqrt(stretch) - 1).max()
+    moved, strain = distortion(crystal, group)
     if not (moved <= bounds.moved_angstrom and strain <= bounds.strain):
         return None
     check = dataset(*ideal, TIGHT)
     if check is None or check.number != group.number:
         return None
-    return Candidate(ideal, group.number, symprec, float(moved), float(strain), cells)
+    return Candidate(ideal, group.number, symprec, moved, strain, cells)
+
+
+def distortion(crystal: Crystal, group: Any) -> tuple[float, float]:
+    """Return how far a crystal is from its symmetry.
+
+    Args:
+        crystal: as it was given to `dataset`.
+        group: what that returned.
+
+    Returns:
+        The longest way of an atom, without the shift of the whole crystal, in angstrom, and the
+        largest relative change of a length.
+    """
+    _, frac, lattice = crystal
+    ideal = _arrays(group.prim_std_cell)
+    axes = np.array(group.prim_std_linear)
+    shift = np.array(group.prim_std_origin_shift)
+    ways = (frac - shift) @ np.linalg.inv(axes).T - ideal[1][np.array(group.mapping_std_prim)]
+    ways -= np.round(ways)
+    moved = np.linalg.norm((ways - ways.mean(0)) @ ideal[2], axis=1).max()
+    given = axes.T @ lattice
+    stretch = np.linalg.eigvals(np.linalg.solve(given @ given.T, ideal[2] @ ideal[2].T)).real
+    return float(moved), float(np.abs(np.sqrt(stretch) - 1).max())
 
 
 def exact(crystal: Crystal, cell: Cell) -> tuple[Crystal, int] | None:

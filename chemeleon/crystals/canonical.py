@@ -1,0 +1,278 @@
+"""One description of each crystal as orbits, among all that its space group allows.
+
+The Euclidean normaliser says which there are in the standard setting (`wyckoff.Group.normaliser`);
+handedness is kept. So a crystal gives the same orbits in whatever cell, origin and orientation it
+comes. Rules, in turn:
+
+1. Triclinic and monoclinic axes are reduced: as short as possible, then with the largest angles.
+2. The Wyckoff letters, of all orbits together, come first in the alphabet; then those of the
+   lightest elements do.
+3. Cell lengths are smallest in the order a, b, c.
+4. Along a polar axis an orbit of the rarest kind lies at 0.
+5. Coordinates are smallest, those along polar axes before others: of the atoms of an orbit on its
+   letter's place, and of all orbits.
+
+Numbers count as equal within `SAME`, so rounding does not decide. Shapes: ``n`` orbits, ``C``
+descriptions. No torch here.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from chemeleon.crystals.batch import Array, Crystal
+from chemeleon.crystals.idealise import STEP, distortion
+from chemeleon.crystals.orbits import OrbitCrystal, basis_of, cells_of
+from chemeleon.crystals.symmetry import SYMPREC, TIGHT, crystal_system, dataset
+from chemeleon.crystals.wyckoff import Changes, Group, Maps, group
+
+SAME = 1e-5  # fractional coordinates of one place
+SAME_CELL = 1e-4  # angstrom, and radian
+_STRAIN = 1e-3  # relative, of a cell that is as good as symmetric
+_LEAST = 1e-4  # angstrom, the smallest tolerance that is tried
+_FLAT = 1e-3  # angstrom^3
+_KINDS = 32  # more than a group has letters
+
+
+def orbits_of(crystal: Crystal, symprec: float = SYMPREC) -> OrbitCrystal | None:
+    """Return the canonical description of a crystal; None where numbers are not finite or flat.
+
+    Atoms and cell are moved onto the symmetry that they have within the tolerance. It is lowered
+    for crystals that would have another group at this tolerance then, or fewer atoms in the
+    primitive cell than they have at `TIGHT`. Where `dataset` refuses to look for symmetry, each
+    atom is an orbit of P1.
+
+    Args:
+        crystal: in any cell, origin and orientation.
+        symprec: tolerance of its symmetry, angstrom.
+    """
+    given = found = dataset(*crystal, symprec)
+    tolerance = symprec
+    while found is not None and tolerance >= _LEAST:
+        exact = found is given and _is_exact(crystal, found, symprec)
+        if (exact or _keeps_group(given, found, symprec)) and _keeps_cell(crystal, found):
+            return _read(crystal, found)
+        tolerance *= STEP
+        found = dataset(*crystal, tolerance)
+    return _without_symmetry(crystal)
+
+
+def _is_exact(crystal: Crystal, found: Any, symprec: float) -> bool:
+    """Tell whether a crystal is so near to its symmetry that it certainly keeps its group."""
+    if found.symprec < symprec * (1 - 1e-9):
+        return False  # other tolerances were tried, and disagreed
+    moved, strain = distortion(crystal, found)
+    return moved < TIGHT and strain < _STRAIN
+
+
+def _keeps_group(given: Any, found: Any, symprec: float) -> bool:
+    """Tell whether a crystal moved onto its symmetry has the group that it had before."""
+    ideal = found.prim_std_cell
+    again = dataset(ideal.numbers, ideal.positions, ideal.basis, symprec)
+    return again is not None and again.number == given.number
+
+
+def _keeps_cell(crystal: Crystal, found: Any) -> bool:
+    """Tell whether all lattice translations are exact ones."""
+    atoms = len(found.prim_std_cell.numbers)
+    if atoms == len(crystal.atomic_numbers):
+        return True
+    close = dataset(*crystal, TIGHT)
+    return close is None or len(close.prim_std_cell.numbers) <= atoms
+
+
+def _read(crystal: Crystal, found: Any) -> OrbitCrystal:
+    table = group(found.number)
+    _, first = np.unique(found.orbits, return_index=True)
+    positions = np.array(found.prim_std_cell.positions) @ table.primitive
+    positions = positions[np.array(found.mapping_std_prim)[first]]
+    named = [place.letter for place in table.places]
+    letters = np.array([named.index(found.wyckoffs[i]) for i in first])
+    coords = np.stack([_placed(table, *pair) for pair in zip(letters, positions, strict=True)])
+    numbers = np.asarray(crystal.atomic_numbers, np.int64)[first]
+    return _canonical(table, np.array(found.std_cell.basis), numbers, letters, coords)
+
+
+def _without_symmetry(crystal: Crystal) -> OrbitCrystal | None:
+    numbers, coords, basis = crystal
+    finite = len(numbers) and np.isfinite(basis).all() and np.isfinite(coords).all()
+    if not finite or abs(np.linalg.det(basis)) < _FLAT:
+        return None
+    letters, hand = np.zeros(len(numbers), np.int64), np.sign(np.linalg.det(basis))
+    # both turned round: the same atoms, with right-handed axes
+    return _canonical(group(1), hand * basis, np.asarray(numbers, np.int64), letters, hand * coords)
+
+
+def _placed(table: Group, letter: int, position: Array) -> Array:
+    """Return the point of a letter's place that an atom is nearest to, but for the group."""
+    project = table.places[letter].project
+    settled, _ = table.settle(project, position[None])
+    return project(settled(position))[0]
+
+
+def _canonical(
+    table: Group, basis: Array, numbers: Array, letters: Array, coords: Array
+) -> OrbitCrystal:
+    changes = _changes(table, basis)
+    kinds = numbers * _KINDS + changes.letters[:, letters]
+    chosen = _first(np.concatenate([np.sort(kinds % _KINDS), np.sort(kinds)], 1))
+    changes, kinds = changes[chosen], kinds[chosen]
+    cells = cells_of(np.swapaxes(np.linalg.inv(changes.axes), 1, 2) @ basis)
+    chosen = _first(_cell_order(cells), SAME_CELL)
+    changes, kinds, cells = changes[chosen], kinds[chosen], cells[chosen]
+    coords = changes.maps[:, letters](coords)
+    if table.polar.any():
+        coords, source = _anchored(table, kinds, coords)
+        kinds, cells = kinds[source], cells[source]
+    coords, ranks = _smallest(table, kinds % _KINDS, coords)
+    order = np.lexsort((ranks, kinds))
+    ranks = np.take_along_axis(ranks, order, 1)
+    best = int(np.flatnonzero(_first(ranks))[0])
+    order = order[best]
+    kinds, coords = kinds[best, order], coords[best, order]
+    return OrbitCrystal(table.number, cells[best], kinds // _KINDS, kinds % _KINDS, coords)
+
+
+def _anchored(table: Group, kinds: Array, coords: Array) -> tuple[Array, Array]:
+    """Return each description with each orbit of the rarest kind at 0 along polar axes.
+
+    Returns:
+        ``(C', n, 3)`` coordinates, and ``(C',)`` the description that each comes from.
+    """
+    seen, counts = np.unique(kinds[0], return_counts=True)  # the same for all descriptions
+    rarest = seen[counts.argmin()]
+    own = table.places[rarest % _KINDS].own.shifts * table.polar
+    own = np.unique(np.round(own % 1.0, 6) % 1.0, axis=0)
+    anchors = coords[kinds == rarest].reshape(len(kinds), -1, 1, 3) * table.polar + own
+    anchors = anchors.reshape(len(kinds), -1, 3)
+    moved = coords[:, None] - anchors[:, :, None]
+    return moved.reshape(-1, *coords.shape[1:]), np.arange(len(kinds)).repeat(anchors.shape[1])
+
+
+def _smallest(table: Group, letters: Array, coords: Array) -> tuple[Array, Array]:
+    """Return the smallest coordinates of each orbit, and their ranks among those of its letter."""
+    coords, ranks = coords.copy(), np.zeros(letters.shape, np.int64)
+    axes = np.argsort(~table.polar, kind="stable")
+    for letter in np.unique(letters):
+        rows = letters == letter
+        place = table.places[letter]
+        images = place.wrapped(place.own(coords[rows][:, None]), SAME)
+        numbers = np.zeros(images.shape[:2], np.int64)
+        for axis in axes[place.free[axes]]:
+            numbers = numbers << 21 | _ranks(images[..., axis])
+        best = numbers.argmin(1)[:, None]
+        ranks[rows] = np.take_along_axis(numbers, best, 1)[:, 0]
+        coords[rows] = np.take_along_axis(images, best[..., None], 1)[:, 0]
+    return coords, ranks
+
+
+def _ranks(values: Array) -> Array:
+    """Return the places of numbers in their order; those that lie close together share one."""
+    order = values.argsort(axis=None)
+    steps = np.diff(values.ravel()[order], prepend=values.min()) > SAME
+    ranks = np.empty(values.size, np.int64)
+    ranks[order] = steps.cumsum()
+    return ranks.reshape(values.shape)
+
+
+def _first(rows: Array, tolerance: float = 0) -> Array:
+    """Return which of the rows are first in the order of their columns, as bool."""
+    left = np.ones(len(rows), bool)
+    for column in rows.T:
+        left &= column <= column[left].min() + tolerance
+    return left
+
+
+def _cell_order(cells: Array) -> Array:
+    return np.concatenate([cells[:, :3], -cells[:, 3:]], 1)
+
+
+def _changes(table: Group, basis: Array) -> Changes:
+    """Return the changes of axes and origin to choose from; see the first rule above."""
+    if table.system not in ("triclinic", "monoclinic"):
+        return table.changes(table.normaliser)
+    axes = np.linalg.inv(_reduced_axes(table.number, basis)).swapaxes(1, 2)
+    kept = table.normaliser
+    # what is left of the change of axes when one of the table's is taken off keeps the origin
+    rest = axes[:, None] @ np.linalg.inv(kept.rotations)
+    valid = _is_even(table.system, rest)
+    shifts = (rest @ kept.shifts[..., None])[..., 0] % 1.0
+    rotations = np.broadcast_to(axes[:, None], rest.shape)[valid]
+    return table.changes(Maps(np.round(rotations), np.round(shifts[valid], 6) % 1.0))
+
+
+def _is_even(system: str, rest: Array) -> Array:
+    """Return which changes of axes no operation notices; in monoclinic groups, those of 2a, 2c."""
+    if system == "triclinic":
+        return np.ones(rest.shape[:-2], bool)
+    return (np.round(rest - np.eye(3)) % 2 == 0).all((-1, -2))
+
+
+@functools.cache
+def _steps(number: int) -> Array:
+    """Return changes of the cell vectors that keep the setting of a group, ``(T, 3, 3)``.
+
+    The reduced cell of a lattice, and all as short as it, are one step from each other.
+    """
+    triclinic = crystal_system(number) == "triclinic"
+    size = 1 if triclinic else 2
+    entries = np.arange(-size, size + 1)
+    if triclinic:
+        steps = np.stack(np.meshgrid(*[entries] * 9, indexing="ij"), -1).reshape(-1, 3, 3)
+    else:
+        plane = np.stack(np.meshgrid(*[entries] * 4, indexing="ij"), -1).reshape(-1, 2, 2)
+        turned = np.round(np.linalg.det(plane))
+        steps = np.zeros((len(plane), 3, 3), np.int64)
+        steps[:, 0::2, 0::2], steps[:, 1, 1] = plane, turned
+    steps = steps[np.round(np.linalg.det(steps)) == 1].astype(float)
+    axes = np.round(np.linalg.inv(steps)).swapaxes(1, 2)
+    table = group(number)
+    rest = axes[:, None] @ np.linalg.inv(table.normaliser.rotations)
+    return steps[_is_even(table.system, rest).any(1)]
+
+
+def _reduced_axes(number: int, basis: Array) -> Array:
+    """Return the changes of the cell vectors that give reduced cells, ``(C, 3, 3)``.
+
+    Monoclinic b stays. More than one are left where cells differ by less than `SAME_CELL`.
+    """
+    steps, taken = _steps(number), np.eye(3)
+    while True:
+        cells = steps @ taken @ basis
+        sizes = (cells * cells).sum((1, 2))
+        best = sizes.argmin()
+        if sizes[best] >= (taken @ basis * (taken @ basis)).sum() * (1 - 1e-6):
+            break
+        taken = steps[best] @ taken
+    near = sizes <= sizes[best] * (1 + SAME_CELL)
+    steps, cells = steps[near], cells_of(cells[near])
+    return steps[_first(_cell_order(cells), SAME_CELL)] @ taken
+
+
+def redrawn(crystal: OrbitCrystal, generator: np.random.Generator) -> OrbitCrystal:
+    """Return another description of the same crystal, for augmentation.
+
+    Axes (triclinic and monoclinic ones stay reduced), origin and the atom that stands for each
+    orbit are drawn; orbits are sorted again.
+
+    Args:
+        crystal: as `orbits_of` returns it.
+        generator: of numpy.
+    """
+    table, basis = group(crystal.number), basis_of(crystal.number, crystal.cell)
+    changes = _changes(table, basis)
+    change = changes[int(generator.integers(len(changes.axes)))]
+    letters = change.letters[crystal.letters]
+    coords = change.maps[crystal.letters](crystal.coords) + generator.random(3) * table.polar
+    for row, letter in enumerate(letters):
+        place = table.places[letter]
+        own = place.own[int(generator.integers(len(place.own.shifts)))]
+        coords[row] = place.wrapped(own(coords[row]), SAME)
+    kinds = crystal.atomic_numbers * _KINDS + letters
+    order = np.lexsort((*coords.T[::-1], kinds))
+    cell = cells_of(np.linalg.inv(change.axes).T @ basis)
+    kinds = kinds[order]
+    return OrbitCrystal(table.number, cell, kinds // _KINDS, kinds % _KINDS, coords[order])
