@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from energy_helpers import rocksalt
+from energy_helpers import rocksalt, rocksalt_cube
 from pymatgen.core import Lattice, Structure
 
 import chemeleon
@@ -147,6 +147,23 @@ def test_what_counts_holds_on_every_hull(tmp_path: Path, control: str) -> None:
         chemeleon.evaluate(crystals(), hull=[first, str(first)], potential=POTENTIAL)
 
 
+def test_what_no_crystal_was_judged_for_has_no_share(tmp_path: Path, control: str) -> None:
+    hull = save_hull(tmp_path / "h.json", HIGH)
+    common: dict[str, Any] = {"references": [control], "potential": POTENTIAL, "hull": hull}
+    unknown = rocksalt(4.2, "Mg", "O")
+    report = chemeleon.evaluate([unknown], control=control, relax_steps=1, **common)
+    for prefix in ("", "relaxed_"):
+        for name in ("stable", "metastable", "sun", "msun", "msun_exclusive"):
+            assert prefix + name not in report.headline.index
+    assert report.summary["energies"]["raw"]["hull_states"] == {"element missing": 1}
+    assert "e_above_hull_ev" in report.crystals
+    # in a bin without any it counts as elsewhere
+    report = chemeleon.evaluate([rocksalt(), rocksalt_cube(4.2, "Mg", "O")], **common)
+    bins = {row["atoms"]: row for row in report.summary["bins"]["atoms"]}
+    assert [bins[name]["metastable"]["count"] for name in ("1 to 5", "6 to 10")] == [1, 0]
+    assert report.headline.loc["metastable", "value"] == 0.5
+
+
 def test_rows_above_the_control_are_told_at_once() -> None:
     def row(name: str, label: str, low: float, control: float | None) -> dict[str, Any]:
         return {"name": name, "label": label, "value": 0.5, "low": low, "control": control}
@@ -276,6 +293,25 @@ def test_coverage_is_a_figure_beside_the_control(
     assert found["cov_precision"]["of"] == 3
     headline = report.headline.loc["cov_recall"]
     assert (headline["value"], headline["control"]) == (1, 1)
+
+
+def test_coverage_of_the_control_is_that_of_halves_of_what_has_a_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def by_size(crystals: Any, wanted: np.ndarray, options: Any) -> np.ndarray:
+        found = np.zeros((len(crystals), coverage.STRUCTURE + coverage.COMPOSITION))
+        found[:, 0] = np.cbrt(np.abs(np.linalg.det(crystals.lattice)))
+        found[found[:, 0] > 4.5] = np.nan
+        return found
+
+    monkeypatch.setattr(coverage, "check_installed", lambda: None)
+    monkeypatch.setattr(coverage, "version", lambda package: "1")
+    monkeypatch.setattr(coverage, "fingerprints", by_size)
+    for i, a in enumerate((5.6, 7.5, 5.6, 7.5, 6.8, 6.8)):
+        (tmp_path / f"c{i}.cif").write_text(rocksalt(a).to(fmt="cif"))
+    control = str(tmp_path)
+    report = chemeleon.evaluate([rocksalt()], control=control, references=[], coverage=True)
+    assert report.headline.loc[["cov_recall", "cov_precision"], "control"].tolist() == [1, 1]
 
 
 def test_coverage_of_real_fingerprints(control: str, tmp_path: Path) -> None:

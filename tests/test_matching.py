@@ -14,6 +14,7 @@ import torch
 from conftest import demo_crystals
 
 from chemeleon.crystals.batch import Crystal
+from chemeleon.data import pool
 from chemeleon.data.pool import Worker
 from chemeleon.errors import ChemeleonError, ConfigError
 from chemeleon.evaluation.matching import pairs as matching
@@ -152,8 +153,28 @@ def test_a_killed_worker_costs_one_pair() -> None:
 def test_processes_that_all_die_are_an_error_and_no_rate_of_zero(monkeypatch) -> None:
     monkeypatch.setattr("chemeleon.data.pool._COMMAND", "raise SystemExit(3)")
     monkeypatch.setattr("chemeleon.data.pool._idle", [])
-    with pytest.raises(ChemeleonError, match="every process that was to do it died"):
+    with pytest.raises(ChemeleonError, match=r"no pair .* exit status 3 .*see whether .* works"):
         match_pairs([(NEEDLE, NEEDLE)] * 2, jobs=1)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_pairs_that_all_kill_are_reasons_where_others_would_be_matched(count, monkeypatch) -> None:
+    deadly = "import pool_helpers; from chemeleon.evaluation import work;"
+    deadly += "work.run = pool_helpers.deadly_matcher;"
+    monkeypatch.setattr("chemeleon.data.pool._COMMAND", deadly + pool._COMMAND)
+    monkeypatch.setattr("chemeleon.data.pool._idle", [])
+    result = match_pairs([(NEEDLE, NEEDLE)] * count, jobs=1)
+    assert result.reasons == ["the matching process died on this pair"] * count
+    assert not result.matched.any()
+
+
+def test_many_pairs_are_never_matched_in_this_process(monkeypatch) -> None:
+    here, run = [], matching.MatchPairs.run
+    monkeypatch.setattr(matching.MatchPairs, "run", lambda job: here.append(job) or run(job))
+    assert match_pairs([(CUBE, CUBE)] * 17, jobs=1).matched.all()
+    assert not here
+    assert match_pairs([(CUBE, CUBE)] * 16, jobs=1).matched.all()
+    assert len(here) == 2
 
 
 @pytest.mark.parametrize("others", [1, 20])  # few pairs go to a worker for an extreme cell

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from chemeleon.data.pool import Rescue, Worker, run_parallel
 from chemeleon.evaluation.describe import Describe
 from chemeleon.evaluation.matching.judge import MatchJob
 from chemeleon.evaluation.matching.reduced import Reduce
+from chemeleon.evaluation.report.crystal_view import crystal_views
 from chemeleon.evaluation.work import answers, rescue
 
 RESCUE = Rescue(
@@ -59,6 +61,13 @@ def test_what_is_not_tame_never_runs_here() -> None:
     # and what raises here is asked of a process, which survives it
     assert next(found) == 4
     assert "was killed" in next(found)
+
+
+def test_why_the_first_of_many_was_given_up_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    broken: Any = [(None, None), "no pair", "nor this"]  # as a fault of ours would
+    assert crystal_views(broken) == [{"raw": None, "relaxed": None}] * 3
+    assert "Views gave no answer for a crystal: ValueError: too many values" in caplog.text
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("within", [True, False])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +14,10 @@ from reward_helpers import TINY, broken, mix, score
 
 from chemeleon.config.architecture import PredictorConfig
 from chemeleon.crystals.convert import from_structures
+from chemeleon.data.pool import NO_ANSWER
 from chemeleon.energy.hull import Hull
-from chemeleon.errors import ConfigError
+from chemeleon.errors import ConfigError, TrainingError
+from chemeleon.evaluation import describe
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.reinforcement.rewards._diversity import leave_one_out, polynomial_mmd
@@ -244,3 +249,19 @@ def test_validity_asks_for_structure_and_composition(crystals):
     scores = score(made, flat)
     assert scores.raw["both"].tolist() == [1, 0, 0]
     assert scores.raw["structure"].tolist() == [1, 1, 0]
+
+
+def test_a_broken_smact_ends_the_run_and_does_not_make_every_crystal_invalid(
+    crystals, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "smact").mkdir()
+    (tmp_path / "smact" / "__init__.py").write_text("raise ImportError('smact is broken')")
+    monkeypatch.syspath_prepend(str(tmp_path))  # workers look there first
+    monkeypatch.setattr("chemeleon.data.pool._idle", [])
+    monkeypatch.setitem(sys.modules, "smact.screening", None)  # imported here by other tests
+    describe._smact.cache_clear()
+    made = mix(None, it="validity")
+    with pytest.raises(TrainingError, match=r"'it' failed .* SMACT gives no .* smact is broken"):
+        score(made, crystals)
+    assert not made.rewards["it"].seen
+    assert math.isnan(describe.Smact([]).lost(NO_ANSWER))  # one that takes too long is no fault

@@ -17,6 +17,7 @@ import numpy as np
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, space_group
 from chemeleon.data.niggli import cell_parameters
 from chemeleon.data.parse import BadCrystalError, Crystal, parse_as_given
+from chemeleon.data.pool import NO_ANSWER
 from chemeleon.evaluation.matching.limits import TimeUpError, time_limit
 from chemeleon.evaluation.work import Each
 
@@ -133,12 +134,21 @@ def _composition(counts: tuple[int, ...]) -> tuple[str, str, float, float]:
 
 
 class Smact(Each):
-    """SMACT's verdicts on reduced formulas, NaN without one."""
+    """SMACT's verdicts on reduced formulas, NaN for one that takes too long.
+
+    Raises:
+        RuntimeError: if SMACT does not work; NaN would make every composition invalid.
+    """
 
     size = 8  # one with many oxidation states takes long
 
     def lost(self, reason: str) -> float:
-        return np.nan
+        if reason == NO_ANSWER:
+            return np.nan
+        raise RuntimeError(
+            f"SMACT gives no verdict on a composition: {reason}; see whether"
+            " python -c 'import smact.screening' works and memory is left"
+        )
 
     def answer(self, item: str) -> float:
         return _smact(item)

@@ -187,7 +187,6 @@ class Bench:
             targets=self.wanted,
             base=self.base,
             energies=self.by is not None,
-            hulls=self.by is not None and bool(self.by.grounds),
             progress=self.progress,
         )
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.evaluation.metrics.base import STATES, Figure, Metric, Options, View, find_figures
+from chemeleon.evaluation.metrics.stability import ABOVE
 from chemeleon.evaluation.metrics.statistics import finite, wasserstein
 from chemeleon.evaluation.metrics.symmetry import SYSTEMS
 
@@ -36,6 +38,7 @@ def summarise(
         metrics: which.
         options: of the run.
     """
+    crystals = _judged(crystals)
     found = find_figures(crystals, metrics, control, options)
     headline = [{**_entry(figure), "control": finite(row.get(figure.name))} for figure in found]
     summary = {
@@ -61,11 +64,23 @@ def control_row(
         metrics: which.
         options: of the run.
     """
+    control = _judged(control)
     found = list(find_figures(control, metrics, None, options, with_energies))
-    rows = np.arange(len(control))
-    halves = control.part(rows[::2]), control.part(rows[1::2])
-    found += find_figures(halves[0], metrics, halves[1], options)
+    for metric in metrics:
+        rows = metric.comparable(control)
+        if len(rows) > 1:
+            halves = control.part(rows[::2]), control.part(rows[1::2])
+            found += find_figures(halves[0], [metric], halves[1], options)
     return {figure.name: figure.number for figure in reversed(found)}
+
+
+def _judged(crystals: View) -> View:
+    """Return crystals without those energies above hull that none of them has: a share of stable
+    ones would say 0 % of what was not judged. In a bin without any, the others were judged."""
+    states = [replace(crystals, prefix=prefix) for prefix in STATES]
+    columns = [(view, ABOVE + end) for view in states for end in view.names(ABOVE)]
+    empty = [v.prefix + name for v, name in columns if not np.isfinite(v.numbers(name)).any()]
+    return replace(crystals, table=crystals.table.drop(columns=empty))
 
 
 def _entry(figure: Figure) -> dict[str, Any]:

@@ -8,6 +8,8 @@ No torch here: workers import this.
 
 from __future__ import annotations
 
+import logging
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
@@ -16,6 +18,7 @@ from typing import Any, ClassVar
 
 from chemeleon.data.pool import Rescue, Worker, run_parallel, worker_count, workers_wait
 
+logger = logging.getLogger(__name__)
 Progress = Callable[[str, float], None]  # of a word and the share done of what it names
 TAME_ATOMS = 100  # of a crystal that compiled code is quick enough with to do without a process
 _FEW_JOBS = 2  # starting workers takes longer than so few jobs
@@ -53,8 +56,17 @@ def run(job: Job) -> Any:
 
 
 def rescue(job: Job) -> Rescue:
-    """Return how `data.pool` goes on after a job of this kind."""
-    return Rescue(lambda lost: lost.split(), job.join, lambda lost, why: lost.give_up(why))
+    """Return how `data.pool` goes on after jobs of this kind; why the first is given up is logged,
+    as not every result can say it."""
+    logged = threading.Event()
+
+    def give_up(lost: Job, why: str) -> Any:
+        if not logged.is_set():
+            logged.set()
+            logger.warning("%s gave no answer for a crystal: %s", type(lost).__name__, why)
+        return lost.give_up(why)
+
+    return Rescue(lambda lost: lost.split(), job.join, give_up)
 
 
 def finish(jobs: Iterable[Job], workers: int | None = None) -> Iterator[Any]:
@@ -71,21 +83,21 @@ def finish(jobs: Iterable[Job], workers: int | None = None) -> Iterator[Any]:
     if not first:
         return iter(())
     if len(first) <= _FEW_JOBS or count == 1:
-        return _one_by_one(everything)
+        return _one_by_one(everything, rescue(first[0]))
     return run_parallel(f"{__name__}:run", everything, count, rescue(first[0]))
 
 
-def _one_by_one(jobs: Iterable[Job]) -> Iterator[Any]:
+def _one_by_one(jobs: Iterable[Job], rescued: Rescue) -> Iterator[Any]:
     worker = Worker(f"{__name__}:run")  # starts with its first job, if there ever is one
     try:
         for job in jobs:
             if not job.is_tame:
-                yield worker.answer(job, rescue(job))
+                yield worker.answer(job, rescued)
                 continue
             try:
                 found = job.run()
             except Exception:
-                found = worker.answer(job, rescue(job))
+                found = worker.answer(job, rescued)
             yield found
     finally:
         worker.close(wait=True)

@@ -127,7 +127,7 @@ def _stability(facts: Mapping[str, Tensor]) -> list[Figure]:
     known = {name: facts[name].bool().numpy() for name in ("unique", "novel") if name in facts}
     table = pandas.DataFrame({ABOVE: facts["e_hull"].numpy(), **known})
     energetic = [metric for metric in METRICS if metric.of_energies]
-    found = find_figures(View(table), energetic, None, Options(hulls=True))
+    found = find_figures(View(table), energetic, None, Options())
     return [figure for figure in found if figure.flag is not None]
 
 

@@ -11,16 +11,16 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from chemeleon.crystals.batch import Crystal
-from chemeleon.data.pool import NO_ANSWER, keep_workers
+from chemeleon.data.pool import NO_ANSWER, Worker, keep_workers
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.evaluation.matching.limits import TimeUpError, Tolerances, matcher, time_limit
-from chemeleon.evaluation.work import TAME_ATOMS, Each, answers
+from chemeleon.evaluation.work import TAME_ATOMS, Each, answers, run
 
 MatcherName = Literal["cdvae", "pymatgen", "lemat"]
 
@@ -87,6 +87,7 @@ def match_pairs(
 
     Raises:
         ConfigError: for an unknown matcher or a useless limit.
+        ChemeleonError: if no process can match anything.
     """
     if matcher not in TOLERANCES:
         hint = nearest(matcher, TOLERANCES)
@@ -97,11 +98,13 @@ def match_pairs(
         )
     known = [_known_answer(first, second) for first, second in pairs]
     asked = [pair for pair, answer in zip(pairs, known, strict=True) if answer is None]
-    if len(asked) > _FEW:
+    few = len(asked) <= _FEW
+    if not few:
         keep_workers()  # validation matches again and again
-    found = list(answers(MatchPairs([], TOLERANCES[matcher], seconds_per_pair), asked, jobs))
+    job = MatchPairs([], TOLERANCES[matcher], seconds_per_pair, here=few)
+    found = list(answers(job, asked, jobs))
     if found and all(answer.reason == MatchPairs.DIED for answer in found):
-        raise ChemeleonError("no pair was matched: every process that was to do it died")
+        _check_processes(job)
     left = iter(found)
     given = [next(left) if answer is None else answer for answer in known]
     return MatchResult(
@@ -114,10 +117,17 @@ def match_pairs(
 
 @dataclass(frozen=True)
 class MatchPairs(Each):
-    """Ask ``StructureMatcher.get_rms_dist`` about pairs; whatever goes wrong becomes a reason."""
+    """Ask ``StructureMatcher.get_rms_dist`` about pairs; whatever goes wrong becomes a reason.
+
+    Attributes:
+        tolerances: of the matcher.
+        seconds: of processor time for a pair.
+        here: whether ordinary pairs may be matched in this process.
+    """
 
     tolerances: Tolerances
     seconds: float
+    here: bool = True
     size = 8
     DIED = "the matching process died on this pair"
 
@@ -125,7 +135,7 @@ class MatchPairs(Each):
     def is_tame(self) -> bool:
         # limits of time need the main thread of a process
         in_main = threading.current_thread() is threading.main_thread()
-        return in_main and all(map(_is_tame, self.items))
+        return self.here and in_main and all(map(_is_tame, self.items))
 
     def lost(self, reason: str) -> Answer:
         if reason == NO_ANSWER:
@@ -152,6 +162,22 @@ class MatchPairs(Each):
         except Exception as error:
             return Answer(None, False, f"{type(error).__name__}: {error}")
         return Answer(None if found is None else float(found[0]))
+
+
+def _check_processes(job: MatchPairs) -> None:
+    """Raise ChemeleonError if a process cannot even match a crystal of one atom with itself: then
+    the pairs are not to blame, and must not count as not matched."""
+    atom = Crystal(np.array([29]), np.zeros((1, 3)), 2.5 * np.eye(3))
+    worker = Worker(f"{run.__module__}:{run.__name__}")
+    try:
+        worker.answer(replace(job, items=[(atom, atom)]))
+    except RuntimeError as error:
+        raise ChemeleonError(
+            f"no pair was matched: {error}, whatever the crystals; see whether"
+            " python -c 'import pymatgen.core' works, and free memory"
+        ) from error
+    finally:
+        worker.close(wait=True)
 
 
 def _known_answer(first: Crystal, second: Crystal) -> Answer | None:

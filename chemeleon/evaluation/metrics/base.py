@@ -125,7 +125,6 @@ class Options:
         targets: crystals that samples should meet.
         base: crystals of the model before fine-tuning.
         energies: whether there are energies.
-        hulls: whether they are above a hull.
         progress: called with a word and the share done.
     """
 
@@ -136,7 +135,6 @@ class Options:
     targets: Collection | None = None
     base: Collection | None = None
     energies: bool = False
-    hulls: bool = False
     progress: Progress | None = None
 
 
@@ -231,6 +229,10 @@ class Metric:
     def distances(self, crystals: View, control: View, options: Options) -> Iterable[Figure]:
         """Return figures of a set beside the control set."""
         return ()
+
+    def comparable(self, control: View) -> NDArray[np.int64]:
+        """Return the rows of the control set whose halves the control row holds side by side."""
+        return np.arange(len(control))
 
     def facts(
         self,

@@ -83,15 +83,17 @@ class Coverage(Metric):
             yield Figure("cov_recall", f"COV-R: {by} that is covered", flag=recall)
             yield Figure("cov_precision", f"COV-P: of these, near {by}", flag=precision)
 
+    def comparable(self, control: View) -> NDArray[np.int64]:
+        found = control.vectors.get(_VECTORS)
+        return super().comparable(control) if found is None else _known(found)
+
     def facts(
         self, crystals: View, control: View | None, options: Options, headline: Any
     ) -> Mapping[str, Any]:
         if not options.settings.coverage or control is None or options.compared is None:
             return {}
         by, kept = options.compared.name, ("value", "low", "high", "count", "of")
-        known, ours = (
-            int(np.isfinite(side.vectors[_VECTORS]).all(-1).sum()) for side in (control, crystals)
-        )
+        known, ours = (len(_known(side.vectors[_VECTORS])) for side in (control, crystals))
         shares = {name: headline[name] for name in ("cov_recall", "cov_precision")}
         found = {
             "reference": by,
@@ -163,9 +165,8 @@ def covered(
     """
     from scipy.spatial.distance import cdist
 
-    theirs = theirs[np.isfinite(theirs).all(-1)]
-    kept = np.isfinite(ours).all(-1)
-    if not kept.any() or not len(theirs):
+    theirs, rows = theirs[_known(theirs)], _known(ours)
+    if not len(rows) or not len(theirs):
         return np.zeros(len(theirs), bool), np.zeros(len(ours), bool)
     near_theirs = np.full((2, len(theirs)), np.inf)
     near_ours = np.full((2, len(ours)), np.inf)
@@ -174,7 +175,6 @@ def covered(
     deviation = np.where(deviation > 1e-12, deviation, 1.0)
     theirs = (theirs - mean) / deviation
     parts = (slice(None, STRUCTURE), slice(STRUCTURE, None))
-    rows = np.flatnonzero(kept)
     for begin in range(0, len(rows), _ROWS):
         some = rows[begin : begin + _ROWS]
         scaled = (ours[some] - mean) / deviation
@@ -184,6 +184,11 @@ def covered(
             near_theirs[k] = np.minimum(near_theirs[k], distance.min(0))
     most = np.array(limits)[:, None]
     return np.all(near_theirs <= most, axis=0), np.all(near_ours <= most, axis=0)
+
+
+def _known(found: Floats) -> NDArray[np.int64]:
+    """Return the rows with a fingerprint."""
+    return np.flatnonzero(np.isfinite(found).all(-1))
 
 
 class Fingerprint(Each):

@@ -32,7 +32,6 @@ class Stability(Metric):
     """
 
     name = "stability"
-    needs = (ABOVE,)
     of_energies = binned = True
 
     def known(self, names: Iterable[str]) -> Iterator[Column]:
@@ -46,15 +45,13 @@ class Stability(Metric):
         yield Column("hull_state", "Hull", kind="text")
 
     def figures(self, crystals: View, options: Options) -> Iterator[Figure]:
-        if not options.hulls:
-            return
         new, of = None, ""
         if "unique" in crystals and NOVEL in crystals:
             new, of = crystals.flags("unique") & crystals.flags(NOVEL), against(crystals)
-        group, hulls = crystals.state or "energy", crystals.names(f"{ABOVE}_")
-        for hull in ("", *hulls):
-            word = f", hull {hull}" if hull else ", every hull" if hulls else ""
-            end = f"_{hull}" if hull else ""
+        group, ends = crystals.state or "energy", crystals.names(ABOVE)
+        for end in ends:
+            hull = end.removeprefix("_")
+            word = f", hull {hull}" if hull else ", every hull" if len(ends) > 1 else ""
             above = crystals.numbers(ABOVE + end)
             with np.errstate(invalid="ignore"):
                 stable = above <= _HULL_TOLERANCE_EV
