@@ -145,11 +145,7 @@ def screen(pickled: bytes) -> Outline:
             case "BUILD":
                 made, state = taken
                 looked_up += len(state.keys) if isinstance(state, _Made) else 0
-                wrong = _attributes(state, _MAPPING)
-                if isinstance(made, _Made) and made.name in _TENSORS:
-                    raise Refused("a tensor is told anew where its numbers are")
-                if isinstance(made, _Made) and wrong:
-                    built.setdefault(made.name, wrong)
+                _build(made, state, built)
             case "BINPERSID":
                 made = _storage(taken[0], found)
             case name if name in _LITERALS:
@@ -157,7 +153,7 @@ def screen(pickled: bytes) -> Outline:
             case name:
                 raise Refused(f"opcode {name} is not allowed")
         stack.append(made)
-    for name in sorted(built.keys() & {*found.mappings, "collections.OrderedDict"}):
+    for name in built.keys() & {*found.mappings, "collections.OrderedDict"}:
         raise Refused(f"a mapping, {name}, gets {built[name]}")
     return found
 
@@ -190,6 +186,15 @@ def _call(function: Any, arguments: Any, opcode: str, found: Outline) -> _Made:
         case _:
             found.calls.add(function.name)
     return _Made(function.name)
+
+
+def _build(made: Any, state: Any, built: dict[str, str]) -> None:
+    """Note what is wrong with an object's new attributes, in case it is a mapping."""
+    name = made.name if isinstance(made, _Made) else ""
+    if name in _TENSORS:
+        raise Refused("a tensor is told anew where its numbers are")
+    if wrong := _attributes(state, _MAPPING):
+        built.setdefault(name, wrong)
 
 
 def _attributes(state: Any, methods: frozenset[str]) -> str:
