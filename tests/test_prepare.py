@@ -288,5 +288,5 @@ def test_the_next_command_works_as_printed(tmp_path: Path, monkeypatch: pytest.M
 def test_a_way_to_split_that_there_is_not_is_refused(tmp_path: Path) -> None:
     folder = cifs(tmp_path / "cifs", ["a", "b"])
     with pytest.raises(ConfigError, match="split_by Formula: must be random or formula; did you"):
-        prepare(folder, tmp_path / "new", split_by="Formula")  # pyright: ignore
+        prepare(folder, tmp_path / "new", split_by="Formula")
     assert not (tmp_path / "new").exists()
