@@ -6,6 +6,7 @@ import os
 import stat
 import struct
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,66 @@ def overloads() -> list[Case]:
     ]
 
 
+def _states() -> list[Case]:
+    """Attributes that the loader sets on what we call methods of."""
+    mapping = b"ccollections\nOrderedDict\n)R"
+    size = b"ctorch\nSize\n"
+
+    def weights(built: bytes) -> Callable[[Path, Path], object]:
+        return raw(b"\x80\x02}" + text("state_dict") + built + b"s.")
+
+    def hyper(attribute: str) -> Callable[[Path, Path], object]:
+        filled = b"ca\nb\n)R" + text("type") + b"Ns}" + text(attribute) + size + b"sb"
+        settings = text("hyper_parameters") + filled
+        return raw(b"\x80\x02}(" + text("state_dict") + b"}" + settings + b"u.")
+
+    def parameter(attribute: str) -> Callable[[Path, Path], object]:
+        def change(content: dict[str, Any], canary: Path) -> None:
+            name = "quant_conv.weight"
+            made = torch.nn.Parameter(content["state_dict"][name])
+            made.__dict__[attribute] = torch.Size
+            content["state_dict"][name] = made
+
+        return saved(change)
+
+    def versions(content: dict[str, Any], canary: Path) -> None:
+        content["state_dict"] = OrderedDict(content["state_dict"])
+        content["state_dict"]._metadata = OrderedDict({"": {"version": 1}})
+
+    def moved(path: Path, canary: Path) -> None:
+        storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu")
+        tensor = b"ctorch._utils\n_rebuild_tensor\n(" + storage + b"K\1tQq\0K\0))tR"
+        huge = b"(h\0K\0J\xff\xff\xff\x0f\x85K\1\x85tb"  # 1 GB, for which the loader makes room
+        pickled = b"\x80\x02}" + text("state_dict") + tensor + huge + b"s."
+        archive(path, pickled, {"archive/data/0": b"\0" * 4})
+
+    said = "in place of its methods: "
+    items, pairs = b"}" + text("items") + size + b"sb", b"]" + text("get") + size + b"\x86ab"
+    return [
+        Case("weights with items of their own", weights(mapping + items), message=said + "items"),
+        Case("weights with attributes in pairs", weights(mapping + pairs), message="no plain dict"),
+        Case("settings with a get of their own", hyper("get"), message=said + "get"),
+        Case("settings with another attribute", hyper("got"), message="neither a VAE"),
+        Case("a parameter with a detach", parameter("detach"), message=said + "detach"),
+        Case("a parameter with a tag", parameter("tag"), "import"),
+        Case("weights with their versions", saved(versions), "import"),
+        Case("a tensor that is moved", moved, message="told anew"),
+        Case(
+            "many attributes many times",
+            raw(
+                b"\x80\x02"
+                + mapping
+                + b"}("
+                + b"".join(b"J" + struct.pack("<l", i) + b"N" for i in range(100_000))
+                + b"uq\0b"
+                + b"h\0b" * 100_000
+                + b"."
+            ),
+            message="has not ended",
+        ),
+    ]
+
+
 def tricks() -> list[Case]:
     """Names, links, sizes and loops that a careless reader would follow."""
     layer = "encoder.transformer.layers.{}.linear1.weight"
@@ -149,6 +210,7 @@ def tricks() -> list[Case]:
         archive(path, storage.replace(b"N", b"J\xff\xff\xff\xff"))
 
     return [
+        *_states(),
         Case("BUILD with slots on a dict", raw(slots), message="cannot be read"),
         Case("a factory of defaultdict", raw(b"ccollections\ndefaultdict\ncos\nsystem\n\x85R.")),
         Case("attributes of a builtin", raw(attribute), message="cannot be read"),

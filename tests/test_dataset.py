@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -393,3 +394,11 @@ def test_describe_counts(make: Callable[..., DataConfig]) -> None:
     assert by_name["density (g/cm3)"].edges[-1] == pytest.approx(58.443 / 64 * 1.66054, rel=1e-4)
     for histogram in by_name.values():
         assert sum(histogram.counts) + histogram.missing == 2
+
+
+def test_describe_counts_infinite_values_as_missing(make: Callable[..., DataConfig]) -> None:
+    report = load_report(make([[i, cubic(4), "1"] for i in "abcd"]), "train")
+    values = torch.tensor([1.0, 3.0, float("inf"), float("nan")])
+    (found,) = describe(replace(report, columns={"gap": values})).targets
+    assert (found.mean, found.missing, sum(found.counts)) == (2, 2, 2)
+    assert (found.edges[0], found.edges[-1]) == (1, 3)

@@ -354,6 +354,8 @@ def test_reconstruction_counts_every_crystal(tiny_vae: Path) -> None:
     assert rate["low"] <= rate["value"] <= rate["high"]
     with pytest.raises(ConfigError, match="batch_size"):
         chemeleon.vae.reconstruct(tiny_vae, "demo", batch_size=0)
+    with pytest.raises(ConfigError, match="names the split val, and test is asked for"):
+        chemeleon.vae.reconstruct(tiny_vae, "demo/val", split="test")
 
 
 def test_demo_set_is_a_reference_and_its_test_split_the_control(

@@ -228,6 +228,9 @@ def test_the_command(tmp_path):
     assert "few, skip or fail" in str(runner.invoke(app, [*words, "--on-error", "skp"]).exception)
     words = ["data", "hull", "demo", "-o", str(tmp_path / "x.json")]
     assert "--potential chgnet" in str(runner.invoke(app, words).exception)
+    words = ["data", "hull", "demo/val", "-o", str(tmp_path / "x.json"), "--potential", "chgnet"]
+    two = runner.invoke(app, [*words, "--split", "train"]).exception
+    assert "demo/val names the split val, and train is asked for" in str(two)
 
 
 @pytest.mark.parametrize("step", [225, pytest.param(9, marks=pytest.mark.slow)])

@@ -14,7 +14,7 @@ from hostile_files import archives, contents, others
 from hostile_tricks import overloads, tricks
 
 from chemeleon.checkpoints.chemeleon2.lightning import convert
-from chemeleon.errors import CheckpointError
+from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.models.vae import CrystalVAE
 
 CASES = [*reducers(), *opcodes(), *tensors(), *archives(), *contents(), *others(), *tricks()]
@@ -75,6 +75,21 @@ def test_a_sound_file_is_imported(tmp_path):
     torch.testing.assert_close(vae.encoder.blocks[0].attn.qkv.weight, weight)
     assert not vae.config.wrap_input
     assert vae.config.coordinate_head == "raw"
+
+
+def test_words_that_there_are_not_are_refused(tmp_path):
+    torch.save(sound(), tmp_path / "model.ckpt")
+    for given, said in (
+        ({"dtype": "fp16"}, "dtype fp16: must be fp32 or bf16"),
+        ({"weights": "EMA"}, "weights EMA: must be raw or ema"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            convert(tmp_path / "model.ckpt", tmp_path / "out", **given)
+        assert not (tmp_path / "out").exists()
+    vae = CrystalVAE.from_pretrained(convert(tmp_path / "model.ckpt", tmp_path / "out"))
+    with pytest.raises(ConfigError, match="dtype fp16: must be fp32 or bf16"):
+        vae.save_pretrained(tmp_path / "again", "fp16")
+    assert not (tmp_path / "again").exists()
 
 
 def test_averages_are_refused_where_there_are_none(tmp_path):

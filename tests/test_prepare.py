@@ -20,8 +20,9 @@ from chemeleon.cli.data import app
 from chemeleon.config import presets
 from chemeleon.config.schema import DataConfig
 from chemeleon.data.dataset import load_split
+from chemeleon.data.limits import Limits
 from chemeleon.data.prepare import prepare, split_indices
-from chemeleon.errors import DataError
+from chemeleon.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 HALIDES = [(a, x) for a in ("Li", "Na", "K", "Rb") for x in ("F", "Cl", "Br", "I")]
@@ -277,3 +278,15 @@ def test_the_next_command_works_as_printed(tmp_path: Path, monkeypatch: pytest.M
     assert "2 atoms are over data.limits.atoms=1" in str(done.exception)
     done = run(app, [*words, "--limit", "atom=1"])
     assert "did you mean 'atoms'" in str(done.exception)
+    for wrong in ("atoms=many", "atoms", "atom=1"):
+        done = run(app, [*words, "--limit", wrong])
+        assert isinstance(done.exception, ConfigError)
+        for limit in Limits._fields:
+            assert limit in str(done.exception), wrong
+
+
+def test_a_way_to_split_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    folder = cifs(tmp_path / "cifs", ["a", "b"])
+    with pytest.raises(ConfigError, match="split_by Formula: must be random or formula; did you"):
+        prepare(folder, tmp_path / "new", split_by="Formula")
+    assert not (tmp_path / "new").exists()

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from conftest import load_script
 from energy_helpers import rocksalt_cube
+from typer.testing import CliRunner
 
+from chemeleon.cli.data import app
 from chemeleon.config.presets import load, parse_override
 from chemeleon.config.schema import DataConfig
 from chemeleon.config.where import read_where
 from chemeleon.data.labels import Labels
-from chemeleon.data.named import find_set
+from chemeleon.data.named import find_set, find_sets
 from chemeleon.data.where import Rows, judge
 from chemeleon.errors import ChemeleonError, ConfigError, DataError
 from chemeleon.evaluation.reference import load_reference
@@ -252,6 +254,36 @@ def test_a_set_is_named_with_its_expression(table: Path) -> None:
         find_set("demoo where gap > 1")
     targets = of_data('mine/train where source == "dft"', 1)
     assert targets.targets == ["m1", "m3", "m5"]
+
+
+def test_two_splits_are_refused(table: Path) -> None:
+    (table.parent / "val.csv").write_bytes(table.read_bytes())
+    assert [one.split for one in find_sets("mine/val")] == ["val"]
+    assert [one.split for one in find_sets("mine/val", "val")] == ["val"]
+    assert [one.split for one in find_sets("mine")] == ["train", "val"]
+    assert find_set("mine/val", default="test").split == "val"
+    for name in ("mine/val", f"{table.parent}/val", "mine/val where gap > 1", "mp/val"):
+        with pytest.raises(ConfigError, match="names the split val, and train is asked for"):
+            find_sets(name, "train")
+        with pytest.raises(ConfigError, match="leave out one"):
+            find_set(name, "train")
+    done = CliRunner().invoke(app, ["describe", "mine/val", "--split", "train"])
+    assert isinstance(done.exception, ConfigError)
+
+
+def test_a_folder_of_files_has_no_splits(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for folder in (Path("cifs"), Path("some/cifs"), Path("demo")):
+        folder.mkdir(parents=True)
+        rocksalt_cube(4, "Na", "Cl").to(filename=str(folder / "salt.cif"))
+    for name in ("cifs", "some/cifs", "some/cifs/salt.cif"):
+        assert find_set(name).load().crystals.ids
+        with pytest.raises(DataError, match=f"{name} is one set without splits: leave out /test"):
+            find_set(f"{name}/test")
+    assert find_set("demo/val").title == "demo val"  # a data set of that name has splits
 
 
 def test_a_reference_is_of_some_rows(table: Path) -> None:

@@ -6,10 +6,12 @@ Models are in float32 while they are used, whatever they are kept in.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from chemeleon.config.requests import check_word
 
 Dtype = Literal["fp32", "bf16"]
 # What is rounded. Anything else (means, spreads, histograms, null embeddings) is small, and of some
@@ -18,7 +20,12 @@ _ROUNDED = (".weight", ".bias", ".filters")
 
 
 def rounded(tensors: Mapping[str, Tensor], dtype: Dtype) -> dict[str, Tensor]:
-    """Return the tensors as they are kept with ``dtype``."""
+    """Return the tensors as they are kept with ``dtype``.
+
+    Raises:
+        ConfigError: if that is another word.
+    """
+    check_word("dtype", dtype, get_args(Dtype))
     if dtype == "fp32":
         return dict(tensors)
     return {

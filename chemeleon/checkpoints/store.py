@@ -135,10 +135,11 @@ def write_model(
         dtype: of the weights on disk; statistics are float32 in any case.
     """
     content = {"chemeleon": __version__, "kind": kind, **config}
+    kept = rounded(tensors, dtype)
     with Draft(folder, MODEL_PARTS) as draft:
         draft.begin()
         write_text(draft.path / MODEL_CONFIG, dump_yaml(content))
-        write_tensors(draft.path / MODEL_WEIGHTS, rounded(tensors, dtype), {"format": "pt"})
+        write_tensors(draft.path / MODEL_WEIGHTS, kept, {"format": "pt"})
         draft.commit()
 
 

@@ -191,15 +191,14 @@ def _bold(text: object) -> Text:
 
 
 def _limits(given: list[str]) -> dict[str, int]:
+    from chemeleon.config.requests import check_word
     from chemeleon.data.limits import Limits
-    from chemeleon.errors import ConfigError, nearest
 
     plain = [word.removeprefix("data.limits.") for word in given]
-    found = words.named("--limit", plain, "NAME=NUMBER such as atoms=20000", words.whole)
+    example = f"NAME=NUMBER such as atoms=20000, of {', '.join(Limits._fields)}"
+    found = words.named("--limit", plain, example, words.whole)
     for name in found:
-        if name not in Limits._fields:
-            known, close = ", ".join(Limits._fields), nearest(name, Limits._fields)
-            raise ConfigError(f"--limit {name}: must be one of {known}{close}")
+        check_word("--limit", name, Limits._fields)
     return found
 
 

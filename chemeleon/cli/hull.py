@@ -49,8 +49,9 @@ def hull(
         ),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Split of the data set; all: every split that there is.")
-    ] = "train",
+        str | None,
+        typer.Option(help="Split of the data set; all: every split that there is. \\[train]"),
+    ] = None,
     relax: Annotated[
         int, typer.Option(min=0, help="Relax the data set's crystals by so many steps first.")
     ] = 0,
@@ -122,7 +123,7 @@ def _from_file(
 
 def _from_data_set(
     source: str,
-    split: str,
+    split: str | None,
     root: Path | None,
     potential: str,
     relax: int,
@@ -131,12 +132,15 @@ def _from_data_set(
 ) -> Hull:
     from chemeleon.crystals.batch import Crystals
     from chemeleon.data.dataset import load_split
-    from chemeleon.data.named import find_sets, split_name
+    from chemeleon.data.named import find_set, find_sets, split_name
     from chemeleon.energy.hull_crystals import from_crystals
     from chemeleon.energy.potentials import load_potential
 
+    if split == "all":
+        sets = find_sets(source, root=root, on_error=on_error)
+    else:
+        sets = [find_set(source, split, root=root, on_error=on_error)]
     judge = load_potential(potential, device)
-    sets = find_sets(source, None if split == "all" else split, root=root, on_error=on_error)
     crystals = Crystals.join(
         [
             one.load(progress=True).crystals

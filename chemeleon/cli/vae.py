@@ -33,7 +33,9 @@ train.add_training(
 def reconstruct(
     model: Annotated[str, typer.Argument(help="Run or model folder, or hub:NAME.")],
     dataset: Annotated[str, typer.Argument(help="Data set, such as mp, NAME/SPLIT, or a path.")],
-    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "test",
+    split: Annotated[
+        str | None, typer.Option("--split", help="train, val or test. \\[test]")
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Crystals at a time.")] = 256,
     device: Annotated[
         str | None, typer.Option("--device", help="cpu, cuda, cuda:1; default: a GPU if any.")

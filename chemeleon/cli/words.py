@@ -17,7 +17,7 @@ import typer
 from typer.models import OptionInfo
 
 from chemeleon.config.keywords import texts
-from chemeleon.config.requests import whole_number
+from chemeleon.config.requests import check_word, whole_number
 from chemeleon.data.problems import OnError
 from chemeleon.errors import ConfigError, nearest
 
@@ -77,10 +77,7 @@ def choice(flag: str, kind: Any, help: str) -> OptionInfo:
     allowed = get_args(kind)
 
     def parse(given: str) -> str:
-        if given not in allowed:
-            known = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
-            raise ConfigError(f"{flag} {given}: must be {known}{nearest(given, allowed)}")
-        return given
+        return check_word(flag, given, allowed)
 
     return typer.Option(flag, help=help, parser=parse, metavar="|".join(allowed))
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from chemeleon.errors import ConfigError
+from chemeleon.errors import ConfigError, nearest
 
 MAX_CRYSTALS = 1_000_000  # of one sample: all of them are held in memory
 MAX_ATOMS = 1_000  # of a cell or a formula; published sets have at most 52 in a cell
@@ -78,6 +78,19 @@ def check_range(what: str, value: float, least: float, most: float) -> None:
         raise ConfigError(
             f"{what} must be from {_shown(least)} to {_shown(most)}, got {_shown(value)}"
         )
+
+
+def check_word(what: str, given: str, allowed: Iterable[str]) -> str:
+    """Return a word that is one of those allowed.
+
+    Raises:
+        ConfigError: naming these, and the nearest.
+    """
+    known = tuple(allowed)
+    if given not in known:
+        words = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise ConfigError(f"{what} {given}: must be {words}{nearest(str(given), known)}")
+    return given
 
 
 def guided_steps(interval: tuple[float, float], steps: int) -> range:

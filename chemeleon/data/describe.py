@@ -31,7 +31,7 @@ class Histogram:
         edges: limits of the bins, one more than counts; a whole number per bin if ``discrete``.
         counts: crystals in each bin.
         mean: mean over crystals.
-        missing: crystals without a value.
+        missing: crystals without a finite value.
         discrete: the bins are whole numbers.
     """
 
@@ -117,7 +117,7 @@ def _top_elements(contains: Tensor) -> dict[str, int]:
 
 def _histogram(name: str, values: Tensor, discrete: bool = False) -> Histogram:
     values = values.double()
-    given = values[~values.isnan()]
+    given = values[values.isfinite()]
     missing = len(values) - len(given)
     if len(given) == 0:
         return Histogram(name, [], [], float("nan"), missing, discrete)

@@ -24,7 +24,7 @@ from chemeleon.data.dataset import (
 )
 from chemeleon.data.problems import OnError
 from chemeleon.data.sources import has_column
-from chemeleon.errors import DataError, nearest
+from chemeleon.errors import ConfigError, DataError, nearest
 from chemeleon.storage import at_home, is_there, settle
 
 
@@ -62,24 +62,31 @@ class NamedSet(NamedTuple):
 
 
 def find_set(
-    name: str, split: str = "train", *, root: Path | None = None, on_error: OnError = "few"
+    name: str,
+    split: str | None = None,
+    *,
+    default: str = "train",
+    root: Path | None = None,
+    on_error: OnError = "few",
 ) -> NamedSet:
     """Find ``NAME``, ``NAME/SPLIT`` or a path, with or without ``where EXPRESSION``.
 
     Args:
         name: as a user wrote it.
-        split: of a data set without one.
+        split: of a data set; the one in its name is no other.
+        default: the split where neither the name nor ``split`` says one.
         root: folder of data sets, see `DataConfig`.
         on_error: what bad rows may do.
 
     Raises:
-        ConfigError: if the expression cannot be read.
+        ConfigError: if the expression cannot be read, or there are two splits.
         DataError: if there is neither a file nor a data set of that name.
     """
     base, where = split_name(name)
     head, _, tail = base.rpartition("/")
     given = bool(head) and tail in SPLITS and not is_there(at_home(base))
-    base, split = (head, tail) if given else (base, split)
+    if given:
+        base, split = head, _agreed(name, tail, split)
     path = at_home(base)
     own = {"root": None if root is None else str(root), "on_error": on_error, "where": where}
     settle(path)
@@ -87,7 +94,8 @@ def find_set(
         config = presets.data_config(
             own | {"name": path.resolve().name, "root": str(path.resolve().parent)}
         )
-        if any(_has(config, one) for one in SPLITS):
+        if _has_splits(config):
+            split = split or default
             return NamedSet(name, split_path(config, split), split, config)
     if is_there(path) and not given:
         return NamedSet(name, path, None, presets.data_config(own))
@@ -102,7 +110,9 @@ def find_set(
             "root": config.root if root is None else str(root),
         }
     )
-    chosen = other or split
+    if is_there(path) and (other or not (dataset in known or _has_splits(config))):
+        raise DataError(f"{base} is one set without splits: leave out /{tail}")
+    chosen = (_agreed(name, other, split) if other else split) or default
     if chosen not in SPLITS:
         close = nearest(chosen, SPLITS)
         raise DataError(f"no file {base}, and no split '{chosen}': {', '.join(SPLITS)}{close}")
@@ -125,7 +135,7 @@ def find_sets(
     missing: list[DataError] = []
     for part in SPLITS if split is None else (split,):
         try:
-            one = find_set(name, part, root=root, on_error=on_error)
+            one = find_set(name, split, default=part, root=root, on_error=on_error)
             found[one.path] = one
         except DataError as error:
             missing.append(error)
@@ -134,9 +144,17 @@ def find_sets(
     return list(found.values())
 
 
-def _has(config: DataConfig, split: str) -> bool:
-    with suppress(DataError):
-        return bool(split_path(config, split))
+def _agreed(name: str, own: str, split: str | None) -> str:
+    """Return the split in a name, unless another one is asked for."""
+    if split not in (None, own):
+        raise ConfigError(f"{name} names the split {own}, and {split} is asked for: leave out one")
+    return own
+
+
+def _has_splits(config: DataConfig) -> bool:
+    for split in SPLITS:
+        with suppress(DataError):
+            return bool(split_path(config, split))
     return False
 
 

@@ -20,7 +20,6 @@ import numpy as np
 
 from chemeleon.config.keywords import called_with
 from chemeleon.config.presets import data_config
-from chemeleon.config.requests import check_seed
 from chemeleon.crystals.convert import to_structures
 from chemeleon.crystals.files import cif_text, write_structures
 from chemeleon.data.dataset import SPLITS, LoadReport, load_source
@@ -94,7 +93,7 @@ def prepare(settings: PrepareSettings) -> PrepareReport:
         ChemeleonError: if the output exists, the source is unusable, or ``split`` makes no sense.
     """
     source, split, output = settings.source, settings.split, Path(settings.output)
-    check_seed(settings.seed)
+    settings.check()
     if len(split) != 3 or min(split) < 0 or not math.isclose(sum(split), 1, abs_tol=1e-6):
         raise DataError(f"split {tuple(split)} must be three shares of train, val, test, sum 1")
     check_output(output, settings.overwrite)

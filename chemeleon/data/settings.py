@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
+from chemeleon.config.requests import check_seed, check_word
 from chemeleon.data.problems import OnError
 
 if TYPE_CHECKING:
@@ -59,3 +60,8 @@ class PrepareSettings:
     limits: Mapping[str, int] | None = None
     overwrite: bool = False
     progress: bool = False
+
+    def check(self) -> None:
+        """Raise ConfigError for a seed or a word that there is not."""
+        check_seed(self.seed)
+        check_word("split_by", self.split_by, get_args(SplitBy))

@@ -93,7 +93,7 @@ def load_reference(
     Raises:
         DataError: if there is no such set, or too many of its rows are bad.
     """
-    source = find_set(name, split)
+    source = find_set(name, default=split)
     path = source.path
     content = fingerprint(path)
     versions = [_FORMAT, PARSER_VERSION, DESCRIPTION_VERSION, REDUCTION_VERSION, path.name]

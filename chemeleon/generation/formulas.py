@@ -190,7 +190,7 @@ def of_data(source: str, count: int, on_error: OnError = "few") -> Candidates:
 
     from chemeleon.data.named import find_set
 
-    crystals = find_set(source, "test", on_error=on_error).load().crystals
+    crystals = find_set(source, default="test", on_error=on_error).load().crystals
     check_request(len(crystals) * count)
     if len(set(crystals.ids)) < len(crystals):
         twice = Counter(crystals.ids).most_common(1)[0][0]

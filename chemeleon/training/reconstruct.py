@@ -17,7 +17,7 @@ def reconstruct(
     model: str | Path,
     dataset: str,
     *,
-    split: str = "test",
+    split: str | None = None,
     batch_size: int = 256,
     device: str | None = None,
     jobs: int | None = None,
@@ -28,14 +28,15 @@ def reconstruct(
     Args:
         model: run or model folder, or hub name.
         dataset: data set, data set and split, or path, and an expression; see `data.named`.
-        split: train, val or test, where the name has none.
+        split: train, val or test; by default the one in the name, else test.
         batch_size: crystals at a time.
         device: torch's name; a GPU is used if there is one.
         jobs: matching processes; all cores if None.
         on_error: how many rows may be bad.
 
     Raises:
-        ConfigError: for a useless batch size, or number of processes.
+        ConfigError: for a useless batch size or number of processes, or a split that is not the one
+            in the name.
         CheckpointError: if there is no VAE there.
         DataError: if there is no such data set.
     """
@@ -50,7 +51,7 @@ def reconstruct(
     check_range("batch_size", batch_size, 1, MAX_CRYSTALS)
     if jobs is not None:
         check_range("jobs", jobs, 1, MAX_JOBS)
-    named = find_set(dataset, split, on_error=on_error)
+    named = find_set(dataset, split, default="test", on_error=on_error)
     vae = place(CrystalVAE.from_pretrained(model), device)
     where = vae.frequencies.device
     crystals = vae.arranged(named.load().crystals)

@@ -8,7 +8,7 @@ one latent scale, the interleaved token layout.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from pydantic import ValidationError
@@ -31,9 +31,11 @@ from chemeleon.checkpoints.rounding import Dtype
 from chemeleon.checkpoints.store import read_folder, write_model
 from chemeleon.config.architecture import VAEConfig
 from chemeleon.config.modelfile import ImportedConfig
+from chemeleon.config.requests import check_word
 from chemeleon.errors import CheckpointError, printable
 from chemeleon.storage import at_home
 
+Weights = Literal["raw", "ema"]
 Config = dict[str, Any]
 Tensors = dict[str, Tensor]
 
@@ -42,7 +44,7 @@ def convert(
     path: str | Path,
     output_folder: str | Path,
     *,
-    weights: Literal["raw", "ema"] = "raw",
+    weights: Weights = "raw",
     vae: str | Path | None = None,
     dtype: Dtype = "fp32",
 ) -> Path:
@@ -61,8 +63,11 @@ def convert(
         The folder.
 
     Raises:
+        ConfigError: if ``weights`` or ``dtype`` is another word.
         CheckpointError: if the file is not such a checkpoint, is damaged, or is incomplete.
     """
+    check_word("weights", weights, get_args(Weights))
+    check_word("dtype", dtype, get_args(Dtype))
     output = at_home(output_folder)
     try:
         kind, config, tensors = _read(path, weights, vae)
@@ -73,7 +78,7 @@ def convert(
 
 
 def _read(
-    path: str | Path, weights: Literal["raw", "ema"], vae: str | Path | None
+    path: str | Path, weights: Weights, vae: str | Path | None
 ) -> tuple[str, Config, Tensors]:
     source = open_source(at_home(path), weights)
     try:

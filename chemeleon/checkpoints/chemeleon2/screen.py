@@ -10,11 +10,15 @@ that asks for too much is refused. A second lock, not another key: nothing is ma
 from __future__ import annotations
 
 import pickletools
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from torch.nn import Parameter
+
 MAX_OPCODES = 500_000  # a published checkpoint has some ten thousand
-MAX_LOOKED_UP = 10_000_000  # names, in all: the loader goes through those it knows at each use
+# names, in all: the loader goes through those it knows at each use, and through keys at each BUILD
+MAX_LOOKED_UP = 10_000_000
 MAX_NAME = 512  # characters of a class name
 _ITEM_BYTES = {
     **dict.fromkeys(("torch.DoubleStorage", "torch.LongStorage"), 8),
@@ -22,11 +26,11 @@ _ITEM_BYTES = {
     **dict.fromkeys(("torch.HalfStorage", "torch.BFloat16Storage", "torch.ShortStorage"), 2),
     **dict.fromkeys(("torch.CharStorage", "torch.ByteStorage", "torch.BoolStorage"), 1),
 }
-_HARMLESS = {
-    *("torch.Size", "torch.device", "torch._utils._rebuild_parameter"),
-    "torch._utils._rebuild_parameter_with_state",
-}
+_HARMLESS = {"torch.Size", "torch.device", "torch._utils._rebuild_parameter"}
 _TENSORS = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
+
+_MAPPING = frozenset(dir(OrderedDict))
+_PARAMETER = frozenset(dir(Parameter))
 
 _LOOK_UP = {"GLOBAL", "REDUCE", "NEWOBJ", "BUILD"}
 _LITERALS = {
@@ -62,9 +66,10 @@ class _Name:
 
 @dataclass(frozen=True)
 class _Made:
-    """Stands for what calling this name gives; no name for a plain dict or set."""
+    """Stands for what calling this name gives, no name for a plain dict; and for its keys."""
 
     name: str = ""
+    keys: set[Any] = field(default_factory=set, compare=False)
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ def screen(pickled: bytes) -> Outline:
     outer: list[list[Any]] = []  # a mark begins a new stack, as in the loader
     memo: dict[Any, Any] = {}
     names: set[str] = set()
+    built: dict[str, str] = {}  # names whose objects get attributes that a mapping must not have
     looked_up = 0
     for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
         if opcode.name in _LOOK_UP:
@@ -121,8 +127,10 @@ def screen(pickled: bytes) -> Outline:
                 made = tuple(taken)
             case "EMPTY_LIST":
                 made = []
-            case "EMPTY_DICT" | "EMPTY_SET":
+            case "EMPTY_DICT":
                 made = _Made()
+            case "EMPTY_SET":
+                made = _Made("builtins.set")
             case "APPEND" | "APPENDS":
                 made = taken[0]
                 made.extend(taken[1:])
@@ -131,10 +139,13 @@ def screen(pickled: bytes) -> Outline:
                 _check_keys(taken[1::2])
                 if isinstance(made, _Made):
                     found.mappings.add(made.name)
+                    made.keys.update(taken[1::2])
             case "REDUCE" | "NEWOBJ":
                 made = _call(taken[0], taken[1], opcode.name, found)
             case "BUILD":
-                made = taken[0]
+                made, state = taken
+                looked_up += len(state.keys) if isinstance(state, _Made) else 0
+                _build(made, state, built)
             case "BINPERSID":
                 made = _storage(taken[0], found)
             case name if name in _LITERALS:
@@ -142,6 +153,8 @@ def screen(pickled: bytes) -> Outline:
             case name:
                 raise Refused(f"opcode {name} is not allowed")
         stack.append(made)
+    for name in built.keys() & {*found.mappings, "collections.OrderedDict"}:
+        raise Refused(f"a mapping, {name}, gets {built[name]}")
     return found
 
 
@@ -165,11 +178,34 @@ def _call(function: Any, arguments: Any, opcode: str, found: Outline) -> _Made:
             pass  # so are bytes kept
         case name, _ if name in _TENSORS and opcode == "REDUCE":
             _check_tensor(arguments)
+        case "torch._utils._rebuild_parameter_with_state", (_, _, _, state) if opcode == "REDUCE":
+            if wrong := _attributes(state, _PARAMETER):
+                raise Refused(f"a parameter gets {wrong}")
         case name, _ if name in _HARMLESS and opcode == "REDUCE":
             pass
         case _:
             found.calls.add(function.name)
     return _Made(function.name)
+
+
+def _build(made: Any, state: Any, built: dict[str, str]) -> None:
+    """Note what is wrong with an object's new attributes, in case it is a mapping."""
+    name = made.name if isinstance(made, _Made) else ""
+    if name in _TENSORS:
+        raise Refused("a tensor is told anew where its numbers are")
+    if wrong := _attributes(state, _MAPPING):
+        built.setdefault(name, wrong)
+
+
+def _attributes(state: Any, methods: frozenset[str]) -> str:
+    """Say what is wrong with an object's attributes, nothing if all is well.
+
+    The loader sets them on the object itself, so one of a method's name is called instead of it.
+    """
+    if not isinstance(state, _Made) or state.name:
+        return "attributes that are no plain dict"
+    hidden = sorted(methods & state.keys)
+    return f"attributes in place of its methods: {', '.join(hidden[:5])}" if hidden else ""
 
 
 def _storage(identifier: Any, found: Outline) -> _Storage:
