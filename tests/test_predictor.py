@@ -35,6 +35,7 @@ from chemeleon.models.vae import CrystalVAE
 from chemeleon.prediction.predictor import PredictStage
 from chemeleon.prediction.regression import scores
 from chemeleon.prediction.scoring import with_targets
+from chemeleon.training.stage import Place
 
 SMALL = [
     "predict.encoder=scratch",
@@ -56,7 +57,7 @@ def settings(*words: str) -> PredictTrainConfig:
 
 
 def stage(config: PredictTrainConfig, train: Crystals, val: Crystals, **more) -> PredictStage:
-    return PredictStage(config, train, val, device=torch.device("cpu"), **more)
+    return PredictStage(config, train, val, place=Place(torch.device("cpu")), **more)
 
 
 @pytest.fixture(scope="module")
