@@ -57,10 +57,3 @@ def progress_bar(
         disable=not (shown and console.is_terminal),
     ) as bar:
         yield bar
-
-
-def say(text: str, err: bool = False) -> None:
-    """Print text of any origin, see `chemeleon.errors.visible`."""
-    import typer
-
-    typer.echo(visible(text), err=err)

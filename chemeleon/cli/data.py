@@ -10,8 +10,7 @@ import typer
 
 from chemeleon.cli import words
 from chemeleon.cli.hull import EXAMPLES, hull
-from chemeleon.cli.train import Root, say
-from chemeleon.cli.words import OnErrorWord
+from chemeleon.cli.words import OnErrorWord, Root, say
 from chemeleon.data.settings import PrepareSettings, SplitBy
 
 if TYPE_CHECKING:

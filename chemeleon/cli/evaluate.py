@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chemeleon.cli import words
+from chemeleon.cli.words import say
 from chemeleon.evaluation.settings import Settings
-from chemeleon.terminal import say
 
 if TYPE_CHECKING:
     from rich.table import Table

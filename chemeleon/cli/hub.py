@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from chemeleon.cli.words import choice
-from chemeleon.terminal import say
+from chemeleon.cli.words import choice, say
 
 Weights = Literal["raw", "ema"]
 Dtype = Literal["fp32", "bf16"]

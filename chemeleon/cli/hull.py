@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chemeleon.cli.train import Root
-from chemeleon.cli.words import OnErrorWord
+from chemeleon.cli.words import OnErrorWord, Root
 
 if TYPE_CHECKING:
     from chemeleon.data.problems import OnError

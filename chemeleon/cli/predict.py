@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from chemeleon.cli import train
-from chemeleon.terminal import say
+from chemeleon.cli.words import say
 
 app = typer.Typer(no_args_is_help=True, help="Properties of crystals: train a model, use it.")
 

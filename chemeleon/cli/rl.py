@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from chemeleon.cli import train
-from chemeleon.terminal import say
+from chemeleon.cli.words import say
 
 app = typer.Typer(
     no_args_is_help=True, help="Reinforcement learning: teach a model what is wanted."

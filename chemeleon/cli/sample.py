@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from chemeleon.cli import words
+from chemeleon.cli.words import say
 from chemeleon.config.launched import is_first
 from chemeleon.generation.settings import Format, SampleSettings
-from chemeleon.terminal import say
 
 if TYPE_CHECKING:
     from chemeleon.generation.sampling import SampleResult

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chemeleon.cli.words import say
 from chemeleon.config.launched import is_first
-from chemeleon.terminal import say
 
 if TYPE_CHECKING:
     from chemeleon.config.presets import Loaded
@@ -40,9 +40,6 @@ ShowConfig = Annotated[
 TrackerName = Annotated[
     str | None,
     typer.Option("--tracker", help="wandb, tensorboard or none; short for trainer.tracker=..."),
-]
-Root = Annotated[
-    Path | None, typer.Option(help="Folder of data sets [$CHEMELEON_DATA, else ./data].")
 ]
 
 

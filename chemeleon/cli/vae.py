@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from chemeleon.cli import train
-from chemeleon.cli.words import OnErrorWord
-from chemeleon.terminal import say
+from chemeleon.cli.words import OnErrorWord, say
 
 app = typer.Typer(no_args_is_help=True, help="The autoencoder between crystals and latents.")
 

@@ -1,4 +1,4 @@
-"""What options may say, as values; and options for the fields of a dataclass.
+"""What options may say, as values; options that commands share, or that follow from a dataclass.
 
 Parsers raise ConfigError, which names the option and what it takes.
 """
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from inspect import Parameter, Signature
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -19,7 +20,7 @@ from typer.models import OptionInfo
 from chemeleon.config.keywords import texts
 from chemeleon.config.requests import check_word, whole_number
 from chemeleon.data.problems import OnError
-from chemeleon.errors import ConfigError, nearest
+from chemeleon.errors import ConfigError, nearest, visible
 
 
 def of_settings(settings: type, *without: str) -> Callable[[Callable[..., None]], Any]:
@@ -82,6 +83,14 @@ def choice(flag: str, kind: Any, help: str) -> OptionInfo:
     return typer.Option(flag, help=help, parser=parse, metavar="|".join(allowed))
 
 
+def say(text: str, err: bool = False) -> None:
+    """Print text of any origin, see `chemeleon.errors.visible`."""
+    typer.echo(visible(text), err=err)
+
+
+Root = Annotated[
+    Path | None, typer.Option(help="Folder of data sets [$CHEMELEON_DATA, else ./data].")
+]
 OnErrorWord = Annotated[
     OnError,
     choice(
