@@ -139,26 +139,25 @@ def cif_text(structure: Structure, cell: Cell | None = None) -> str:
         cell: of an exactly symmetric crystal, the standard cell to write, with one atom of each
             orbit and the operations; None lists all atoms as given, in P1.
     """
-    found = None
-    if cell is not None:
-        numbers = np.array(structure.atomic_numbers)
-        found = exact(Crystal(numbers, structure.frac_coords, structure.lattice.matrix), cell)
+    found = None if cell is None else exact(_arrays(structure), cell)
     if cell is None or found is None:
         from pymatgen.io.cif import CifWriter
 
         return str(CifWriter(structure))
     crystal, group = found
-    assert cell is not None
     return _cif(crystal, group, *_named(group, cell), orbits(crystal, group, cell))
 
 
 def p1_text(structure: Structure) -> str:
     """Return an ordered crystal as CIF with all its atoms, in a tenth of the time of `cif_text`."""
-    crystal = Crystal(
-        np.array(structure.atomic_numbers), structure.frac_coords, structure.lattice.matrix
-    )
     names = ["_space_group_name_H-M_alt  'P 1'"]
-    return _cif(crystal, 1, ["x,y,z"], names, [(i, 1) for i in range(len(structure))])
+    atoms = [(i, 1) for i in range(len(structure))]
+    return _cif(_arrays(structure), 1, ["x,y,z"], names, atoms)
+
+
+def _arrays(structure: Structure) -> Crystal:
+    numbers = np.array(structure.atomic_numbers)
+    return Crystal(numbers, structure.frac_coords, structure.lattice.matrix)
 
 
 def _cif(

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from chemeleon.crystals.batch import Array
 from chemeleon.crystals.symmetry import TIGHT, crystal_system, dataset, operations
 
-Array = NDArray[Any]
 _ZERO = 1e-6  # fractional; what tells places apart is a twenty-fourth at least
 _GENERIC = np.array([0.137283, 0.292871, 0.418934])  # on no special position
 _GRID = 48  # all origins of normalisers are multiples of 1/48
