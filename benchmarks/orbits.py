@@ -25,8 +25,8 @@ from chemeleon.crystals.symmetry import SYMPREC, TIGHT, space_group
 from chemeleon.crystals.wyckoff import group
 from chemeleon.data.named import find_set
 from chemeleon.data.pool import run_parallel, worker_count
-from chemeleon.evaluation.matching.judge import fits
 from chemeleon.evaluation.matching.pairs import MatchPairs
+from chemeleon.evaluation.matching.verdicts import fits
 
 TOLERANCES = (0.1, 0.1, 3.0)  # ltol, stol, angle in degrees
 MATCHER = MatchPairs([], TOLERANCES, seconds=20.0)

@@ -15,8 +15,8 @@ from chemeleon.evaluation.matching.limits import TimeUpError, time_limit
 from chemeleon.evaluation.work import Each
 
 if TYPE_CHECKING:
-    from chemeleon.evaluation.matching.judge import Edges, MatchJob
     from chemeleon.evaluation.matching.pairs import Answer, MatchPairs
+    from chemeleon.evaluation.matching.verdicts import Edges, MatchJob
 
 KILLS, STICKS, RAISES = 13, 17, 23
 
@@ -67,8 +67,8 @@ def killed_once(path: str) -> str:
 def deadly_judge(job: MatchJob) -> Edges:
     """Judge, but die on the pair of the cells of volume 27 and 64."""
     others = job.firsts if job.others is None else job.others
-    for row in job.rows.tolist():
-        for other in job.partners(row).tolist():
+    for row, partners in job.rows:
+        for other in partners:
             volumes = [
                 abs(np.linalg.det(x)) for x in (job.firsts.lattice[row], others.lattice[other])
             ]

@@ -12,8 +12,7 @@ from conftest import demo_crystals
 
 from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.parse import Crystal
-from chemeleon.evaluation.matching import judge as judging
-from chemeleon.evaluation.matching import lattice_maps
+from chemeleon.evaluation.matching import lattice_maps, verdicts
 from chemeleon.evaluation.matching.grouping import (
     Prepared,
     find_groups,
@@ -21,13 +20,13 @@ from chemeleon.evaluation.matching.grouping import (
     prepare,
     shared,
 )
-from chemeleon.evaluation.matching.judge import MatchJob
-from chemeleon.evaluation.matching.lattice_maps import Cells, possible_maps, unit_cells
+from chemeleon.evaluation.matching.lattice_maps import possible_maps, unit_cells
 from chemeleon.evaluation.matching.pairs import TOLERANCES
 from chemeleon.evaluation.matching.reduced import reduce_crystal
+from chemeleon.evaluation.matching.verdicts import UNDECIDED, MatchJob
 
 
-def possible_matches(lattice: Any, cells: Cells, ltol: float, angle_tol: float) -> Any:
+def possible_matches(lattice: Any, cells: Array, ltol: float, angle_tol: float) -> Any:
     maps = possible_maps(lattice, cells, ltol, angle_tol)
     return np.union1d(maps.owner, maps.unknown)
 
@@ -125,7 +124,7 @@ def test_every_verdict_equals_fit(name: str) -> None:
             ltol, _, angle = TOLERANCES[name]
             possible = len(possible_matches(first.lattice, cells, ltol, angle)) > 0
             assert possible or not expected, "the bound excluded a match"
-            assert judging.fits(first, second, TOLERANCES[name]) == expected
+            assert verdicts.fits(first, second, TOLERANCES[name]) == expected
             asked, passed = asked + 1, passed + possible
     assert passed < asked, "the bound excludes nothing"
 
@@ -163,10 +162,10 @@ def test_verdict_out_of_time_is_counted(monkeypatch: pytest.MonkeyPatch) -> None
             pass
         return True
 
-    monkeypatch.setattr(judging, "fits", late)
-    edges = MatchJob(np.arange(3), prepared.crystals, None, TOLERANCES["cdvae"], 0.05).run()
-    assert edges.undecided.tolist() == [[0, 1], [0, 2], [1, 2]]
-    assert len(edges.matches) == 0
+    monkeypatch.setattr(verdicts, "fits", late)
+    rows = [(0, range(1, 3)), (1, range(2, 3))]
+    edges = MatchJob(rows, prepared.crystals, None, TOLERANCES["cdvae"], 0.05).run()
+    assert edges.tolist() == [[0, 1, UNDECIDED], [0, 2, UNDECIDED], [1, 2, UNDECIDED]]
     groups = find_groups(prepared, TOLERANCES["cdvae"], seconds=0.05)
     assert groups.undecided.tolist() == [2, 2, 2]
     assert groups.unique.all()

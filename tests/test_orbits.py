@@ -10,7 +10,8 @@ from conftest import demo_crystals
 
 from chemeleon.crystals.batch import Crystal
 from chemeleon.crystals.canonical import orbits_of, redrawn
-from chemeleon.crystals.orbits import OrbitCrystal, Orbits, basis_of, cells_of, crystals_of
+from chemeleon.crystals.lattice import cells_of
+from chemeleon.crystals.orbits import OrbitCrystal, Orbits, basis_of, crystals_of
 from chemeleon.crystals.symmetry import dataset, operations
 from chemeleon.crystals.wyckoff import group
 from chemeleon.evaluation.matching.pairs import MatchPairs

@@ -14,8 +14,8 @@ from pool_helpers import KILLS, RAISES, STICKS, Halves
 from chemeleon.crystals.batch import Crystal, Crystals
 from chemeleon.data.pool import Rescue, Worker, run_parallel
 from chemeleon.evaluation.describe import Describe
-from chemeleon.evaluation.matching.judge import MatchJob
 from chemeleon.evaluation.matching.reduced import Reduce
+from chemeleon.evaluation.matching.verdicts import UNDECIDED, YES, MatchJob
 from chemeleon.evaluation.report.crystal_view import crystal_views
 from chemeleon.evaluation.work import answers, rescue
 
@@ -77,20 +77,22 @@ def test_a_pair_that_kills_has_no_verdict_and_all_others_have(within: bool) -> N
         np.full(5, 29), np.zeros((5, 3)), edges[:, None, None] * np.eye(3), np.ones(5, int)
     )
     stack.lattice[4] *= np.array([1, 1, 2])[:, None]  # another shape
-    job = MatchJob(np.arange(5), stack, None if within else stack, (0.2, 0.3, 5.0), 10.0)
+    rows = [(row, range(row + 1 if within else 0, 5)) for row in range(5)]
+    job = MatchJob(rows, stack, None if within else stack, (0.2, 0.3, 5.0), 10.0)
     plain = job.run()
     worker = Worker("pool_helpers:deadly_judge")
     try:
         found = worker.answer(job, rescue(job))
     finally:
         worker.close(wait=True)
-    assert found.undecided.tolist() == [[0, 1]]
-    joined = {frozenset(pair) for pair in found.matches.tolist()}
+    assert found[found[:, 2] == UNDECIDED, :2].tolist() == [[0, 1]]
+    matches = found[found[:, 2] == YES, :2].tolist()
+    joined = {frozenset(pair) for pair in matches}
     if within:
-        assert joined >= {frozenset(p) for p in plain.matches.tolist()} - {frozenset((0, 1))}
+        assert joined >= {frozenset(p) for p in plain[:, :2].tolist()} - {frozenset((0, 1))}
         assert not any(4 in pair for pair in joined)
     else:
-        assert {pair[0] for pair in found.matches.tolist()} == {0, 1, 2, 3, 4}
+        assert {pair[0] for pair in matches} == {0, 1, 2, 3, 4}
 
 
 def test_chunks_are_cut_and_joined_without_loss() -> None:

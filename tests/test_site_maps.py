@@ -7,7 +7,7 @@ import pytest
 
 from chemeleon.crystals.batch import Crystals
 from chemeleon.data.parse import Crystal
-from chemeleon.evaluation.matching import judge as judging
+from chemeleon.evaluation.matching import verdicts
 from chemeleon.evaluation.matching.grouping import find_groups, prepare
 from chemeleon.evaluation.matching.pairs import TOLERANCES
 
@@ -28,12 +28,12 @@ def test_groups_in_one_lattice_are_those_of_all_maps(noise, groups, monkeypatch)
         asked.append(words)
         return fits(*words)
 
-    fits = judging.fits
-    monkeypatch.setattr(judging, "fits", counted)
+    fits = verdicts.fits
+    monkeypatch.setattr(verdicts, "fits", counted)
     ours = find_groups(prepared, TOLERANCES["pymatgen"], workers=1).group.tolist()
     few = len(asked)
-    every = lambda first, numbers, frac, cells, maps, stol: np.ones(len(maps.owner), bool)  # noqa: E731
-    monkeypatch.setattr(judging, "maps_that_fit", every)
+    every = lambda first, others, cells, maps, stol: np.ones(len(maps.owner), bool)  # noqa: E731
+    monkeypatch.setattr(verdicts, "maps_that_fit", every)
     assert find_groups(prepared, TOLERANCES["pymatgen"], workers=1).group.tolist() == ours
     if groups is not None:
         assert len(set(ours)) == groups

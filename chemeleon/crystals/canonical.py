@@ -19,13 +19,15 @@ descriptions. No torch here.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from chemeleon.crystals.batch import Array, Crystal
 from chemeleon.crystals.idealise import STEP, distortion
-from chemeleon.crystals.orbits import OrbitCrystal, basis_of, cells_of
+from chemeleon.crystals.lattice import cells_of, whole_steps
+from chemeleon.crystals.orbits import OrbitCrystal, basis_of
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, crystal_system, dataset
 from chemeleon.crystals.wyckoff import Changes, Group, Maps, group
 
@@ -50,10 +52,11 @@ def orbits_of(crystal: Crystal, symprec: float = SYMPREC) -> OrbitCrystal | None
         symprec: tolerance of its symmetry, angstrom.
     """
     given = found = dataset(*crystal, symprec)
+    close = functools.cache(functools.partial(dataset, *crystal, TIGHT))  # one for all tolerances
     tolerance = symprec
     while found is not None and tolerance >= _LEAST:
         exact = found is given and _is_exact(crystal, found, symprec)
-        if (exact or _keeps_group(given, found, symprec)) and _keeps_cell(crystal, found):
+        if (exact or _keeps_group(given, found, symprec)) and _keeps_cell(crystal, found, close):
             return _read(crystal, found)
         tolerance *= STEP
         found = dataset(*crystal, tolerance)
@@ -75,13 +78,13 @@ def _keeps_group(given: Any, found: Any, symprec: float) -> bool:
     return again is not None and again.number == given.number
 
 
-def _keeps_cell(crystal: Crystal, found: Any) -> bool:
-    """Tell whether all lattice translations are exact ones."""
+def _keeps_cell(crystal: Crystal, found: Any, close: Callable[[], Any]) -> bool:
+    """Tell whether all lattice translations are exact ones; `close` finds those at `TIGHT`."""
     atoms = len(found.prim_std_cell.numbers)
     if atoms == len(crystal.atomic_numbers):
         return True
-    close = dataset(*crystal, TIGHT)
-    return close is None or len(close.prim_std_cell.numbers) <= atoms
+    exact = close()
+    return exact is None or len(exact.prim_std_cell.numbers) <= atoms
 
 
 def _read(crystal: Crystal, found: Any) -> OrbitCrystal:
@@ -217,13 +220,10 @@ def _steps(number: int) -> Array:
 
     The reduced cell of a lattice, and all as short as it, are one step from each other.
     """
-    triclinic = crystal_system(number) == "triclinic"
-    size = 1 if triclinic else 2
-    entries = np.arange(-size, size + 1)
-    if triclinic:
-        steps = np.stack(np.meshgrid(*[entries] * 9, indexing="ij"), -1).reshape(-1, 3, 3)
+    if crystal_system(number) == "triclinic":
+        steps = whole_steps(*[1] * 9).reshape(-1, 3, 3)
     else:
-        plane = np.stack(np.meshgrid(*[entries] * 4, indexing="ij"), -1).reshape(-1, 2, 2)
+        plane = whole_steps(*[2] * 4).reshape(-1, 2, 2)
         turned = np.round(np.linalg.det(plane))
         steps = np.zeros((len(plane), 3, 3), np.int64)
         steps[:, 0::2, 0::2], steps[:, 1, 1] = plane, turned

@@ -16,6 +16,7 @@ import numpy as np
 
 from chemeleon.crystals.batch import Crystal
 from chemeleon.crystals.idealise import exact, orbits
+from chemeleon.crystals.lattice import cells_of
 from chemeleon.crystals.symbols import symbol
 from chemeleon.crystals.symmetry import Cell, gemmi_operations, operations
 from chemeleon.errors import DataError
@@ -170,9 +171,7 @@ def _cif(
     """Return a CIF of the operations of a group, its names, and an atom and the size of orbits."""
     numbers, coords, lattice = crystal
     symbols = [symbol(z) for z in numbers.tolist()]
-    lengths = np.linalg.norm(lattice, axis=1)
-    unit = lattice / lengths[:, None]
-    angles = np.degrees(np.arccos([unit[1] @ unit[2], unit[0] @ unit[2], unit[0] @ unit[1]]))
+    lengths, angles = np.split(cells_of(lattice), 2)
     counts = Counter(symbols)
     units = int(np.gcd.reduce(list(counts.values())))
     lines = [
@@ -181,7 +180,7 @@ def _cif(
         f"_space_group_IT_number  {group}",
         *(f"_cell_length_{x}  {v:.10f}" for x, v in zip("abc", lengths, strict=True)),
         *(f"_cell_angle_{x}  {v:.10f}"
-          for x, v in zip(("alpha", "beta", "gamma"), angles, strict=True)),
+          for x, v in zip(("alpha", "beta", "gamma"), np.degrees(angles), strict=True)),
         f"_cell_volume  {abs(np.linalg.det(lattice)):.8f}",
         f"_cell_formula_units_Z  {units}",
         f"_chemical_formula_structural  {_formula(counts, units)}",

@@ -83,14 +83,6 @@ class Orbits:
             yield OrbitCrystal(int(self.numbers[row]), self.cells[row], *parts)
 
 
-def cells_of(bases: Array) -> Array:
-    """Return lengths (angstrom) and angles (radian), ``(..., 6)``, of ``(..., 3, 3)`` cells."""
-    lengths = np.linalg.norm(bases, axis=-1)
-    unit = bases / lengths[..., None]
-    cosines = (np.roll(unit, -1, -2) * np.roll(unit, -2, -2)).sum(-1)
-    return np.concatenate([lengths, np.arccos(np.clip(cosines, -1, 1))], -1)
-
-
 def projected_cells(number: int, cells: Array) -> Array:
     """Return cells ``(M, 6)`` moved onto what the crystal system of a group demands."""
     system, cells = crystal_system(number), cells.copy()

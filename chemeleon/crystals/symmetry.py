@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from chemeleon.crystals.lattice import plane_spacings, whole_steps
+
 SYMPREC = 0.1  # angstrom, unless another tolerance is asked for
 TIGHT = 0.01  # angstrom: a crystal that has its symmetry exactly has it at this tolerance too
 MAX_RATIO = 100.0  # of cell vectors; the search takes minutes beyond it
@@ -99,11 +101,6 @@ def _height(basis: NDArray[Any]) -> float:
     return given if reduced is None else max(given, plane_spacings(reduced).min())
 
 
-def plane_spacings(lattice: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the distances ``(3,)`` of the planes that bound a cell ``(3, 3)``, in its unit."""
-    return 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0)
-
-
 def operations(number: int, primitive: bool) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the operations of a space group in its standard setting.
 
@@ -157,9 +154,7 @@ def in_cell(
     numbers, lattice = numbers[first], axes @ lattice
     if cell == "conventional":
         whole = np.round(conventional @ np.linalg.inv(axes))  # in units of the primitive vectors
-        steps = np.arange(-4, 5)  # no centred cell reaches further
-        points = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
-        inside = points @ np.linalg.inv(whole)
+        inside = whole_steps(4, 4, 4) @ np.linalg.inv(whole)  # no centred cell reaches further
         inside = inside[((inside > -1e-6) & (inside < 1 - 1e-6)).all(1)]
         coords = ((coords @ np.linalg.inv(whole))[:, None] + inside).reshape(-1, 3)
         numbers, lattice = numbers.repeat(len(inside)), whole @ lattice

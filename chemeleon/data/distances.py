@@ -5,11 +5,9 @@ Shapes: ``N`` atoms. Coordinates ``(N, 3)`` fractional, lattice ``(3, 3)`` angst
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 
-from chemeleon.crystals.symmetry import plane_spacings
+from chemeleon.crystals.lattice import plane_spacings, whole_steps
 from chemeleon.data.crystal import Array
 from chemeleon.data.niggli import points_within, reduced_basis
 
@@ -34,8 +32,8 @@ def closest_pair(frac: Array, lattice: Array, cutoff: float) -> tuple[int, int, 
     if thin := bool((2 * cutoff >= plane_spacings(lattice)).any()):
         basis = np.array(reduced_basis(lattice))
         frac, lattice = frac @ lattice @ np.linalg.inv(basis), basis
-        steps = np.array([s for s in itertools.product((-1, 0, 1), repeat=3) if any(s)])
-        shortest = float(np.linalg.norm(steps @ basis, axis=1).min())
+        steps = whole_steps(1, 1, 1) @ basis
+        shortest = float(np.linalg.norm(steps[steps.any(1)], axis=1).min())
         if shortest <= cutoff and len(frac):
             return 0, 0, shortest
         thin = bool((2 * cutoff >= plane_spacings(lattice)).any())

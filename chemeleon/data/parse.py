@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.crystals.batch import Crystals
-from chemeleon.crystals.symmetry import plane_spacings
+from chemeleon.crystals.lattice import plane_spacings
 from chemeleon.data.cif import read_cif
 from chemeleon.data.crystal import MAX_ATOMIC_NUMBER, Array, BadCrystalError, Crystal
 from chemeleon.data.dictionary import read_dictionary

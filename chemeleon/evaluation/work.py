@@ -14,11 +14,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from chemeleon.data.pool import Rescue, Worker, run_parallel, worker_count, workers_wait
 
 logger = logging.getLogger(__name__)
+S = TypeVar("S", bound=Sequence[Any])
 Progress = Callable[[str, float], None]  # of a word and the share done of what it names
 TAME_ATOMS = 100  # of a crystal that compiled code is quick enough with to do without a process
 _FEW_JOBS = 2  # starting workers takes longer than so few jobs
@@ -89,6 +90,7 @@ def finish(jobs: Iterable[Job], workers: int | None = None) -> Iterator[Any]:
 
 def _one_by_one(jobs: Iterable[Job], rescued: Rescue) -> Iterator[Any]:
     worker = Worker(f"{__name__}:run")  # starts with its first job, if there ever is one
+    done = False
     try:
         for job in jobs:
             if not job.is_tame:
@@ -99,8 +101,18 @@ def _one_by_one(jobs: Iterable[Job], rescued: Rescue) -> Iterator[Any]:
             except Exception:
                 found = worker.answer(job, rescued)
             yield found
+        done = True
     finally:
-        worker.close(wait=True)
+        if done and workers_wait():
+            worker.release()  # starting anew takes a second each time
+        else:
+            worker.close(wait=True)
+
+
+def pieces(items: S) -> list[S]:
+    """Cut what a job is about into a few runs; into one if it holds one item."""
+    step = -(-len(items) // _PARTS)
+    return [items[i : i + step] for i in range(0, len(items), step)]  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -126,9 +138,7 @@ class Each(Job):
         return [self.answer(item) for item in self.items]
 
     def split(self) -> list[Each]:
-        step = -(-len(self.items) // _PARTS)
-        parts = [self.items[i : i + step] for i in range(0, len(self.items), step)]
-        return [replace(self, items=part) for part in parts]
+        return [replace(self, items=part) for part in pieces(self.items)]
 
     def join(self, parts: Sequence[list[Any]]) -> list[Any]:
         return list(chain.from_iterable(parts))

@@ -30,6 +30,7 @@ from __future__ import annotations
 import functools
 import warnings
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,10 @@ from chemeleon.evaluation.matching.grouping import (
     Prepared,
     elements_of,
     find_known,
+    first_joined,
     prepare,
 )
-from chemeleon.evaluation.matching.pairs import Tolerances
+from chemeleon.evaluation.matching.limits import Tolerances
 
 MOST_RADIUS_DIFFERENCE = 0.3
 MOST_ELECTRONEGATIVITY_DIFFERENCE = 1.0
@@ -79,13 +81,10 @@ def groups_of(key: bytes) -> dict[int, int]:
         Atomic number to atomic number; of nothing if no two elements are alike.
     """
     elements = sorted(elements_of(key))
-    first = {z: z for z in elements}
-    for i, one in enumerate(elements):
-        for two in elements[i + 1 :]:
-            if alike(one, two):
-                kept, gone = sorted((first[one], first[two]))
-                first = {z: kept if root == gone else root for z, root in first.items()}
-    return first if len(set(first.values())) < len(first) else {}
+    pairs = [(i, j) for i, j in combinations(range(len(elements)), 2)
+             if alike(elements[i], elements[j])]  # fmt: skip
+    first = first_joined(len(elements), np.array(pairs, dtype=np.int64).reshape(-1, 2))
+    return {z: elements[i] for z, i in zip(elements, first.tolist(), strict=True)} if pairs else {}
 
 
 def find_alike(
@@ -110,12 +109,8 @@ def find_alike(
     """
     match = np.full(len(keys), -1, dtype=np.int64)
     undecided = np.zeros(len(keys), dtype=np.int64)
-    there = set(known_keys)
-    groups = {
-        key: groups_of(key)
-        for key in {k for k, ask in zip(keys, asked, strict=True) if ask and k in there}
-    }
-    groups = {key: group for key, group in groups.items() if group}
+    there = {k for k, ask in zip(keys, asked, strict=True) if ask}.intersection(known_keys)
+    groups = {key: group for key in there if (group := groups_of(key))}
     rows = np.array([i for i, k in enumerate(keys) if asked[i] and k in groups], dtype=np.int64)
     others = np.array([i for i, k in enumerate(known_keys) if k in groups], dtype=np.int64)
     if len(rows) == 0:
@@ -123,8 +118,7 @@ def find_alike(
     ours = _spread(crystals, keys, rows, groups, common)
     theirs = _spread(known, known_keys, others, groups, common)
     found = find_known(ours, theirs, tolerances, **common)
-    met = found.match >= 0
-    match[rows[met]] = others[found.match[met]]
+    match[rows] = np.where(found.match >= 0, others[found.match], -1)
     undecided[rows] = found.undecided
     return Novelty(match, undecided)
 

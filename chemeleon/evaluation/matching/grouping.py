@@ -10,18 +10,19 @@ Shapes: ``C`` crystals.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.crystals.batch import Array, Crystal, Crystals
 from chemeleon.data.pool import worker_count, workers_wait
-from chemeleon.evaluation.matching.judge import Edges, MatchJob
 from chemeleon.evaluation.matching.limits import Tolerances
 from chemeleon.evaluation.matching.reduced import Reduce
+from chemeleon.evaluation.matching.verdicts import UNDECIDED, YES, MatchJob
 from chemeleon.evaluation.work import Progress, answers, finish, told
 
 _PAIRS = 300_000  # of one job, about
@@ -30,7 +31,7 @@ _KEYS_CHUNK = 4096
 _WITHIN_PARTS = 4
 _WAITING_PAIRS = 64  # of one job, for workers that run already
 
-Key = tuple[bytes, int]
+K = TypeVar("K", bound=Hashable)
 
 
 class Prepared(NamedTuple):
@@ -143,18 +144,13 @@ def find_groups(
 
     A crystal that could not be reduced stands alone; each of its pairs counts as undecided.
     """
-    total = len(prepared.keys)
-    group, undecided = np.arange(total), _unreduced_pairs(prepared, prepared, within=True)
-    members = _by_key(prepared)
-    jobs = list(_within_jobs(prepared, members, tolerances, seconds, workers))
-    for rows, edges in _judged(jobs, workers, progress, "uniqueness"):
-        for first, second in rows[edges.matches].tolist():
-            _join(group, first, second)
-        np.add.at(undecided, rows[edges.undecided].ravel(), 1)
-    group = np.array([_root(group, i) for i in range(total)], dtype=np.int64).reshape(total)
+    matches, undecided = _compared(
+        prepared, None, tolerances, seconds, workers, progress, "uniqueness"
+    )
     readable = np.array([bool(k) for k in prepared.keys], dtype=bool)
-    group = np.where(readable, group, -1)
-    return Groups(group, (group == np.arange(total)) & readable, undecided)
+    first = first_joined(len(readable), matches)
+    unique = (first == np.arange(len(first))) & readable
+    return Groups(np.where(readable, first, -1), unique, undecided)
 
 
 def find_known(
@@ -167,130 +163,127 @@ def find_known(
     progress: Progress | None = None,
 ) -> Novelty:
     """Look for each crystal in a reference set."""
+    matches, undecided = _compared(
+        prepared, reference, tolerances, seconds, workers, progress, "novelty"
+    )
     match = np.full(len(prepared.keys), -1, dtype=np.int64)
-    undecided = _unreduced_pairs(prepared, reference, within=False)
-    theirs = _by_key(reference)
-    ours = {key: rows for key, rows in _by_key(prepared).items() if key in theirs}
-    jobs = list(_against_jobs(prepared, reference, ours, theirs, tolerances, seconds, workers))
-    for (rows, others), edges in _judged(jobs, workers, progress, "novelty"):
-        match[rows[edges.matches[:, 0]]] = others[edges.matches[:, 1]]
-        np.add.at(undecided, rows[edges.undecided[:, 0]], 1)
+    match[matches[:, 0]] = matches[:, 1]
     return Novelty(match, undecided)
 
 
-def _judged(
-    jobs: list[tuple[Any, MatchJob]], workers: int | None, progress: Progress | None, word: str
-) -> Iterator[tuple[Any, Edges]]:
-    if not workers_wait() and sum(_pairs(job) for _, job in jobs) < _FEW_PAIRS:
+def first_joined(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the first that each of ``count`` is joined to by a chain of pairs ``(E, 2)``."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    if not len(pairs):
+        return np.arange(count)
+    graph = coo_array((np.ones(len(pairs)), tuple(pairs.T)), shape=(count, count))
+    label = connected_components(graph, directed=False)[1]
+    return np.unique(label, return_index=True)[1][label]
+
+
+def _compared(
+    prepared: Prepared,
+    reference: Prepared | None,
+    tolerances: Tolerances,
+    seconds: float,
+    workers: int | None,
+    progress: Progress | None,
+    word: str,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Compare crystals with a reference, or with each other.
+
+    Returns:
+        ``(E, 2)`` matches, as far as they are asked for (see `MatchJob`), and ``(C,)`` pairs of
+        each crystal without a verdict.
+    """
+    undecided = _unreduced_pairs(prepared, reference)
+    jobs = list(_jobs(prepared, reference, tolerances, seconds, workers))
+    if not workers_wait() and sum(_pairs(job.rows) for _, _, job in jobs) < _FEW_PAIRS:
         workers = 1  # done before other processes have started
-    found = finish((job for _, job in jobs), workers)
-    for done, ((owner, _), edges) in enumerate(zip(jobs, found, strict=True), start=1):
+    every = [np.zeros((0, 3), dtype=np.int64)]
+    found = finish((job for _, _, job in jobs), workers)
+    for done, ((rows, others, _), edges) in enumerate(zip(jobs, found, strict=True), start=1):
+        first, second, verdict = edges.T
+        every.append(np.stack([rows[first], others[second], verdict], axis=1))
         if progress:
             progress(word, done / len(jobs))
-        yield owner, edges
+    edges = np.concatenate(every)
+    sides = 2 if reference is None else 1
+    np.add.at(undecided, edges[edges[:, 2] == UNDECIDED, :sides].ravel(), 1)
+    return edges[edges[:, 2] == YES, :2], undecided
 
 
-def _parts(pairs: int, workers: int | None) -> int:
-    """Return into how many jobs to cut so many pairs of one composition."""
-    parts = -(-pairs // _PAIRS)
-    if workers_wait():
-        parts = max(parts, min(-(-pairs // _WAITING_PAIRS), 2 * (workers or worker_count())))
-    return parts
-
-
-def _pairs(job: MatchJob) -> int:
-    others = job.firsts if job.others is None else job.others
-    return len(job.rows) * len(others.lattice)
-
-
-def _within_jobs(
+def _jobs(
     prepared: Prepared,
-    members: dict[Key, NDArray[np.int64]],
+    reference: Prepared | None,
     tolerances: Tolerances,
     seconds: float,
     workers: int | None,
-) -> Iterator[tuple[NDArray[np.int64], MatchJob]]:
-    for rows in members.values():
-        size = len(rows)
-        if size < 2:
-            continue
-        stack = prepared.crystals.subset(rows)
-        # rows far apart in one job: early rows have more partners than late ones
-        pairs = -(-size * size // 2)
-        # each part asks anew what joins crystals that match: finer cuts cost more than they save
-        parts = min(size, max(-(-pairs // _PAIRS), min(_parts(pairs, workers), _WITHIN_PARTS)))
-        for part in range(parts):
-            yield (
-                rows,
-                MatchJob(np.arange(part, size - 1, parts), stack, None, tolerances, seconds),
-            )
-
-
-def _against_jobs(
-    prepared: Prepared,
-    reference: Prepared,
-    ours: dict[Key, NDArray[np.int64]],
-    theirs: dict[Key, NDArray[np.int64]],
-    tolerances: Tolerances,
-    seconds: float,
-    workers: int | None,
-) -> Iterator[tuple[tuple[NDArray[np.int64], NDArray[np.int64]], MatchJob]]:
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], MatchJob]]:
+    """Yield jobs, and which crystals their firsts and others are."""
+    ours = _comparable(prepared)
+    theirs = ours if reference is None else _comparable(reference)
     for key, rows in ours.items():
-        others = theirs[key]
-        stack = reference.crystals.subset(others)
-        step = -(-len(rows) // _parts(len(rows) * len(others), workers))
-        for begin in range(0, len(rows), step):
-            part = rows[begin : begin + step]
-            mine = prepared.crystals.subset(part)
-            job = MatchJob(np.arange(len(part)), mine, stack, tolerances, seconds)
-            yield (part, others), job
+        others = theirs.get(key, rows[:0])
+        starts = range(1, len(rows)) if reference is None else [0] * len(rows)
+        asked = [(row, range(start, len(others))) for row, start in enumerate(starts)]
+        pairs = _pairs(asked)
+        if not pairs:
+            continue
+        firsts = prepared.crystals.subset(rows)
+        stack = None if reference is None else reference.crystals.subset(others)
+        # rows far apart in one job: within a set early ones have more partners than late ones
+        parts = _parts(pairs, workers, within=reference is None)
+        for part in range(min(parts, len(asked))):
+            yield rows, others, MatchJob(asked[part::parts], firsts, stack, tolerances, seconds)
 
 
-def _by_key(prepared: Prepared) -> dict[Key, NDArray[np.int64]]:
-    """Return the reduced crystals that share composition and number of atoms."""
-    found: dict[Key, list[int]] = {}
-    for row, (key, count) in enumerate(
-        zip(prepared.keys, prepared.crystals.num_atoms.tolist(), strict=True)
-    ):
-        if count:
-            found.setdefault((key, count), []).append(row)
+def _pairs(asked: Sequence[tuple[int, range]]) -> int:
+    return sum(len(partners) for _, partners in asked)
+
+
+def _parts(pairs: int, workers: int | None, within: bool) -> int:
+    """Return into how many jobs to cut so many pairs of one composition."""
+    least = -(-pairs // _PAIRS)
+    if not workers_wait():
+        return least
+    # each part of a set asks anew what joins crystals that match: finer cuts cost more there
+    most = _WITHIN_PARTS if within else 2 * (workers or worker_count())
+    return max(least, min(-(-pairs // _WAITING_PAIRS), most))
+
+
+def rows_of(keys: Iterable[K]) -> dict[K, NDArray[np.int64]]:
+    """Return which rows have each of the keys."""
+    found: dict[K, list[int]] = {}
+    for row, key in enumerate(keys):
+        found.setdefault(key, []).append(row)
     return {key: np.array(rows, dtype=np.int64) for key, rows in found.items()}
 
 
-def _unreduced_pairs(one: Prepared, two: Prepared, within: bool) -> NDArray[np.int64]:
-    """Count the pairs of one composition that nobody judges because one is not reduced."""
-    total: dict[bytes, int] = {}
-    broken: dict[bytes, int] = {}
-    for key, reason in zip(two.keys, two.reasons, strict=True):
-        if key:
-            total[key] = total.get(key, 0) + 1
-            broken[key] = broken.get(key, 0) + (reason is not None)
-    found = np.zeros(len(one.keys), dtype=np.int64)
-    for row, (key, reason) in enumerate(zip(one.keys, one.reasons, strict=True)):
-        if key:
-            pairs = total.get(key, 0) if reason is not None else broken.get(key, 0)
-            found[row] = max(0, pairs - (within and reason is not None))
-    return found
+def _comparable(prepared: Prepared) -> dict[tuple[bytes, int], NDArray[np.int64]]:
+    """Return the reduced crystals that share composition and number of atoms."""
+    counts = prepared.crystals.num_atoms.tolist()
+    found = rows_of(zip(prepared.keys, counts, strict=True))
+    return {key: rows for key, rows in found.items() if key[1]}
+
+
+def _unreduced_pairs(one: Prepared, other: Prepared | None) -> NDArray[np.int64]:
+    """Count the pairs of one composition that nobody compares because one is not reduced."""
+    two = one if other is None else other
+    total = Counter(two.keys)
+    broken = Counter(k for k, why in zip(two.keys, two.reasons, strict=True) if why is not None)
+    found = [
+        0 if not key else broken[key] if why is None else total[key] - (other is None)
+        for key, why in zip(one.keys, one.reasons, strict=True)
+    ]
+    return np.array(found, dtype=np.int64)
 
 
 def shared(keys: Iterable[bytes], others: Iterable[Iterable[bytes]]) -> NDArray[np.bool_]:
     """Return which crystals share their composition with another, here or in the ``others``."""
     keys = list(keys)
-    count: dict[bytes, int] = {}
-    for key in keys:
-        count[key] = count.get(key, 0) + 1
+    count = Counter(keys)
     elsewhere = {key for other in others for key in other}
     return np.array([bool(k) and (count[k] > 1 or k in elsewhere) for k in keys], dtype=bool)
-
-
-def _root(group: NDArray[np.int64], index: int) -> int:
-    while group[index] != index:
-        group[index] = group[group[index]]
-        index = int(group[index])
-    return index
-
-
-def _join(group: NDArray[np.int64], first: int, second: int) -> None:
-    """Join two components; the smaller index stays the root."""
-    one, two = sorted((_root(group, first), _root(group, second)))
-    group[two] = one

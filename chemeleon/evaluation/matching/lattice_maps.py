@@ -9,7 +9,8 @@ All comparisons are loosened by `LENGTH_SLACK` and `ANGLE_SLACK_DEGREE`, which i
 rounding. So a mapping that pymatgen finds is always found here, and a few more may be: an empty
 answer is pymatgen's answer, any other is only a candidate.
 
-Shapes: ``C`` candidates, ``P`` lattice vectors in reach.
+Shapes: ``C`` candidates, ``P`` lattice vectors in reach. Cells are lengths and angles (radian) of
+lattices at volume 1.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chemeleon.crystals.symmetry import plane_spacings
+from chemeleon.crystals.batch import ranges
+from chemeleon.crystals.lattice import cells_of
+from chemeleon.data.niggli import points_within
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -30,13 +33,6 @@ ANGLE_SLACK_DEGREE = 1e-4
 _CHUNK = 1_000_000  # entries of a flat array held at a time
 _MAX_POINTS = 4000
 _BANDS = np.array([1.5, 2.0, 3.0, 4.5, 7.0, 11.0])  # of the longest vector, at volume 1
-
-
-class Cells(NamedTuple):
-    """Cells of many crystals at volume 1: ``lengths (C, 3)`` and ``angles (C, 3)`` in degrees."""
-
-    lengths: Floats
-    angles: Floats
 
 
 class Maps(NamedTuple):
@@ -53,37 +49,37 @@ class Maps(NamedTuple):
     unknown: Ints
 
 
-def unit_cells(lattices: Floats) -> Cells:
-    """Return lengths and angles of lattices ``(C, 3, 3)``, scaled to volume 1."""
-    volume = np.abs(np.linalg.det(lattices))
-    lengths = np.linalg.norm(lattices, axis=-1)
-    unit = lattices / lengths[..., None]
-    cosines = np.clip((unit[:, [1, 2, 0]] * unit[:, [2, 0, 1]]).sum(-1), -1, 1)
-    return Cells(lengths / np.cbrt(volume)[:, None], np.rad2deg(np.arccos(cosines)))
+def unit_volume(lattices: Floats) -> Floats:
+    """Return lattices ``(..., 3, 3)`` scaled to volume 1."""
+    return lattices / np.cbrt(np.abs(np.linalg.det(lattices)))[..., None, None]
 
 
-def possible_maps(lattice: Floats, cells: Cells, ltol: float, angle_tol: float) -> Maps:
+def unit_cells(lattices: Floats) -> Floats:
+    """Return the cells ``(..., 6)`` of lattices ``(..., 3, 3)``."""
+    return cells_of(unit_volume(lattices))
+
+
+def possible_maps(lattice: Floats, cells: Floats, ltol: float, angle_tol: float) -> Maps:
     """Return all maps on candidates that ``StructureMatcher.fit`` could look at.
 
     Args:
         lattice: ``(3, 3)``, reduced lattice of the first argument of ``fit``.
-        cells: ``C`` reduced lattices of second arguments, see `unit_cells`.
+        cells: ``(C, 6)`` of reduced lattices of second arguments.
         ltol: tolerance of lengths, a fraction.
         angle_tol: tolerance of angles, degrees.
     """
-    scaled = lattice / np.cbrt(abs(np.linalg.det(lattice)))
+    scaled = unit_volume(lattice)
     reach = (1 + ltol) * (1 + LENGTH_SLACK)
     # three independent vectors are nowhere shorter than the successive minima
-    long_enough = np.sort(cells.lengths, -1) * reach >= _minima(scaled) * (1 - LENGTH_SLACK)
+    long_enough = np.sort(cells[:, :3], -1) * reach >= _minima(scaled) * (1 - LENGTH_SLACK)
     rows = np.flatnonzero(long_enough.all(-1))
-    longest = cells.lengths[rows].max(-1, initial=0)
+    longest = cells[rows, :3].max(-1, initial=0)
     band = np.searchsorted(_BANDS, longest)  # one long cell must not widen the sphere of all
     owners, scales, unknown = [_NONE], [_NONE.reshape(0, 3, 3)], [_NONE]
     for value in np.unique(band):
         part = rows[band == value]
-        chosen = Cells(cells.lengths[part], cells.angles[part])
         try:
-            for owner, scale in _maps(scaled, chosen, reach, angle_tol):
+            for owner, scale in _maps(scaled, cells[part], reach, angle_tol):
                 owners.append(part[owner])
                 scales.append(scale)
         except MemoryError:
@@ -92,18 +88,18 @@ def possible_maps(lattice: Floats, cells: Cells, ltol: float, angle_tol: float) 
 
 
 def _maps(
-    scaled: Floats, cells: Cells, reach: float, angle_tol: float
+    scaled: Floats, cells: Floats, reach: float, angle_tol: float
 ) -> Iterator[tuple[Ints, Ints]]:
     """Yield the maps of the lattice, of volume 1, on candidates, and which candidates."""
-    images, points, lengths = _points(scaled, float(cells.lengths.max()) * reach)
+    sides, angles = cells[:, :3], cells[:, 3:]
+    images, points, lengths = _points(scaled, float(sides.max()) * reach)
     if len(points) > _MAX_POINTS:
         raise MemoryError(f"{len(points)} lattice points in reach")
     cosine = points @ points.T / lengths[:, None] / lengths
-    first = np.searchsorted(lengths, cells.lengths / reach, side="left")  # (C, 3)
-    last = np.searchsorted(lengths, cells.lengths * reach, side="right")
-    margin = angle_tol + ANGLE_SLACK_DEGREE
-    low = np.cos(np.deg2rad(np.minimum(cells.angles + margin, 180.0)))
-    high = np.cos(np.deg2rad(np.maximum(cells.angles - margin, 0.0)))
+    first = np.searchsorted(lengths, sides / reach, side="left")  # (C, 3)
+    last = np.searchsorted(lengths, sides * reach, side="right")
+    margin = np.deg2rad(angle_tol + ANGLE_SLACK_DEGREE)
+    low, high = np.cos(np.minimum(angles + margin, np.pi)), np.cos(np.maximum(angles - margin, 0))
     counts = np.maximum(last - first, 0)
     for rows in _split(counts[:, 0] * counts[:, 1]):
         yield from _sweep(rows, first, counts, cosine, low, high, images)
@@ -124,15 +120,10 @@ def _minima(lattice: Floats) -> Floats:
 
 def _points(lattice: Floats, radius: float) -> tuple[Ints, Floats, Floats]:
     """Return images, vectors and lengths of the lattice points within a radius, by length."""
-    spacing = plane_spacings(lattice)
-    most = np.floor(radius / spacing).astype(np.int64)
-    axes = [np.arange(-m, m + 1) for m in most]
-    images = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    points = images @ lattice
-    lengths = np.sqrt((points * points).sum(-1))
-    near = np.flatnonzero((lengths <= radius) & (lengths > 1e-9))
-    near = near[np.argsort(lengths[near], kind="stable")]
-    return images[near], points[near], lengths[near]
+    _, _, images, lengths = points_within(np.zeros((1, 3)), lattice, radius)
+    order = np.argsort(lengths, kind="stable")[1:]  # without the origin
+    images = images[order].astype(np.int64)
+    return images, images @ lattice, lengths[order]
 
 
 def _split(sizes: Ints) -> list[Ints]:
@@ -142,29 +133,22 @@ def _split(sizes: Ints) -> list[Ints]:
     return np.split(rows, np.flatnonzero(np.diff(group)) + 1) if len(rows) else []
 
 
-def _ragged(counts: Ints) -> tuple[Ints, Ints]:
-    """Return owner and place of each entry of a ragged array with these row lengths."""
-    owner = np.repeat(np.arange(len(counts)), counts)
-    start = np.cumsum(counts) - counts
-    return owner, np.arange(len(owner)) - start[owner]
-
-
 def _sweep(
     rows: Ints, first: Ints, counts: Ints, cosine: Floats, low: Floats, high: Floats, images: Ints
 ) -> Iterator[tuple[Ints, Ints]]:
     """Yield candidates among ``rows``, with repetitions, and three vectors that fit each."""
-    owner, place = _ragged(counts[rows, 0] * counts[rows, 1])
-    owner = rows[owner]
+    pairs = counts[rows, 0] * counts[rows, 1]
+    owner, place = np.repeat(rows, pairs), ranges(np.zeros_like(pairs), pairs)
     i = first[owner, 0] + place // counts[owner, 1]
     j = first[owner, 1] + place % counts[owner, 1]
     between = cosine[i, j]
     kept = np.flatnonzero((between >= low[owner, 2]) & (between <= high[owner, 2]))
     owner, i, j = owner[kept], i[kept], j[kept]
     for part in _split(counts[owner, 2]):
-        inner, place = _ragged(counts[owner[part], 2])
-        inner = part[inner]
+        third = counts[owner[part], 2]
+        inner = np.repeat(part, third)
         who, a, b = owner[inner], i[inner], j[inner]
-        c = first[who, 2] + place
+        c = ranges(first[owner[part], 2], third)
         beta = cosine[a, c]
         kept = np.flatnonzero((beta >= low[who, 1]) & (beta <= high[who, 1]))
         who, a, b, c = who[kept], a[kept], b[kept], c[kept]

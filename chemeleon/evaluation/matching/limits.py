@@ -1,4 +1,4 @@
-"""Limits of time on what pymatgen does, and its matcher, of which processes keep one each.
+"""How pymatgen is asked: quietly, within a limit of time, by a matcher that each process keeps.
 
 No torch here: workers import this.
 """
@@ -10,9 +10,12 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     from pymatgen.analysis.structure_matcher import StructureMatcher
@@ -81,6 +84,14 @@ def time_limit(seconds: float) -> Iterator[None]:
         if outer > 0:
             used = time.thread_time() - begun
             signal.setitimer(signal.ITIMER_PROF, max(outer - used, 0.001))
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Let neither pymatgen nor numpy warn in the block: what they give is looked at."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        yield
 
 
 @functools.cache

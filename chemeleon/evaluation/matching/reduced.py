@@ -9,17 +9,17 @@ Shapes: ``n`` atoms. Lattices ``(3, 3)`` angstrom, rows a, b, c. No torch here: 
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
 from chemeleon.crystals.batch import Crystal
-from chemeleon.evaluation.matching.limits import TimeUpError, time_limit
+from chemeleon.crystals.symmetry import MAX_RATIO
+from chemeleon.data.crystal import structure_of
+from chemeleon.evaluation.matching.limits import TimeUpError, quietly, time_limit
 from chemeleon.evaluation.work import TAME_ATOMS, Each
 
 REDUCTION_VERSION = 1  # part of the key of cached references
-EXTREME_RATIO = 100.0  # longest over shortest vector; compiled code there outlasts any alarm
 MAX_REDUCED_ATOMS = 1000  # tables of pairs of atoms beyond this are too large to hold
 
 
@@ -31,21 +31,15 @@ def reduce_crystal(crystal: Crystal, seconds: float = 10.0) -> Crystal | str:
         seconds: limit, after which the reason says so.
     """
     from pymatgen.analysis.structure_matcher import StructureMatcher
-    from pymatgen.core import Structure
 
-    numbers, frac, lattice = crystal
-    lengths = np.linalg.norm(lattice, axis=-1)
-    if not lengths.max() <= EXTREME_RATIO * lengths.min():
-        return f"longest cell vector is over {EXTREME_RATIO:g} times the shortest"
-    if len(numbers) > MAX_REDUCED_ATOMS:
-        return f"{len(numbers)} atoms are over {MAX_REDUCED_ATOMS}"
+    if is_extreme(crystal):
+        return f"longest cell vector is over {MAX_RATIO:g} times the shortest"
+    atoms = len(crystal.atomic_numbers)
+    if atoms > MAX_REDUCED_ATOMS:
+        return f"{atoms} atoms are over {MAX_REDUCED_ATOMS}"
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"), time_limit(seconds):
-            warnings.simplefilter("ignore")
-            structure = Structure(
-                np.asarray(lattice, float), np.asarray(numbers).tolist(), np.asarray(frac, float)
-            )
-            found = StructureMatcher()._get_reduced_structure(structure)
+        with quietly(), time_limit(seconds):
+            found = StructureMatcher()._get_reduced_structure(structure_of(crystal))
     except TimeUpError:
         return f"not reduced within {seconds:g} s"
     except Exception as error:  # pymatgen and LAPACK raise nearly every class
@@ -55,6 +49,12 @@ def reduce_crystal(crystal: Crystal, seconds: float = 10.0) -> Crystal | str:
         np.array(found.frac_coords, dtype=np.float64),
         np.array(found.lattice.matrix, dtype=np.float64),
     )
+
+
+def is_extreme(crystal: Crystal) -> bool:
+    """Tell whether a cell is so long that compiled code outlasts any alarm."""
+    lengths = np.linalg.norm(crystal.lattice, axis=-1)
+    return not lengths.max() <= MAX_RATIO * lengths.min()
 
 
 @dataclass(frozen=True)

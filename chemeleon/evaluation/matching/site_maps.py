@@ -14,29 +14,30 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from chemeleon.crystals.batch import Array, Crystal
-from chemeleon.evaluation.matching.lattice_maps import Cells, Floats, Maps, unit_cells
+from chemeleon.crystals.batch import Array, Crystal, Crystals
+from chemeleon.evaluation.matching.lattice_maps import Floats, Maps, unit_cells, unit_volume
 
 SLACK = 1e-5
 _CHUNK = 1_000_000  # entries of a flat array held at a time
 
 
 def maps_that_fit(
-    first: Crystal, numbers: Array, frac: Floats, cells: Cells, maps: Maps, stol: float
+    first: Crystal, others: Crystals[Array], cells: Floats, maps: Maps, stol: float
 ) -> NDArray[np.bool_]:
     """Return which maps could match the atoms, ``(E,)``.
 
     Args:
         first: reduced crystal, the first argument of ``fit``.
-        numbers: ``(C, n)`` atomic numbers of the second arguments.
-        frac: ``(C, n, 3)`` their fractional coordinates.
-        cells: their cells, see `unit_cells`.
+        others: ``C`` second arguments, of as many atoms.
+        cells: ``(C, 6)`` of them, see `unit_cells`.
         maps: maps of the first lattice on theirs.
         stol: site tolerance, in units of ``(V/n)^(1/3)``.
     """
-    lattice = first.lattice / np.cbrt(abs(np.linalg.det(first.lattice)))
-    box = _boxes(maps.scale @ lattice, Cells(*(part[maps.owner] for part in cells)), stol)
-    box /= np.cbrt(len(first.atomic_numbers))
+    atoms = len(first.atomic_numbers)
+    numbers = others.atomic_numbers.reshape(-1, atoms)
+    frac = others.frac_coords.reshape(-1, atoms, 3)
+    box = _boxes(maps.scale @ unit_volume(first.lattice), cells[maps.owner], stol)
+    box /= np.cbrt(atoms)
     # whole matrices of determinant 1 or -1 have whole inverses
     own = first.frac_coords @ np.round(np.linalg.inv(maps.scale))  # (E, n, 3)
     passed = np.zeros(len(maps.owner), dtype=bool)
@@ -62,18 +63,16 @@ def maps_that_fit(
     return passed
 
 
-def _boxes(vectors: Floats, cells: Cells, stol: float) -> Floats:
+def _boxes(vectors: Floats, cells: Floats, stol: float) -> Floats:
     """Return the boxes ``(E, 3)`` for one atom per cell, fractional, of pymatgen's mean lattices.
 
     Args:
         vectors: ``(E, 3, 3)`` mapped lattices of volume 1.
-        cells: ``E`` cells of volume 1 that they are mapped on.
+        cells: ``(E, 6)`` that they are mapped on.
         stol: site tolerance.
     """
-    mapped = unit_cells(vectors)
-    a, b, c = ((mapped.lengths + cells.lengths) / 2).T
-    angles = np.deg2rad((mapped.angles + cells.angles) / 2)
-    cosine, sine = np.cos(angles).T, np.sin(angles).T
+    mean = ((unit_cells(vectors) + cells) / 2).T
+    (a, b, c), cosine, sine = mean[:3], np.cos(mean[3:]), np.sin(mean[3:])
     root = 1 - (cosine * cosine).sum(0) + 2 * cosine.prod(0)
     volume = a * b * c * np.sqrt(np.maximum(root, 1e-12))
     faces = np.stack([b * c * sine[0], a * c * sine[1], a * b * sine[2]], -1)

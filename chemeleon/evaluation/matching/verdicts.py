@@ -9,21 +9,27 @@ Shapes: ``C`` crystals of ``n`` atoms each.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.crystals.batch import Array, Crystal, Crystals
-from chemeleon.evaluation.matching.lattice_maps import Cells, possible_maps, unit_cells
-from chemeleon.evaluation.matching.limits import TimeUpError, Tolerances, matcher, time_limit
+from chemeleon.evaluation.matching.lattice_maps import Floats, possible_maps, unit_cells
+from chemeleon.evaluation.matching.limits import (
+    TimeUpError,
+    Tolerances,
+    matcher,
+    quietly,
+    time_limit,
+)
 from chemeleon.evaluation.matching.site_maps import maps_that_fit
-from chemeleon.evaluation.work import TAME_ATOMS, Job
+from chemeleon.evaluation.work import TAME_ATOMS, Job, pieces
 
 NO, YES, UNDECIDED = 0, 1, 2
+Edges = NDArray[np.int64]  # (E, 3): first crystal, second, and the verdict, which is not NO
 
 
 class _Scaled:
@@ -58,12 +64,12 @@ def fits(
     _, stol, _ = tolerances
     ratio = (Lattice(second.lattice).volume / Lattice(first.lattice).volume) ** (1 / 6)
     one, two = _Scaled(first, ratio), _Scaled(second, 1 / ratio)
-    judge: Any = matcher(tolerances)
-    mask, anchors, anchor = judge._get_mask(one, two, 1, True)
+    ask: Any = matcher(tolerances)
+    mask, anchors, anchor = ask._get_mask(one, two, 1, True)
     other = np.array(two.frac_coords)
     # as `_get_supercells` and `_strict_match`, which takes the average lattice to its LLL form anew
     # for each anchor
-    for lattice, scale in judge._get_lattices(two.lattice, one, 1):
+    for lattice, scale in ask._get_lattices(two.lattice, one, 1):
         if worth is not None and np.asarray(scale, dtype=np.int64).tobytes() not in worth:
             continue
         own = lattice.get_fractional_coords(one.cart_coords)
@@ -75,12 +81,12 @@ def fits(
         short_box = None
         for i in anchors:
             moved = other + (own[i] - other[anchor])
-            if not judge._cmp_fstruct(own, moved, box, mask):
+            if not ask._cmp_fstruct(own, moved, box, mask):
                 continue
             if short_box is None:
                 short = np.array(average.get_lll_reduced_lattice().reciprocal_lattice.abc)
                 short_box = short * stol / (np.pi * normalization)
-            distances = judge._cart_dists(own, moved, average, mask, normalization, short_box)[0]
+            distances = ask._cart_dists(own, moved, average, mask, normalization, short_box)[0]
             if distances.max() < stol:
                 return True
     return False
@@ -89,7 +95,7 @@ def fits(
 def verdicts(
     first: Crystal,
     others: Crystals[Array],
-    cells: Cells,
+    cells: Floats,
     chosen: NDArray[np.int64],
     tolerances: Tolerances,
     seconds: float,
@@ -108,20 +114,17 @@ def verdicts(
         seconds: limit per pair; beyond it the verdict is `UNDECIDED`.
     """
     ltol, stol, angle_tol = tolerances
-    some = Cells(cells.lengths[chosen], cells.angles[chosen])
-    maps = possible_maps(first.lattice, some, ltol, angle_tol)
-    atoms = len(first.atomic_numbers)
-    numbers = others.atomic_numbers.reshape(-1, atoms)[chosen]
-    frac = others.frac_coords.reshape(-1, atoms, 3)[chosen]
-    fit = maps_that_fit(first, numbers, frac, some, maps, stol)
+    maps = possible_maps(first.lattice, cells[chosen], ltol, angle_tol)
+    maps = maps._replace(owner=chosen[maps.owner])
+    fit = maps_that_fit(first, others, cells, maps, stol)
     worth: dict[int, set[bytes] | None] = dict.fromkeys(chosen[maps.unknown].tolist())
-    for index, scale in zip(chosen[maps.owner[fit]].tolist(), maps.scale[fit], strict=True):
+    for index, scale in zip(maps.owner[fit].tolist(), maps.scale[fit], strict=True):
         worth.setdefault(index, set()).add(scale.tobytes())  # type: ignore[union-attr]
     possible = np.array(sorted(worth), dtype=np.int64)
     # the likeliest first, for callers that stop at a match
-    own = unit_cells(first.lattice[None])
-    unlike = np.abs(cells.lengths[possible] / own.lengths - 1).sum(-1)
-    unlike += np.abs(cells.angles[possible] - own.angles).sum(-1) / 60
+    lengths, angles = np.split(unit_cells(first.lattice), 2)
+    unlike = np.abs(cells[possible, :3] / lengths - 1).sum(-1)
+    unlike += np.abs(cells[possible, 3:] - angles).sum(-1) / (np.pi / 3)
     matcher(tolerances)  # imports, before the clock starts
     for index in possible[np.argsort(unlike, kind="stable")].tolist():
         try:
@@ -133,13 +136,6 @@ def verdicts(
         yield index, verdict
 
 
-class Edges(NamedTuple):
-    """What a `MatchJob` found, int64 (first, second): ``matches (E, 2)``, ``undecided (U, 2)``."""
-
-    matches: NDArray[np.int64]
-    undecided: NDArray[np.int64]
-
-
 @dataclass(frozen=True)
 class MatchJob(Job):
     """Crystals to compare in one process, as the plain double loop would.
@@ -149,75 +145,61 @@ class MatchJob(Job):
     others, one match per row is enough.
 
     Attributes:
-        rows: indices of first arguments in ``firsts``.
-        firsts: crystals to judge, of one composition and one number of atoms.
-        others: crystals to compare with, or None for those of ``firsts`` that come after a row.
+        rows: crystals of ``firsts``, and which others each is compared with.
+        firsts: crystals of one composition and one number of atoms.
+        others: crystals to compare with, or None for those of ``firsts``.
         tolerances: ltol, stol, angle_tol in degrees.
         seconds: limit per pair.
-        columns: which of the others to look at; all if None.
     """
 
-    rows: NDArray[np.int64]
+    rows: Sequence[tuple[int, range]]
     firsts: Crystals[Array]
     others: Crystals[Array] | None
     tolerances: Tolerances
     seconds: float
-    columns: NDArray[np.int64] | None = None
 
     @property
     def is_tame(self) -> bool:
         return int(self.firsts.num_atoms.max(initial=0)) <= TAME_ATOMS
 
-    def partners(self, row: int) -> NDArray[np.int64]:
-        """Return the crystals that a row is compared with."""
-        if self.others is not None:
-            return np.arange(len(self.others)) if self.columns is None else self.columns
-        if self.columns is None:
-            return np.arange(row + 1, len(self.firsts))
-        return self.columns[self.columns > row]
-
     def run(self) -> Edges:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
+        with quietly():
             matcher(self.tolerances)  # imports pymatgen, before any limit of time runs
-            return self._compare()
+            return _edges(self._compare())
 
-    def _compare(self) -> Edges:
-        within = self.others is None
+    def _compare(self) -> Iterator[tuple[int, int, int]]:
         others = self.firsts if self.others is None else self.others
         cells = unit_cells(others.lattice)
         group = np.arange(len(others))
-        matches, undecided = [], []
-        for row in self.rows.tolist():
-            first, partners = self.firsts.crystal(row), self.partners(row)
-            if within:
-                partners = partners[group[partners] != group[row]]
-            judged = verdicts(first, others, cells, partners, self.tolerances, self.seconds)
-            for other, verdict in judged:
-                if verdict == UNDECIDED:
-                    undecided.append((row, other))
-                elif verdict == YES:
-                    matches.append((row, other))
-                    if not within:
+        for row, partners in self.rows:
+            chosen = np.arange(len(others))[partners.start : partners.stop]
+            if self.others is None:
+                chosen = chosen[group[chosen] != group[row]]
+            first = self.firsts.crystal(row)
+            for other, verdict in verdicts(
+                first, others, cells, chosen, self.tolerances, self.seconds
+            ):
+                if verdict != NO:
+                    yield row, other, verdict
+                if verdict == YES:
+                    if self.others is not None:
                         break
                     group[group == group[other]] = group[row]
-        return Edges(_pairs(matches), _pairs(undecided))
 
     def split(self) -> list[MatchJob]:
         """Cut by rows, a single row by its partners."""
         if len(self.rows) > 1:
-            return [replace(self, rows=part) for part in np.array_split(self.rows, 8) if len(part)]
-        partners = self.partners(int(self.rows[0]))
-        return [replace(self, columns=part) for part in np.array_split(partners, 8) if len(part)]
+            return [replace(self, rows=part) for part in pieces(self.rows)]
+        row, partners = self.rows[0]
+        return [replace(self, rows=[(row, part)]) for part in pieces(partners)]
 
     def join(self, parts: Sequence[Edges]) -> Edges:
-        return Edges(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        return np.concatenate(parts)
 
     def give_up(self, reason: str) -> Edges:
         """Leave the pair without a verdict."""
-        lost = [(row, other) for row in self.rows.tolist() for other in self.partners(row).tolist()]
-        return Edges(_pairs([]), _pairs(lost))
+        return _edges((row, other, UNDECIDED) for row, of in self.rows for other in of)
 
 
-def _pairs(found: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
-    return np.array(found, dtype=np.int64).reshape(-1, 2)
+def _edges(found: Iterable[tuple[int, int, int]]) -> Edges:
+    return np.array(list(found), dtype=np.int64).reshape(-1, 3)
