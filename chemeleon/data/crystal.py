@@ -42,7 +42,7 @@ def structure_of(crystal: Crystal) -> Structure:
     from pymatgen.core import Structure
 
     numbers, frac, lattice = crystal
-    return Structure(lattice, numbers.tolist(), frac)
+    return Structure(lattice, numbers.tolist(), np.asarray(frac, float))
 
 
 def cell_from(parameters: Sequence[float]) -> Array:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from chemeleon.crystals.batch import CrystalBatch, Crystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.neighbours import minkowski_reduced
 from chemeleon.crystals.soundness import writable
 
@@ -92,31 +92,29 @@ def _groups(crystals: Crystals, lattice: Tensor, radius: Tensor, rows: Tensor) -
     """Cut rows into batches of like size and bounded memory; leave out hopeless crystals."""
     points = (2 * _reach(lattice[rows], radius[rows]) + 1).prod(-1)
     atoms = crystals.num_atoms[rows].double()
-    costs = (points * atoms * atoms).cpu()
-    order = torch.argsort(torch.where(costs <= MAX_CANDIDATES, costs, -costs))
+    costs = points * atoms * atoms
+    order = costs.argsort()
     order = order[costs[order] <= MAX_CANDIDATES]
-    # padded to the largest of both, so measured by both
-    sizes, counts = points.cpu()[order].tolist(), atoms.cpu()[order].tolist()
+    rows, sizes = rows[order], torch.stack([points, atoms], -1)[order]
     limit = _CANDIDATES.get(rows.device.type, _CANDIDATES["cpu"])
-    start, widest, most = 0, 0.0, 0.0
-    for i, (size, count) in enumerate(zip(sizes, counts, strict=True)):
-        wide, many = max(widest, count), max(most, size)
-        if i > start and (i + 1 - start) * many * wide * wide > limit:
-            yield rows[order[start:i].to(rows.device)]
-            start, wide, many = i, count, size
-        widest, most = wide, many
-    if start < len(order):
-        yield rows[order[start:].to(rows.device)]
+    start, most, widest = 0, 0.0, 0.0
+    for i, (size, width) in enumerate(sizes.tolist()):
+        # padded to the largest of both, so measured by both
+        most, widest = max(most, size), max(widest, width)
+        if i > start and (i + 1 - start) * most * widest * widest > limit:
+            yield rows[start:i]
+            start, most, widest = i, size, width
+    if start < len(sizes):
+        yield rows[start:]
 
 
 def _distances(
     crystals: Crystals, lattices: Tensor, radii: Tensor, rows: Tensor, neighbours: int
 ) -> tuple[Tensor, Tensor]:
     """Return mean distances ``(B, K)`` of a batch, and the largest to a K-th neighbour ``(B,)``."""
-    batch: CrystalBatch = crystals.batch(rows)
+    batch = crystals.batch(rows)
     lattice, radius = lattices[rows], radii[rows]
-    inverse = torch.linalg.inv(lattice)
-    frac = batch.frac_coords.double() @ batch.lattice.double() @ inverse
+    frac = batch.frac_coords.double() @ batch.lattice.double() @ torch.linalg.inv(lattice)
     delta = frac.unsqueeze(1) - frac.unsqueeze(2)  # (B, N, N, 3): from query to neighbour
     vectors = (delta - delta.round()) @ lattice.unsqueeze(1)
     images, lengths = _lattice_points(lattice, radius, vectors)
@@ -129,13 +127,12 @@ def _distances(
     squares.masked_fill_(~batch.mask[:, None, :, None], torch.inf)
     squares.diagonal(dim1=1, dim2=2)[:, 0] = torch.inf  # an atom is not its own neighbour
     squares = squares.view(size, width, -1)
-    short = neighbours - squares.shape[-1]
-    if short > 0:
-        squares = torch.nn.functional.pad(squares, (0, short), value=torch.inf)
+    short = max(0, neighbours - squares.shape[-1])
+    squares = torch.nn.functional.pad(squares, (0, short), value=torch.inf)
     nearest = squares.topk(neighbours, dim=-1, largest=False).values.clamp_min_(0).sqrt_()
-    real = batch.mask.unsqueeze(-1)
-    farthest = nearest[:, :, -1].masked_fill(~batch.mask, 0).amax(-1)
-    mean = nearest.masked_fill(~real, 0).sum(1) / batch.num_atoms.unsqueeze(-1)
+    nearest = nearest.masked_fill(~batch.mask.unsqueeze(-1), 0)
+    farthest = nearest[:, :, -1].amax(-1)
+    mean = nearest.sum(1) / batch.num_atoms.unsqueeze(-1)
     # too few atoms in sight: look twice as far
     return mean, torch.where(torch.isfinite(farthest), farthest, 2 * radius)
 

@@ -70,9 +70,7 @@ def possible_maps(lattice: Floats, cells: Floats, ltol: float, angle_tol: float)
     """
     scaled = unit_volume(lattice)
     reach = (1 + ltol) * (1 + LENGTH_SLACK)
-    # three independent vectors are nowhere shorter than the successive minima
-    long_enough = np.sort(cells[:, :3], -1) * reach >= _minima(scaled) * (1 - LENGTH_SLACK)
-    rows = np.flatnonzero(long_enough.all(-1))
+    rows = np.arange(len(cells))
     longest = cells[rows, :3].max(-1, initial=0)
     band = np.searchsorted(_BANDS, longest)  # one long cell must not widen the sphere of all
     owners, scales, unknown = [_NONE], [_NONE.reshape(0, 3, 3)], [_NONE]
@@ -103,19 +101,6 @@ def _maps(
     counts = np.maximum(last - first, 0)
     for rows in _split(counts[:, 0] * counts[:, 1]):
         yield from _sweep(rows, first, counts, cosine, low, high, images)
-
-
-def _minima(lattice: Floats) -> Floats:
-    """Return the three successive minima of a lattice: lengths of shortest independent vectors."""
-    radius = float(np.linalg.norm(lattice, axis=-1).max()) * (1 + LENGTH_SLACK)
-    images, _, lengths = _points(lattice, radius)
-    chosen: list[int] = []
-    for i in range(len(images)):
-        if np.linalg.matrix_rank(images[[*chosen, i]]) == len(chosen) + 1:
-            chosen.append(i)
-        if len(chosen) == 3:
-            break
-    return lengths[chosen]
 
 
 def _points(lattice: Floats, radius: float) -> tuple[Ints, Floats, Floats]:

@@ -17,7 +17,12 @@ from torch import Tensor
 
 from chemeleon.crystals.batch import Crystal, Crystals
 from chemeleon.evaluation.matching.amd import NEIGHBOURS, average_minimum_distances
-from chemeleon.evaluation.matching.grouping import Prepared, composition_keys, prepare
+from chemeleon.evaluation.matching.grouping import (
+    Prepared,
+    composition_keys,
+    prepare,
+    rows_of,
+)
 
 _NONE = np.zeros(0, dtype=np.int64)
 
@@ -43,10 +48,7 @@ class Lookup:
         self.crystals = crystals
         self.arrays = crystals.arrays()
         self.seconds, self.workers, self.neighbours = seconds, workers, neighbours
-        rows: dict[bytes, list[int]] = {}
-        for row, key in enumerate(composition_keys(self.arrays)):
-            rows.setdefault(key, []).append(row)
-        self.rows = {key: np.array(found, dtype=np.int64) for key, found in rows.items()}
+        self.rows = rows_of(composition_keys(self.arrays))
         self._reduced: dict[int, tuple[Crystal | None, str | None]] = {}
         self._distances: dict[int, Tensor] = {}
 

@@ -1,7 +1,7 @@
-"""Whether two crystals are the same: pymatgen's answers, from all cores, with a limit per pair.
+"""How far two crystals are from each other: pymatgen's answers, on all cores, each in limited time.
 
-The judge is ``StructureMatcher.get_rms_dist``. Speed comes from the cores and from not asking
-where the answer is known: crystals of different reduced composition never match.
+The answers are those of ``StructureMatcher.get_rms_dist``. Speed comes from the cores and from not
+asking where the answer is known: crystals of different reduced composition never match.
 
 Nothing here imports torch at module level.
 """
@@ -9,17 +9,25 @@ Nothing here imports torch at module level.
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from chemeleon.crystals.batch import Crystal
+from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, Crystal, Crystals
+from chemeleon.data.crystal import structure_of
 from chemeleon.data.pool import NO_ANSWER, Worker, keep_workers
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
-from chemeleon.evaluation.matching.limits import TimeUpError, Tolerances, matcher, time_limit
+from chemeleon.evaluation.matching.grouping import composition_keys
+from chemeleon.evaluation.matching.limits import (
+    TimeUpError,
+    Tolerances,
+    matcher,
+    quietly,
+    time_limit,
+)
+from chemeleon.evaluation.matching.reduced import is_extreme
 from chemeleon.evaluation.work import TAME_ATOMS, Each, answers, run
 
 MatcherName = Literal["cdvae", "pymatgen", "lemat"]
@@ -30,8 +38,7 @@ TOLERANCES: dict[str, Tolerances] = {
     "cdvae": (0.3, 0.5, 10.0),
     "lemat": (0.1, 0.3, 5.0),
 }
-_FEW = 16  # no more pairs are matched in this process
-_EXTREME_CELL = 100.0  # longest over shortest vector: compiled code there outlasts any alarm
+_FEW = 16  # no more pairs are matched in this process, where nothing ends compiled code
 
 Pair = tuple[Crystal, Crystal]
 
@@ -82,7 +89,7 @@ def match_pairs(
         pairs: (found, reference).
         matcher: named tolerances, see `TOLERANCES`.
         jobs: worker processes; all cores by default. Up to 16 pairs, of ordinary size and cell, are
-            matched in this process.
+            matched in this process, more by at least one other, which then waits for the next call.
         seconds_per_pair: processor time after which a pair counts as not matched, and timed out.
 
     Raises:
@@ -96,7 +103,7 @@ def match_pairs(
         raise ConfigError(
             f"seconds_per_pair={seconds_per_pair} and jobs={jobs} must be positive numbers"
         )
-    known = [_known_answer(first, second) for first, second in pairs]
+    known = _known_answers(pairs)
     asked = [pair for pair, answer in zip(pairs, known, strict=True) if answer is None]
     few = len(asked) <= _FEW
     if not few:
@@ -135,7 +142,9 @@ class MatchPairs(Each):
     def is_tame(self) -> bool:
         # limits of time need the main thread of a process
         in_main = threading.current_thread() is threading.main_thread()
-        return self.here and in_main and all(map(_is_tame, self.items))
+        crystals = [crystal for pair in self.items for crystal in pair]
+        most = max((len(crystal.atomic_numbers) for crystal in crystals), default=0)
+        return self.here and in_main and most <= TAME_ATOMS and not any(map(is_extreme, crystals))
 
     def lost(self, reason: str) -> Answer:
         if reason == NO_ANSWER:
@@ -143,20 +152,10 @@ class MatchPairs(Each):
         return Answer(None, False, self.DIED)
 
     def answer(self, item: Pair) -> Answer:
-        from pymatgen.core import Structure
-
         ask = matcher(self.tolerances)  # imports, before the clock starts
         try:
-            with warnings.catch_warnings(), np.errstate(all="ignore"):
-                warnings.simplefilter("ignore")
-                with time_limit(self.seconds):
-                    structures = [
-                        Structure(
-                            np.asarray(lattice, float), numbers.tolist(), np.asarray(coords, float)
-                        )
-                        for numbers, coords, lattice in item
-                    ]
-                    found = ask.get_rms_dist(*structures)
+            with quietly(), time_limit(self.seconds):
+                found = ask.get_rms_dist(*map(structure_of, item))
         except TimeUpError:
             return Answer(None, True, f"no answer within {self.seconds:g} s")
         except Exception as error:
@@ -180,27 +179,23 @@ def _check_processes(job: MatchPairs) -> None:
         worker.close(wait=True)
 
 
-def _known_answer(first: Crystal, second: Crystal) -> Answer | None:
+def _known_answers(pairs: Sequence[Pair]) -> list[Answer | None]:
     """Answer what needs no matcher: unusable arrays and different compositions."""
-    for numbers, coords, lattice in (first, second):
-        if np.shape(lattice) != (3, 3) or np.shape(coords) != (len(numbers), 3):
-            return Answer(None, False, f"shapes {np.shape(lattice)} and {np.shape(coords)}")
-        if len(numbers) == 0:
-            return Answer(None, False, "no atoms")
-        if not (np.isfinite(lattice).all() and np.isfinite(coords).all()):
-            return Answer(None, False, "not finite")
-        if np.min(numbers) < 1 or np.max(numbers) > 118:
-            return Answer(None, False, "atomic number outside 1 to 118")
-    one, two = _composition(first.atomic_numbers), _composition(second.atomic_numbers)
-    return None if one == two else Answer(None)
+    problems = [_problem(first) or _problem(second) for first, second in pairs]
+    usable = [pair for pair, why in zip(pairs, problems, strict=True) if why is None]
+    keys = composition_keys(Crystals.of([crystal for pair in usable for crystal in pair]))
+    alike = iter([one == two for one, two in zip(keys[::2], keys[1::2], strict=True)])
+    return [None if why is None and next(alike) else Answer(None, False, why) for why in problems]
 
 
-def _composition(numbers: np.ndarray) -> bytes:
-    counts = np.bincount(numbers, minlength=119)
-    return (counts // np.gcd.reduce(counts)).tobytes()
-
-
-def _is_tame(pair: Pair) -> bool:
-    lengths = np.linalg.norm([crystal.lattice for crystal in pair], axis=-1)
-    extreme = lengths.max(-1) > _EXTREME_CELL * lengths.min(-1)
-    return not extreme.any() and max(len(c.atomic_numbers) for c in pair) <= TAME_ATOMS
+def _problem(crystal: Crystal) -> str | None:
+    numbers, coords, lattice = crystal
+    if np.shape(lattice) != (3, 3) or np.shape(coords) != (len(numbers), 3):
+        return f"shapes {np.shape(lattice)} and {np.shape(coords)}"
+    if len(numbers) == 0:
+        return "no atoms"
+    if not (np.isfinite(lattice).all() and np.isfinite(coords).all()):
+        return "not finite"
+    if np.min(numbers) < 1 or np.max(numbers) > MAX_ATOMIC_NUMBER:
+        return f"atomic number outside 1 to {MAX_ATOMIC_NUMBER}"
+    return None
