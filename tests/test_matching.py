@@ -177,6 +177,16 @@ def test_many_pairs_are_never_matched_in_this_process(monkeypatch) -> None:
     assert len(here) == 2
 
 
+def test_one_process_answers_many_pairs_again_and_again(monkeypatch) -> None:
+    started, start = [], pool._start
+    monkeypatch.setattr(pool, "_idle", [])
+    monkeypatch.setattr(pool, "_start", lambda: started.append(True) or start())
+    for _ in range(3):
+        assert match_pairs([(CUBE, CUBE)] * 17, jobs=1).matched.all()
+    assert len(started) == 1
+    pool._end_idle()
+
+
 @pytest.mark.parametrize("others", [1, 20])  # few pairs go to a worker for an extreme cell
 def test_a_worker_stuck_in_compiled_code_is_killed(others: int) -> None:
     pairs = [(NEEDLE, NEEDLE), *[(CUBE, CUBE)] * others]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import demo_crystals
 
+from chemeleon.crystals import canonical
 from chemeleon.crystals.batch import Crystal
 from chemeleon.crystals.canonical import orbits_of, redrawn
 from chemeleon.crystals.lattice import cells_of
 from chemeleon.crystals.orbits import OrbitCrystal, Orbits, basis_of, crystals_of
-from chemeleon.crystals.symmetry import dataset, operations
+from chemeleon.crystals.symmetry import TIGHT, dataset, operations
 from chemeleon.crystals.wyckoff import group
 from chemeleon.evaluation.matching.pairs import MatchPairs
 
@@ -349,3 +351,18 @@ def test_what_is_no_crystal_has_no_orbits() -> None:
     assert orbits_of(Crystal(np.array([6]), place, np.diag([3.0, 3.0, 0]))) is None
     assert orbits_of(Crystal(np.array([6]), place * np.nan, 3 * np.eye(3))) is None
     assert orbits_of(Crystal(np.array([6]), place, np.full((3, 3), np.inf))) is None
+
+
+def test_exact_translations_are_searched_once_for_all_tolerances(monkeypatch) -> None:
+    frac = np.array([[0, 0, 0], [0.503, 0, 0]])  # half a cell apart, but for 0.02 angstrom
+    crystal = Crystal(np.array([29, 29]), frac, np.diag([7.2, 3.6, 3.6]))
+    asked: list[float] = []
+
+    def counted(*words: Any) -> Any:
+        asked.append(words[3])
+        return dataset(*words)
+
+    monkeypatch.setattr(canonical, "dataset", counted)
+    assert len(one(orbits_of(crystal)).atomic_numbers) == 2
+    assert asked.count(TIGHT) == 1
+    assert len(set(asked)) > 4

@@ -56,7 +56,7 @@ def orbits_of(crystal: Crystal, symprec: float = SYMPREC) -> OrbitCrystal | None
     tolerance = symprec
     while found is not None and tolerance >= _LEAST:
         exact = found is given and _is_exact(crystal, found, symprec)
-        if (exact or _keeps_group(given, found, symprec)) and _keeps_cell(crystal, found, close):
+        if _keeps_cell(crystal, found, close) and (exact or _keeps_group(given, found, symprec)):
             return _read(crystal, found)
         tolerance *= STEP
         found = dataset(*crystal, tolerance)

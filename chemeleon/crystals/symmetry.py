@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from chemeleon.crystals.batch import Crystal
 from chemeleon.crystals.lattice import plane_spacings, whole_steps
 
 SYMPREC = 0.1  # angstrom, unless another tolerance is asked for
@@ -138,16 +139,16 @@ def gemmi_operations(rotations: NDArray[Any], translations: NDArray[Any]) -> lis
 def in_cell(
     numbers: NDArray[np.int64], frac_coords: NDArray[Any], lattice: NDArray[Any], cell: Cell,
     symprec: float = SYMPREC,
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+) -> Crystal:  # fmt: skip
     """Return the crystal in the primitive or conventional cell of its group, as exact as it was.
 
     Nothing is idealised: the axes and the origin are others, atoms and lattice stay where they are.
     Of atoms that the tolerance makes lattice translations of each other the first one stays. A
-    crystal without a group comes back as it is. Arguments and results as for `space_group`.
+    crystal without a group comes back as it is. Arguments as for `space_group`.
     """
     found = dataset(numbers, frac_coords, lattice, symprec)
     if found is None:
-        return numbers, frac_coords, lattice
+        return Crystal(numbers, frac_coords, lattice)
     axes, conventional = np.array(found.prim_std_linear).T, np.array(found.std_linear).T
     _, first = np.unique(found.mapping_std_prim, return_index=True)
     coords = (frac_coords[first] - found.prim_std_origin_shift) @ np.linalg.inv(axes)
@@ -158,7 +159,7 @@ def in_cell(
         inside = inside[((inside > -1e-6) & (inside < 1 - 1e-6)).all(1)]
         coords = ((coords @ np.linalg.inv(whole))[:, None] + inside).reshape(-1, 3)
         numbers, lattice = numbers.repeat(len(inside)), whole @ lattice
-    return numbers, wrapped(coords), lattice
+    return Crystal(numbers, wrapped(coords), lattice)
 
 
 def wrapped(coords: NDArray[np.float64]) -> NDArray[np.float64]:

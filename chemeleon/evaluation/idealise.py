@@ -84,7 +84,7 @@ class Idealised(NamedTuple):
         if len(arrays.atomic_numbers) == 0:
             return None
         if self.ideal and cell == "conventional":
-            arrays = Crystal(*in_cell(*arrays, cell, TIGHT))
+            arrays = in_cell(*arrays, cell, TIGHT)
         return structure_of(arrays)
 
 
@@ -138,7 +138,7 @@ def idealise(
         found[i] = found[i]._replace(energy_ev=energy)
     for level in range(max(map(len, choices), default=0)):
         tried = [i for i in rows if len(choices[i]) > level and not found[i].ideal]
-        arrays = [Crystal(*choices[i][level].crystal) for i in tried]
+        arrays = [choices[i][level].crystal for i in tried]
         judged = zip(tried, _problems(arrays), _energies(arrays, potential), strict=True)
         for i, problem, energy in judged:
             found[i] = _judged(found[i], choices[i][level], problem, energy, max_rise_ev)
@@ -245,7 +245,7 @@ def in_standard_cell(structure: Structure, cell: Cell, symprec: float) -> Struct
     """Return a crystal in a standard cell of its group, as exact as it was; see `in_cell`."""
     numbers = np.array(structure.atomic_numbers)
     found = in_cell(numbers, structure.frac_coords, structure.lattice.matrix, cell, symprec)
-    shaped = structure_of(Crystal(*found))
+    shaped = structure_of(found)
     shaped.properties = structure.properties
     return shaped
 
@@ -261,7 +261,7 @@ def _judged(
         why = given.reason or f"{group_of(to.number).symbol} refused: {problem}"
         return given._replace(reason=why)
     return given._replace(
-        crystal=Crystal(*to.crystal),
+        crystal=to.crystal,
         ideal=True,
         after=to.number,
         symprec=to.symprec,

@@ -133,9 +133,6 @@ def _spread(
     """Return crystals with one element for each group, reduced, under the keys they had."""
     part = crystals.subset(rows)
     chosen = [keys[row] for row in rows.tolist()]
-    numbers, begin = part.atomic_numbers.copy(), 0
-    for key, count in zip(chosen, part.num_atoms.tolist(), strict=True):
-        atoms = numbers[begin : begin + count]
-        atoms[:] = [groups[key][z] for z in atoms.tolist()]
-        begin += count
+    atoms = zip(part.owners.tolist(), part.atomic_numbers.tolist(), strict=True)
+    numbers = np.array([groups[chosen[i]][z] for i, z in atoms], dtype=part.atomic_numbers.dtype)
     return prepare(replace(part, atomic_numbers=numbers), **common)._replace(keys=chosen)

@@ -70,12 +70,11 @@ def possible_maps(lattice: Floats, cells: Floats, ltol: float, angle_tol: float)
     """
     scaled = unit_volume(lattice)
     reach = (1 + ltol) * (1 + LENGTH_SLACK)
-    rows = np.arange(len(cells))
-    longest = cells[rows, :3].max(-1, initial=0)
-    band = np.searchsorted(_BANDS, longest)  # one long cell must not widen the sphere of all
+    # one long cell must not widen the sphere of all
+    band = np.searchsorted(_BANDS, cells[:, :3].max(-1))
     owners, scales, unknown = [_NONE], [_NONE.reshape(0, 3, 3)], [_NONE]
     for value in np.unique(band):
-        part = rows[band == value]
+        part = np.flatnonzero(band == value)
         try:
             for owner, scale in _maps(scaled, cells[part], reach, angle_tol):
                 owners.append(part[owner])
@@ -90,9 +89,13 @@ def _maps(
 ) -> Iterator[tuple[Ints, Ints]]:
     """Yield the maps of the lattice, of volume 1, on candidates, and which candidates."""
     sides, angles = cells[:, :3], cells[:, 3:]
-    images, points, lengths = _points(scaled, float(sides.max()) * reach)
-    if len(points) > _MAX_POINTS:
-        raise MemoryError(f"{len(points)} lattice points in reach")
+    radius = float(sides.max()) * reach
+    _, _, images, lengths = points_within(np.zeros((1, 3)), scaled, radius)
+    if len(images) > _MAX_POINTS:
+        raise MemoryError(f"{len(images)} lattice points in reach")
+    order = np.argsort(lengths, kind="stable")[1:]  # without the origin
+    images, lengths = images[order].astype(np.int64), lengths[order]
+    points = images @ scaled
     cosine = points @ points.T / lengths[:, None] / lengths
     first = np.searchsorted(lengths, sides / reach, side="left")  # (C, 3)
     last = np.searchsorted(lengths, sides * reach, side="right")
@@ -101,14 +104,6 @@ def _maps(
     counts = np.maximum(last - first, 0)
     for rows in _split(counts[:, 0] * counts[:, 1]):
         yield from _sweep(rows, first, counts, cosine, low, high, images)
-
-
-def _points(lattice: Floats, radius: float) -> tuple[Ints, Floats, Floats]:
-    """Return images, vectors and lengths of the lattice points within a radius, by length."""
-    _, _, images, lengths = points_within(np.zeros((1, 3)), lattice, radius)
-    order = np.argsort(lengths, kind="stable")[1:]  # without the origin
-    images = images[order].astype(np.int64)
-    return images, images @ lattice, lengths[order]
 
 
 def _split(sizes: Ints) -> list[Ints]:
@@ -141,14 +136,5 @@ def _sweep(
         kept = np.flatnonzero((alpha >= low[who, 0]) & (alpha <= high[who, 0]))
         who, a, b, c = who[kept], a[kept], b[kept], c[kept]
         scale = np.stack([images[a], images[b], images[c]], axis=1)
-        kept = np.flatnonzero(np.abs(_determinants(scale)) == 1)
+        kept = np.flatnonzero(np.abs(np.round(np.linalg.det(scale))) == 1)
         yield who[kept], scale[kept]
-
-
-def _determinants(m: Ints) -> Ints:
-    """Return determinants of ``(M, 3, 3)`` whole numbers, exactly."""
-    return (
-        m[:, 0, 0] * (m[:, 1, 1] * m[:, 2, 2] - m[:, 1, 2] * m[:, 2, 1])
-        - m[:, 0, 1] * (m[:, 1, 0] * m[:, 2, 2] - m[:, 1, 2] * m[:, 2, 0])
-        + m[:, 0, 2] * (m[:, 1, 0] * m[:, 2, 1] - m[:, 1, 1] * m[:, 2, 0])
-    )

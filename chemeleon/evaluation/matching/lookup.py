@@ -49,7 +49,7 @@ class Lookup:
         self.arrays = crystals.arrays()
         self.seconds, self.workers, self.neighbours = seconds, workers, neighbours
         self.rows = rows_of(composition_keys(self.arrays))
-        self._reduced: dict[int, tuple[Crystal | None, str | None]] = {}
+        self._reduced: dict[int, tuple[Crystal, str | None]] = {}
         self._distances: dict[int, Tensor] = {}
 
     def of(self, keys: Iterable[bytes]) -> NDArray[np.int64]:
@@ -68,11 +68,11 @@ class Lookup:
         if missing:
             part = self.arrays.subset(missing)
             made = prepare(part, seconds=self.seconds, workers=self.workers)
-            for row, reason, crystal in zip(missing, made.reasons, made.crystals, strict=True):
-                self._reduced[row] = (None if reason else crystal, reason)
+            both = zip(made.crystals, made.reasons, strict=True)
+            self._reduced.update(zip(missing, both, strict=True))
         found = [self._reduced[row] for row in rows.tolist()]
         labels = [key for key, members in chosen.items() for _ in members]
-        return Prepared(Crystals.of([c for c, _ in found]), labels, [r for _, r in found])
+        return Prepared(Crystals.of([c for c, _ in found]), labels, [why for _, why in found])
 
     def distances(self, rows: NDArray[np.int64]) -> Tensor:
         """Return average minimum distances of some of the crystals, ``(len(rows), K)``."""

@@ -114,12 +114,9 @@ def match_pairs(
         _check_processes(job)
     left = iter(found)
     given = [next(left) if answer is None else answer for answer in known]
-    return MatchResult(
-        matched=np.array([a.rmse is not None for a in given], dtype=bool),
-        rmse=np.array([np.nan if a.rmse is None else a.rmse for a in given], dtype=np.float64),
-        timed_out=np.array([a.timed_out for a in given], dtype=bool),
-        reasons=[a.reason for a in given],
-    )
+    rmse = np.array([np.nan if a.rmse is None else a.rmse for a in given], dtype=np.float64)
+    late = np.array([a.timed_out for a in given], dtype=bool)
+    return MatchResult(~np.isnan(rmse), rmse, late, [a.reason for a in given])
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def verdicts(
 ) -> Iterator[tuple[int, int]]:
     """Yield (index, verdict) for those of the chosen crystals that need or deserve one.
 
-    Whoever is not yielded does not match. A crystal is judged when its turn comes, so a caller that
+    Whoever is not yielded does not match. A pair is looked at when its turn comes, so a caller that
     stops early saves the rest.
 
     Args:
