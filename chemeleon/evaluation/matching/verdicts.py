@@ -172,7 +172,7 @@ class MatchJob(Job):
         cells = unit_cells(others.lattice)
         group = np.arange(len(others))
         for row, partners in self.rows:
-            chosen = np.arange(len(others))[partners.start : partners.stop]
+            chosen = np.arange(partners.start, partners.stop)
             if self.others is None:
                 chosen = chosen[group[chosen] != group[row]]
             first = self.firsts.crystal(row)
