@@ -21,7 +21,7 @@ from pathlib import Path
 from chemeleon.errors import ConfigError
 from chemeleon.locks import locked
 
-MODEL_PARTS = ("config.yaml", "model.safetensors")
+MODEL_PARTS = MODEL_CONFIG, MODEL_WEIGHTS = ("config.yaml", "model.safetensors")
 RUN_PARTS = (
     "config.yaml",
     "metrics.jsonl",

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from chemeleon.checkpoints.opened import KEPT_AS, ModelFolder, shown
+from chemeleon.checkpoints.opened import KEPT_AS, ModelFolder
 from chemeleon.checkpoints.store import weights_hash
 from chemeleon.config.modelfile import AdapterConfig
+from chemeleon.errors import printable
 
 BASE_IN_RUN = "init"  # of a run's folder: the model before training
 # not the base's, even where it has them
@@ -44,7 +45,9 @@ def combine(folder: ModelFolder, base: ModelFolder) -> ModelFolder:
     scale = adapter.alpha / adapter.rank
     for layer, (down, up) in _pairs(folder).items():
         if not _fits(tensors.get(f"{layer}.weight"), down, up, adapter.rank):
-            raise folder.problem(f"the adapter on {shown(layer)} does not fit base {base.path}")
+            raise folder.problem(
+                f"the adapter on {printable(layer)[:80]} does not fit base {base.path}"
+            )
         tensors[f"{layer}.weight"] = tensors[f"{layer}.weight"] + scale * (
             up.float() @ down.float()
         )
@@ -60,7 +63,7 @@ def _pairs(folder: ModelFolder) -> dict[str, tuple[Tensor, Tensor]]:
     layers = [name.removesuffix(_DOWN) for name in rest if name.endswith(_DOWN)]
     other = set(rest) - {layer + part for layer in layers for part in (_DOWN, _UP)}
     if other:
-        raise folder.problem(f"{shown(min(other))} is no part of adapters")
+        raise folder.problem(f"{printable(min(other))[:80]} is no part of adapters")
     return {layer: (folder.tensor(layer + _DOWN), folder.tensor(layer + _UP)) for layer in layers}
 
 

@@ -27,10 +27,9 @@ from chemeleon.checkpoints.chemeleon2.sizes import (
     vae_config,
 )
 from chemeleon.checkpoints.chemeleon2.weights import Source, open_source, shorten
-from chemeleon.checkpoints.rounding import Dtype
-from chemeleon.checkpoints.store import read_folder, write_model
+from chemeleon.checkpoints.store import Dtype, read_folder, write_model
 from chemeleon.config.architecture import VAEConfig
-from chemeleon.config.modelfile import ImportedConfig
+from chemeleon.config.modelfile import ImportedConfig, in_one_line
 from chemeleon.config.requests import check_word
 from chemeleon.errors import CheckpointError, printable
 from chemeleon.storage import at_home
@@ -91,11 +90,9 @@ def _read(
             assumed=source.assumed,
         )
     except ValidationError as error:
-        first = error.errors()[0]
         raise CheckpointError(
-            f"{source.path}: its sizes make no model: {first['msg']} (at"
-            f" {'.'.join(map(str, first['loc'])) or error.title}): it is damaged or of a"
-            " version that is not known here"
+            f"{source.path}: its sizes make no model: {error.title}, {in_one_line(error)}. It is"
+            " damaged or of a version that is not known here"
         ) from None
     return kind, {**config, "imported": done.model_dump(mode="json")}, tensors
 
