@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.crystals.batch import CrystalBatch, Crystals, ranges
+from chemeleon.crystals.batch import CrystalBatch, Crystals
+from chemeleon.crystals.ragged import ranges
 
 _REDUCTION_STEPS = 200
 

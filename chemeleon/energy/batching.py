@@ -15,8 +15,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.crystals.batch import Crystals, ranges
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.neighbours import Bonds, candidate_counts, find_bonds
+from chemeleon.crystals.ragged import ranges
 from chemeleon.crystals.symbols import symbol
 from chemeleon.energy.potential import Evaluation, Potential, empty_evaluation
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.crystals.batch import Crystals, ranges
+from chemeleon.crystals.batch import Crystals
+from chemeleon.crystals.ragged import ranges
 from chemeleon.energy.potential import Potential
 
 START_STEP, MAX_STEP, MAX_MOVE = 0.1, 1.0, 0.2  # dt, its bound, angstrom per step of a crystal

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.crystals.batch import Crystals, ranges
+from chemeleon.crystals.batch import Crystals
+from chemeleon.crystals.ragged import ranges
 from chemeleon.energy.batching import halve_when_short, memory_limit, pack
 from chemeleon.energy.potential import Evaluation, Potential, empty_evaluation
 from chemeleon.energy.scales import OWN, RAW, RAW_MACE
