@@ -20,7 +20,8 @@ from chemeleon.crystals.random import make_keys, normal
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.vae import CrystalVAE, Decoded, Posterior, VAEOutput, vae_losses
-from chemeleon.storage import RUN_PARTS, Draft
+from chemeleon.storage import Draft
+from chemeleon.training.launch import RUN_PARTS
 
 VAES = [
     VAEConfig(width=32, heads=4, encoder_layers=2, decoder_layers=2, feedforward=64),
