@@ -18,7 +18,8 @@ from parity import FUSED, Found, Golden, fused_gelu
 from parity_rewards import reward_arrays
 from reference import reference
 
-from chemeleon.config.architecture import ConditionConfig, DiffusionConfig, SamplerConfig
+from chemeleon.config.architecture import ConditionConfig, DiffusionConfig
+from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.crystals.lattice import lattice_angles, lattice_from_parameters, lattice_lengths
 from chemeleon.diffusion.schedulers import (

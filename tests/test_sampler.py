@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from chemeleon import api
-from chemeleon.config.architecture import DiffusionConfig, SamplerConfig
-from chemeleon.config.schedulers import SCHEDULERS, SchedulerKind
+from chemeleon.config.architecture import DiffusionConfig
+from chemeleon.config.schedulers import SCHEDULERS, SamplerConfig, SchedulerKind
 from chemeleon.crystals.random import fold, make_keys, normal
 from chemeleon.diffusion.reverse import ReverseDiffusion, log_probability
 from chemeleon.diffusion.schedulers import alphas_cumprod, make_scheduler

@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chemeleon.checkpoints.shipped import default_model
-from chemeleon.config.architecture import SamplerConfig
 from chemeleon.config.keywords import called_with
 from chemeleon.config.launched import Share, share
+from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.crystals.files import FOLDER_FORMATS
 from chemeleon.errors import ConfigError
 from chemeleon.generation.settings import Options, SampleSettings

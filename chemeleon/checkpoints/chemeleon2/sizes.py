@@ -15,10 +15,10 @@ from chemeleon.config.architecture import (
     DiffusionConfig,
     LDMConfig,
     PredictorConfig,
-    SamplerConfig,
     VAEConfig,
     VAELossConfig,
 )
+from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.errors import CheckpointError
 
 # published weights of the VAE's loss, where a file does not say
