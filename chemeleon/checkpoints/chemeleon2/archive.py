@@ -48,7 +48,11 @@ def load(path: Path) -> Any:
             data = archive.read(pickled)
             numbers = pickled.filename.removesuffix(PICKLE) + "data/"
             entries = {entry.filename: entry.file_size for entry in archive.infolist()}
-            stored = {k.removeprefix(numbers): size for k, size in entries.items() if numbers in k}
+            stored = {
+                k.removeprefix(numbers): size
+                for k, size in entries.items()
+                if k.startswith(numbers)
+            }
     except Refused as refused:
         raise CheckpointError(f"{path} {refused}") from None
     # zipfile raises several kinds for bad headers; RuntimeError for encrypted entries

@@ -99,24 +99,25 @@ def _read(
 
 def _import(source: Source, vae: str | Path | None) -> tuple[str, Config, Tensors]:
     names = source.tensors
-    if any(name.startswith("denoiser.") for name in names):
-        kind, (config, tensors) = "ldm", _import_ldm(source, vae)
-    elif "proj.0.weight" in names:
-        kind, (config, tensors) = "predictor", _import_predictor(source)
-    elif "encoder.atom_type_embedder.weight" in names:
-        kind, (config, tensors) = "vae", _import_vae(source)
-    else:
-        raise CheckpointError(
-            f"{source.path} holds neither a VAE, nor a latent diffusion model, nor a"
-            f" predictor; its {len(names)} tensors begin with: {shorten(sorted(names)) or 'none'}"
-        )
+    match source.kind:
+        case "ldm":
+            config, tensors = _import_ldm(source, vae)
+        case "predictor":
+            config, tensors = _import_predictor(source)
+        case "vae":
+            config, tensors = _import_vae(source)
+        case _:
+            raise CheckpointError(
+                f"{source.path} holds neither a VAE, nor a latent diffusion model, nor a predictor;"
+                f" its {len(names)} tensors begin with: {shorten(sorted(names)) or 'none'}"
+            )
     extra = sorted(set(names) - source.used - {"latent_std"})
     if extra:
         raise CheckpointError(
-            f"{source.path} has {len(extra)} tensors that a published {kind} does not"
+            f"{source.path} has {len(extra)} tensors that a published {source.kind} does not"
             f" have: {shorten(extra)}. It is of a version that is not known here"
         )
-    return kind, {**config, "data": {"name": "published", "niggli": True}}, tensors
+    return source.kind, {**config, "data": {"name": "published", "niggli": True}}, tensors
 
 
 def _read_vae(
@@ -192,7 +193,7 @@ def _given_vae(reference: str | Path) -> tuple[VAEConfig, dict[str, Tensor]]:
     """Read the VAE that the user gave, a folder or a published file."""
     if Path(reference).suffix == ".ckpt":
         source = open_source(at_home(reference), "raw")
-        if "encoder.atom_type_embedder.weight" not in source.tensors:
+        if source.kind != "vae":
             raise CheckpointError(
                 f"{source.path} is no VAE, as --vae must be: give the .ckpt file or the folder of"
                 " the VAE that the model was trained with"

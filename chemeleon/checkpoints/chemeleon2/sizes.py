@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from chemeleon.checkpoints.chemeleon2 import hyper
-from chemeleon.checkpoints.chemeleon2.layouts import CLASSES, DIT_HEADS, VAE_HEADS
+from chemeleon.checkpoints.chemeleon2.layouts import CLASSES, HEADS
 from chemeleon.checkpoints.chemeleon2.weights import Source
 from chemeleon.config.architecture import (
     ConditionConfig,
@@ -44,6 +44,19 @@ def _layers(source: Source, pattern: str) -> int:
     return count
 
 
+def _heads(source: Source, network: str, width: int, said: int | None, remedy: str) -> int:
+    """Return the attention heads of a network: as said, else those of a published width."""
+    if said is not None:
+        return said
+    if width not in HEADS[network]:
+        raise CheckpointError(
+            f"{source.path} does not say how many attention heads its {network} of width {width}"
+            f" has: {remedy}"
+        )
+    source.assumed.append(f"{network}.heads: {HEADS[network][width]}")
+    return HEADS[network][width]
+
+
 def vae_config(
     source: Source, prefix: str, settings: Any = None, heads: int | None = None
 ) -> VAEConfig:
@@ -62,22 +75,13 @@ def vae_config(
     _, latent_dim = _matrix(source, f"{prefix}post_quant_conv.weight")
     layer = prefix + "{}.transformer.layers.{}.linear1.weight"
     hidden, _ = _matrix(source, layer.format("encoder", 0))
-    if heads is None:
-        heads = hyper.heads(settings)
-    if heads is None and width in VAE_HEADS:
-        heads = VAE_HEADS[width]
-        source.assumed.append(f"vae.heads: {heads}")
-    if heads is None:
-        remedy = (
-            "give the VAE it was trained with, whose file says it: --vae FOLDER or --vae FILE.ckpt"
-            " (in Python vae=...)"
-            if prefix
-            else "its hyper-parameters are incomplete; give another checkpoint of the run"
-        )
-        raise CheckpointError(
-            f"{source.path} does not say how many attention heads its VAE of width {width}"
-            f" has: {remedy}"
-        )
+    remedy = (
+        "give the VAE it was trained with, whose file says it: --vae FOLDER or --vae FILE.ckpt"
+        " (in Python vae=...)"
+        if prefix
+        else "its hyper-parameters are incomplete; give another checkpoint of the run"
+    )
+    heads = _heads(source, "vae", width, heads or hyper.heads(settings), remedy)
     return VAEConfig(
         latent_dim=latent_dim,
         width=width,
@@ -114,15 +118,8 @@ def ldm_config(source: Source, latent_dim: int) -> tuple[LDMConfig, dict[str, tu
         )
     hidden, _ = _matrix(source, "denoiser.blocks.0.mlp.fc1.weight")
     outputs, _ = _matrix(source, "denoiser.final_layer.linear.weight")
-    heads = hyper.heads(hyper.find(source.hyper, ".DiT"))
-    if heads is None and width in DIT_HEADS:
-        heads = DIT_HEADS[width]
-        source.assumed.append(f"ldm.denoiser.heads: {heads}")
-    if heads is None:
-        raise CheckpointError(
-            f"{source.path} does not say how many attention heads its denoiser of width"
-            f" {width} has: this is not a published checkpoint"
-        )
+    said = hyper.heads(hyper.find(source.hyper, ".DiT"))
+    heads = _heads(source, "ldm.denoiser", width, said, "this is not a published checkpoint")
     diffusion = source.section("diffusion_configs")
     if diffusion.get("predict_xstart"):
         raise CheckpointError(

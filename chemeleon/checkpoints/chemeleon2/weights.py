@@ -22,22 +22,28 @@ from chemeleon.errors import CheckpointError
 _PREFIXES = ("", "ldm.", "ldm_module.", "module.")
 _LORA = "denoiser.base_model.model."
 # what a file holds is told by the first of these: a diffusion model has a VAE inside, too
-_MARKS = (
-    "denoiser.x_embedder.weight",
-    f"{_LORA}x_embedder.weight",
-    "proj.0.weight",
-    "encoder.atom_type_embedder.weight",
-)
+_MARKS = {
+    "denoiser.x_embedder.weight": "ldm",
+    f"{_LORA}x_embedder.weight": "ldm",
+    "proj.0.weight": "predictor",
+    "encoder.atom_type_embedder.weight": "vae",
+}
 
 
 @dataclass
 class Source:
-    """The weights of an open checkpoint by published name, without prefixes."""
+    """The weights of an open checkpoint by published name, without prefixes.
+
+    Attributes:
+        kind: ``ldm``, ``predictor``, ``vae``, or nothing if there is none of these.
+        budget: bytes that may still be read.
+    """
 
     path: Path
+    kind: str
     tensors: dict[str, Tensor]
     hyper: Any
-    budget: int  # bytes that may still be read
+    budget: int
     scales: dict[str, float] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     merged: list[str] = field(default_factory=list)
@@ -145,19 +151,19 @@ def open_source(path: Path, weights: str) -> Source:
     if weights == "ema":
         state = _averages(path, state, content.get("ema_state"))
     plain = {str(k).replace("_orig_mod.", ""): v for k, v in state.items()}
-    tensors = _strip_prefix(plain, path)
-    source = Source(path, tensors, content.get("hyper_parameters"), path.stat().st_size)
+    kind, tensors = _find_model(plain, path)
+    source = Source(path, kind, tensors, content.get("hyper_parameters"), path.stat().st_size)
     _find_adapters(source)
     return source
 
 
-def _strip_prefix(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Return the model's own part: an RL run wraps it and may hold reward models beside it.
+def _find_model(state: Mapping[str, Tensor], path: Path) -> tuple[str, dict[str, Tensor]]:
+    """Return kind and own part of the model: RL wraps it and may hold reward models beside it.
 
     Raises:
         CheckpointError: if there are several models and none has a known place.
     """
-    for mark in _MARKS:
+    for mark, kind in _MARKS.items():
         found = {name.removesuffix(mark) for name in state if f".{name}".endswith(f".{mark}")}
         found = [prefix for prefix in _PREFIXES if prefix in found][:1] or sorted(found)
         if len(found) > 1:
@@ -167,8 +173,9 @@ def _strip_prefix(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
             )
         if found:
             start = found[0]
-            return {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
-    return dict(state)
+            own = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+            return kind, own
+    return "", dict(state)
 
 
 def _averages(path: Path, state: dict[str, Tensor], ema: Any) -> dict[str, Any]:
