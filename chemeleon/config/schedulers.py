@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from chemeleon.config.bounds import Fraction, NonNegative, Section, TimeSteps
-from chemeleon.errors import nearest
+from chemeleon.config.bounds import Fraction, NonNegative, Section, TimeSteps, checked
+from chemeleon.config.requests import check_word, either
 
 
 @dataclass(frozen=True)
@@ -85,26 +85,17 @@ SCHEDULERS: dict[str, SchedulerKind] = {
 
 def fitting(process: str) -> str:
     """Return the names of the schedulers for models of a process, in words."""
-    *names, last = [name for name, kind in SCHEDULERS.items() if kind.process == process]
-    return f"{', '.join(names)} or {last}" if names else last
+    return either(name for name, kind in SCHEDULERS.items() if kind.process == process)
 
 
-def known_scheduler(name: str) -> str:
-    """Return the name of a scheduler that there is.
-
-    Raises:
-        ValueError: if there is none; says what there is.
-    """
-    if name not in SCHEDULERS:
-        meant, known = nearest(name, SCHEDULERS) or ".", ", ".join(SCHEDULERS)
-        raise ValueError(f"there is no scheduler '{name}'{meant} Known: {known}")
-    return name
+def _check(name: str) -> None:
+    check_word("scheduler", name, SCHEDULERS)
 
 
 class SamplerConfig(Section):
     """Reverse diffusion, as `sample` does it unless its options say otherwise."""
 
-    scheduler: Annotated[str, AfterValidator(known_scheduler)] = Field(
+    scheduler: Annotated[str, checked(_check)] = Field(
         default="ddim",
         description="ddim, ddpm, dpm++ or unipc; euler for flow models.",
     )
