@@ -29,13 +29,14 @@ from chemeleon.checkpoints.chemeleon2.sizes import (
 from chemeleon.checkpoints.chemeleon2.weights import Source, open_source, shorten
 from chemeleon.checkpoints.store import Dtype, read_folder, write_model
 from chemeleon.config.architecture import VAEConfig
+from chemeleon.config.bounds import Section
 from chemeleon.config.modelfile import ImportedConfig, in_one_line
 from chemeleon.config.requests import check_word
 from chemeleon.errors import CheckpointError, printable
 from chemeleon.storage import at_home
 
 Weights = Literal["raw", "ema"]
-Config = dict[str, Any]
+Sections = dict[str, Section]
 Tensors = dict[str, Tensor]
 
 
@@ -67,21 +68,9 @@ def convert(
     """
     check_word("weights", weights, get_args(Weights))
     check_word("dtype", dtype, get_args(Dtype))
-    output = at_home(output_folder)
     try:
-        kind, config, tensors = _read(path, weights, vae)
-    except CheckpointError as error:
-        raise CheckpointError(printable(str(error))) from error
-    write_model(output, kind, config, tensors, dtype)
-    return output
-
-
-def _read(
-    path: str | Path, weights: Weights, vae: str | Path | None
-) -> tuple[str, Config, Tensors]:
-    source = open_source(at_home(path), weights)
-    try:
-        kind, config, tensors = _import(source, vae)
+        source = open_source(at_home(path), weights)
+        sections, tensors = _import(source, vae)
         done = ImportedConfig(
             file=source.path.name,
             weights=weights,
@@ -91,33 +80,41 @@ def _read(
         )
     except ValidationError as error:
         raise CheckpointError(
-            f"{source.path}: its sizes make no model: {error.title}, {in_one_line(error)}. It is"
-            " damaged or of a version that is not known here"
+            f"{printable(str(path))}: its sizes make no model: {error.title}, {in_one_line(error)}."
+            " It is damaged or of a version that is not known here"
         ) from None
-    return kind, {**config, "imported": done.model_dump(mode="json")}, tensors
+    except CheckpointError as error:
+        raise CheckpointError(printable(str(error))) from error
+    sections["imported"] = done
+    config = {name: section.model_dump(mode="json") for name, section in sections.items()}
+    output = at_home(output_folder)
+    published = {"data": {"name": "published", "niggli": True}}
+    write_model(output, source.kind, {**config, **published}, tensors, dtype)
+    return output
 
 
-def _import(source: Source, vae: str | Path | None) -> tuple[str, Config, Tensors]:
+def _import(source: Source, vae: str | Path | None) -> tuple[Sections, Tensors]:
     names = source.tensors
-    match source.kind:
-        case "ldm":
-            config, tensors = _import_ldm(source, vae)
-        case "predictor":
-            config, tensors = _import_predictor(source)
-        case "vae":
-            config, tensors = _import_vae(source)
-        case _:
-            raise CheckpointError(
-                f"{source.path} holds neither a VAE, nor a latent diffusion model, nor a predictor;"
-                f" its {len(names)} tensors begin with: {shorten(sorted(names)) or 'none'}"
-            )
+    sections: Sections
+    if source.kind == "ldm":
+        sections, tensors = _import_ldm(source, vae)
+    elif source.kind == "predictor":
+        sections, tensors = _import_predictor(source)
+    elif source.kind == "vae":
+        config, tensors = _read_vae(source, "", source.hyper)
+        sections = {"vae": config}
+    else:
+        raise CheckpointError(
+            f"{source.path} holds neither a VAE, nor a latent diffusion model, nor a"
+            f" predictor; its {len(names)} tensors begin with: {shorten(sorted(names)) or 'none'}"
+        )
     extra = sorted(set(names) - source.used - {"latent_std"})
     if extra:
         raise CheckpointError(
             f"{source.path} has {len(extra)} tensors that a published {source.kind} does not"
             f" have: {shorten(extra)}. It is of a version that is not known here"
         )
-    return source.kind, {**config, "data": {"name": "published", "niggli": True}}, tensors
+    return sections, tensors
 
 
 def _read_vae(
@@ -127,12 +124,7 @@ def _read_vae(
     return config, source.take(vae_layout(config), prefix)
 
 
-def _import_vae(source: Source) -> tuple[Config, Tensors]:
-    config, tensors = _read_vae(source, "", source.hyper)
-    return {"vae": config.model_dump(mode="json")}, tensors
-
-
-def _import_ldm(source: Source, vae: str | Path | None) -> tuple[Config, Tensors]:
+def _import_ldm(source: Source, vae: str | Path | None) -> tuple[Sections, Tensors]:
     given = None if vae is None else _given_vae(vae)
     if "vae.encoder.atom_type_embedder.weight" in source.tensors:
         # the weights in the file are those it was trained with; of `vae` only the heads are used
@@ -157,7 +149,7 @@ def _import_ldm(source: Source, vae: str | Path | None) -> tuple[Config, Tensors
     tensors["latent_std"] = torch.full((config.latent_dim,), _latent_std(source))
     tensors["size_histogram"] = torch.tensor(MP_20_SIZES, dtype=torch.float32)
     source.assumed.append("size_histogram: numbers of atoms as in MP-20")
-    return {"vae": config.model_dump(mode="json"), "ldm": ldm.model_dump(mode="json")}, tensors
+    return {"vae": config, "ldm": ldm}, tensors
 
 
 def _check_same(source: Source, inside: VAEConfig, given: VAEConfig, name: object) -> None:
@@ -203,7 +195,7 @@ def _given_vae(reference: str | Path) -> tuple[VAEConfig, dict[str, Tensor]]:
     return VAEConfig.model_validate(folder.config["vae"]), folder.tensors
 
 
-def _import_predictor(source: Source) -> tuple[Config, Tensors]:
+def _import_predictor(source: Source) -> tuple[Sections, Tensors]:
     config, vae = _read_vae(source, "vae.", source.setting("vae"))
     targets = predictor_targets(source)
     predictor = predictor_config(source, list(targets))
@@ -211,7 +203,4 @@ def _import_predictor(source: Source) -> tuple[Config, Tensors]:
     tensors |= source.take(predictor_layout(predictor, config))
     mean, std = zip(*targets.values(), strict=True)
     tensors |= {"target_mean": torch.tensor(mean), "target_std": torch.tensor(std)}
-    return {
-        "vae": config.model_dump(mode="json"),
-        "predictor": predictor.model_dump(mode="json"),
-    }, tensors
+    return {"vae": config, "predictor": predictor}, tensors
