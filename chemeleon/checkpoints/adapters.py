@@ -44,13 +44,13 @@ def combine(folder: ModelFolder, base: ModelFolder) -> ModelFolder:
     tensors |= own(folder.stored)
     scale = adapter.alpha / adapter.rank
     for layer, (down, up) in _pairs(folder).items():
-        if not _fits(tensors.get(f"{layer}.weight"), down, up, adapter.rank):
+        weight = tensors.get(f"{layer}.weight")
+        kept = {down.dtype, up.dtype} <= KEPT_AS
+        if weight is None or not kept or not adapts(weight, down, up) or len(down) != adapter.rank:
             raise folder.problem(
                 f"the adapter on {printable(layer)[:80]} does not fit base {base.path}"
             )
-        tensors[f"{layer}.weight"] = tensors[f"{layer}.weight"] + scale * (
-            up.float() @ down.float()
-        )
+        tensors[f"{layer}.weight"] = weight + scale * (up.float() @ down.float())
     config = {key: value for key, value in folder.config.items() if key != "adapter"}
     config["ldm"] = {**(config.get("ldm") or {}), "lora": None}
     adapted = {**config, "adapted_from": folder.config["adapter"]}
@@ -67,11 +67,8 @@ def _pairs(folder: ModelFolder) -> dict[str, tuple[Tensor, Tensor]]:
     return {layer: (folder.tensor(layer + _DOWN), folder.tensor(layer + _UP)) for layer in layers}
 
 
-def _fits(weight: Tensor | None, down: Tensor, up: Tensor, rank: int) -> bool:
-    return (
-        weight is not None
-        and weight.dim() == 2
-        and down.shape == (rank, weight.shape[1])
-        and up.shape == (weight.shape[0], rank)
-        and {down.dtype, up.dtype} <= KEPT_AS
-    )
+def adapts(weight: Tensor, down: Tensor, up: Tensor) -> bool:
+    """Tell whether ``up @ down`` has the shape of a weight."""
+    if not weight.dim() == down.dim() == up.dim() == 2:
+        return False
+    return weight.shape == (up.shape[0], down.shape[1]) and up.shape[1] == down.shape[0] > 0

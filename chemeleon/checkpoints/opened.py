@@ -132,8 +132,7 @@ class ModelFolder:
             elif found.dtype not in KEPT_AS:
                 problems.append(f"{name} is of {found.dtype}, which weights are not")
         if problems:
-            said = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
-            raise self.problem(f"it does not fit its {MODEL_CONFIG}: {said}")
+            raise self.problem(f"it does not fit its {MODEL_CONFIG}: {shorten(problems)}")
         return weights
 
     def load_into(self, module: nn.Module, prefix: str = "") -> None:
@@ -151,3 +150,9 @@ class ModelFolder:
             if not value.sum().isfinite() and not value.isfinite().all():
                 raise self.problem(f"{name} holds numbers that are not finite")
         module.load_state_dict({n: value.float() for n, value in weights.items()}, assign=True)
+
+
+def shorten(words: list[str]) -> str:
+    """Return the first five words or sentences for a message."""
+    shown = "; ".join(word[:150] for word in words[:5])
+    return shown + ("; ..." if len(words) > 5 else "")

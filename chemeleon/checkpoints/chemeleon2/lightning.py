@@ -26,7 +26,8 @@ from chemeleon.checkpoints.chemeleon2.sizes import (
     predictor_targets,
     vae_config,
 )
-from chemeleon.checkpoints.chemeleon2.weights import Source, open_source, shorten
+from chemeleon.checkpoints.chemeleon2.weights import Source, open_source
+from chemeleon.checkpoints.opened import shorten
 from chemeleon.checkpoints.store import Dtype, read_folder, write_model
 from chemeleon.config.architecture import VAEConfig
 from chemeleon.config.bounds import Section

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chemeleon.checkpoints.adapters import adapts
 from chemeleon.checkpoints.chemeleon2 import hyper
 from chemeleon.checkpoints.chemeleon2.archive import AGAIN, load
 from chemeleon.checkpoints.chemeleon2.layouts import Layout
+from chemeleon.checkpoints.opened import shorten
 from chemeleon.errors import CheckpointError
 
 _PREFIXES = ("", "ldm.", "ldm_module.", "module.")
@@ -220,24 +222,10 @@ def _find_adapters(source: Source) -> None:
                 f"{source.path}: its hyper-parameters do not say the `lora_alpha` of the"
                 " adapters in it, so they cannot be merged: give a checkpoint without adapters"
             )
-        if other is None or target is None or not _adapts(target, up=other, down=value):
+        if other is None or target is None or not adapts(target, value, other):
             raise CheckpointError(
                 f"{source.path}: the adapter on '{base}' does not fit its layer: the file"
                 " is damaged; fetch it again"
             )
         rank = value.shape[0]
         source.scales[base] = float(alpha) / (rank**0.5 if settings.get("use_rslora") else rank)
-
-
-def _adapts(target: Tensor, up: Tensor, down: Tensor) -> bool:
-    """Tell whether ``up @ down`` has the shape of the weight ``target``."""
-    if not target.ndim == up.ndim == down.ndim == 2:
-        return False
-    fits = target.shape == (up.shape[0], down.shape[1])
-    return fits and up.shape[1] == down.shape[0] > 0
-
-
-def shorten(names: list[str]) -> str:
-    """Return the first five names for a message."""
-    shown = "; ".join(name[:100] for name in names[:5])
-    return shown + ("; ..." if len(names) > 5 else "")
