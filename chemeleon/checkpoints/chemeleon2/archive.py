@@ -23,7 +23,6 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from chemeleon.checkpoints.chemeleon2.hyper import Inert
 from chemeleon.checkpoints.chemeleon2.screen import Outline, Refused, screen
-from chemeleon.errors import CheckpointError
 
 MAX_BYTES = 64 * 2**20  # a published checkpoint has 0.1 MB of pickle beside its tensors
 MAX_ENTRIES = 100_000
@@ -36,10 +35,10 @@ def load(path: Path) -> Any:
     """Return what a file made by ``torch.save`` holds; its tensors are mapped from the disk.
 
     Raises:
-        CheckpointError: if the file is not such an archive, is damaged or breaks the rules.
+        Refused: if the file is not such an archive, is damaged or breaks the rules.
     """
+    _check_kind(path)
     try:
-        _check_kind(path)
         with zipfile.ZipFile(path) as archive:
             pickled = _find_pickle(path, archive)
             bad = archive.testzip()
@@ -53,13 +52,11 @@ def load(path: Path) -> Any:
                 for k, size in entries.items()
                 if k.startswith(numbers)
             }
-    except Refused as refused:
-        raise CheckpointError(f"{path} {refused}") from None
     # zipfile raises several kinds for bad headers; RuntimeError for encrypted entries
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError) as error:
         reason = str(error) or "it ends too early"
-        raise CheckpointError(
-            f"{path} is a damaged zip file ({reason}), perhaps a broken download: {AGAIN}"
+        raise Refused(
+            f"is a damaged zip file ({reason}), perhaps a broken download: {AGAIN}"
         ) from None
     try:
         outline = screen(data, stored)
@@ -72,8 +69,8 @@ def load(path: Path) -> Any:
         reason = str(error).split("\n\n")[-2:][0].strip()
     except Exception as error:  # whatever a hostile byte string provokes is a damaged pickle
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    raise CheckpointError(
-        f"{path}: its pickle cannot be read ({reason[:200]}): the file is damaged or no checkpoint;"
+    raise Refused(
+        f"has a pickle that cannot be read ({reason[:200]}): the file is damaged or no checkpoint;"
         " fetch it again"
     )
 

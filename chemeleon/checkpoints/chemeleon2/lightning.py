@@ -7,6 +7,8 @@ one latent scale, the interleaved token layout.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,6 +22,7 @@ from chemeleon.checkpoints.chemeleon2.layouts import (
     predictor_layout,
     vae_layout,
 )
+from chemeleon.checkpoints.chemeleon2.screen import Refused
 from chemeleon.checkpoints.chemeleon2.sizes import (
     ldm_config,
     predictor_config,
@@ -69,29 +72,36 @@ def convert(
     """
     check_word("weights", weights, get_args(Weights))
     check_word("dtype", dtype, get_args(Dtype))
-    try:
-        source = open_source(at_home(path), weights)
+    file = at_home(path)
+    with _about(file):
+        source = open_source(file, weights)
         sections, tensors = _import(source, vae)
-        done = ImportedConfig(
-            file=source.path.name,
+        sections["imported"] = ImportedConfig(
+            file=file.name,
             weights=weights,
             lora_merged=source.merged,
             lora_inert=source.inert,
             assumed=source.assumed,
         )
-    except ValidationError as error:
-        raise CheckpointError(
-            f"{printable(str(path))}: its sizes make no model: {error.title}, {in_one_line(error)}."
-            " It is damaged or of a version that is not known here"
-        ) from None
-    except CheckpointError as error:
-        raise CheckpointError(printable(str(error))) from error
-    sections["imported"] = done
     config = {name: section.model_dump(mode="json") for name, section in sections.items()}
     output = at_home(output_folder)
     published = {"data": {"name": "published", "niggli": True}}
     write_model(output, source.kind, {**config, **published}, tensors, dtype)
     return output
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Say of a file why it is refused, in words that may be printed."""
+    try:
+        yield
+    except Refused as refused:
+        raise CheckpointError(printable(f"{path} {refused}")) from None
+    except ValidationError as error:
+        raise CheckpointError(
+            printable(f"{path} has sizes that make no model: {error.title}, {in_one_line(error)}.")
+            + " It is damaged or of a version that is not known here"
+        ) from None
 
 
 def _import(source: Source, vae: str | Path | None) -> tuple[Sections, Tensors]:
@@ -105,15 +115,15 @@ def _import(source: Source, vae: str | Path | None) -> tuple[Sections, Tensors]:
         config, tensors = _read_vae(source, "", source.hyper)
         sections = {"vae": config}
     else:
-        raise CheckpointError(
-            f"{source.path} holds neither a VAE, nor a latent diffusion model, nor a"
-            f" predictor; its {len(names)} tensors begin with: {shorten(sorted(names)) or 'none'}"
+        raise Refused(
+            "holds neither a VAE, nor a latent diffusion model, nor a predictor; its"
+            f" {len(names)} tensors begin with: {shorten(sorted(names)) or 'none'}"
         )
     extra = sorted(set(names) - source.used - {"latent_std"})
     if extra:
-        raise CheckpointError(
-            f"{source.path} has {len(extra)} tensors that a published {source.kind} does not"
-            f" have: {shorten(extra)}. It is of a version that is not known here"
+        raise Refused(
+            f"has {len(extra)} tensors that a published {source.kind} does not have:"
+            f" {shorten(extra)}. It is of a version that is not known here"
         )
     return sections, tensors
 
@@ -132,13 +142,13 @@ def _import_ldm(source: Source, vae: str | Path | None) -> tuple[Sections, Tenso
         heads = None if given is None else given[0].heads
         config, tensors = _read_vae(source, "vae.", heads=heads)
         if given is not None:
-            _check_same(source, config, given[0], vae)
+            _check_same(config, given[0], vae)
     elif given is not None:
         config, tensors = given
     else:
-        raise CheckpointError(
-            f"{source.path} holds a latent diffusion model without its VAE: give the VAE"
-            " it was trained with: --vae FOLDER or --vae FILE.ckpt (in Python vae=...)"
+        raise Refused(
+            "holds a latent diffusion model without its VAE: give the VAE it was trained with:"
+            " --vae FOLDER or --vae FILE.ckpt (in Python vae=...)"
         )
     ldm, statistics = ldm_config(source, config.latent_dim)
     tensors = {f"vae.{name}": value for name, value in tensors.items()}
@@ -153,15 +163,15 @@ def _import_ldm(source: Source, vae: str | Path | None) -> tuple[Sections, Tenso
     return {"vae": config, "ldm": ldm}, tensors
 
 
-def _check_same(source: Source, inside: VAEConfig, given: VAEConfig, name: object) -> None:
+def _check_same(inside: VAEConfig, given: VAEConfig, name: object) -> None:
     """Refuse a VAE that cannot be the one in the file: its heads would be the wrong ones."""
     sizes = ("kind", "width", "latent_dim", "feedforward", "encoder_layers", "decoder_layers")
     for size in sizes:
         ours, theirs = getattr(inside, size), getattr(given, size)
         if ours != theirs:
-            raise CheckpointError(
-                f"{name} is not the VAE of {source.path}: its {size} is {theirs}, that of"
-                f" the one inside is {ours}. Give the VAE it was trained with"
+            raise Refused(
+                f"has another VAE inside than {name}: its {size} is {ours}, that of {name} is"
+                f" {theirs}. Give the VAE it was trained with"
             )
 
 
@@ -169,15 +179,14 @@ def _latent_std(source: Source) -> float:
     if source.setting("normalize_latent") is False:
         return 1.0
     if source.shapes.get("latent_std") not in ((), (1,)):
-        raise CheckpointError(
-            f"{source.path} has no number `latent_std`, without which latents have no"
-            " scale: it is damaged or of a version that is not known here"
+        raise Refused(
+            "has no number `latent_std`, without which latents have no scale: it is damaged or of a"
+            " version that is not known here"
         )
     value = float(source.read("latent_std"))
     if value <= 0:
-        raise CheckpointError(
-            f"{source.path}: latent_std is {value:g}, it must be positive: the file is"
-            " damaged; fetch it again"
+        raise Refused(
+            f"has {value:g} as latent_std, it must be positive: the file is damaged; fetch it again"
         )
     return value
 
@@ -185,13 +194,15 @@ def _latent_std(source: Source) -> float:
 def _given_vae(reference: str | Path) -> tuple[VAEConfig, dict[str, Tensor]]:
     """Read the VAE that the user gave, a folder or a published file."""
     if Path(reference).suffix == ".ckpt":
-        source = open_source(at_home(reference), "raw")
-        if source.kind != "vae":
-            raise CheckpointError(
-                f"{source.path} is no VAE, as --vae must be: give the .ckpt file or the folder of"
-                " the VAE that the model was trained with"
-            )
-        return _read_vae(source, "", source.hyper)
+        file = at_home(reference)
+        with _about(file):
+            source = open_source(file, "raw")
+            if source.kind != "vae":
+                raise Refused(
+                    "is no VAE, as --vae must be: give the .ckpt file or the folder of the VAE that"
+                    " the model was trained with"
+                )
+            return _read_vae(source, "", source.hyper)
     folder = read_folder(reference, ("vae",))
     return VAEConfig.model_validate(folder.config["vae"]), folder.tensors
 
