@@ -78,6 +78,11 @@ class _Form(Generic[A]):
         """The device of the tensors."""
         return self.num_atoms.device
 
+    @property
+    def volume(self: _Form[Tensor]) -> Tensor:
+        """Cell volume of each crystal in cubic angstrom."""
+        return self.lattice.det().abs()
+
     def to(self, device: torch.device | str) -> Self:
         """Return the tensors on another device."""
         targets = {name: value.to(device) for name, value in self._targets.items()}
@@ -237,11 +242,6 @@ class Crystals(_Form[A]):
         from torch import einsum
 
         return einsum("ai,aij->aj", self.frac_coords, self.lattice[self.owners])
-
-    @property
-    def volumes(self: Crystals[Tensor]) -> Tensor:
-        """``(M,)`` cubic angstrom."""
-        return self.lattice.det().abs()
 
     def crystal(self: Crystals[Array], row: int) -> Crystal:
         """Return one of the crystals in arrays."""

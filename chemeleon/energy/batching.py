@@ -185,7 +185,7 @@ class BatchedPotential(Potential):
             outer = said.vectors.detach().double().unsqueeze(2) * slopes.unsqueeze(1)
             virials = torch.zeros_like(cells.lattice)
             virials.index_add_(0, cells.owners[said.first], outer)
-            found.stresses[where] = virials / cells.volumes[:, None, None]
+            found.stresses[where] = virials / cells.volume[:, None, None]
 
     def _limit(self, on_cpu: int, on_gpu: int, bytes_each: int) -> float:
         return memory_limit(self.device, on_cpu, on_gpu, bytes_each) * self.share

@@ -134,7 +134,7 @@ def _generalised(
     force = torch.einsum("ai,aij->aj", forces, state.deformation[cells.owners])
     if stresses is None:
         return force, torch.zeros_like(cells.lattice)
-    virial = -cells.volumes[:, None, None] * stresses
+    virial = -cells.volume[:, None, None] * stresses
     inverse = torch.linalg.inv_ex(state.deformation).inverse  # a collapsed cell must not raise
     return force, virial @ inverse.transpose(1, 2) / cells.num_atoms[:, None, None]
 

@@ -83,7 +83,7 @@ class TorchSimPotential(Potential):
         found = empty_evaluation(cells, forces, stresses)
         costs = cells.num_atoms.double()
         if self.model.memory_scales_with != "n_atoms":
-            costs = costs * cells.num_atoms / cells.volumes * NEIGHBOURS
+            costs = costs * cells.num_atoms / cells.volume * NEIGHBOURS
         limit = memory_limit(self.device, CPU_BONDS, GPU_BONDS, BYTES_PER_BOND) * self.share
         rows = torch.arange(len(costs))
         groups = [rows[low:high] for low, high in pack(costs.cpu(), limit)]

@@ -79,11 +79,7 @@ class _Storage:
 
 
 def screen(pickled: bytes, stored: Mapping[str, int]) -> Outline:
-    """Follow a pickle to its end.
-
-    Args:
-        pickled: the pickle.
-        stored: bytes that there are of each storage: the loader would take those that follow.
+    """Follow a pickle to its end; ``stored`` are the bytes that there are of each storage.
 
     Raises:
         Refused: if it breaks the rules.
@@ -217,7 +213,7 @@ def _storage(identifier: Any, stored: Mapping[str, int]) -> _Storage:
             size = count * _ITEM_BYTES.get(kind, -1)
             if size < 0:
                 raise Refused(f"storage '{key[:40]}' is of the unknown type {kind}")
-            if stored.get(key, 0) != size:
+            if stored.get(key, 0) != size:  # of too few the loader would take those that follow
                 raise Refused(
                     f"what tensors need of entry '{key[:40]}', {size} bytes, does not fit the"
                     f" {stored.get(key, 0)} bytes stored for it: the file is incomplete"
