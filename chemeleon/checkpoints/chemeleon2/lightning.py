@@ -170,8 +170,8 @@ def _check_same(inside: VAEConfig, given: VAEConfig, name: object) -> None:
         ours, theirs = getattr(inside, size), getattr(given, size)
         if ours != theirs:
             raise Refused(
-                f"has another VAE inside than {name}: its {size} is {ours}, that of {name} is"
-                f" {theirs}. Give the VAE it was trained with"
+                f"was trained with another VAE than {name}, whose {size} is {theirs}, that of the"
+                f" one inside is {ours}. Give the VAE it was trained with"
             )
 
 
