@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from chemeleon.config.architecture import SamplerConfig
 from chemeleon.config.presets import load_data
+from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.data.dataset import load_split
 from chemeleon.evaluation.matching.pairs import Pair, match_pairs
 from chemeleon.evaluation.metrics.csp import rate

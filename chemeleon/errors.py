@@ -6,8 +6,10 @@ Their words may hold what a file said, so this module also makes text of any ori
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from contextlib import suppress
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 
 class ChemeleonError(Exception):
@@ -56,3 +58,31 @@ def printable(text: str) -> str:
 def visible(text: str) -> str:
     """Return text of any origin and many lines as it may go to a terminal, see `printable`."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+@contextmanager
+def naming(default: Path, hidden: Path, shown: Path) -> Iterator[None]:
+    """Have errors of the disk name what the user knows: not nothing, and nothing hidden."""
+    try:
+        yield
+    except OSError as error:
+        name_for_user(error, default, hidden, shown)
+        raise
+
+
+def name_for_user(error: OSError, default: Path, hidden: Path, shown: Path) -> None:
+    """Let an error of the disk name a path that the user knows.
+
+    Args:
+        error: its file name is changed in place.
+        default: what it names if it names nothing.
+        hidden: a folder or file that only this package knows.
+        shown: what stands for that.
+    """
+    if isinstance(error.filename, str | os.PathLike):
+        # absolute, as filelock and tempfile name files
+        path, hidden = Path(error.filename).absolute(), hidden.absolute()
+        if path.is_relative_to(hidden):
+            error.filename = str(shown / path.relative_to(hidden))
+    elif error.errno is not None:
+        error.filename = str(default)

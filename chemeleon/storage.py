@@ -18,31 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from chemeleon.errors import ConfigError
+from chemeleon.errors import ConfigError, name_for_user, naming
 from chemeleon.locks import locked
 
-MODEL_PARTS = ("config.yaml", "model.safetensors")
-RUN_PARTS = (
-    "config.yaml",
-    "metrics.jsonl",
-    "state.safetensors",
-    "best",
-    "last",
-    "init",
-    "scores.json",
-    "parity.png",
-    "pictures",
-    "report.html",
-)
-SAMPLE_PARTS = (
-    "manifest.json",
-    "cif",
-    "poscar",
-    "structures.extxyz",
-    "structures.json.gz",
-    "contact_sheet.png",
-    "evaluation",
-)
+MODEL_PARTS = MODEL_CONFIG, MODEL_WEIGHTS = ("config.yaml", "model.safetensors")
 _MODELS = ("best", "last", "init")  # of a run: model folders, written as such
 REPORT_PARTS = (
     "summary.json",
@@ -84,7 +63,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         OSError: naming ``path``, which is then as it was.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _named(path, beside, path):
+    with naming(path, beside, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             beside.touch()
@@ -114,26 +93,6 @@ def _sync(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-@contextmanager
-def _named(default: Path, hidden: Path, shown: Path) -> Iterator[None]:
-    """Have errors of the disk name what the user knows: not nothing, and nothing hidden."""
-    try:
-        yield
-    except OSError as error:
-        _name(error, default, hidden, shown)
-        raise
-
-
-def _name(error: OSError, default: Path, hidden: Path, shown: Path) -> None:
-    if isinstance(error.filename, str | os.PathLike):
-        # absolute, as filelock and tempfile name files
-        path, hidden = Path(error.filename).absolute(), hidden.absolute()
-        if path.is_relative_to(hidden):
-            error.filename = str(shown / path.relative_to(hidden))
-    elif error.errno is not None:
-        error.filename = str(default)
 
 
 def refuse_existing(folder: Path, parts: Sequence[str], overwrite: bool, remedy: str) -> None:
@@ -222,8 +181,8 @@ class Draft:
         making, self._making, self.path = self._making, None, self.folder
         shutil.rmtree(making, ignore_errors=True)
         if isinstance(error, OSError):
-            _name(error, self.folder, making / _NEW, self.folder)
-            _name(error, self.folder, making, self.folder)
+            name_for_user(error, self.folder, making / _NEW, self.folder)
+            name_for_user(error, self.folder, making, self.folder)
 
 
 def _remove(path: Path) -> None:
@@ -330,7 +289,7 @@ def hold(
     refuse_existing(folder, names, overwrite, remedy)  # before anything is made
     lock = folder / (_LOCK if parts else f".{target.name}{_LOCK}")
     new = [path for path in (folder, *folder.parents) if not path.exists()]
-    with _named(folder, lock, folder):
+    with naming(folder, lock, folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(lock, target, wait, remedy) as alone:

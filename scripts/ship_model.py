@@ -14,13 +14,14 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from run_words import stage_of, training_words
 
 from chemeleon.checkpoints import shipped
-from chemeleon.checkpoints.card import shipped_card
+from chemeleon.checkpoints.card import loading, opening, table, validation, written
 from chemeleon.checkpoints.load import read_model
 from chemeleon.checkpoints.push import CARD, without_local_paths
 from chemeleon.checkpoints.store import weights_hash, write_model
@@ -143,6 +144,46 @@ def _entry(entry: dict[str, Any]) -> str:
     if entry.get("low") is not None and entry.get("high") is not None:
         text += f" ({entry['low']:.4g} to {entry['high']:.4g})"
     return text if entry.get("control") is None else f"{text}; real crystals {entry['control']:.4g}"
+
+
+def shipped_card(
+    config: Mapping[str, Any],
+    name: str,
+    *,
+    license: str,
+    data: str,
+    weights: str,
+    facts: Mapping[str, Any],
+    commands: Sequence[str],
+    tables: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """Return the model card of a model inside the package.
+
+    Args:
+        config: content of the model's `config.yaml`.
+        name: as in ``shipped:NAME``.
+        license: identifier of the hub, of the weights.
+        data: source and licence of the data.
+        weights: hash that samples name in their manifest.
+        facts: further rows of the first table.
+        commands: that trained it, in order.
+        tables: heading to rows of figures.
+    """
+    facts = {**facts, "weights": f"bf16 on disk, float32 in use; hash `{weights}`"}
+    shown = [
+        "\n".join([f"### {heading}", "", *table(("figure", "value"), rows)])
+        for heading, rows in tables.items()
+        if rows
+    ]
+    parts = [
+        opening(config, name, license, facts),
+        f"## Data\n\n{data}",
+        "\n".join(["## How it was trained", "", "```sh", *commands, "```"]),
+        validation(config, "By the training itself, before weights were rounded.", ""),
+        "\n\n".join(["## Figures", *shown]) if shown else "",
+        loading(config, f"shipped:{name}"),
+    ]
+    return written(parts)
 
 
 def ship(words: argparse.Namespace) -> Path:

@@ -12,7 +12,7 @@ import torch
 from parity import FUSED, WALK_BOUND, Found, Golden, fused_gelu
 from torch import Tensor, nn
 
-from chemeleon.config.architecture import SamplerConfig
+from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.diffusion.losses import Noised, NoiseProcess
 from chemeleon.diffusion.reverse import Predict, ReverseDiffusion
 from chemeleon.generation.denoising import Evaluated, guide

@@ -17,7 +17,7 @@ import torch
 from parity import Found, Golden
 from torch import Tensor
 
-from chemeleon.config.architecture import SamplerConfig
+from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.diffusion.reverse import ReverseDiffusion, log_probability
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.reinforcement.objectives import Terms, advantages, grpo_terms

@@ -18,9 +18,10 @@ from parity import FUSED, Found, Golden, fused_gelu
 from parity_rewards import reward_arrays
 from reference import reference
 
-from chemeleon.config.architecture import ConditionConfig, DiffusionConfig, SamplerConfig
+from chemeleon.config.architecture import ConditionConfig, DiffusionConfig
+from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.crystals.batch import CrystalBatch, Crystals
-from chemeleon.crystals.lattice import lattice_from_parameters
+from chemeleon.crystals.lattice import lattice_angles, lattice_from_parameters, lattice_lengths
 from chemeleon.diffusion.schedulers import (
     alphas_cumprod,
     make_scheduler,
@@ -70,7 +71,12 @@ def vae_arrays(golden: Golden, file: str) -> Iterator[Found]:
                 yield Found("z", posterior.sample(eps)[mask], "draw of the posterior")
     yield Found("rec_atom_types", crystals.atomic_numbers[mask], "decoded types")
     yield Found("rec_frac_coords", crystals.frac_coords[mask], "decoded coordinates", FUSED)
-    yield Found("rec_cart_coords", crystals.cart_coords[mask], "decoded positions", FUSED)
+    yield Found(
+        "rec_cart_coords",
+        (crystals.frac_coords @ crystals.lattice)[mask],
+        "decoded positions",
+        FUSED,
+    )
     yield Found("rec_lattices", crystals.lattice, "decoded cells", FUSED)
     yield Found("rec_lengths", crystals.lengths, "decoded lengths", FUSED)
     yield Found("rec_angles", torch.rad2deg(crystals.angles), "decoded angles", FUSED)
@@ -140,13 +146,14 @@ def _batch(golden: Golden) -> Iterator[Found]:
     yield Found("atom_types", batch.atomic_numbers[mask], "read from CIF")
     yield Found("num_atoms", batch.num_atoms, "read from CIF")
     yield Found("frac_coords", batch.frac_coords[mask], same)
-    yield Found("cart_coords", batch.cart_coords[mask], same)
-    yield Found("pos", batch.cart_coords[mask], same)
+    positions = (batch.frac_coords @ batch.lattice)[mask]
+    yield Found("cart_coords", positions, same)
+    yield Found("pos", positions, same)
     yield Found("lattices", batch.lattice, "Niggli cell")
-    yield Found("lengths", batch.lengths, "Niggli cell")
-    yield Found("lengths_scaled", batch.lengths / scale, "Niggli cell")
-    yield Found("angles", torch.rad2deg(batch.angles), "Niggli cell")
-    yield Found("angles_radians", batch.angles, "Niggli cell")
+    yield Found("lengths", lattice_lengths(batch.lattice), "Niggli cell")
+    yield Found("lengths_scaled", lattice_lengths(batch.lattice) / scale, "Niggli cell")
+    yield Found("angles", torch.rad2deg(lattice_angles(batch.lattice)), "Niggli cell")
+    yield Found("angles_radians", lattice_angles(batch.lattice), "Niggli cell")
     yield Found("band_gap_file", crystals.targets["band_gap"], "column of the CSV")
 
 

@@ -19,8 +19,8 @@ from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.reinforcement import rl as stage_of_rl
 from chemeleon.reinforcement.rl import RLStage
-from chemeleon.storage import RUN_PARTS, Draft
-from chemeleon.training.launch import TrainResult
+from chemeleon.storage import Draft
+from chemeleon.training.launch import RUN_PARTS, TrainResult
 from chemeleon.training.stage import Place
 
 WORDS = [

@@ -11,7 +11,8 @@ from test_conditions import CONDITIONS
 from chemeleon.config.presets import load
 from chemeleon.errors import DataError
 from chemeleon.generation.pipeline import Pipeline
-from chemeleon.storage import RUN_PARTS, Draft
+from chemeleon.storage import Draft
+from chemeleon.training.launch import RUN_PARTS
 from chemeleon.training.stage import Place
 
 

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 import chemeleon
 from chemeleon import api
-from chemeleon.config.architecture import ConditionConfig, SamplerConfig
+from chemeleon.config.architecture import ConditionConfig
+from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.errors import ConfigError
 from chemeleon.generation.asked import ask
 from chemeleon.generation.denoising import GuidedDenoiser, StepwiseDenoiser

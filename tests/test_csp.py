@@ -18,7 +18,7 @@ from test_ordering import split
 import chemeleon
 from chemeleon import api
 from chemeleon.checkpoints.store import read_state
-from chemeleon.config.architecture import SamplerConfig
+from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.config.schema import DataConfig, LDMTrainConfig
 from chemeleon.crystals.augment import random_rotations
 from chemeleon.crystals.convert import from_structures

@@ -15,11 +15,13 @@ from chemeleon.config.presets import load
 from chemeleon.config.schema import AugmentConfig
 from chemeleon.crystals.augment import augment
 from chemeleon.crystals.batch import CrystalBatch, Crystals
+from chemeleon.crystals.lattice import lattice_angles, lattice_lengths
 from chemeleon.crystals.random import make_keys, normal
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.vae import CrystalVAE, Decoded, Posterior, VAEOutput, vae_losses
-from chemeleon.storage import RUN_PARTS, Draft
+from chemeleon.storage import Draft
+from chemeleon.training.launch import RUN_PARTS
 
 VAES = [
     VAEConfig(width=32, heads=4, encoder_layers=2, decoder_layers=2, feedforward=64),
@@ -133,7 +135,8 @@ def test_wrapped_coordinate_error_takes_the_short_way():
     )
     said = torch.tensor([0.05, 0.5, 0.75])  # 0.1, 0 and 0.25 away
     pair = torch.cat([torch.sin(2 * math.pi * said), torch.cos(2 * math.pi * said)])
-    decoded = Decoded(torch.zeros(1, 1, 100), pair.view(1, 1, 6), target.lengths, target.angles)
+    cell = lattice_lengths(target.lattice), lattice_angles(target.lattice)
+    decoded = Decoded(torch.zeros(1, 1, 100), pair.view(1, 1, 6), *cell)
     output = VAEOutput(Posterior(torch.zeros(1, 1, 8), torch.zeros(1, 1, 8)), decoded)
     terms = vae_losses(output, target, VAEConfig().loss, 1.0, 1.0)
     assert terms["coords"].item() == pytest.approx((0.1**2 + 0 + 0.25**2) / 3, abs=1e-5)

@@ -13,7 +13,7 @@ import yaml
 import chemeleon
 from chemeleon import api
 from chemeleon.checkpoints.load import find_model
-from chemeleon.config.architecture import SamplerConfig
+from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.crystals.batch import Crystals
 from chemeleon.errors import CheckpointError, ConfigError, GenerationError
 from chemeleon.generation.pipeline import Pipeline

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chemeleon.config.architecture import DiffusionConfig, SamplerConfig
+from chemeleon.config.architecture import DiffusionConfig
+from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.crystals.random import make_keys, normal
 from chemeleon.diffusion.reverse import ReverseDiffusion
 from chemeleon.diffusion.schedulers import alphas_cumprod

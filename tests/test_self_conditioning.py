@@ -7,7 +7,8 @@ import torch
 from conftest import TINY_LDM
 
 from chemeleon import api
-from chemeleon.config.architecture import DiffusionConfig, SamplerConfig
+from chemeleon.config.architecture import DiffusionConfig
+from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.crystals.random import make_keys, normal
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError

@@ -17,7 +17,7 @@ from chemeleon.checkpoints import shipped
 from chemeleon.checkpoints.convert import convert
 from chemeleon.checkpoints.load import find_model, read_model
 from chemeleon.checkpoints.opened import read_tensors
-from chemeleon.checkpoints.rounding import rounded
+from chemeleon.checkpoints.store import rounded
 from chemeleon.cli.app import app
 from chemeleon.config import presets
 from chemeleon.config.architecture import (
@@ -131,7 +131,7 @@ def test_a_package_without_models_says_what_to_name(box, tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(CheckpointError, match=r"none that takes formulas.*csp presets"):
         chemeleon.sample(formula="NaCl")
-    with pytest.raises(CheckpointError, match="which holds no trained model"):
+    with pytest.raises(CheckpointError, match="It holds no trained model"):
         find_model("shipped:de_novo")
     assert api.hub.shipped() == []
     assert "models inside" not in CliRunner().invoke(app, ["hub", "list"]).output
@@ -142,7 +142,7 @@ def test_a_name_stands_for_the_model_wherever_one_is_asked_for(full):
     vae = CrystalVAE.from_pretrained("shipped:de_novo")
     for name, value in vae.state_dict().items():
         assert torch.equal(value, whole.vae.state_dict()[name])
-    with pytest.raises(CheckpointError, match=r"did you mean shipped:de_novo\?"):
+    with pytest.raises(CheckpointError, match=r"did you mean 'de_novo'\?"):
         LatentDiffusion.from_pretrained("shipped:de_nvo")
     with pytest.raises(CheckpointError, match="take that of the package: shipped:de_novo"):
         LatentDiffusion.from_pretrained("de_novo")

@@ -16,9 +16,8 @@ from pathlib import Path
 import pytest
 
 from chemeleon.errors import ConfigError
+from chemeleon.generation.sampling import SAMPLE_PARTS
 from chemeleon.storage import (
-    RUN_PARTS,
-    SAMPLE_PARTS,
     Draft,
     hold,
     is_ours,
@@ -28,6 +27,7 @@ from chemeleon.storage import (
     write_atomically,
     write_text,
 )
+from chemeleon.training.launch import RUN_PARTS
 
 PARTS = ("a", "b", "folder")
 OLD = {"a": "old", "folder/x": "old", "folder/y": "old", "mine.txt": "kept"}
@@ -155,8 +155,8 @@ def test_errors_of_the_disk_name_the_place_that_the_user_knows(result: Path, nam
 
 def test_a_second_command_says_who_holds_a_folder(result: Path) -> None:
     code = (
-        "import sys, pathlib; from chemeleon.storage import hold, RUN_PARTS\n"
-        "with hold(pathlib.Path(sys.argv[1]), RUN_PARTS): print('held', flush=True); input()"
+        "import sys, pathlib; from chemeleon.storage import hold, MODEL_PARTS\n"
+        "with hold(pathlib.Path(sys.argv[1]), MODEL_PARTS): print('held', flush=True); input()"
     )
     first = subprocess.Popen(
         [sys.executable, "-c", code, str(result)], stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from chemeleon.checkpoints.opened import KEPT_AS, ModelFolder, shown
+from chemeleon.checkpoints.opened import KEPT_AS, ModelFolder
 from chemeleon.checkpoints.store import weights_hash
 from chemeleon.config.modelfile import AdapterConfig
+from chemeleon.errors import printable
 
 BASE_IN_RUN = "init"  # of a run's folder: the model before training
 # not the base's, even where it has them
@@ -43,11 +44,13 @@ def combine(folder: ModelFolder, base: ModelFolder) -> ModelFolder:
     tensors |= own(folder.stored)
     scale = adapter.alpha / adapter.rank
     for layer, (down, up) in _pairs(folder).items():
-        if not _fits(tensors.get(f"{layer}.weight"), down, up, adapter.rank):
-            raise folder.problem(f"the adapter on {shown(layer)} does not fit base {base.path}")
-        tensors[f"{layer}.weight"] = tensors[f"{layer}.weight"] + scale * (
-            up.float() @ down.float()
-        )
+        weight = tensors.get(f"{layer}.weight")
+        kept = {down.dtype, up.dtype} <= KEPT_AS
+        if weight is None or not kept or not adapts(weight, down, up) or len(down) != adapter.rank:
+            raise folder.problem(
+                f"the adapter on {printable(layer)[:80]} does not fit base {base.path}"
+            )
+        tensors[f"{layer}.weight"] = weight + scale * (up.float() @ down.float())
     config = {key: value for key, value in folder.config.items() if key != "adapter"}
     config["ldm"] = {**(config.get("ldm") or {}), "lora": None}
     adapted = {**config, "adapted_from": folder.config["adapter"]}
@@ -60,15 +63,12 @@ def _pairs(folder: ModelFolder) -> dict[str, tuple[Tensor, Tensor]]:
     layers = [name.removesuffix(_DOWN) for name in rest if name.endswith(_DOWN)]
     other = set(rest) - {layer + part for layer in layers for part in (_DOWN, _UP)}
     if other:
-        raise folder.problem(f"{shown(min(other))} is no part of adapters")
+        raise folder.problem(f"{printable(min(other))[:80]} is no part of adapters")
     return {layer: (folder.tensor(layer + _DOWN), folder.tensor(layer + _UP)) for layer in layers}
 
 
-def _fits(weight: Tensor | None, down: Tensor, up: Tensor, rank: int) -> bool:
-    return (
-        weight is not None
-        and weight.dim() == 2
-        and down.shape == (rank, weight.shape[1])
-        and up.shape == (weight.shape[0], rank)
-        and {down.dtype, up.dtype} <= KEPT_AS
-    )
+def adapts(weight: Tensor, down: Tensor, up: Tensor) -> bool:
+    """Tell whether ``up @ down`` has the shape of a weight."""
+    if not weight.dim() == down.dim() == up.dim() == 2:
+        return False
+    return weight.shape == (up.shape[0], down.shape[1]) and up.shape[1] == down.shape[0] > 0

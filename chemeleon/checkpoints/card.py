@@ -1,8 +1,8 @@
-"""The README.md of a model: on the hub from its config alone, in the package with its figures."""
+"""The README.md of a model on the hub, from its config; and the parts that any model card has."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -32,53 +32,20 @@ def model_card(config: Mapping[str, Any], repo: str, license: str = "other") -> 
         license: identifier of the hub.
     """
     title = repo.partition("/")[2]
-    parts = [_opening(config, title, license), _validation(config), _loading(config, f"hub:{repo}")]
+    return written(
+        [opening(config, title, license), validation(config), loading(config, f"hub:{repo}")]
+    )
+
+
+def written(parts: Iterable[str]) -> str:
+    """Return the text of those parts of a card that are not empty."""
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def shipped_card(
-    config: Mapping[str, Any],
-    name: str,
-    *,
-    license: str,
-    data: str,
-    weights: str,
-    facts: Mapping[str, Any],
-    commands: Sequence[str],
-    tables: Mapping[str, Mapping[str, Any]],
-) -> str:
-    """Return the model card of a model inside the package.
-
-    Args:
-        config: content of the model's `config.yaml`.
-        name: as in ``shipped:NAME``.
-        license: identifier of the hub, of the weights.
-        data: source and licence of the data.
-        weights: hash that samples name in their manifest.
-        facts: further rows of the first table.
-        commands: that trained it, in order.
-        tables: heading to rows of figures.
-    """
-    facts = {**facts, "weights": f"bf16 on disk, float32 in use; hash `{weights}`"}
-    shown = [
-        "\n".join([f"### {heading}", "", *_rows(("figure", "value"), rows)])
-        for heading, rows in tables.items()
-        if rows
-    ]
-    parts = [
-        _opening(config, name, license, facts),
-        f"## Data\n\n{data}",
-        "\n".join(["## How it was trained", "", "```sh", *commands, "```"]),
-        _validation(config, "By the training itself, before weights were rounded.", ""),
-        "\n\n".join(["## Figures", *shown]) if shown else "",
-        _loading(config, f"shipped:{name}"),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _opening(
+def opening(
     config: Mapping[str, Any], title: str, license: str, more: Mapping[str, Any] | None = None
 ) -> str:
+    """Return head, title and first table; ``more`` are further rows of that."""
     kind = str(config["kind"])
     # a Lightning file does not say what it was trained on
     data = None if config.get("imported") else (config.get("data") or {}).get("name")
@@ -118,17 +85,18 @@ def _facts(config: Mapping[str, Any], data: str | None, more: Mapping[str, Any])
         **more,
     }
     known = {name: value for name, value in facts.items() if value is not None}
-    return "\n".join(_rows(("", ""), known)) if known else ""
+    return "\n".join(table(("", ""), known)) if known else ""
 
 
-def _validation(config: Mapping[str, Any], *notes: str) -> str:
+def validation(config: Mapping[str, Any], *notes: str) -> str:
+    """Return the metrics of the last validation, with lines in front of the table."""
     metrics = (config.get("trained") or {}).get("metrics") or {}
     if not metrics:
         return ""
-    return "\n".join(["## Validation", "", *notes, *_rows(("metric", "value"), metrics)])
+    return "\n".join(["## Validation", "", *notes, *table(("metric", "value"), metrics)])
 
 
-def _rows(header: tuple[str, str], values: Mapping[str, Any]) -> list[str]:
+def table(header: tuple[str, str], values: Mapping[str, Any]) -> list[str]:
     """Return the lines of a table of two columns."""
     first = f"| {header[0]} | {header[1]} |" if any(header) else "| | |"
     return [first, "|---|---|", *(f"| {name} | {_number(v)} |" for name, v in values.items())]
@@ -138,7 +106,8 @@ def _number(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def _loading(config: Mapping[str, Any], reference: str) -> str:
+def loading(config: Mapping[str, Any], reference: str) -> str:
+    """Return the commands that use the model ``hub:OWNER/REPO`` or ``shipped:NAME``."""
     kind = str(config["kind"])
     told = ((config.get("ldm") or {}).get("denoiser") or {}).get("types")
     wish = "--formula LiFePO4 -n 20" if told else "-n 100"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
+from chemeleon.checkpoints.chemeleon2.lightning import Weights
 from chemeleon.checkpoints.chemeleon2.lightning import convert as import_file
 from chemeleon.checkpoints.load import Fits, anything, find_model, read_model, with_base
-from chemeleon.checkpoints.store import write_model
+from chemeleon.checkpoints.store import Dtype, write_model
 from chemeleon.config.hubname import is_name
 from chemeleon.errors import CheckpointError
 from chemeleon.storage import MODEL_PARTS, at_home, hold
@@ -17,9 +17,9 @@ def convert(
     file: str | Path,
     output: str | Path,
     *,
-    weights: Literal["raw", "ema"] = "raw",
+    weights: Weights = "raw",
     vae: str | Path | None = None,
-    dtype: Literal["fp32", "bf16"] = "fp32",
+    dtype: Dtype = "fp32",
     overwrite: bool = False,
     fits: Fits = anything,
 ) -> Path:

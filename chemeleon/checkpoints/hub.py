@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 from chemeleon.checkpoints import shipped
-from chemeleon.checkpoints.fetch import cached_file, fetch, is_commit
-from chemeleon.checkpoints.registry import Entry, Named, entries, find
+from chemeleon.checkpoints.fetch import fetch, is_commit
+from chemeleon.checkpoints.registry import Named, entries, find
 from chemeleon.config.hubname import hub_name, shipped_name
 from chemeleon.config.modelfile import read_model_config
 from chemeleon.config.plain_yaml import MOST_BYTES
 from chemeleon.errors import CheckpointError
-from chemeleon.storage import MODEL_PARTS, at_home, hold
+from chemeleon.storage import MODEL_CONFIG, MODEL_PARTS, MODEL_WEIGHTS, at_home, hold
 from chemeleon.version import __version__
-
-# the names of store.py, which is imported late: with it comes torch, which `hub list` needs not
-CONFIG, WEIGHTS = MODEL_PARTS
 
 
 def resolve(reference: str, *, revision: str | None = None) -> Path:
@@ -38,34 +34,20 @@ def resolve(reference: str, *, revision: str | None = None) -> Path:
     entry = named.entry
     if entry.file is not None:
         return _imported(named, fetch(entry.repo, entry.file, entry.revision))
-    config = fetch(entry.repo, CONFIG, entry.revision, MOST_BYTES)
+    config = fetch(entry.repo, MODEL_CONFIG, entry.revision, MOST_BYTES)
     read_model_config(config)  # refused before the weights are fetched
     # the commit of the config, so that both files belong together even if a push comes between
     commit = config.parent.name
-    return fetch(entry.repo, WEIGHTS, commit if is_commit(commit) else entry.revision).parent
+    return fetch(entry.repo, MODEL_WEIGHTS, commit if is_commit(commit) else entry.revision).parent
 
 
-class Listed(NamedTuple):
-    """A named model, its other names, where it lies, and whether it can be used offline."""
-
-    name: str
-    aliases: tuple[str, ...]
-    entry: Entry
-    cached: bool
-
-
-def list_models() -> list[Listed]:
+def list_models() -> list[Named]:
     """Return the models that have a name.
 
     Raises:
         ConfigError: if a user's file of names is wrong.
     """
-    listed = []
-    for name, entry, aliases in entries().values():
-        files = [CONFIG, WEIGHTS] if entry.file is None else [entry.file]
-        cached = all(cached_file(entry.repo, file, entry.revision) for file in files)
-        listed.append(Listed(name, aliases, entry, cached))
-    return listed
+    return list(entries().values())
 
 
 def models_cache() -> Path:
@@ -116,4 +98,4 @@ def _content_id(source: Path) -> str:
 
 
 def _is_complete(folder: Path) -> bool:
-    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
+    return (folder / MODEL_CONFIG).is_file() and (folder / MODEL_WEIGHTS).is_file()

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from chemeleon.checkpoints import hub, shipped
 from chemeleon.checkpoints.adapters import BASE_IN_RUN, base_hash, combine
-from chemeleon.checkpoints.opened import MODEL_WEIGHTS, ModelFolder
+from chemeleon.checkpoints.opened import ModelFolder
 from chemeleon.checkpoints.store import find_folder, read_folder
 from chemeleon.config.hubname import hub_name, shipped_name
 from chemeleon.config.modelfile import AdapterConfig
 from chemeleon.errors import CheckpointError
+from chemeleon.storage import MODEL_WEIGHTS
 
 MOST_CHAINED = 8  # adapters of adapters
 Fits = Callable[[ModelFolder], object]

@@ -15,11 +15,9 @@ from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from chemeleon.checkpoints.rounding import widened
-from chemeleon.errors import CheckpointError
-from chemeleon.storage import MODEL_PARTS
+from chemeleon.errors import CheckpointError, printable
+from chemeleon.storage import MODEL_CONFIG, MODEL_WEIGHTS
 
-MODEL_CONFIG, MODEL_WEIGHTS = MODEL_PARTS
 MOST_HEADER_BYTES = 1 << 22  # of a safetensors file: the names, types and shapes of its tensors
 MOST_TENSORS = 20_000
 AnySection = TypeVar("AnySection", bound=BaseModel)
@@ -47,7 +45,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: handle.get_tensor(name) for name in names}
             return tensors, dict(handle.metadata() or {})
     except (SafetensorError, RuntimeError, TypeError, ValueError, OverflowError) as error:
-        said = shown(str(error).partition("\n")[0], 200)
+        said = printable(str(error).partition("\n")[0])[:200]
         raise CheckpointError(
             f"{path} is not a complete safetensors file ({said}): fetch it again, or make it anew"
         ) from None
@@ -74,7 +72,8 @@ class ModelFolder:
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """Its weights, in float32 also where they are kept in bf16."""
-        return widened(self.stored)
+        short = (torch.bfloat16, torch.float16)
+        return {n: t.float() if t.dtype in short else t for n, t in self.stored.items()}
 
     def tensor(self, name: str) -> Tensor:
         """Return one tensor as it is kept.
@@ -122,7 +121,9 @@ class ModelFolder:
         }
         expected: dict[str, Tensor] = module.state_dict()
         problems = [f"missing {name}" for name in expected if name not in weights]
-        problems += [f"unexpected {shown(name)}" for name in weights if name not in expected]
+        problems += [
+            f"unexpected {printable(name)[:80]}" for name in weights if name not in expected
+        ]
         for name, value in expected.items():
             found = weights.get(name, value)
             if found.shape != value.shape:
@@ -131,8 +132,7 @@ class ModelFolder:
             elif found.dtype not in KEPT_AS:
                 problems.append(f"{name} is of {found.dtype}, which weights are not")
         if problems:
-            said = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
-            raise self.problem(f"it does not fit its {MODEL_CONFIG}: {said}")
+            raise self.problem(f"it does not fit its {MODEL_CONFIG}: {shorten(problems)}")
         return weights
 
     def load_into(self, module: nn.Module, prefix: str = "") -> None:
@@ -152,6 +152,7 @@ class ModelFolder:
         module.load_state_dict({n: value.float() for n, value in weights.items()}, assign=True)
 
 
-def shown(text: str, most: int = 80) -> str:
-    """Return words from a file such that they can be printed."""
-    return ascii(text)[1:-1][:most]
+def shorten(words: list[str]) -> str:
+    """Return the first five words or sentences for a message."""
+    shown = "; ".join(word[:150] for word in words[:5])
+    return shown + ("; ..." if len(words) > 5 else "")

@@ -9,13 +9,13 @@ from typing import Any, TypedDict
 from chemeleon.checkpoints.card import model_card
 from chemeleon.checkpoints.fetch import push_in_words
 from chemeleon.checkpoints.load import find_model
-from chemeleon.checkpoints.opened import MODEL_CONFIG, MODEL_WEIGHTS
 from chemeleon.checkpoints.registry import find
 from chemeleon.config.hubname import is_name
 from chemeleon.config.modelfile import read_model_config
 from chemeleon.config.plain_json import parse_json
 from chemeleon.config.plain_yaml import dump_yaml
 from chemeleon.errors import CheckpointError
+from chemeleon.storage import MODEL_CONFIG, MODEL_WEIGHTS
 from chemeleon.version import __version__
 
 CARD = "README.md"

@@ -10,11 +10,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from chemeleon.checkpoints.fetch import cached_file
 from chemeleon.config.hubname import hub_name
+from chemeleon.config.modelfile import in_one_line
 from chemeleon.config.plain_yaml import read_yaml
 from chemeleon.config.presets import preset_root
 from chemeleon.errors import CheckpointError, ConfigError
-from chemeleon.storage import at_home
+from chemeleon.storage import MODEL_PARTS, at_home
 
 USER_FILE = "CHEMELEON_HUB"
 _PART = r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
@@ -57,6 +59,12 @@ class Named(NamedTuple):
     entry: Entry
     aliases: tuple[str, ...] = ()
 
+    @property
+    def cached(self) -> bool:
+        """Whether it can be used without network."""
+        files = MODEL_PARTS if self.entry.file is None else (self.entry.file,)
+        return all(cached_file(self.entry.repo, file, self.entry.revision) for file in files)
+
 
 class _Registry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,9 +88,8 @@ def _read(path: Path) -> _Registry:
     try:
         return _Registry.model_validate(content)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors()]
         raise ConfigError(
-            f"{path} is not a list of hub models: {'; '.join(problems)}. Its shape is that of"
+            f"{path} is not a list of hub models: {in_one_line(error)}. Its shape is that of"
             f" {preset_root() / 'hub.yaml'}"
         ) from None
 

@@ -5,17 +5,15 @@ Each is an ordinary model folder in ``chemeleon/shipped``, written by ``scripts/
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from chemeleon.config.hubname import shipped_name
 from chemeleon.config.plain_yaml import read_yaml
-from chemeleon.errors import CheckpointError
+from chemeleon.errors import CheckpointError, nearest
+from chemeleon.storage import MODEL_CONFIG, MODEL_WEIGHTS
 
-# the names of store.py, which is not imported: with it comes torch, which a list needs not
-CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
 DEFAULT = "de_novo"  # chooses elements itself
 DEFAULT_CSP = "csp"  # places the atoms of a formula
 # names of an earlier version, which stand in configs and manifests
@@ -56,10 +54,10 @@ def root() -> Path:
 def list_shipped() -> list[Shipped]:
     """Return the models of this package by name; it may hold none."""
     found = []
-    for path in sorted(root().glob(f"*/{CONFIG}")):
+    for path in sorted(root().glob(f"*/{MODEL_CONFIG}")):
         folder = path.parent
-        if (folder / WEIGHTS).is_file():
-            size = (folder / WEIGHTS).stat().st_size
+        if (folder / MODEL_WEIGHTS).is_file():
+            size = (folder / MODEL_WEIGHTS).stat().st_size
             found.append(Shipped(folder.name, describe(read_yaml(path)), size, folder))
     return found
 
@@ -87,12 +85,10 @@ def resolve(reference: str) -> Path:
     known = {model.name: model for model in list_shipped()}
     if name in known:
         return known[name].path
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" (did you mean shipped:{close[0]}?)" if close else ""
     holds = ", ".join(model.reference for model in known.values()) or "no trained model"
     raise CheckpointError(
-        f"'{reference}'{hint} is not in this package, which holds {holds}. Name a run or model"
-        " folder, or one of the hub (chemeleon hub list)"
+        f"'{reference}' is not in this package{nearest(name, known) or '.'} It holds {holds}. Name"
+        " a run or model folder, or one of the hub (chemeleon hub list)"
     )
 
 

@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -24,15 +24,28 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from chemeleon.checkpoints import shipped
-from chemeleon.checkpoints.opened import MODEL_CONFIG, MODEL_WEIGHTS, ModelFolder, read_tensors
-from chemeleon.checkpoints.rounding import Dtype, rounded
+from chemeleon.checkpoints.opened import ModelFolder, read_tensors
 from chemeleon.config.modelfile import read_model_config
 from chemeleon.config.plain_json import parse_json
 from chemeleon.config.plain_yaml import dump_yaml
+from chemeleon.config.requests import check_word
 from chemeleon.errors import CheckpointError
-from chemeleon.storage import MODEL_PARTS, Draft, at_home, settle, write_atomically, write_text
+from chemeleon.storage import (
+    MODEL_CONFIG,
+    MODEL_PARTS,
+    MODEL_WEIGHTS,
+    Draft,
+    at_home,
+    settle,
+    write_atomically,
+    write_text,
+)
 from chemeleon.version import __version__
 
+Dtype = Literal["fp32", "bf16"]
+# What is rounded. Anything else (means, spreads, histograms, null embeddings) is small, and of some
+# of it more than three digits are needed: counts, and scales that multiply every latent.
+_ROUNDED = (".weight", ".bias", ".filters")
 STATE = "state.safetensors"
 _REPO = re.compile(r"\w[\w.-]*/[\w.-]+")  # a folder, or a repository of the hub without hub:
 _MAKERS = {
@@ -116,6 +129,23 @@ def read_folder(reference: str | Path, kinds: Sequence[str] = ("vae", "ldm")) ->
         )
     stored, _ = read_tensors(path / MODEL_WEIGHTS)
     return ModelFolder(path, kind, config, stored)
+
+
+def rounded(tensors: Mapping[str, Tensor], dtype: Dtype) -> dict[str, Tensor]:
+    """Return the tensors as they are kept with ``dtype``: bf16 halves the folder.
+
+    Raises:
+        ConfigError: if that is another word.
+    """
+    check_word("dtype", dtype, get_args(Dtype))
+    if dtype == "fp32":
+        return dict(tensors)
+    return {
+        name: value.to(torch.bfloat16)
+        if value.is_floating_point() and name.endswith(_ROUNDED)
+        else value
+        for name, value in tensors.items()
+    }
 
 
 def write_model(

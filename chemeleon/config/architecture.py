@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from chemeleon.config.bounds import (
     MOST_CLASSES,
@@ -29,7 +29,7 @@ from chemeleon.config.bounds import (
     Word,
     Words,
 )
-from chemeleon.config.schedulers import SCHEDULERS, known_scheduler
+from chemeleon.config.schedulers import SamplerConfig
 
 
 def _check_heads(width: int, heads: int) -> None:
@@ -188,41 +188,6 @@ class DiffusionConfig(Section):
         return self
 
 
-class SamplerConfig(Section):
-    """Reverse diffusion, as `sample` does it unless its options say otherwise."""
-
-    scheduler: Annotated[str, AfterValidator(known_scheduler)] = Field(
-        default="ddim",
-        description="ddim, ddpm, dpm++ or unipc; euler for flow models.",
-    )
-    steps: TimeSteps = Field(default=50, description="Number of denoising steps.")
-    eta: Fraction = Field(
-        default=1.0, description="Stochasticity (DDIM eta): 0 is deterministic, 1 as in DDPM."
-    )
-    temperature: float = Field(
-        default=1.0,
-        gt=0,
-        le=2,
-        description="Scale of all noise in sampling; below 1 for likelier, less varied crystals.",
-    )
-    element_price: NonNegative = Field(
-        default=0.0,
-        description="Composition penalty on the number of elements: log-probability, summed over"
-        " its atoms, that another element has to add to a crystal's; 0 decodes every atom alone.",
-    )
-
-    def unread_eta(self, *more: str) -> str | None:
-        """Return why ``eta`` would not be read, or None where it is or is 1.
-
-        Args:
-            more: schedulers that take any, beside those that always do.
-        """
-        kind = SCHEDULERS[self.scheduler]
-        if kind.etas is None or self.eta in (1, *kind.etas) or self.scheduler in more:
-            return None
-        return f"eta={self.eta:g} would change nothing: {kind.of_eta}"
-
-
 class ConditionConfig(Section):
     """One property that generation is conditioned on."""
 
@@ -291,16 +256,12 @@ class LDMConfig(Section):
     lora: LoRAConfig | None = Field(default=None, description="Train low-rank adapters only.")
 
     @model_validator(mode="after")
-    def _classes(self) -> LDMConfig:
+    def _consistent(self) -> LDMConfig:
         together = sum(condition.categories or 0 for condition in self.conditions.values())
         if together > MOST_CLASSES:
             raise ValueError(
                 f"the conditions have {together:,} categories together, over {MOST_CLASSES:,}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _estimates(self) -> LDMConfig:
         if self.denoiser.self_conditioning and self.diffusion.prediction == "epsilon":
             raise ValueError(
                 "denoiser.self_conditioning=true needs diffusion.prediction=v or flow: at high"

@@ -7,9 +7,12 @@ its file of weights before a number is read.
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from chemeleon.errors import ConfigError
 
 Positive = Annotated[int, Field(gt=0, le=10**12)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -36,6 +39,19 @@ Location = Annotated[str, Field(max_length=4_096, pattern=_ONE_LINE)]  # a path,
 Words = Annotated[list[Word], Field(max_length=1_000)]
 # a key of the config and of the weights, so no dots
 ConditionName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$", max_length=200)]
+
+
+def checked(check: Callable[[Any], object]) -> AfterValidator:
+    """Let pydantic report a ConfigError of ``check`` with whatever else is wrong."""
+
+    def validated(value: Any) -> Any:
+        try:
+            check(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    return AfterValidator(validated)
 
 
 class Section(BaseModel):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import os
 import re
@@ -237,9 +236,8 @@ def _explain(error: ValidationError, schema: type[BaseModel], origins: Mapping[s
         by = "" if origin == DEFAULT_ORIGIN else f" (set by {origin})"
         if problem["type"] == "extra_forbidden":
             known = _field_names(schema, path[:-1])
-            close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-            hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
-            lines.append(f"{key}: unknown key{by}; {hint}")
+            hint = nearest(path[-1], known) or f"; known here: {', '.join(known)}"
+            lines.append(f"{key}: unknown key{by}{hint}")
         elif problem["type"] == "missing":
             lines.append(f"{key}: missing; choose a --preset or set it")
         else:

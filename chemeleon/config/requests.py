@@ -88,9 +88,14 @@ def check_word(what: str, given: str, allowed: Iterable[str]) -> str:
     """
     known = tuple(allowed)
     if given not in known:
-        words = f"{', '.join(known[:-1])} or {known[-1]}"
-        raise ConfigError(f"{what} {given}: must be {words}{nearest(str(given), known)}")
+        raise ConfigError(f"{what} {given}: must be {either(known)}{nearest(str(given), known)}")
     return given
+
+
+def either(words: Iterable[str]) -> str:
+    """Return ``a, b or c``."""
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def guided_steps(interval: tuple[float, float], steps: int) -> range:

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from chemeleon.config.architecture import LoRAConfig, SamplerConfig
+from chemeleon.config.architecture import LoRAConfig
 from chemeleon.config.bounds import Fraction, Location, NonNegative, Positive, Section
 from chemeleon.config.requests import MAX_CRYSTALS, guided_steps
-from chemeleon.config.schedulers import SCHEDULERS
+from chemeleon.config.schedulers import SCHEDULERS, SamplerConfig
 from chemeleon.errors import ConfigError
 
 # metrics of a rollout and of validation that are no reward's

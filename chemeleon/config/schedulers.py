@@ -1,5 +1,5 @@
-"""The schedulers that crystals can be sampled with: which class of diffusers each is, and what it
-does with noise.
+"""The schedulers that crystals can be sampled with: which class of diffusers each is, what it does
+with noise, and the settings of reverse diffusion.
 
 A scheduler is one entry here. Those whose steps are Gaussians, of which a policy can learn, have
 their coefficients in `diffusion.reverse` too; diffusers takes the steps of all others.
@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from chemeleon.errors import nearest
+from pydantic import Field
+
+from chemeleon.config.bounds import Fraction, NonNegative, Section, TimeSteps, checked
+from chemeleon.config.requests import check_word, either
 
 
 @dataclass(frozen=True)
@@ -82,17 +85,43 @@ SCHEDULERS: dict[str, SchedulerKind] = {
 
 def fitting(process: str) -> str:
     """Return the names of the schedulers for models of a process, in words."""
-    *names, last = [name for name, kind in SCHEDULERS.items() if kind.process == process]
-    return f"{', '.join(names)} or {last}" if names else last
+    return either(name for name, kind in SCHEDULERS.items() if kind.process == process)
 
 
-def known_scheduler(name: str) -> str:
-    """Return the name of a scheduler that there is.
+def _check(name: str) -> None:
+    check_word("scheduler", name, SCHEDULERS)
 
-    Raises:
-        ValueError: if there is none; says what there is.
-    """
-    if name not in SCHEDULERS:
-        meant, known = nearest(name, SCHEDULERS) or ".", ", ".join(SCHEDULERS)
-        raise ValueError(f"there is no scheduler '{name}'{meant} Known: {known}")
-    return name
+
+class SamplerConfig(Section):
+    """Reverse diffusion, as `sample` does it unless its options say otherwise."""
+
+    scheduler: Annotated[str, checked(_check)] = Field(
+        default="ddim",
+        description="ddim, ddpm, dpm++ or unipc; euler for flow models.",
+    )
+    steps: TimeSteps = Field(default=50, description="Number of denoising steps.")
+    eta: Fraction = Field(
+        default=1.0, description="Stochasticity (DDIM eta): 0 is deterministic, 1 as in DDPM."
+    )
+    temperature: float = Field(
+        default=1.0,
+        gt=0,
+        le=2,
+        description="Scale of all noise in sampling; below 1 for likelier, less varied crystals.",
+    )
+    element_price: NonNegative = Field(
+        default=0.0,
+        description="Composition penalty on the number of elements: log-probability, summed over"
+        " its atoms, that another element has to add to a crystal's; 0 decodes every atom alone.",
+    )
+
+    def unread_eta(self, *more: str) -> str | None:
+        """Return why ``eta`` would not be read, or None where it is or is 1.
+
+        Args:
+            more: schedulers that take any, beside those that always do.
+        """
+        kind = SCHEDULERS[self.scheduler]
+        if kind.etas is None or self.eta in (1, *kind.etas) or self.scheduler in more:
+            return None
+        return f"eta={self.eta:g} would change nothing: {kind.of_eta}"

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from chemeleon.config.architecture import LDMConfig, PredictorConfig, VAEConfig
-from chemeleon.config.bounds import Fraction, NonNegative, Positive, Section, Word, Words
+from chemeleon.config.bounds import Fraction, NonNegative, Positive, Section, Word, Words, checked
 from chemeleon.config.requests import MAX_SEED
 from chemeleon.config.rl import RLConfig
 from chemeleon.config.where import read_where
-from chemeleon.errors import ConfigError
 
 
 class DownloadConfig(Section):
@@ -85,7 +84,7 @@ class DataConfig(Section):
         default=None, description="Leave out crystals with more atoms."
     )
     niggli: bool = Field(default=True, description="Reduce every cell to its Niggli form.")
-    where: str | None = Field(
+    where: Annotated[str, checked(read_where)] | None = Field(
         default=None,
         description="Keep the rows of which this is true, in every split: an expression over"
         " columns, num_atoms, num_elements and elements, such as"
@@ -112,16 +111,6 @@ class DataConfig(Section):
         if isinstance(values, dict) and values.get("source") in ("table", "demo"):
             return {key: value for key, value in values.items() if key != "source"}
         return values
-
-    @field_validator("where")
-    @classmethod
-    def _grammar(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                read_where(value)
-            except ConfigError as error:
-                raise ValueError(str(error)) from None
-        return value
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypeVar
 
 from chemeleon.crystals.notation import MAX_ATOMIC_NUMBER as MAX_ATOMIC_NUMBER  # class 0 is padding
+from chemeleon.crystals.ragged import arange, ranges, repeat
 from chemeleon.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,14 +26,8 @@ if TYPE_CHECKING:
 
     import torch
     from torch import Tensor
-    from typing_extensions import TypeVar
 
-    A = TypeVar("A", default=Tensor)
-else:
-    from typing import TypeVar
-
-    A = TypeVar("A")
-
+A = TypeVar("A", default="Tensor")
 B = TypeVar("B")
 Array = NDArray[Any]
 
@@ -46,13 +42,25 @@ class Crystal(NamedTuple):
 
 @dataclass(frozen=True)
 class _Form(Generic[A]):
-    """What both forms of many crystals have."""
+    """What both forms of many crystals have; shapes are checked unless ``check=False``."""
 
     atomic_numbers: A
     frac_coords: A
     lattice: A
     num_atoms: A
     targets: dict[str, A] = field(default_factory=dict)
+    check: bool = field(default=True, repr=False, compare=False, kw_only=True)
+
+    def _check_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        given = {name: getattr(self, name) for name in shapes}
+        given |= {f"targets[{name}]": value for name, value in self._targets.items()}
+        for name, value in given.items():
+            found, shape = tuple(value.shape), shapes.get(name, (len(self),))
+            if found != shape:
+                raise DataError(
+                    f"{type(self).__name__}.{name} has shape {found}, expected {shape} from"
+                    f" atomic_numbers {tuple(self._parts[0].shape)}"
+                )
 
     def __len__(self) -> int:
         return self._parts[3].shape[0]
@@ -69,6 +77,11 @@ class _Form(Generic[A]):
     def device(self: _Form[Tensor]) -> torch.device:
         """The device of the tensors."""
         return self.num_atoms.device
+
+    @property
+    def volume(self: _Form[Tensor]) -> Tensor:
+        """Cell volume of each crystal in cubic angstrom."""
+        return self.lattice.det().abs()
 
     def to(self, device: torch.device | str) -> Self:
         """Return the tensors on another device."""
@@ -105,24 +118,16 @@ class CrystalBatch(_Form["Tensor"]):
 
     tokens: Tensor | None = None
     full: bool = False
-    check: bool = field(default=True, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.check:
             return
-        size, width = self.atomic_numbers.shape
-        shapes = {"frac_coords": (size, width, 3), "lattice": (size, 3, 3), "num_atoms": (size,)}
-        given = {name: getattr(self, name) for name in shapes}
-        given |= {f"targets[{name}]": value for name, value in self.targets.items()}
-        for name, tensor in given.items():
-            found, shape = tuple(tensor.shape), shapes.get(name, (size,))
-            if found != shape:
-                raise DataError(
-                    f"CrystalBatch.{name} has shape {found}, expected {shape} from atomic_numbers"
-                    f" {(size, width)}"
-                )
         from torch import equal
 
+        size, width = self.atomic_numbers.shape
+        self._check_shapes(
+            {"num_atoms": (size,), "frac_coords": (size, width, 3), "lattice": (size, 3, 3)}
+        )
         if not equal(self.atomic_numbers > 0, self.mask):
             raise DataError(
                 "CrystalBatch.atomic_numbers must be positive on the first num_atoms slots of each"
@@ -137,33 +142,7 @@ class CrystalBatch(_Form["Tensor"]):
     @cached_property
     def mask(self) -> Tensor:
         """``(B, N)`` bool, True on real atoms."""
-        return _arange(self.width, self.num_atoms) < self.num_atoms.unsqueeze(-1)
-
-    @property
-    def cart_coords(self) -> Tensor:
-        """``(B, N, 3)`` Cartesian coordinates in angstrom."""
-        return self.frac_coords @ self.lattice
-
-    @property
-    def lengths(self) -> Tensor:
-        """``(B, 3)`` cell lengths in angstrom."""
-        from chemeleon.crystals.lattice import lattice_lengths
-
-        return lattice_lengths(self.lattice)
-
-    @property
-    def angles(self) -> Tensor:
-        """``(B, 3)`` cell angles in radian."""
-        from chemeleon.crystals.lattice import lattice_angles
-
-        return lattice_angles(self.lattice)
-
-    @property
-    def volume(self) -> Tensor:
-        """``(B,)`` cell volume in cubic angstrom."""
-        from chemeleon.crystals.lattice import lattice_volume
-
-        return lattice_volume(self.lattice)
+        return arange(self.width, self.num_atoms) < self.num_atoms.unsqueeze(-1)
 
     def to(self, device: torch.device | str) -> CrystalBatch:
         """Return the tensors on another device."""
@@ -199,24 +178,16 @@ class Crystals(_Form[A]):
     """
 
     ids: list[str] = field(default_factory=list)
-    check: bool = field(default=True, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.check:
             return
-        numbers, frac, lattice, counts = self._parts
-        crystals, atoms = counts.shape[0], numbers.shape[0]
-        consistent = (
-            frac.shape == (atoms, 3)
-            and lattice.shape == (crystals, 3, 3)
-            and len(self.ids) in {0, crystals}
-            and all(value.shape == (crystals,) for value in self._targets.values())
-            and int(counts.sum()) == atoms
-        )
-        if not consistent:
+        atoms, counted = self._parts[0].shape[0], int(self._parts[3].sum())
+        self._check_shapes({"frac_coords": (atoms, 3), "lattice": (len(self), 3, 3)})
+        if counted != atoms or len(self.ids) not in {0, len(self)}:
             raise DataError(
-                f"flat crystals do not fit together: {crystals} crystals, {len(self.ids)} ids,"
-                f" {atoms} atoms, num_atoms sums to {int(counts.sum())}"
+                f"flat crystals do not fit together: {len(self)} crystals, {len(self.ids)} ids,"
+                f" {atoms} atoms, num_atoms sums to {counted}"
             )
 
     @staticmethod
@@ -263,7 +234,7 @@ class Crystals(_Form[A]):
     def owners(self) -> A:
         """``(A,)`` int64, the crystal of each atom."""
         numbers, _, _, counts = self._parts
-        return _repeat(_arange(len(counts), counts), counts, len(numbers))
+        return repeat(arange(len(counts), counts), counts, len(numbers))
 
     @property
     def cart_coords(self: Crystals[Tensor]) -> Tensor:
@@ -271,11 +242,6 @@ class Crystals(_Form[A]):
         from torch import einsum
 
         return einsum("ai,aij->aj", self.frac_coords, self.lattice[self.owners])
-
-    @property
-    def volumes(self: Crystals[Tensor]) -> Tensor:
-        """``(M,)`` cubic angstrom."""
-        return self.lattice.det().abs()
 
     def crystal(self: Crystals[Array], row: int) -> Crystal:
         """Return one of the crystals in arrays."""
@@ -382,24 +348,3 @@ class Crystals(_Form[A]):
     def bytes(self: Crystals[Tensor]) -> int:
         """Return the size of the tensors in bytes."""
         return sum(t.numel() * t.element_size() for t in [*self._parts, *self.targets.values()])
-
-
-def ranges(starts: Any, counts: Any) -> Any:
-    """Concatenate ``arange(start, start + count)`` of every row, of arrays or tensors."""
-    ends = counts.cumsum(0)
-    total = int(ends[-1]) if len(ends) else 0
-    return _repeat(starts - (ends - counts), counts, total) + _arange(total, counts)
-
-
-def _repeat(values: Any, counts: Any, total: int) -> Any:
-    if isinstance(counts, np.ndarray):
-        return np.repeat(values, counts)
-    return values.repeat_interleave(counts, output_size=total)
-
-
-def _arange(count: int, like: Any) -> Any:
-    if isinstance(like, np.ndarray):
-        return np.arange(count)
-    from torch import arange
-
-    return arange(count, device=like.device)

@@ -27,9 +27,10 @@ import numpy as np
 from chemeleon.crystals.batch import Array, Crystal
 from chemeleon.crystals.idealise import STEP, distortion
 from chemeleon.crystals.lattice import cells_of, whole_steps
+from chemeleon.crystals.maps import Maps
 from chemeleon.crystals.orbits import OrbitCrystal, basis_of
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, crystal_system, dataset
-from chemeleon.crystals.wyckoff import Changes, Group, Maps, group
+from chemeleon.crystals.wyckoff import Changes, Group, group
 
 SAME = 1e-5  # fractional coordinates of one place
 SAME_CELL = 1e-4  # angstrom, and radian

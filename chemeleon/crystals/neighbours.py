@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.crystals.batch import CrystalBatch, Crystals, ranges
+from chemeleon.crystals.batch import CrystalBatch, Crystals
+from chemeleon.crystals.ragged import ranges
 
 _REDUCTION_STEPS = 200
 
@@ -38,7 +39,7 @@ class Bonds(NamedTuple):
 def image_reach(cells: Crystals, cutoff_angstrom: float) -> Tensor:
     """Return ``(M, 3)`` int64: images to look at on either side, for atoms inside the cell."""
     cross = torch.cross(cells.lattice.roll(-1, 1), cells.lattice.roll(-2, 1), dim=2)
-    heights = cells.volumes.unsqueeze(1) / torch.linalg.vector_norm(cross, dim=2)
+    heights = cells.volume.unsqueeze(1) / torch.linalg.vector_norm(cross, dim=2)
     reach = torch.ceil(cutoff_angstrom / heights)
     return torch.nan_to_num(reach, nan=1e6, posinf=1e6).clamp(max=1e6).long()
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chemeleon.crystals.batch import Array, Crystals, ranges
+from chemeleon.crystals.batch import Array, Crystals
+from chemeleon.crystals.ragged import ranges
 from chemeleon.crystals.symmetry import crystal_system, wrapped
 from chemeleon.crystals.wyckoff import group
 

@@ -20,33 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chemeleon.crystals.batch import Array
+from chemeleon.crystals.maps import STEPS, ZERO, Maps, fixed_by, meetings
 from chemeleon.crystals.symmetry import TIGHT, crystal_system, dataset, operations
 
-_ZERO = 1e-6  # fractional; what tells places apart is a twenty-fourth at least
 _GENERIC = np.array([0.137283, 0.292871, 0.418934])  # on no special position
 _GRID = 48  # all origins of normalisers are multiples of 1/48
 _MOST_KEPT = 1000  # sets of changes; reduced cells of real crystals need fewer
-_STEPS = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3, indexing="ij"), -1).reshape(-1, 3)
-
-
-@dataclass(frozen=True)
-class Maps:
-    """Affine maps of points: ``rotations (..., 3, 3)`` and ``shifts (..., 3)``."""
-
-    rotations: Array
-    shifts: Array
-
-    def __call__(self, points: Array) -> Array:
-        """Return the images of ``(..., 3)`` points."""
-        return (self.rotations @ points[..., None])[..., 0] + self.shifts
-
-    def __getitem__(self, rows: Any) -> Maps:
-        """Return some of the maps."""
-        return Maps(self.rotations[rows], self.shifts[rows])
-
-    def after(self, first: Maps) -> Maps:
-        """Return the maps that move as ``first`` does, and then as these do."""
-        return Maps(self.rotations @ first.rotations, self(first.shifts))
 
 
 class Place(NamedTuple):
@@ -124,8 +103,8 @@ class Group:
         _, first = np.unique(every.rotations, axis=0, return_index=True)
         first.sort()
         self.operations = Maps(every.rotations[first].astype(float), every.shifts[first] % 1.0)
-        self.polar = np.abs(self.operations.rotations.mean(0) - np.eye(3)).max(0) < _ZERO
-        self._lattice = (_STEPS[:, None] + self.centring).reshape(-1, 3).astype(float)
+        self.polar = np.abs(self.operations.rotations.mean(0) - np.eye(3)).max(0) < ZERO
+        self._lattice = (STEPS[:, None] + self.centring).reshape(-1, 3).astype(float)
         self._known: dict[bytes, tuple[Array, Array]] = {}
         self._changes: dict[bytes, Changes] = {}
         found = _ask(self, every)
@@ -145,7 +124,7 @@ class Group:
         whole = np.round(ways)
         best = np.abs(ways - whole).max(-1).argmin(-1)[..., None, None]
         nearest = np.take_along_axis(whole, best, -2)[..., 0, :] + self.centring[best[..., 0, 0]]
-        return np.abs(vectors - nearest).max(-1) < _ZERO, nearest
+        return np.abs(vectors - nearest).max(-1) < ZERO, nearest
 
     def settle(self, project: Maps, points: Array) -> tuple[Maps, Array]:
         """Return the operations that bring points nearest to a place, and how far off they stay.
@@ -210,7 +189,7 @@ class Group:
                 continue
             rows = np.flatnonzero(letters < 0)
             settled, off = self.settle(target.project, points[rows])
-            there = np.abs(off).max(-1) < _ZERO
+            there = np.abs(off).max(-1) < ZERO
             rows = rows[there]
             letters[rows] = letter
             whole = settled[there].after(maps[rows])
@@ -245,7 +224,7 @@ class Group:
     def _own(self, project: Maps, generic: Array, free: Array, follow: Array) -> Maps:
         images = self.operations(generic)
         whole = images[:, None] - np.floor(images)[:, None] + self._lattice
-        index, step = np.nonzero(np.abs(project(whole) - whole).max(-1) < _ZERO)
+        index, step = np.nonzero(np.abs(project(whole) - whole).max(-1) < ZERO)
         reached = whole[index, step]
         inside = reached - (np.floor(reached) * free) @ follow.T
         _, first = np.unique(np.round(inside, 6), axis=0, return_index=True)
@@ -292,7 +271,7 @@ def _ask(table: Group, every: Maps) -> Any:
     for kind, point in enumerate(points, 1):
         images = every(point)
         ways = images[:, None] - images[None]
-        same = (np.abs(ways - np.round(ways)) < _ZERO).all(-1)
+        same = (np.abs(ways - np.round(ways)) < ZERO).all(-1)
         images = images[same.argmax(1) == np.arange(len(images))]
         coords.append(images)
         numbers += [kind] * len(images)
@@ -320,54 +299,19 @@ def _special_points(table: Group, every: Maps) -> list[Array]:
     A site symmetry has a rotation, reflection or rotoinversion that leaves no more points fixed
     than it does, or it has two rotations about axes that meet there.
     """
-    fixed = _fixed(every)
-    sizes = np.round(np.trace(fixed.rotations, axis1=1, axis2=2))
-    meetings = _meetings(fixed[sizes == 1])
-    nothing = np.zeros((len(meetings), 3, 3))
-    fixed = Maps(
-        np.concatenate([nothing, fixed.rotations]), np.concatenate([meetings, fixed.shifts])
+    places = fixed_by(every)
+    sizes = np.round(np.trace(places.rotations, axis1=1, axis2=2))
+    points = meetings(places[sizes == 1])
+    nothing = np.zeros((len(points), 3, 3))
+    places = Maps(
+        np.concatenate([nothing, places.rotations]), np.concatenate([points, places.shifts])
     )
-    sizes = np.concatenate([np.zeros(len(meetings)), sizes])
+    sizes = np.concatenate([np.zeros(len(points)), sizes])
     found: list[Array] = []
     for size in range(3):
-        left = fixed[sizes == size]
+        left = places[sizes == size]
         while len(left.shifts):
             found.append(left[0](_GENERIC))
             _, off = table.settle(left[0], left(_GENERIC))
-            left = left[np.abs(off).max(-1) > _ZERO]
+            left = left[np.abs(off).max(-1) > ZERO]
     return found
-
-
-def _fixed(every: Maps) -> Maps:
-    """Return the projections onto what each operation, with each translation, leaves fixed."""
-    steps = _STEPS[(np.abs(_STEPS) < 2).all(1)]
-    moving = every[(every.rotations != np.eye(3)).any((1, 2))]
-    shifts = (moving.shifts[:, None] + steps).reshape(-1, 3)
-    moves = Maps(moving.rotations.repeat(len(steps), 0).astype(float), shifts)
-    power = Maps(np.broadcast_to(np.eye(3), moves.rotations.shape), np.zeros_like(shifts))
-    rotations, points = np.zeros(moves.rotations.shape), np.zeros_like(shifts)
-    for _ in range(12):  # a multiple of the order of any operation
-        rotations, points = rotations + power.rotations / 12, points + power.shifts / 12
-        power = moves.after(power)
-    fixed = Maps(rotations, points)[np.abs(power.shifts).max(1) < _ZERO]
-    rows = np.concatenate([fixed.rotations.reshape(-1, 9), fixed.shifts], 1)
-    _, first = np.unique(np.round(rows, 6) + 0.0, axis=0, return_index=True)
-    return fixed[first]
-
-
-def _meetings(lines: Maps) -> Array:
-    """Return the points where two lines of different direction meet, one for each in the cell."""
-    if not len(lines.shifts):
-        return np.zeros((0, 3))
-    largest = np.abs(lines.rotations).max(1).argmax(1)
-    along = lines.rotations[np.arange(len(largest)), :, largest]
-    normal = np.cross(along[:, None], along[None])
-    between = lines.shifts[None] - lines.shifts[:, None]
-    square = (normal * normal).sum(-1)
-    meet = (square > _ZERO) & (np.abs((between * normal).sum(-1)) < _ZERO)
-    first, second = np.nonzero(meet)
-    way = (np.cross(between[meet], along[second]) * normal[meet]).sum(-1) / square[meet]
-    points = lines.shifts[first] + way[:, None] * along[first]
-    points = points % 1.0
-    _, rows = np.unique(np.round(points, 6) % 1.0, axis=0, return_index=True)
-    return points[rows]

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.config.architecture import DiffusionConfig, SamplerConfig
-from chemeleon.config.schedulers import SCHEDULERS
+from chemeleon.config.architecture import DiffusionConfig
+from chemeleon.config.schedulers import SCHEDULERS, SamplerConfig
 from chemeleon.crystals.random import fold, normal
 from chemeleon.diffusion.schedulers import (
     Scheduler,

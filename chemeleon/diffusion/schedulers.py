@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol, cast
 import torch
 from torch import Tensor
 
-from chemeleon.config.architecture import DiffusionConfig, SamplerConfig
-from chemeleon.config.schedulers import SCHEDULERS, fitting
+from chemeleon.config.architecture import DiffusionConfig
+from chemeleon.config.schedulers import SCHEDULERS, SamplerConfig, fitting
 from chemeleon.errors import GenerationError
 
 

@@ -15,8 +15,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.crystals.batch import Crystals, ranges
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.neighbours import Bonds, candidate_counts, find_bonds
+from chemeleon.crystals.ragged import ranges
 from chemeleon.crystals.symbols import symbol
 from chemeleon.energy.potential import Evaluation, Potential, empty_evaluation
 
@@ -184,7 +185,7 @@ class BatchedPotential(Potential):
             outer = said.vectors.detach().double().unsqueeze(2) * slopes.unsqueeze(1)
             virials = torch.zeros_like(cells.lattice)
             virials.index_add_(0, cells.owners[said.first], outer)
-            found.stresses[where] = virials / cells.volumes[:, None, None]
+            found.stresses[where] = virials / cells.volume[:, None, None]
 
     def _limit(self, on_cpu: int, on_gpu: int, bytes_each: int) -> float:
         return memory_limit(self.device, on_cpu, on_gpu, bytes_each) * self.share

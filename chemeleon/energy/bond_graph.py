@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.crystals.batch import Crystals, ranges
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.neighbours import Bonds
+from chemeleon.crystals.ragged import ranges
 
 
 class Graph(NamedTuple):

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.crystals.batch import Crystals, ranges
+from chemeleon.crystals.batch import Crystals
+from chemeleon.crystals.ragged import ranges
 from chemeleon.energy.potential import Potential
 
 START_STEP, MAX_STEP, MAX_MOVE = 0.1, 1.0, 0.2  # dt, its bound, angstrom per step of a crystal
@@ -133,7 +134,7 @@ def _generalised(
     force = torch.einsum("ai,aij->aj", forces, state.deformation[cells.owners])
     if stresses is None:
         return force, torch.zeros_like(cells.lattice)
-    virial = -cells.volumes[:, None, None] * stresses
+    virial = -cells.volume[:, None, None] * stresses
     inverse = torch.linalg.inv_ex(state.deformation).inverse  # a collapsed cell must not raise
     return force, virial @ inverse.transpose(1, 2) / cells.num_atoms[:, None, None]
 

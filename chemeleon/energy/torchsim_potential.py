@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.crystals.batch import Crystals, ranges
+from chemeleon.crystals.batch import Crystals
+from chemeleon.crystals.ragged import ranges
 from chemeleon.energy.batching import halve_when_short, memory_limit, pack
 from chemeleon.energy.potential import Evaluation, Potential, empty_evaluation
 from chemeleon.energy.scales import OWN, RAW, RAW_MACE
@@ -82,7 +83,7 @@ class TorchSimPotential(Potential):
         found = empty_evaluation(cells, forces, stresses)
         costs = cells.num_atoms.double()
         if self.model.memory_scales_with != "n_atoms":
-            costs = costs * cells.num_atoms / cells.volumes * NEIGHBOURS
+            costs = costs * cells.num_atoms / cells.volume * NEIGHBOURS
         limit = memory_limit(self.device, CPU_BONDS, GPU_BONDS, BYTES_PER_BOND) * self.share
         rows = torch.arange(len(costs))
         groups = [rows[low:high] for low, high in pack(costs.cpu(), limit)]

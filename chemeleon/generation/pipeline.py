@@ -23,8 +23,7 @@ from torch import Tensor, nn
 
 from chemeleon.checkpoints.push import PushOptions
 from chemeleon.checkpoints.store import weights_hash
-from chemeleon.config.architecture import SamplerConfig
-from chemeleon.config.schedulers import SCHEDULERS
+from chemeleon.config.schedulers import SCHEDULERS, SamplerConfig
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, Crystals
 from chemeleon.crystals.lattice import wrap
 from chemeleon.crystals.ordering import Order, arrange_atoms

@@ -16,13 +16,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chemeleon.checkpoints.shipped import default_model
-from chemeleon.config.architecture import SamplerConfig
 from chemeleon.config.keywords import called_with
 from chemeleon.config.launched import Share, share
+from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.crystals.files import FOLDER_FORMATS
 from chemeleon.errors import ConfigError
 from chemeleon.generation.settings import Options, SampleSettings
-from chemeleon.storage import SAMPLE_PARTS, refuse_existing, replacing
+from chemeleon.storage import refuse_existing, replacing
 from chemeleon.version import __version__
 
 if TYPE_CHECKING:
@@ -36,6 +36,15 @@ if TYPE_CHECKING:
     from chemeleon.generation.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
+SAMPLE_PARTS = (
+    "manifest.json",
+    "cif",
+    "poscar",
+    "structures.extxyz",
+    "structures.json.gz",
+    "contact_sheet.png",
+    "evaluation",
+)
 WISHES = ("conditions", "guidance", "guidance_interval", "allow_elements", "forbid_elements")
 
 

@@ -22,7 +22,7 @@ from chemeleon.data.problems import OnError
 from chemeleon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from chemeleon.config.architecture import SamplerConfig
+    from chemeleon.config.schedulers import SamplerConfig
 
 Precision = Literal["auto", "fp32", "bf16"]
 Format = Literal["cif", "extxyz", "json", "poscar"]

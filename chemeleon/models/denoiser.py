@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chemeleon.checkpoints.opened import KEPT_AS, MODEL_CONFIG, ModelFolder
+from chemeleon.checkpoints.opened import KEPT_AS, ModelFolder
 from chemeleon.config.architecture import ConditionConfig, LDMConfig, VAEConfig
 from chemeleon.config.requests import MAX_ATOMS
 from chemeleon.crystals.batch import Crystals
@@ -21,6 +21,7 @@ from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.networks.base import Denoised, find_network
 from chemeleon.models.pretrained import Pretrained
 from chemeleon.models.vae import CrystalVAE
+from chemeleon.storage import MODEL_CONFIG
 
 
 class LatentDiffusion(Pretrained):

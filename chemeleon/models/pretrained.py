@@ -16,8 +16,7 @@ from chemeleon.checkpoints import hub
 from chemeleon.checkpoints.load import read_model
 from chemeleon.checkpoints.opened import ModelFolder
 from chemeleon.checkpoints.push import PushOptions, push
-from chemeleon.checkpoints.rounding import Dtype
-from chemeleon.checkpoints.store import write_model
+from chemeleon.checkpoints.store import Dtype, write_model
 from chemeleon.errors import GenerationError
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from chemeleon.checkpoints.opened import ModelFolder
 from chemeleon.config.architecture import VAEConfig, VAELossConfig
 from chemeleon.crystals.batch import CrystalBatch, Crystals
-from chemeleon.crystals.lattice import lattice_from_parameters
+from chemeleon.crystals.lattice import lattice_angles, lattice_from_parameters, lattice_lengths
 from chemeleon.crystals.ordering import arrange
 from chemeleon.errors import CheckpointError
 from chemeleon.models.elements import CLASSES, choose_elements, element_embedding
@@ -226,10 +226,11 @@ def vae_losses(
     """
     mask = target.mask
     decoded = output.decoded
+    lengths, angles = lattice_lengths(target.lattice), lattice_angles(target.lattice)
     scale = target.num_atoms.to(torch.float32).unsqueeze(-1).pow(1 / 3)
     terms = {
-        "lengths": (decoded.lengths - target.lengths / scale).square().sum() / (3 * crystals),
-        "angles": (decoded.angles - target.angles).square().sum() / (3 * crystals),
+        "lengths": (decoded.lengths - lengths / scale).square().sum() / (3 * crystals),
+        "angles": (decoded.angles - angles).square().sum() / (3 * crystals),
         "coords": (_coordinate_error(decoded.coords, target.frac_coords) * mask).sum() / atoms,
         "kl": (output.posterior.kl() * mask).sum() / atoms,
     }

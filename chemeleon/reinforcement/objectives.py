@@ -1,4 +1,4 @@
-"""From a scored rollout to optimizer steps: micro-batches of pairs, and the loss of one.
+"""From a scored rollout to optimizer steps: what each is made of, and the loss of a micro-batch.
 
 Group relative policy optimisation, Shao et al. 2024 (arXiv:2402.03300), on the steps of a reverse
 walk as in DDPO (Black et al. 2023, arXiv:2305.13301), or denoising of the best crystals.
@@ -20,43 +20,10 @@ from chemeleon.config.rl import RLConfig
 from chemeleon.crystals.random import fold
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.diffusion.reverse import ReverseDiffusion, log_probability
+from chemeleon.reinforcement.pairs import Piece, cut
 from chemeleon.reinforcement.rollout import ESTIMATE, Policy, Rollout
 
 FLAT = 1e-4  # a group whose rewards spread less than this teaches nothing
-
-
-class Piece(NamedTuple):
-    """A micro-batch that can be recorded.
-
-    Attributes:
-        values: tensors by name, first axis ``C`` (but for ``slots``).
-        width: ``N``.
-        full: there is no padding.
-        members: new crystals that are counted with it.
-    """
-
-    values: dict[str, Tensor]
-    width: int
-    full: bool
-    members: int
-
-    @property
-    def form(self) -> tuple[object, ...]:
-        """What tells batches of different shapes apart."""
-        return self.width, self.full, *((k, v.shape) for k, v in self.values.items())
-
-    @property
-    def resident(self) -> bool:
-        """All of it is on the device."""
-        return True
-
-    def tensors(self) -> list[Tensor]:
-        """All that differs between batches of one form."""
-        return list(self.values.values())
-
-    def clone(self) -> Piece:
-        """A copy with tensors of its own."""
-        return self._replace(values={k: v.clone() for k, v in self.values.items()})
 
 
 class Objective(Protocol):
@@ -77,47 +44,6 @@ class Objective(Protocol):
     def loss(self, network: nn.Module, piece: Piece) -> dict[str, Tensor]:
         """Return the loss of a micro-batch and what is logged of it."""
         ...
-
-
-class _Cutter:
-    """Cuts (crystal, row) pairs into micro-batches of at most ``most`` and of one shape."""
-
-    def __init__(self, policy: Policy, most: int) -> None:
-        self.policy, self.most = policy, most
-
-    def cut(
-        self, rollout: Rollout, members: Tensor, rows: list[int]
-    ) -> list[tuple[Piece, Tensor, Tensor, Tensor]]:
-        """Pair the crystals ``members`` with all ``rows``.
-
-        Returns:
-            The inputs of each micro-batch, and ``(C,)`` on the device: its crystals, its rows and
-            1, or 0 where a pair only fills up the shape.
-        """
-        parts = members.tensor_split(-(-len(members) // self.most))
-        pieces = []
-        device = self.policy.device
-        for part in parts:
-            count = -(-len(rows) // max(1, self.most // len(part)))
-            each = -(-len(rows) // count)
-            index = rollout.prompts.asked[part].repeat(each)
-            batch = self.policy.shapes(index, rollout.width)
-            inputs, crystals = self.policy.inputs(batch), part.repeat(each).to(device)
-            filled = rows + rows[-1:] * (count * each - len(rows))
-            real = [1.0] * len(rows) + [0.0] * (len(filled) - len(rows))
-            for begin in range(0, len(filled), each):
-                numbers = torch.tensor(filled[begin : begin + each])
-                weights = torch.tensor(real[begin : begin + each])
-                piece = Piece(inputs, rollout.width, batch.full, 0)
-                pieces.append(
-                    (
-                        piece,
-                        crystals,
-                        numbers.repeat_interleave(len(part)).to(device),
-                        weights.repeat_interleave(len(part)).to(device),
-                    )
-                )
-        return pieces
 
 
 class Terms(NamedTuple):
@@ -204,7 +130,7 @@ class PolicyGradient:
         self.config, self.policy, self.reference = config, policy, reference
         wish = config.old_log_probs
         self.recompute = wish == "recompute" or (wish == "auto" and not exact)
-        self.cutter = _Cutter(policy, micro_batch)
+        self.micro_batch = micro_batch
         self.peak = torch.zeros((), device=policy.device)
 
     def steps(
@@ -231,10 +157,10 @@ class PolicyGradient:
         prepared = []
         for number, batch in enumerate(batches):
             pieces = []
-            cut = self.cutter.cut(rollout, batch, reverse.noisy)
-            for empty, crystals, rows, real in cut:
+            parts = cut(rollout, self.policy, batch, reverse.noisy, self.micro_batch)
+            for empty, crystals, rows, real in parts:
                 values = {name: value[crystals] for name, value in on_device.items()}
-                values["weight"] = values["weight"] * real * (len(cut) / len(batch))
+                values["weight"] = values["weight"] * real * (len(parts) / len(batch))
                 values |= {"z": zs[rows, crystals], "sample": zs[rows + 1, crystals]}
                 values |= {"old": log_probs[rows, crystals], "step": rows}
                 for branch, estimates in enumerate(made.estimates):
@@ -269,14 +195,10 @@ class PolicyGradient:
         return reverse.gaussian(step, z, *found)
 
     def _log_prob(self, piece: Piece, mean: Tensor, std: Tensor) -> Tensor:
-        found = log_probability(piece.values["sample"], mean, std, self._mask(piece))
+        found = log_probability(piece.values["sample"], mean, std, piece.mask)
         if self.config.likelihood == "per_crystal":
             found = found * piece.values["num_atoms"] * mean.shape[-1]
         return found
-
-    def _mask(self, piece: Piece) -> Tensor:
-        sizes = piece.values["num_atoms"]
-        return torch.arange(piece.width, device=sizes.device) < sizes.unsqueeze(-1)
 
     def loss(self, network: nn.Module, piece: Piece) -> dict[str, Tensor]:
         """See ``Objective``; logged terms are means over the steps that count."""
@@ -299,7 +221,7 @@ class PolicyGradient:
         logged = {name: (value * each).sum() for name, value in terms._asdict().items()}
         del logged["loss"]
         if "reference" in values:
-            mask = self._mask(piece).unsqueeze(-1)
+            mask = piece.mask.unsqueeze(-1)
             distance = (0.5 * ((mean - values["reference"]) / std).square() * mask).sum((1, 2))
             if config.likelihood == "per_atom":
                 distance = distance / (values["num_atoms"] * mean.shape[-1])
@@ -331,7 +253,7 @@ class Rejection:
     def __init__(self, config: RLConfig, policy: Policy, micro_batch: int) -> None:
         self.config, self.policy = config, policy
         self.process = NoiseProcess(policy.model.config.diffusion, policy.device)
-        self.cutter = _Cutter(policy, micro_batch)
+        self.micro_batch = micro_batch
 
     def steps(
         self, rollout: Rollout, rewards: Tensor, reverse: ReverseDiffusion, network: nn.Module
@@ -345,10 +267,11 @@ class Rejection:
         clean, keys = rollout.made.clean, rollout.prompts.keys.to(device)
         for first in range(config.minibatches):
             batch = best[:, first :: config.minibatches].flatten()
-            cut = self.cutter.cut(rollout, batch, list(range(config.noise_draws)))
+            draws = list(range(config.noise_draws))
+            parts = cut(rollout, self.policy, batch, draws, self.micro_batch)
             pieces = []
-            for empty, crystals, rows, real in cut:
-                weight = real * (len(cut) / (len(batch) * config.noise_draws))
+            for empty, crystals, rows, real in parts:
+                weight = real * (len(parts) / (len(batch) * config.noise_draws))
                 values = {"clean": clean[crystals], "weight": weight}
                 values["keys"] = fold(keys[crystals], "draw", rows)
                 pieces.append(empty._replace(values={**empty.values, **values}))
@@ -358,8 +281,7 @@ class Rejection:
     def loss(self, network: nn.Module, piece: Piece) -> dict[str, Tensor]:
         """See ``Objective``."""
         values = piece.values
-        sizes, x0 = values["num_atoms"], values["clean"]
-        mask = torch.arange(piece.width, device=sizes.device) < sizes.unsqueeze(-1)
+        x0, mask = values["clean"], piece.mask
         noised = self.process.draw(x0, mask, values["keys"])
 
         def predict(*estimate: Tensor) -> tuple[Tensor, Tensor | None]:

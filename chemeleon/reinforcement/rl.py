@@ -24,7 +24,8 @@ from chemeleon.errors import ConfigError, TrainingError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.reinforcement.notes import PICTURES, Notes, draw_best, weighted
-from chemeleon.reinforcement.objectives import Objective, Piece, PolicyGradient, Rejection
+from chemeleon.reinforcement.objectives import Objective, PolicyGradient, Rejection
+from chemeleon.reinforcement.pairs import Piece
 from chemeleon.reinforcement.report import write_report
 from chemeleon.reinforcement.rewards.mix import Mix
 from chemeleon.reinforcement.rollout import Policy, draw_prompts

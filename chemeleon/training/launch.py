@@ -14,7 +14,7 @@ from chemeleon.checkpoints.store import write_model
 from chemeleon.config.launched import tell_if_alone
 from chemeleon.config.presets import to_yaml
 from chemeleon.config.schema import StageConfig
-from chemeleon.storage import RUN_PARTS, Draft, hold, refuse_existing, write_text
+from chemeleon.storage import Draft, hold, refuse_existing, write_text
 from chemeleon.terminal import Terminal
 from chemeleon.training.loop import Fitted, fit
 from chemeleon.training.run import Run, keep_freed_memory, make_accelerator
@@ -23,6 +23,19 @@ from chemeleon.training.tracking import read_metrics
 
 if TYPE_CHECKING:
     import pandas
+
+RUN_PARTS = (
+    "config.yaml",
+    "metrics.jsonl",
+    "state.safetensors",
+    "best",
+    "last",
+    "init",
+    "scores.json",
+    "parity.png",
+    "pictures",
+    "report.html",
+)
 
 
 class TrainResult(NamedTuple):

@@ -17,11 +17,11 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from rich.console import Console
 from torch import Tensor
 
-from chemeleon.checkpoints.opened import MODEL_CONFIG
 from chemeleon.checkpoints.store import write_model
 from chemeleon.config.plain_yaml import read_yaml
 from chemeleon.config.schema import StageConfig, TrainerConfig
 from chemeleon.errors import ConfigError, TrainingError
+from chemeleon.storage import MODEL_CONFIG
 from chemeleon.training import state
 from chemeleon.training.schedule import LearningRate, total_steps
 from chemeleon.training.stage import RunContext, Stage

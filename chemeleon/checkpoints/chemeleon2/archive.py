@@ -14,8 +14,6 @@ import stat
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -25,11 +23,11 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from chemeleon.checkpoints.chemeleon2.hyper import Inert
 from chemeleon.checkpoints.chemeleon2.screen import Outline, Refused, screen
-from chemeleon.errors import CheckpointError
 
 MAX_BYTES = 64 * 2**20  # a published checkpoint has 0.1 MB of pickle beside its tensors
 MAX_ENTRIES = 100_000
 _ONE_AT_A_TIME = Lock()  # what the loader knows is the same for all threads
+PICKLE = "data.pkl"
 AGAIN = "fetch the file again, or give another one"
 
 
@@ -37,37 +35,33 @@ def load(path: Path) -> Any:
     """Return what a file made by ``torch.save`` holds; its tensors are mapped from the disk.
 
     Raises:
-        CheckpointError: if the file is not such an archive, is damaged or breaks the rules.
+        Refused: if the file is not such an archive, is damaged or breaks the rules.
     """
     _check_kind(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = _list_entries(path, archive)
-            pickled = _check_entries(path, archive, entries)
+            pickled = _find_pickle(path, archive)
             bad = archive.testzip()
             if bad is not None:
                 raise zipfile.BadZipFile(f"entry '{bad[:80]}' is not what was written")
             data = archive.read(pickled)
+            numbers = pickled.filename.removesuffix(PICKLE) + "data/"
+            entries = {entry.filename: entry.file_size for entry in archive.infolist()}
+            stored = {
+                k.removeprefix(numbers): size
+                for k, size in entries.items()
+                if k.startswith(numbers)
+            }
     # zipfile raises several kinds for bad headers; RuntimeError for encrypted entries
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError) as error:
         reason = str(error) or "it ends too early"
-        raise CheckpointError(
-            f"{path} is a damaged zip file ({reason}), perhaps a broken download: {AGAIN}"
+        raise Refused(
+            f"is a damaged zip file ({reason}), perhaps a broken download: {AGAIN}"
         ) from None
-    with _described(path):
-        outline = screen(data)
-    sizes = {name: entry.file_size for name, entry in entries.items()}
-    _check_storages(path, outline, pickled.removesuffix("data.pkl"), sizes)
-    with _described(path), _ONE_AT_A_TIME:
-        return _load(path, outline)
-
-
-@contextmanager
-def _described(path: Path) -> Iterator[None]:
-    """Say in a line why a pickle cannot be read."""
     try:
-        yield
-        return
+        outline = screen(data, stored)
+        with _ONE_AT_A_TIME:
+            return _load(path, outline)
     except Refused as refused:
         reason = str(refused)
     except pickle.UnpicklingError as error:
@@ -75,8 +69,8 @@ def _described(path: Path) -> Iterator[None]:
         reason = str(error).split("\n\n")[-2:][0].strip()
     except Exception as error:  # whatever a hostile byte string provokes is a damaged pickle
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    raise CheckpointError(
-        f"{path}: its pickle cannot be read ({reason[:200]}): the file is damaged or no checkpoint;"
+    raise Refused(
+        f"has a pickle that cannot be read ({reason[:200]}): the file is damaged or no checkpoint;"
         " fetch it again"
     )
 
@@ -101,106 +95,86 @@ class _Filled:
         return OrderedDict()
 
 
-def _list_entries(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Return the entries by name, none of which may be compressed, hidden or twice."""
-    entries = archive.infolist()
-    if len(entries) > MAX_ENTRIES:
-        raise CheckpointError(
-            f"{path} has {len(entries)} entries, more than the {MAX_ENTRIES} that are read: this is"
-            " not a published checkpoint"
+def _find_pickle(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+    """Return the entry of the pickle, if names, sizes and order of all bytes are possible."""
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    if len(archive.infolist()) > MAX_ENTRIES:
+        raise Refused(
+            f"has {len(archive.infolist())} entries, more than the {MAX_ENTRIES} that are read:"
+            " this is not a published checkpoint"
         )
-    for entry in entries:
+    for entry in entries.values():
         # without compression no entry can be larger than the file: no zip bombs
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-            raise CheckpointError(
-                f"{path}: entry '{entry.filename[:80]}' is compressed ({entry.file_size} bytes from"
+            raise Refused(
+                f"has a compressed entry, '{entry.filename[:80]}' ({entry.file_size} bytes from"
                 f" {entry.compress_size}); checkpoints are stored without compression, and nothing"
                 " is unpacked here"
             )
     # PyTorch's reader of zip files is another one, and must find the same entries
-    if len({entry.filename.lower() for entry in entries}) < len(entries):
-        raise CheckpointError(f"{path} has two entries of one name: it is damaged; {AGAIN}")
+    if len({name.lower() for name in entries}) < len(archive.infolist()):
+        raise Refused(f"has two entries of one name: it is damaged; {AGAIN}")
+    if _start_of_list(path) != archive.start_dir:
+        raise Refused(f"has its list of entries elsewhere than the end of the file says: {AGAIN}")
+    pickles = [name for name in entries if name.endswith("/" + PICKLE)]
+    if len(pickles) != 1:
+        raise Refused(
+            f"holds {len(pickles)} entries called {PICKLE}, expected one: it is a zip file, but no"
+            f" checkpoint; {AGAIN}"
+        )
+    size = entries[pickles[0]].file_size
+    if size > MAX_BYTES:
+        raise Refused(
+            f"has {size} bytes in entry '{pickles[0][:80]}', more than the {MAX_BYTES} that are"
+            " read: this is not a published checkpoint"
+        )
+    if sum(entry.file_size for entry in entries.values()) > path.stat().st_size:
+        raise Refused(
+            f"has entries that claim more numbers than it holds: it is damaged or hostile; {AGAIN}"
+        )
+    order = entries.get(pickles[0].removesuffix(PICKLE) + "byteorder")
+    if order is not None and archive.read(order) != b"little":
+        raise Refused(
+            "was written on a big-endian machine, which is not supported: save it again on another"
+            " one"
+        )
+    return entries[pickles[0]]
+
+
+def _start_of_list(path: Path) -> int | None:
+    """Return where the end of a file says that the list of entries begins, None if it says not."""
     with path.open("rb") as handle:
         handle.seek(-98, os.SEEK_END)  # 22 bytes of the end, 20 and 56 of its 64-bit form
         tail = handle.read()
         size = handle.tell()
+    if tail[-22:-18] != b"PK\x05\x06" or tail[-2:] != b"\0\0":  # or there is a comment behind it
+        return None
     (start,) = struct.unpack("<L", tail[-6:-2])
     if tail[-42:-38] == b"PK\x06\x07":
         start, place = struct.unpack("<Q4x4xQ", tail[-50:-26])
-        start = start if place == size - 98 else -1
-    whole = tail[-22:-18] == b"PK\x05\x06" and tail[-2:] == b"\0\0"  # and no comment behind it
-    if not whole or start != archive.start_dir:
-        raise CheckpointError(
-            f"{path}: its list of entries is not where the end of the file says: {AGAIN}"
-        )
-    return {entry.filename: entry for entry in entries}
-
-
-def _check_entries(
-    path: Path, archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo]
-) -> str:
-    """Return the name of the pickle; check that sizes and order of bytes are possible."""
-    pickles = [name for name in entries if name.endswith("/data.pkl")]
-    if len(pickles) != 1:
-        raise CheckpointError(
-            f"{path} holds {len(pickles)} entries called data.pkl, expected one: it is a zip file,"
-            f" but no checkpoint; {AGAIN}"
-        )
-    size = entries[pickles[0]].file_size
-    if size > MAX_BYTES:
-        raise CheckpointError(
-            f"{path}: entry '{pickles[0][:80]}' has {size} bytes, more than the {MAX_BYTES} that"
-            " are read: this is not a published checkpoint"
-        )
-    if sum(entry.file_size for entry in entries.values()) > path.stat().st_size:
-        raise CheckpointError(
-            f"{path}: its entries claim more numbers than the file holds: it is damaged or hostile;"
-            f" {AGAIN}"
-        )
-    order = entries.get(pickles[0].removesuffix("data.pkl") + "byteorder")
-    if order is not None and archive.read(order) != b"little":
-        raise CheckpointError(
-            f"{path} was written on a big-endian machine, which is not supported: save it again on"
-            " another one"
-        )
-    return pickles[0]
-
-
-def _check_storages(path: Path, outline: Outline, root: str, sizes: dict[str, int]) -> None:
-    """Refuse numbers that are missing or cut: the loader would take those that follow."""
-    for key, size in outline.storages.items():
-        stored = sizes.get(f"{root}data/{key}", 0)
-        if stored != size:
-            raise CheckpointError(
-                f"{path}: what tensors need of entry '{key[:40]}', {size} bytes, does not fit the"
-                f" {stored} bytes stored for it: the file is incomplete or damaged; {AGAIN}"
-            )
+        return start if place == size - 98 else None
+    return start
 
 
 def _check_kind(path: Path) -> None:
-    """Say what a file that is not a zip file is.
-
-    Raises:
-        CheckpointError: if it is missing or something else.
-    """
+    """Say what a file that is not a zip file is."""
     if path.is_dir():
-        raise CheckpointError(
-            f"{path} is a folder: give the .ckpt file; a folder with config.yaml and"
-            " model.safetensors needs no import, use it as it is"
+        raise Refused(
+            "is a folder: give the .ckpt file; a folder with config.yaml and model.safetensors"
+            " needs no import, use it as it is"
         )
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
-            raise CheckpointError(f"{path} is a pipe or a device: give the path of a .ckpt file")
+            raise Refused("is a pipe or a device: give the path of a .ckpt file")
         with path.open("rb") as handle:
             head = handle.read(16)
-            size = os.fstat(handle.fileno()).st_size
     except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist: give the path of a .ckpt file") from None
+        raise Refused("does not exist: give the path of a .ckpt file") from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+        raise Refused(f"cannot be read: {error.strerror}") from None
     if head.startswith(b"PK\x03\x04"):
         return
-    if size == 0:
+    if not head:
         what = "is empty, perhaps a broken download: fetch it again"
     elif head[8:9] == b"{":
         what = (
@@ -216,4 +190,4 @@ def _check_kind(path: Path) -> None:
         what = "is a web page or a pointer instead of the file: fetch the file itself"
     else:
         what = "is not a zip file, so it is no Lightning checkpoint: give the .ckpt file"
-    raise CheckpointError(f"{path} {what}")
+    raise Refused(what)

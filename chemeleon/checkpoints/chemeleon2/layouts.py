@@ -17,8 +17,7 @@ CLASSES = 100  # element slots, index = atomic number
 TIME_FEATURES = 256
 # heads by width, where a file does not say: the published VAE, and DiT-S, -B, -L, -XL (Peebles and
 # Xie 2023, table 1)
-VAE_HEADS = {512: 8}
-DIT_HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
+HEADS = {"vae": {512: 8}, "ldm.denoiser": {384: 6, 768: 12, 1024: 16, 1152: 16}}
 
 # Crystals by number of atoms, 0 .. 20. Published files do not hold the distribution that sizes are
 # drawn from; this is that of MP-20, counted on 13,875 of its crystals (Materials

@@ -7,6 +7,8 @@ one latent scale, the interleaved token layout.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,23 +22,25 @@ from chemeleon.checkpoints.chemeleon2.layouts import (
     predictor_layout,
     vae_layout,
 )
+from chemeleon.checkpoints.chemeleon2.screen import Refused
 from chemeleon.checkpoints.chemeleon2.sizes import (
     ldm_config,
     predictor_config,
     predictor_targets,
     vae_config,
 )
-from chemeleon.checkpoints.chemeleon2.weights import Source, open_source, shorten
-from chemeleon.checkpoints.rounding import Dtype
-from chemeleon.checkpoints.store import read_folder, write_model
+from chemeleon.checkpoints.chemeleon2.weights import Source, open_source
+from chemeleon.checkpoints.opened import shorten
+from chemeleon.checkpoints.store import Dtype, read_folder, write_model
 from chemeleon.config.architecture import VAEConfig
-from chemeleon.config.modelfile import ImportedConfig
+from chemeleon.config.bounds import Section
+from chemeleon.config.modelfile import ImportedConfig, in_one_line
 from chemeleon.config.requests import check_word
 from chemeleon.errors import CheckpointError, printable
 from chemeleon.storage import at_home
 
 Weights = Literal["raw", "ema"]
-Config = dict[str, Any]
+Sections = dict[str, Section]
 Tensors = dict[str, Tensor]
 
 
@@ -68,58 +72,60 @@ def convert(
     """
     check_word("weights", weights, get_args(Weights))
     check_word("dtype", dtype, get_args(Dtype))
-    output = at_home(output_folder)
-    try:
-        kind, config, tensors = _read(path, weights, vae)
-    except CheckpointError as error:
-        raise CheckpointError(printable(str(error))) from error
-    write_model(output, kind, config, tensors, dtype)
-    return output
-
-
-def _read(
-    path: str | Path, weights: Weights, vae: str | Path | None
-) -> tuple[str, Config, Tensors]:
-    source = open_source(at_home(path), weights)
-    try:
-        kind, config, tensors = _import(source, vae)
-        done = ImportedConfig(
-            file=source.path.name,
+    file = at_home(path)
+    with _about(file):
+        source = open_source(file, weights)
+        sections, tensors = _import(source, vae)
+        sections["imported"] = ImportedConfig(
+            file=file.name,
             weights=weights,
             lora_merged=source.merged,
             lora_inert=source.inert,
             assumed=source.assumed,
         )
+    config = {name: section.model_dump(mode="json") for name, section in sections.items()}
+    output = at_home(output_folder)
+    published = {"data": {"name": "published", "niggli": True}}
+    write_model(output, source.kind, {**config, **published}, tensors, dtype)
+    return output
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Say of a file why it is refused, in words that may be printed."""
+    try:
+        yield
+    except Refused as refused:
+        raise CheckpointError(printable(f"{path} {refused}")) from None
     except ValidationError as error:
-        first = error.errors()[0]
         raise CheckpointError(
-            f"{source.path}: its sizes make no model: {first['msg']} (at"
-            f" {'.'.join(map(str, first['loc'])) or error.title}): it is damaged or of a"
-            " version that is not known here"
+            printable(f"{path} has sizes that make no model: {error.title}, {in_one_line(error)}.")
+            + " It is damaged or of a version that is not known here"
         ) from None
-    return kind, {**config, "imported": done.model_dump(mode="json")}, tensors
 
 
-def _import(source: Source, vae: str | Path | None) -> tuple[str, Config, Tensors]:
+def _import(source: Source, vae: str | Path | None) -> tuple[Sections, Tensors]:
     names = source.tensors
-    if any(name.startswith("denoiser.") for name in names):
-        kind, (config, tensors) = "ldm", _import_ldm(source, vae)
-    elif "proj.0.weight" in names:
-        kind, (config, tensors) = "predictor", _import_predictor(source)
-    elif "encoder.atom_type_embedder.weight" in names:
-        kind, (config, tensors) = "vae", _import_vae(source)
+    sections: Sections
+    if source.kind == "ldm":
+        sections, tensors = _import_ldm(source, vae)
+    elif source.kind == "predictor":
+        sections, tensors = _import_predictor(source)
+    elif source.kind == "vae":
+        config, tensors = _read_vae(source, "", source.hyper)
+        sections = {"vae": config}
     else:
-        raise CheckpointError(
-            f"{source.path} holds neither a VAE, nor a latent diffusion model, nor a"
-            f" predictor; its {len(names)} tensors begin with: {shorten(sorted(names)) or 'none'}"
+        raise Refused(
+            "holds neither a VAE, nor a latent diffusion model, nor a predictor; its"
+            f" {len(names)} tensors begin with: {shorten(sorted(names)) or 'none'}"
         )
     extra = sorted(set(names) - source.used - {"latent_std"})
     if extra:
-        raise CheckpointError(
-            f"{source.path} has {len(extra)} tensors that a published {kind} does not"
-            f" have: {shorten(extra)}. It is of a version that is not known here"
+        raise Refused(
+            f"has {len(extra)} tensors that a published {source.kind} does not have:"
+            f" {shorten(extra)}. It is of a version that is not known here"
         )
-    return kind, {**config, "data": {"name": "published", "niggli": True}}, tensors
+    return sections, tensors
 
 
 def _read_vae(
@@ -129,25 +135,20 @@ def _read_vae(
     return config, source.take(vae_layout(config), prefix)
 
 
-def _import_vae(source: Source) -> tuple[Config, Tensors]:
-    config, tensors = _read_vae(source, "", source.hyper)
-    return {"vae": config.model_dump(mode="json")}, tensors
-
-
-def _import_ldm(source: Source, vae: str | Path | None) -> tuple[Config, Tensors]:
+def _import_ldm(source: Source, vae: str | Path | None) -> tuple[Sections, Tensors]:
     given = None if vae is None else _given_vae(vae)
     if "vae.encoder.atom_type_embedder.weight" in source.tensors:
         # the weights in the file are those it was trained with; of `vae` only the heads are used
         heads = None if given is None else given[0].heads
         config, tensors = _read_vae(source, "vae.", heads=heads)
         if given is not None:
-            _check_same(source, config, given[0], vae)
+            _check_same(config, given[0], vae)
     elif given is not None:
         config, tensors = given
     else:
-        raise CheckpointError(
-            f"{source.path} holds a latent diffusion model without its VAE: give the VAE"
-            " it was trained with: --vae FOLDER or --vae FILE.ckpt (in Python vae=...)"
+        raise Refused(
+            "holds a latent diffusion model without its VAE: give the VAE it was trained with:"
+            " --vae FOLDER or --vae FILE.ckpt (in Python vae=...)"
         )
     ldm, statistics = ldm_config(source, config.latent_dim)
     tensors = {f"vae.{name}": value for name, value in tensors.items()}
@@ -159,18 +160,18 @@ def _import_ldm(source: Source, vae: str | Path | None) -> tuple[Config, Tensors
     tensors["latent_std"] = torch.full((config.latent_dim,), _latent_std(source))
     tensors["size_histogram"] = torch.tensor(MP_20_SIZES, dtype=torch.float32)
     source.assumed.append("size_histogram: numbers of atoms as in MP-20")
-    return {"vae": config.model_dump(mode="json"), "ldm": ldm.model_dump(mode="json")}, tensors
+    return {"vae": config, "ldm": ldm}, tensors
 
 
-def _check_same(source: Source, inside: VAEConfig, given: VAEConfig, name: object) -> None:
+def _check_same(inside: VAEConfig, given: VAEConfig, name: object) -> None:
     """Refuse a VAE that cannot be the one in the file: its heads would be the wrong ones."""
     sizes = ("kind", "width", "latent_dim", "feedforward", "encoder_layers", "decoder_layers")
     for size in sizes:
         ours, theirs = getattr(inside, size), getattr(given, size)
         if ours != theirs:
-            raise CheckpointError(
-                f"{name} is not the VAE of {source.path}: its {size} is {theirs}, that of"
-                f" the one inside is {ours}. Give the VAE it was trained with"
+            raise Refused(
+                f"was trained with another VAE than {name}, whose {size} is {theirs}, that of the"
+                f" one inside is {ours}. Give the VAE it was trained with"
             )
 
 
@@ -178,15 +179,14 @@ def _latent_std(source: Source) -> float:
     if source.setting("normalize_latent") is False:
         return 1.0
     if source.shapes.get("latent_std") not in ((), (1,)):
-        raise CheckpointError(
-            f"{source.path} has no number `latent_std`, without which latents have no"
-            " scale: it is damaged or of a version that is not known here"
+        raise Refused(
+            "has no number `latent_std`, without which latents have no scale: it is damaged or of a"
+            " version that is not known here"
         )
     value = float(source.read("latent_std"))
     if value <= 0:
-        raise CheckpointError(
-            f"{source.path}: latent_std is {value:g}, it must be positive: the file is"
-            " damaged; fetch it again"
+        raise Refused(
+            f"has {value:g} as latent_std, it must be positive: the file is damaged; fetch it again"
         )
     return value
 
@@ -194,18 +194,20 @@ def _latent_std(source: Source) -> float:
 def _given_vae(reference: str | Path) -> tuple[VAEConfig, dict[str, Tensor]]:
     """Read the VAE that the user gave, a folder or a published file."""
     if Path(reference).suffix == ".ckpt":
-        source = open_source(at_home(reference), "raw")
-        if "encoder.atom_type_embedder.weight" not in source.tensors:
-            raise CheckpointError(
-                f"{source.path} is no VAE, as --vae must be: give the .ckpt file or the folder of"
-                " the VAE that the model was trained with"
-            )
-        return _read_vae(source, "", source.hyper)
+        file = at_home(reference)
+        with _about(file):
+            source = open_source(file, "raw")
+            if source.kind != "vae":
+                raise Refused(
+                    "is no VAE, as --vae must be: give the .ckpt file or the folder of the VAE that"
+                    " the model was trained with"
+                )
+            return _read_vae(source, "", source.hyper)
     folder = read_folder(reference, ("vae",))
     return VAEConfig.model_validate(folder.config["vae"]), folder.tensors
 
 
-def _import_predictor(source: Source) -> tuple[Config, Tensors]:
+def _import_predictor(source: Source) -> tuple[Sections, Tensors]:
     config, vae = _read_vae(source, "vae.", source.setting("vae"))
     targets = predictor_targets(source)
     predictor = predictor_config(source, list(targets))
@@ -213,7 +215,4 @@ def _import_predictor(source: Source) -> tuple[Config, Tensors]:
     tensors |= source.take(predictor_layout(predictor, config))
     mean, std = zip(*targets.values(), strict=True)
     tensors |= {"target_mean": torch.tensor(mean), "target_std": torch.tensor(std)}
-    return {
-        "vae": config.model_dump(mode="json"),
-        "predictor": predictor.model_dump(mode="json"),
-    }, tensors
+    return {"vae": config, "predictor": predictor}, tensors

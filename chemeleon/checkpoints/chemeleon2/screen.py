@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import pickletools
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ _LITERALS = {
 
 
 class Refused(Exception):
-    """The pickle breaks the rules; the text is the reason."""
+    """A file breaks the rules; the text is the reason."""
 
 
 class Outline(NamedTuple):
@@ -49,12 +50,10 @@ class Outline(NamedTuple):
     Attributes:
         calls: names that it calls, beside those whose calls are known to be harmless.
         mappings: names whose objects it fills by key.
-        storages: entries that its tensors lie in, and the bytes that these must have.
     """
 
     calls: set[str]
     mappings: set[str]
-    storages: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -79,14 +78,14 @@ class _Storage:
     count: int
 
 
-def screen(pickled: bytes) -> Outline:
-    """Follow a pickle to its end.
+def screen(pickled: bytes, stored: Mapping[str, int]) -> Outline:
+    """Follow a pickle to its end; ``stored`` are the bytes that there are of each storage.
 
     Raises:
         Refused: if it breaks the rules.
         Exception: of any kind, if it is damaged.
     """
-    found = Outline(set(), set(), {})
+    found = Outline(set(), set())
     stack: list[Any] = []
     outer: list[list[Any]] = []  # a mark begins a new stack, as in the loader
     memo: dict[Any, Any] = {}
@@ -147,7 +146,7 @@ def screen(pickled: bytes) -> Outline:
                 looked_up += len(state.keys) if isinstance(state, _Made) else 0
                 _build(made, state, built)
             case "BINPERSID":
-                made = _storage(taken[0], found)
+                made = _storage(taken[0], stored)
             case name if name in _LITERALS:
                 made = argument
             case name:
@@ -208,12 +207,17 @@ def _attributes(state: Any, methods: frozenset[str]) -> str:
     return f"attributes in place of its methods: {', '.join(hidden[:5])}" if hidden else ""
 
 
-def _storage(identifier: Any, found: Outline) -> _Storage:
+def _storage(identifier: Any, stored: Mapping[str, int]) -> _Storage:
     match identifier:
         case ("storage", _Name(kind), str(key), str(), int(count)) if count >= 0:
             size = count * _ITEM_BYTES.get(kind, -1)
-            if size < 0 or found.storages.setdefault(key, size) != size:
-                raise Refused(f"storage '{key[:40]}' of type {kind} is unknown or of two sizes")
+            if size < 0:
+                raise Refused(f"storage '{key[:40]}' is of the unknown type {kind}")
+            if stored.get(key, 0) != size:  # of too few the loader would take those that follow
+                raise Refused(
+                    f"what tensors need of entry '{key[:40]}', {size} bytes, does not fit the"
+                    f" {stored.get(key, 0)} bytes stored for it: the file is incomplete"
+                )
             return _Storage(count)
         case _:
             raise Refused("a persistent id is not a storage")

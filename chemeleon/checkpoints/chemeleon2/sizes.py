@@ -7,7 +7,8 @@ from __future__ import annotations
 from typing import Any
 
 from chemeleon.checkpoints.chemeleon2 import hyper
-from chemeleon.checkpoints.chemeleon2.layouts import CLASSES, DIT_HEADS, VAE_HEADS
+from chemeleon.checkpoints.chemeleon2.layouts import CLASSES, HEADS
+from chemeleon.checkpoints.chemeleon2.screen import Refused
 from chemeleon.checkpoints.chemeleon2.weights import Source
 from chemeleon.config.architecture import (
     ConditionConfig,
@@ -15,11 +16,10 @@ from chemeleon.config.architecture import (
     DiffusionConfig,
     LDMConfig,
     PredictorConfig,
-    SamplerConfig,
     VAEConfig,
     VAELossConfig,
 )
-from chemeleon.errors import CheckpointError
+from chemeleon.config.schedulers import SamplerConfig
 
 # published weights of the VAE's loss, where a file does not say
 _LOSS = {"types": 1.0, "lengths": 1.0, "angles": 10.0, "coords": 10.0, "kl": 1e-5}
@@ -30,9 +30,9 @@ def _matrix(source: Source, name: str) -> tuple[int, int]:
     shape = source.shapes.get(name)
     if shape is None or len(shape) != 2 or 0 in shape:
         found = "is missing" if shape is None else f"has shape {shape}"
-        raise CheckpointError(
-            f"{source.path}: tensor '{name}' {found}, but the sizes of the model are read from"
-            " it: the file is damaged or no published checkpoint; fetch it again"
+        raise Refused(
+            f"needs a matrix '{name}', from which the sizes of the model are read, but it {found}:"
+            " the file is damaged or no published checkpoint; fetch it again"
         )
     return shape[0], shape[1]
 
@@ -42,6 +42,18 @@ def _layers(source: Source, pattern: str) -> int:
     while pattern.format(count) in source.tensors:
         count += 1
     return count
+
+
+def _heads(source: Source, network: str, width: int, said: int | None, remedy: str) -> int:
+    """Return the attention heads of a network: as said, else those of a published width."""
+    if said is not None:
+        return said
+    if width not in HEADS[network]:
+        raise Refused(
+            f"does not say how many attention heads its {network} of width {width} has: {remedy}"
+        )
+    source.assumed.append(f"{network}.heads: {HEADS[network][width]}")
+    return HEADS[network][width]
 
 
 def vae_config(
@@ -56,28 +68,19 @@ def vae_config(
         heads: attention heads, where they are known.
 
     Raises:
-        CheckpointError: if sizes are missing.
+        Refused: if sizes are missing.
     """
     _, width = _matrix(source, f"{prefix}encoder.atom_type_embedder.weight")
     _, latent_dim = _matrix(source, f"{prefix}post_quant_conv.weight")
     layer = prefix + "{}.transformer.layers.{}.linear1.weight"
     hidden, _ = _matrix(source, layer.format("encoder", 0))
-    if heads is None:
-        heads = hyper.heads(settings)
-    if heads is None and width in VAE_HEADS:
-        heads = VAE_HEADS[width]
-        source.assumed.append(f"vae.heads: {heads}")
-    if heads is None:
-        remedy = (
-            "give the VAE it was trained with, whose file says it: --vae FOLDER or --vae FILE.ckpt"
-            " (in Python vae=...)"
-            if prefix
-            else "its hyper-parameters are incomplete; give another checkpoint of the run"
-        )
-        raise CheckpointError(
-            f"{source.path} does not say how many attention heads its VAE of width {width}"
-            f" has: {remedy}"
-        )
+    remedy = (
+        "give the VAE it was trained with, whose file says it: --vae FOLDER or --vae FILE.ckpt"
+        " (in Python vae=...)"
+        if prefix
+        else "its hyper-parameters are incomplete; give another checkpoint of the run"
+    )
+    heads = _heads(source, "vae", width, heads or hyper.heads(settings), remedy)
     return VAEConfig(
         latent_dim=latent_dim,
         width=width,
@@ -104,30 +107,23 @@ def ldm_config(source: Source, latent_dim: int) -> tuple[LDMConfig, dict[str, tu
     """Return the config of a published latent diffusion model, and statistics of its numbers.
 
     Raises:
-        CheckpointError: if sizes are missing or the model is of a kind that is not supported.
+        Refused: if sizes are missing or the model is of a kind that is not supported.
     """
     width, channels = _matrix(source, "denoiser.x_embedder.weight")
     if channels != latent_dim:
-        raise CheckpointError(
-            f"{source.path}: its denoiser takes {channels} latent channels, its VAE gives"
-            f" {latent_dim}: give the VAE that it was trained with"
+        raise Refused(
+            f"has a denoiser that takes {channels} latent channels, its VAE gives {latent_dim}:"
+            " give the VAE that it was trained with"
         )
     hidden, _ = _matrix(source, "denoiser.blocks.0.mlp.fc1.weight")
     outputs, _ = _matrix(source, "denoiser.final_layer.linear.weight")
-    heads = hyper.heads(hyper.find(source.hyper, ".DiT"))
-    if heads is None and width in DIT_HEADS:
-        heads = DIT_HEADS[width]
-        source.assumed.append(f"ldm.denoiser.heads: {heads}")
-    if heads is None:
-        raise CheckpointError(
-            f"{source.path} does not say how many attention heads its denoiser of width"
-            f" {width} has: this is not a published checkpoint"
-        )
+    said = hyper.heads(hyper.find(source.hyper, ".DiT"))
+    heads = _heads(source, "ldm.denoiser", width, said, "this is not a published checkpoint")
     diffusion = source.section("diffusion_configs")
     if diffusion.get("predict_xstart"):
-        raise CheckpointError(
-            f"{source.path}: its denoiser predicts clean latents (predict_xstart), which is not"
-            " supported here; no published model does"
+        raise Refused(
+            "has a denoiser that predicts clean latents (predict_xstart), which is not supported"
+            " here; no published model does"
         )
     module = source.section("condition_module")
     conditions, statistics = _conditions(source, module.get("condition_type"))
@@ -181,9 +177,9 @@ def _condition(source: Source, name: str, said: Any, features: int) -> Condition
         return ConditionConfig(kind="chemical_system")
     if "comp" in words:
         return ConditionConfig(kind="composition")
-    raise CheckpointError(
-        f"{source.path} does not say what kind of condition '{name[:80]}' is: its hyper-parameters"
-        " are incomplete; give another checkpoint of the run"
+    raise Refused(
+        f"does not say what kind of condition '{name[:80]}' is: its hyper-parameters are"
+        " incomplete; give another checkpoint of the run"
     )
 
 
@@ -193,10 +189,9 @@ def _statistics(source: Source, name: str) -> tuple[float, float]:
         pair = _mean_std(place)
         if pair is not None:
             return pair
-    raise CheckpointError(
-        f"{source.path} does not hold the mean and standard deviation of condition '{name[:80]}',"
-        " so its values have no scale: its hyper-parameters are incomplete; give another"
-        " checkpoint of the run"
+    raise Refused(
+        f"does not hold the mean and standard deviation of condition '{name[:80]}', so its values"
+        " have no scale: its hyper-parameters are incomplete; give another checkpoint of the run"
     )
 
 
@@ -214,14 +209,14 @@ def predictor_targets(source: Source) -> dict[str, tuple[float, float]]:
     """Return mean and standard deviation of every target of a published predictor.
 
     Raises:
-        CheckpointError: if they are missing.
+        Refused: if they are missing.
     """
     targets = source.section("target_conditions")
     found = {name: _mean_std(place) for name, place in targets.items()}
     missing = [name for name, pair in found.items() if pair is None]
     if missing or not found:
-        raise CheckpointError(
-            f"{source.path} does not hold the mean and standard deviation of its targets"
+        raise Refused(
+            f"does not hold the mean and standard deviation of its targets"
             f" {', '.join(missing)[:200]}, so its predictions have no scale: give another"
             " checkpoint of the run"
         )

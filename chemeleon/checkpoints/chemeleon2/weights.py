@@ -14,30 +14,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chemeleon.checkpoints.adapters import adapts
 from chemeleon.checkpoints.chemeleon2 import hyper
 from chemeleon.checkpoints.chemeleon2.archive import AGAIN, load
 from chemeleon.checkpoints.chemeleon2.layouts import Layout
-from chemeleon.errors import CheckpointError
+from chemeleon.checkpoints.chemeleon2.screen import Refused
+from chemeleon.checkpoints.opened import shorten
 
 _PREFIXES = ("", "ldm.", "ldm_module.", "module.")
 _LORA = "denoiser.base_model.model."
 # what a file holds is told by the first of these: a diffusion model has a VAE inside, too
-_MARKS = (
-    "denoiser.x_embedder.weight",
-    f"{_LORA}x_embedder.weight",
-    "proj.0.weight",
-    "encoder.atom_type_embedder.weight",
-)
+_MARKS = {
+    "denoiser.x_embedder.weight": "ldm",
+    f"{_LORA}x_embedder.weight": "ldm",
+    "proj.0.weight": "predictor",
+    "encoder.atom_type_embedder.weight": "vae",
+}
 
 
 @dataclass
 class Source:
-    """The weights of an open checkpoint by published name, without prefixes."""
+    """The weights of an open checkpoint by published name, without prefixes.
 
-    path: Path
+    Attributes:
+        kind: ``ldm``, ``predictor``, ``vae``, or nothing if there is none of these.
+        budget: bytes that may still be read.
+    """
+
+    kind: str
     tensors: dict[str, Tensor]
     hyper: Any
-    budget: int  # bytes that may still be read
+    budget: int
     scales: dict[str, float] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     merged: list[str] = field(default_factory=list)
@@ -61,36 +68,35 @@ class Source:
         """Read a tensor as float32.
 
         Raises:
-            CheckpointError: if it holds anything but finite numbers.
+            Refused: if it holds anything but finite numbers.
         """
         self.used.add(name)
         value = self.tensors[name].detach()
         places = zip(value.shape, value.stride(), strict=True)
         extent = 1 + sum((n - 1) * step for n, step in places) if value.numel() else 0
         if extent != value.numel():
-            raise CheckpointError(
-                f"{self.path}: tensor '{name}' of shape {tuple(value.shape)} and stride"
-                f" {value.stride()} does not fit the numbers stored for it: the file is damaged;"
-                f" {AGAIN}"
+            raise Refused(
+                f"has a tensor '{name}' of shape {tuple(value.shape)} and stride {value.stride()},"
+                f" which does not fit the numbers stored for it: the file is damaged; {AGAIN}"
             )
         self.budget -= value.untyped_storage().nbytes()
         if self.budget < 0:
-            raise CheckpointError(
-                f"{self.path}: its tensors claim more numbers than the file holds: it is damaged or"
-                f" hostile; {AGAIN}"
+            raise Refused(
+                "has tensors that claim more numbers than it holds: it is damaged or hostile;"
+                f" {AGAIN}"
             )
         if not value.is_floating_point():
-            raise CheckpointError(
-                f"{self.path}: tensor '{name}' holds {value.dtype}, not real numbers: this"
-                " is not a published checkpoint"
+            raise Refused(
+                f"has a tensor '{name}' of {value.dtype}, not real numbers: this is not a published"
+                " checkpoint"
             )
         value = value.to(torch.float32)
         bad = int((~torch.isfinite(value)).sum())
         if bad:
-            raise CheckpointError(
-                f"{self.path}: tensor '{name}' has {bad} of {value.numel()} numbers that"
-                " are NaN or infinite: the training run had failed or the file is damaged; use an"
-                " earlier checkpoint or fetch it again"
+            raise Refused(
+                f"has {bad} of {value.numel()} numbers in tensor '{name}' that are NaN or infinite:"
+                " the training run had failed or the file is damaged; use an earlier checkpoint or"
+                " fetch it again"
             )
         return value
 
@@ -112,7 +118,7 @@ class Source:
         """Read everything a layout asks for.
 
         Raises:
-            CheckpointError: naming missing and misshapen tensors.
+            Refused: naming missing and misshapen tensors.
         """
         problems, shapes = [], self.shapes
         for name, shape in layout.values():
@@ -122,9 +128,9 @@ class Source:
             elif found != shape:
                 problems.append(f"{prefix + name} has shape {found}, expected {shape}")
         if problems:
-            raise CheckpointError(
-                f"{self.path} does not hold the model that its sizes describe:"
-                f" {shorten(problems)}. It is damaged or of a version that is not known here"
+            raise Refused(
+                f"does not hold the model that its sizes describe: {shorten(problems)}. It is"
+                " damaged or of a version that is not known here"
             )
         return {ours: self.weight(prefix + wanted.name) for ours, wanted in layout.items()}
 
@@ -133,60 +139,61 @@ def open_source(path: Path, weights: str) -> Source:
     """Find the weights of a checkpoint.
 
     Raises:
-        CheckpointError: if there are none, or not of the kind ``raw`` or ``ema`` that is wanted.
+        Refused: if there are none, or not of the kind ``raw`` or ``ema`` that is wanted.
     """
     content = load(path)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise CheckpointError(
-            f"{path} has no `state_dict`: it was saved by PyTorch, but it is no Lightning"
-            " checkpoint; give the .ckpt file that training wrote"
+        raise Refused(
+            "has no `state_dict`: it was saved by PyTorch, but it is no Lightning checkpoint; give"
+            " the .ckpt file that training wrote"
         )
     state = {k: v for k, v in content["state_dict"].items() if isinstance(v, Tensor)}
     if weights == "ema":
-        state = _averages(path, state, content.get("ema_state"))
+        state = _averages(state, content.get("ema_state"))
     plain = {str(k).replace("_orig_mod.", ""): v for k, v in state.items()}
-    tensors = _strip_prefix(plain, path)
-    source = Source(path, tensors, content.get("hyper_parameters"), path.stat().st_size)
+    kind, tensors = _find_model(plain)
+    source = Source(kind, tensors, content.get("hyper_parameters"), path.stat().st_size)
     _find_adapters(source)
     return source
 
 
-def _strip_prefix(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Return the model's own part: an RL run wraps it and may hold reward models beside it.
+def _find_model(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """Return kind and own part of the model: RL wraps it and may hold reward models beside it.
 
     Raises:
-        CheckpointError: if there are several models and none has a known place.
+        Refused: if there are several models and none has a known place.
     """
-    for mark in _MARKS:
+    for mark, kind in _MARKS.items():
         found = {name.removesuffix(mark) for name in state if f".{name}".endswith(f".{mark}")}
         found = [prefix for prefix in _PREFIXES if prefix in found][:1] or sorted(found)
         if len(found) > 1:
-            raise CheckpointError(
-                f"{path} holds several models, under {shorten(found)}: it is of a version that is"
-                " not known here"
+            raise Refused(
+                f"holds several models, under {shorten(found)}: it is of a version that is not"
+                " known here"
             )
         if found:
             start = found[0]
-            return {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
-    return dict(state)
+            own = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+            return kind, own
+    return "", dict(state)
 
 
-def _averages(path: Path, state: dict[str, Tensor], ema: Any) -> dict[str, Any]:
+def _averages(state: dict[str, Tensor], ema: Any) -> dict[str, Any]:
     """Return the state with averages for weights; they are a list without names.
 
     Its order is that of ``parameters()``, which is the state_dict's without buffers.
     """
     shadow = ema.get("shadow_params") if isinstance(ema, dict) else None
     if not isinstance(shadow, list):
-        raise CheckpointError(
-            f"{path} holds no averaged weights (`ema_state`): use its raw weights (--weights raw)"
+        raise Refused(
+            "holds no averaged weights (`ema_state`): use its raw weights (--weights raw)"
         )
     names = [name for name in state if name.rpartition(".")[2] != "latent_std"]
     shapes = [value.shape if isinstance(value, Tensor) else None for value in shadow]
     if shapes != [state[name].shape for name in names]:
-        raise CheckpointError(
-            f"{path}: its {len(shadow)} averaged weights do not fit its {len(names)} raw"
-            " ones: use the raw weights (--weights raw)"
+        raise Refused(
+            f"has {len(shadow)} averaged weights that do not fit its {len(names)} raw ones: use the"
+            " raw weights (--weights raw)"
         )
     return {**state, **dict(zip(names, shadow, strict=True))}
 
@@ -209,28 +216,14 @@ def _find_adapters(source: Source) -> None:
         target = renamed.get(f"{base}.weight")
         alpha = settings.get("lora_alpha", settings.get("alpha"))
         if not isinstance(alpha, (int, float)) or not alpha > 0:
-            raise CheckpointError(
-                f"{source.path}: its hyper-parameters do not say the `lora_alpha` of the"
-                " adapters in it, so they cannot be merged: give a checkpoint without adapters"
+            raise Refused(
+                "has hyper-parameters that do not say the `lora_alpha` of the adapters in it, so"
+                " they cannot be merged: give a checkpoint without adapters"
             )
-        if other is None or target is None or not _adapts(target, up=other, down=value):
-            raise CheckpointError(
-                f"{source.path}: the adapter on '{base}' does not fit its layer: the file"
-                " is damaged; fetch it again"
+        if other is None or target is None or not adapts(target, value, other):
+            raise Refused(
+                f"has an adapter on '{base}' that does not fit its layer: the file is damaged;"
+                " fetch it again"
             )
         rank = value.shape[0]
         source.scales[base] = float(alpha) / (rank**0.5 if settings.get("use_rslora") else rank)
-
-
-def _adapts(target: Tensor, up: Tensor, down: Tensor) -> bool:
-    """Tell whether ``up @ down`` has the shape of the weight ``target``."""
-    if not target.ndim == up.ndim == down.ndim == 2:
-        return False
-    fits = target.shape == (up.shape[0], down.shape[1])
-    return fits and up.shape[1] == down.shape[0] > 0
-
-
-def shorten(names: list[str]) -> str:
-    """Return the first five names for a message."""
-    shown = "; ".join(name[:100] for name in names[:5])
-    return shown + ("; ..." if len(names) > 5 else "")

@@ -5,25 +5,15 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from chemeleon.config.bounds import Section
+from chemeleon.config.bounds import Section, checked
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER
 from chemeleon.crystals.ragged import reduce_atoms
 from chemeleon.crystals.symbols import element_numbers
-from chemeleon.errors import ConfigError
 from chemeleon.reinforcement.rewards.base import Answer, Candidates, Context, Reward
 
-
-def _symbol(text: str) -> str:
-    try:
-        element_numbers([text])
-    except ConfigError as error:  # pydantic gathers ValueErrors
-        raise ValueError(str(error)) from None
-    return text
-
-
-Symbol = Annotated[str, AfterValidator(_symbol)]
+Symbol = Annotated[str, checked(lambda text: element_numbers([text]))]
 
 
 class ElementsOptions(Section):
