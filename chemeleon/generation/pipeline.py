@@ -301,7 +301,7 @@ class Pipeline:
             z = model.unstandardise(clean) * shapes.mask.unsqueeze(-1)
             decoded = asked.restrict(model.vae.decode(z, shapes))
         price = reverse.sampler.element_price
-        flat = model.vae.to_crystals(decoded, shapes, price).to("cpu").flatten()
+        flat = model.vae.to_crystals(decoded, shapes, price)
         estimates = [torch.stack(steps) for steps in zip(*predict.estimates, strict=True)]
         crystals = replace(flat, frac_coords=wrap(flat.frac_coords))
         return Made(crystals, clean, trajectory, estimates)

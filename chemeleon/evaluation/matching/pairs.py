@@ -17,10 +17,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from chemeleon.crystals.batch import Crystal
-from chemeleon.data.pool import NO_ANSWER, Worker, keep_workers
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.evaluation.matching.limits import TimeUpError, Tolerances, matcher, time_limit
 from chemeleon.evaluation.work import TAME_ATOMS, Each, answers, run
+from chemeleon.workers import NO_ANSWER, Worker, keep_workers
 
 MatcherName = Literal["cdvae", "pymatgen", "lemat"]
 
