@@ -13,8 +13,8 @@ import pytest
 import torch
 from conftest import demo_crystals
 
-from chemeleon.crystals.batch import Crystal
 from chemeleon import workers as pool
+from chemeleon.crystals.batch import Crystal
 from chemeleon.errors import ChemeleonError, ConfigError
 from chemeleon.evaluation.matching import pairs as matching
 from chemeleon.evaluation.matching.pairs import TOLERANCES, match_pairs

@@ -146,6 +146,11 @@ class DenoiserConfig(Section):
         default=False,
         description="The denoiser is conditioned on species; goes with a VAE of kind csp.",
     )
+    space_group: bool = Field(
+        default=False,
+        description="The denoiser is conditioned on the space group; goes with a VAE of"
+        " tokens=orbits.",
+    )
     self_conditioning: bool = Field(
         default=False,
         description="The denoiser sees its own last estimate of the clean latents (Chen et al."
@@ -160,6 +165,8 @@ class DenoiserConfig(Section):
     @model_validator(mode="after")
     def _heads_divide(self) -> DenoiserConfig:
         _check_heads(self.width, self.heads)
+        if self.types and self.space_group:
+            raise ValueError("types=true and space_group=true do not go together")
         return self
 
 
