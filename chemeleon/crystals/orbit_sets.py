@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
-import torch
 
 from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.crystals.canonical import in_orbits
 from chemeleon.crystals.orbits import crystals_of
+from chemeleon.errors import DataError
 from chemeleon.storage import cache_dir, write_atomically
 from chemeleon.workers import run_parallel, worker_count
 
@@ -31,10 +32,11 @@ def write_as_orbits(crystals: Crystals) -> Crystals:
     """Return the crystals with one atom for each orbit, see `Crystals.sites`; from the cache if
     they were written before.
 
-    Those in which no symmetry can be looked for, as their cells are flat, are left out, and said.
-
     Args:
         crystals: ``M``, on the CPU.
+
+    Raises:
+        DataError: if there are some that no symmetry can be looked for in, as their cells are flat.
     """
     given = crystals.arrays()
     digest = hashlib.sha256(f"{_VERSION} {version('moyopy')}".encode())
@@ -45,14 +47,16 @@ def write_as_orbits(crystals: Crystals) -> Crystals:
     if found is None:
         found = _written(given)
         _write(file, found)
-    kept = torch.from_numpy(found.num_atoms > 0)
-    if not kept.all():
-        left = int((~kept).sum())
-        logger.warning("%d crystals are left out: their cells are flat or not numbers", left)
+    none = np.flatnonzero(found.num_atoms == 0)
+    if len(none):
+        first = crystals.ids[none[0]] if crystals.ids else f"number {none[0]}"
+        raise DataError(
+            f"{len(none):,} of {len(crystals):,} crystals cannot be written as orbits: their cells"
+            f" are flat or hold numbers that are not finite, as in {first}; leave them out"
+        )
     made = found.tensors()
     floats = {"frac_coords": made.frac_coords.float(), "lattice": made.lattice.float()}
-    whole = replace(made, targets=crystals.targets, ids=crystals.ids, **floats)
-    return whole if kept.all() else whole.subset(kept)
+    return replace(made, targets=crystals.targets, ids=crystals.ids, **floats)
 
 
 def with_all_atoms(crystals: Crystals) -> Crystals:
@@ -102,6 +106,6 @@ def _read(file: Path) -> Crystals[Array] | None:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return Crystals(**{name: arrays[name] for name in _ARRAYS})
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, DataError) as error:
         logger.warning("the cached orbits %s are damaged (%s); made again", file, error)
         return None
