@@ -22,7 +22,6 @@ import numpy as np
 
 from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.named import find_set
-from chemeleon.data.pool import run_parallel, worker_count
 from chemeleon.evaluation.collection import read_collection
 from chemeleon.evaluation.matching.grouping import (
     composition_keys,
@@ -33,6 +32,7 @@ from chemeleon.evaluation.matching.grouping import (
 )
 from chemeleon.evaluation.matching.pairs import TOLERANCES
 from chemeleon.evaluation.reference import load_reference
+from chemeleon.workers import run_parallel, worker_count
 
 
 def plain_chunk(

@@ -12,21 +12,20 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from chemeleon.crystals.batch import Array, Crystal, Crystals
+from chemeleon.crystals.batch import LETTERS, Array, Crystal, Crystals
 from chemeleon.crystals.canonical import orbits_of
-from chemeleon.crystals.orbits import Orbits, crystals_of
+from chemeleon.crystals.orbits import crystals_of, put_together
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, space_group
 from chemeleon.crystals.wyckoff import group
 from chemeleon.data.named import find_set
-from chemeleon.data.pool import run_parallel, worker_count
 from chemeleon.evaluation.matching.pairs import MatchPairs
 from chemeleon.evaluation.matching.verdicts import fits
+from chemeleon.workers import run_parallel, worker_count
 
 TOLERANCES = (0.1, 0.1, 3.0)  # ltol, stol, angle in degrees
 MATCHER = MatchPairs([], TOLERANCES, seconds=20.0)
@@ -36,7 +35,7 @@ CHUNK = 250
 class Found(NamedTuple):
     """What was seen of some crystals."""
 
-    orbits: Orbits
+    orbits: Crystals[Array]
     atoms: Array
     failures: list[tuple[int, str]]
     strict: Array
@@ -68,7 +67,7 @@ def look(job: tuple[Crystals[Array], float]) -> Found:
     """Write some crystals as orbits, read them back and compare."""
     crystals, symprec = job
     start = time.perf_counter()
-    orbits = Orbits.of([orbits_of(crystal, symprec) for crystal in crystals])
+    orbits = put_together([orbits_of(crystal, symprec) for crystal in crystals])
     middle = time.perf_counter()
     back = crystals_of(orbits)
     seconds = middle - start, time.perf_counter() - middle
@@ -80,19 +79,21 @@ def look(job: tuple[Crystals[Array], float]) -> Found:
 
 def report(parts: Sequence[Found]) -> dict[str, Any]:
     """Return the figures of a set."""
-    numbers = np.concatenate([part.orbits.numbers for part in parts])
-    orbits = np.concatenate([part.orbits.num_orbits for part in parts])
+    written = Crystals.join([part.orbits for part in parts])
+    assert written.sites is not None
+    groups, letters = np.divmod(written.sites, LETTERS)
+    orbits = written.num_atoms
+    numbers = np.zeros(len(written), np.int64)
+    numbers[written.owners] = groups
     atoms = np.concatenate([part.atoms for part in parts])
     strict = np.concatenate([part.strict for part in parts])
     total, failed = len(numbers), sum(len(part.failures) for part in parts)
-    letters: Counter[int] = Counter()
-    free = 0
-    for part in parts:
-        letters.update(part.orbits.letters.tolist())
-        for crystal in part.orbits:
-            places = group(crystal.number).places if crystal.number else []
-            free += sum(int(places[letter].free.sum()) for letter in crystal.letters)
-    whole = sum(letters.values())
+    kinds, counts = np.unique(written.sites, return_counts=True)
+    free = sum(
+        int(group(kind // LETTERS).places[kind % LETTERS].free.sum()) * count
+        for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True)
+    )
+    whole = len(letters)
     to, back = np.array([part.seconds for part in parts]).sum(0) / total * 1e3
     return {
         "crystals": total,
@@ -105,7 +106,7 @@ def report(parts: Sequence[Found]) -> dict[str, Any]:
         "at_most_16_orbits_percent": round(100 * float((orbits <= 16).mean()), 2),
         "orbits_per_letter_percent": {
             chr(ord("a") + letter) if letter < 26 else "A": round(100 * count / whole, 1)
-            for letter, count in sorted(letters.items())
+            for letter, count in enumerate(np.bincount(letters).tolist())
         },
         "free_coordinates_per_orbit": round(free / whole, 2),
         "space_groups": len(np.unique(numbers)),

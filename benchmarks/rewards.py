@@ -23,9 +23,9 @@ from chemeleon.config.rl import RewardConfig
 from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.batch import Crystals
 from chemeleon.data.dataset import load_split
-from chemeleon.data.pool import worker_count
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.reinforcement.rewards.mix import Mix
+from chemeleon.workers import worker_count
 
 DNG = {
     "creativity": RewardConfig(reward="creativity"),

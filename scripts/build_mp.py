@@ -33,7 +33,7 @@ import spglib
 from chemeleon.crystals.symbols import symbol
 from chemeleon.data.niggli import cell_parameters
 from chemeleon.data.parse import BadCrystalError, Crystal, parse_as_given
-from chemeleon.data.pool import run_parallel, worker_count
+from chemeleon.workers import run_parallel, worker_count
 
 COMMIT = "9fd8ac744"
 PRIMITIVE_ANGSTROM, GROUP_ANGSTROM = 0.01, 0.1

@@ -10,9 +10,9 @@ import torch
 from conftest import demo_crystals
 from pymatgen.core import Lattice, Structure
 
+from chemeleon import workers as pool
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import from_structures
-from chemeleon.data import pool
 from chemeleon.evaluation.matching import amd
 from chemeleon.evaluation.matching.amd import average_minimum_distances, chebyshev
 from chemeleon.evaluation.matching.grouping import composition_keys, elements_of, prepare

@@ -23,8 +23,8 @@ from chemeleon.crystals.formula import atom_histogram
 from chemeleon.data import cache, dataset
 from chemeleon.data.dataset import load_report, load_source, load_split
 from chemeleon.data.describe import describe
-from chemeleon.data.pool import run_parallel
 from chemeleon.errors import DataError
+from chemeleon.workers import run_parallel
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ROCKSALT = Structure(Lattice.cubic(4.2), ["Na", "Cl"], [[0, 0, 0], [0.5] * 3])

@@ -13,13 +13,13 @@ import pytest
 import torch
 from conftest import demo_crystals
 
+from chemeleon import workers as pool
 from chemeleon.crystals.batch import Crystal
-from chemeleon.data import pool
-from chemeleon.data.pool import Worker
 from chemeleon.errors import ChemeleonError, ConfigError
 from chemeleon.evaluation.matching import pairs as matching
 from chemeleon.evaluation.matching.pairs import TOLERANCES, match_pairs
 from chemeleon.evaluation.work import rescue
+from chemeleon.workers import Worker
 
 CUBE = Crystal(np.array([11, 17]), np.array([[0.0, 0, 0], [0.5, 0.5, 0.5]]), 4.0 * np.eye(3))
 # pymatgen's lattice mapping spends minutes, in long calls of compiled code, on a needle like this
@@ -151,8 +151,8 @@ def test_a_killed_worker_costs_one_pair() -> None:
 
 
 def test_processes_that_all_die_are_an_error_and_no_rate_of_zero(monkeypatch) -> None:
-    monkeypatch.setattr("chemeleon.data.pool._COMMAND", "raise SystemExit(3)")
-    monkeypatch.setattr("chemeleon.data.pool._idle", [])
+    monkeypatch.setattr("chemeleon.workers._COMMAND", "raise SystemExit(3)")
+    monkeypatch.setattr("chemeleon.workers._idle", [])
     with pytest.raises(ChemeleonError, match=r"no pair .* exit status 3 .*see whether .* works"):
         match_pairs([(NEEDLE, NEEDLE)] * 2, jobs=1)
 
@@ -161,8 +161,8 @@ def test_processes_that_all_die_are_an_error_and_no_rate_of_zero(monkeypatch) ->
 def test_pairs_that_all_kill_are_reasons_where_others_would_be_matched(count, monkeypatch) -> None:
     deadly = "import pool_helpers; from chemeleon.evaluation import work;"
     deadly += "work.run = pool_helpers.deadly_matcher;"
-    monkeypatch.setattr("chemeleon.data.pool._COMMAND", deadly + pool._COMMAND)
-    monkeypatch.setattr("chemeleon.data.pool._idle", [])
+    monkeypatch.setattr("chemeleon.workers._COMMAND", deadly + pool._COMMAND)
+    monkeypatch.setattr("chemeleon.workers._idle", [])
     result = match_pairs([(NEEDLE, NEEDLE)] * count, jobs=1)
     assert result.reasons == ["the matching process died on this pair"] * count
     assert not result.matched.any()

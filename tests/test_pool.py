@@ -12,12 +12,12 @@ import pytest
 from pool_helpers import KILLS, RAISES, STICKS, Halves
 
 from chemeleon.crystals.batch import Crystal, Crystals
-from chemeleon.data.pool import Rescue, Worker, run_parallel
 from chemeleon.evaluation.describe import Describe
 from chemeleon.evaluation.matching.reduced import Reduce
 from chemeleon.evaluation.matching.verdicts import UNDECIDED, YES, MatchJob
 from chemeleon.evaluation.report.crystal_view import crystal_views
 from chemeleon.evaluation.work import answers, rescue
+from chemeleon.workers import Rescue, Worker, run_parallel
 
 RESCUE = Rescue(
     split=lambda items: (

@@ -14,7 +14,6 @@ from reward_helpers import TINY, broken, mix, score
 
 from chemeleon.config.architecture import PredictorConfig
 from chemeleon.crystals.convert import from_structures
-from chemeleon.data.pool import NO_ANSWER
 from chemeleon.energy.hull import Hull
 from chemeleon.errors import ConfigError, TrainingError
 from chemeleon.evaluation import describe
@@ -23,6 +22,7 @@ from chemeleon.models.vae import CrystalVAE
 from chemeleon.reinforcement.rewards._diversity import leave_one_out, polynomial_mmd
 from chemeleon.reinforcement.rewards._loading import built_in, find_reward
 from chemeleon.reinforcement.rewards._vae import features_of, mean_latent
+from chemeleon.workers import NO_ANSWER
 
 pytest_plugins = ["reward_fixtures"]
 
@@ -257,7 +257,7 @@ def test_a_broken_smact_ends_the_run_and_does_not_make_every_crystal_invalid(
     (tmp_path / "smact").mkdir()
     (tmp_path / "smact" / "__init__.py").write_text("raise ImportError('smact is broken')")
     monkeypatch.syspath_prepend(str(tmp_path))  # workers look there first
-    monkeypatch.setattr("chemeleon.data.pool._idle", [])
+    monkeypatch.setattr("chemeleon.workers._idle", [])
     monkeypatch.setitem(sys.modules, "smact.screening", None)  # imported here by other tests
     describe._smact.cache_clear()
     made = mix(None, it="validity")

@@ -16,9 +16,9 @@ from conftest import demo_crystals
 
 import chemeleon
 from chemeleon.crystals.convert import to_structures
-from chemeleon.data.pool import Rescue, run_parallel
 from chemeleon.evaluation import describe
 from chemeleon.evaluation.matching.limits import TimeUpError, backstop, time_limit
+from chemeleon.workers import Rescue, run_parallel
 
 RESCUE = Rescue(
     split=lambda items: [[item] for item in items] if len(items) > 1 else [],

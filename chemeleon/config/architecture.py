@@ -48,6 +48,9 @@ class VAELossConfig(Section):
         default=50.0, description="Squared error of the cell angles, radian^2."
     )
     coords: NonNegative = Field(default=30.0, description="Error of the fractional coordinates.")
+    letters: NonNegative = Field(
+        default=1.0, description="Cross entropy of the Wyckoff letters (tokens=orbits)."
+    )
     kl: NonNegative = Field(
         default=1e-4, description="KL to N(0, 1), summed over channels, mean of atoms."
     )
@@ -67,6 +70,12 @@ class VAEConfig(Section):
         default="dng",
         description="`dng` decodes elements; `csp` is conditioned on them (crystal structure"
         " prediction).",
+    )
+    tokens: Literal["atoms", "orbits"] = Field(
+        default="atoms",
+        description="`atoms`: a latent for each atom of the primitive cell; `orbits`: one for each"
+        " orbit of the space group, which models are conditioned on, so that crystals have its"
+        " symmetry exactly.",
     )
     decoder_types: bool = Field(
         default=False,
@@ -101,6 +110,10 @@ class VAEConfig(Section):
     @model_validator(mode="after")
     def _heads_divide(self) -> VAEConfig:
         _check_heads(self.width, self.heads)
+        if self.tokens == "orbits" and (self.kind, self.coordinate_head) != ("dng", "angle"):
+            raise ValueError("tokens=orbits needs kind=dng and coordinate_head=angle")
+        if self.tokens == "orbits" and self.atom_order != "file":
+            raise ValueError("tokens=orbits has an order of its own: leave out atom_order")
         if self.decoder_types and self.kind == "dng":
             raise ValueError("decoder_types=true would tell the decoder of kind=dng the answer")
         if self.decoder_types and self.atom_order == "file":
@@ -133,6 +146,11 @@ class DenoiserConfig(Section):
         default=False,
         description="The denoiser is conditioned on species; goes with a VAE of kind csp.",
     )
+    space_group: bool = Field(
+        default=False,
+        description="The denoiser is conditioned on the space group; goes with a VAE of"
+        " tokens=orbits.",
+    )
     self_conditioning: bool = Field(
         default=False,
         description="The denoiser sees its own last estimate of the clean latents (Chen et al."
@@ -147,6 +165,8 @@ class DenoiserConfig(Section):
     @model_validator(mode="after")
     def _heads_divide(self) -> DenoiserConfig:
         _check_heads(self.width, self.heads)
+        if self.types and self.space_group:
+            raise ValueError("types=true and space_group=true do not go together")
         return self
 
 

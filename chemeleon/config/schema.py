@@ -50,6 +50,13 @@ class AugmentConfig(Section):
 
 def spoiled_form(vae: VAEConfig, augment: AugmentConfig) -> str | None:
     """Return why a VAE's crystals would not be in the form that it sees them in, or None."""
+    if vae.tokens == "orbits" and (
+        augment.rotate or augment.translate or augment.permute or augment.noise_angstrom
+    ):
+        return (
+            "a VAE with tokens=orbits sees crystals in one setting of their space group: set"
+            " rotate, translate and permute of data.augment to false, and noise_angstrom to 0"
+        )
     if vae.atom_order == "canonical" and augment.rotate:
         return (
             "a VAE with atom_order=canonical sees cells in one orientation: set"

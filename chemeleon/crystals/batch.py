@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 A = TypeVar("A", default="Tensor")
 B = TypeVar("B")
 Array = NDArray[Any]
+LETTERS = 27  # Wyckoff letters: a to z, then A
 
 
 class Crystal(NamedTuple):
@@ -49,6 +50,7 @@ class _Form(Generic[A]):
     lattice: A
     num_atoms: A
     targets: dict[str, A] = field(default_factory=dict)
+    sites: A | None = None
     check: bool = field(default=True, repr=False, compare=False, kw_only=True)
 
     def _check_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -74,6 +76,10 @@ class _Form(Generic[A]):
         return self.targets
 
     @property
+    def _sites(self) -> Any:
+        return self.sites
+
+    @property
     def device(self: _Form[Tensor]) -> torch.device:
         """The device of the tensors."""
         return self.num_atoms.device
@@ -86,16 +92,21 @@ class _Form(Generic[A]):
     def to(self, device: torch.device | str) -> Self:
         """Return the tensors on another device."""
         targets = {name: value.to(device) for name, value in self._targets.items()}
-        return self._with((part.to(device) for part in self._parts), targets)
+        return self._with(
+            (part.to(device) for part in self._parts),
+            targets,
+            None if self.sites is None else self._sites.to(device),
+        )
 
     def with_geometry(self, frac_coords: A, lattice: A) -> Self:
         """Return the same atoms at other coordinates and in other cells."""
         return replace(self, frac_coords=frac_coords, lattice=lattice, check=False)
 
-    def _with(self, parts: Iterable[Any], targets: dict[str, Any]) -> Any:
+    def _with(self, parts: Iterable[Any], targets: dict[str, Any], sites: Any) -> Any:
         """Return the same crystals in other tensors or arrays."""
         names = ("atomic_numbers", "frac_coords", "lattice", "num_atoms")
-        return replace(self, **dict(zip(names, parts, strict=True)), targets=targets, check=False)
+        given = dict(zip(names, parts, strict=True))
+        return replace(self, **given, targets=targets, sites=sites, check=False)
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,7 @@ class CrystalBatch(_Form["Tensor"]):
         lattice: ``(B, 3, 3)`` float, angstrom, rows a, b, c.
         num_atoms: ``(B,)`` int64.
         targets: property name to ``(B,)`` float; NaN where a value is missing.
+        sites: ``(B, N)`` int64 of crystals written as orbits, see `Crystals`; 0 on padded slots.
         tokens: ``(T,)`` int64, where known: the slots that hold atoms, counted through the batch
             and filled up with padded slots to a round number. Models then leave out the rest.
         full: known to have no padding.
@@ -144,6 +156,11 @@ class CrystalBatch(_Form["Tensor"]):
         """``(B, N)`` bool, True on real atoms."""
         return arange(self.width, self.num_atoms) < self.num_atoms.unsqueeze(-1)
 
+    @property
+    def groups(self) -> Tensor | None:
+        """``(B,)`` space groups of crystals written as orbits; None for all others."""
+        return None if self.sites is None else self.sites[:, 0] // LETTERS
+
     def to(self, device: torch.device | str) -> CrystalBatch:
         """Return the tensors on another device."""
         moved = super().to(device)
@@ -157,6 +174,7 @@ class CrystalBatch(_Form["Tensor"]):
             lattice=self.lattice,
             num_atoms=self.num_atoms,
             targets=dict(self.targets),
+            sites=None if self.sites is None else self.sites[self.mask],
             ids=list(ids) if ids is not None else [str(i) for i in range(len(self))],
         )
 
@@ -171,6 +189,9 @@ class Crystals(_Form[A]):
         lattice: ``(M, 3, 3)`` float, angstrom.
         num_atoms: ``(M,)`` int64; 0 in arrays for a crystal that could not be read or made.
         targets: property name to ``(M,)`` float, NaN where missing.
+        sites: ``(A,)`` int64 of crystals written as orbits (`orbits`): one atom stands for each
+            orbit, the cell is the conventional one, and ``LETTERS * space group + Wyckoff letter``
+            says which others there are. None where all atoms are there.
         ids: ``M`` names, or none at all.
 
     Raises:
@@ -184,7 +205,8 @@ class Crystals(_Form[A]):
             return
         atoms, counted = self._parts[0].shape[0], int(self._parts[3].sum())
         self._check_shapes({"frac_coords": (atoms, 3), "lattice": (len(self), 3, 3)})
-        if counted != atoms or len(self.ids) not in {0, len(self)}:
+        sites = atoms if self.sites is None else self._sites.shape[0]
+        if counted != atoms or sites != atoms or len(self.ids) not in {0, len(self)}:
             raise DataError(
                 f"flat crystals do not fit together: {len(self)} crystals, {len(self.ids)} ids,"
                 f" {atoms} atoms, num_atoms sums to {counted}"
@@ -217,7 +239,9 @@ class Crystals(_Form[A]):
             from torch import cat as concatenate
         joined = [concatenate(arrays) for arrays in zip(*(p._parts for p in parts), strict=True)]
         named = all(part.ids or not len(part) for part in parts)
-        return Crystals(*joined, ids=[name for part in parts for name in part.ids] if named else [])
+        ids = [name for part in parts for name in part.ids] if named else []
+        sites = [part._sites for part in parts if part.sites is not None]
+        return Crystals(*joined, sites=concatenate(sites) if sites else None, ids=ids)
 
     def __iter__(self) -> Iterator[Crystal]:
         """Yield one crystal after the other, as arrays."""
@@ -274,6 +298,7 @@ class Crystals(_Form[A]):
             lattice[rows],
             counts,
             {name: value[rows] for name, value in self._targets.items()},
+            None if self.sites is None else self._sites[atoms],
             [self.ids[i] for i in rows.tolist()] if self.ids else [],
             check=False,
         )
@@ -286,7 +311,8 @@ class Crystals(_Form[A]):
             rows = slice(low, low + size)
             atoms = slice(first[low], first[min(low + size, len(self))])
             parts = numbers[atoms], frac[atoms], lattice[rows], counts[rows]
-            yield Crystals(*parts, ids=self.ids[rows], check=False)
+            sites = None if self.sites is None else self._sites[atoms]
+            yield Crystals(*parts, sites=sites, ids=self.ids[rows], check=False)
 
     def batch(
         self: Crystals[Tensor],
@@ -322,6 +348,7 @@ class Crystals(_Form[A]):
             lattice=self.lattice[indices],
             num_atoms=num_atoms,
             targets={name: value[indices] for name, value in self.targets.items()},
+            sites=None if self.sites is None else self.sites[atoms].masked_fill(~mask, 0),
             # real slots first, in their order
             tokens=(~mask).flatten().argsort(stable=True)[:tokens] if packed else None,
             full=full,
@@ -334,7 +361,9 @@ class Crystals(_Form[A]):
 
         numbers, frac, lattice, counts = map(as_tensor, self._parts)
         targets = {name: as_tensor(value).double() for name, value in self._targets.items()}
-        return self._with((numbers.long(), frac.double(), lattice.double(), counts), targets)
+        sites = None if self.sites is None else as_tensor(self._sites)
+        parts = numbers.long(), frac.double(), lattice.double(), counts
+        return self._with(parts, targets, sites)
 
     def arrays(self) -> Crystals[Array]:
         """Return numpy arrays with coordinates, cells and targets in float64."""
@@ -343,7 +372,8 @@ class Crystals(_Form[A]):
         numbers, frac, lattice, counts = (part.detach().cpu().numpy() for part in self._parts)
         targets = {name: value.double().cpu().numpy() for name, value in self._targets.items()}
         floats = np.asarray(frac, float), np.asarray(lattice, float)
-        return self._with((numbers.astype(np.uint8), *floats, counts), targets)
+        sites = None if self.sites is None else self._sites.cpu().numpy()
+        return self._with((numbers.astype(np.uint8), *floats, counts), targets, sites)
 
     def bytes(self: Crystals[Tensor]) -> int:
         """Return the size of the tensors in bytes."""

@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from chemeleon.crystals.batch import Array, Crystal
+from chemeleon.crystals.batch import Array, Crystal, Crystals
 from chemeleon.crystals.idealise import STEP, distortion
 from chemeleon.crystals.lattice import cells_of, whole_steps
 from chemeleon.crystals.maps import Maps
-from chemeleon.crystals.orbits import OrbitCrystal, basis_of
+from chemeleon.crystals.orbits import OrbitCrystal, basis_of, put_together
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, crystal_system, dataset
 from chemeleon.crystals.wyckoff import Changes, Group, group
 
@@ -62,6 +62,14 @@ def orbits_of(crystal: Crystal, symprec: float = SYMPREC) -> OrbitCrystal | None
         tolerance *= STEP
         found = dataset(*crystal, tolerance)
     return _without_symmetry(crystal)
+
+
+def in_orbits(crystals: Crystals[Array], symprec: float = SYMPREC) -> Crystals[Array]:
+    """Return crystals as `orbits_of` writes them, in arrays; of one that has none there is none.
+
+    Targets and names are left out.
+    """
+    return put_together([orbits_of(crystal, symprec) for crystal in crystals])
 
 
 def _is_exact(crystal: Crystal, found: Any, symprec: float) -> bool:

@@ -1,18 +1,18 @@
 """Crystals as a space group, a cell and one atom of each orbit, and back.
 
 `canonical` writes a crystal so; here is what it is then, and how its atoms come back. Shapes: ``M``
-crystals, ``O`` orbits of all of them, ``n`` of one. No torch here.
+crystals, ``n`` orbits of one. No torch here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from chemeleon.crystals.batch import Array, Crystals
+from chemeleon.crystals.batch import LETTERS, Array, Crystals
+from chemeleon.crystals.lattice import cells_of
 from chemeleon.crystals.ragged import ranges
 from chemeleon.crystals.symmetry import crystal_system, wrapped
 from chemeleon.crystals.wyckoff import group
@@ -38,50 +38,26 @@ class OrbitCrystal(NamedTuple):
     coords: Array
 
 
-@dataclass(frozen=True)
-class Orbits:
-    """Any number of crystals as orbits, those of one after those of the other.
+def put_together(crystals: Sequence[OrbitCrystal | None]) -> Crystals[Array]:
+    """Put crystals one after the other, as `Crystals` with sites; None becomes one of no orbits."""
+    good = [c for c in crystals if c is not None]
+    whole, none = np.zeros(0, np.int64), np.zeros((3, 3))
+    return Crystals(
+        np.concatenate([whole, *(c.atomic_numbers for c in good)]).astype(np.uint8),
+        np.concatenate([np.zeros((0, 3)), *(c.coords for c in good)]),
+        np.array([none if c is None else basis_of(c.number, c.cell) for c in crystals]),
+        np.array([0 if c is None else len(c.letters) for c in crystals], np.int64),
+        sites=np.concatenate([whole, *(LETTERS * c.number + c.letters for c in good)]),
+    )
 
-    Attributes:
-        numbers: ``(M,)`` int64, space groups; 0 for a crystal that has none, and no orbits.
-        cells: ``(M, 6)``, as in `OrbitCrystal`.
-        num_orbits: ``(M,)`` int64.
-        atomic_numbers: ``(O,)`` int64.
-        letters: ``(O,)`` int64.
-        coords: ``(O, 3)``.
-    """
 
-    numbers: Array
-    cells: Array
-    num_orbits: Array
-    atomic_numbers: Array
-    letters: Array
-    coords: Array
-
-    @staticmethod
-    def of(crystals: Sequence[OrbitCrystal | None]) -> Orbits:
-        """Put crystals one after the other; None becomes a crystal of no orbits."""
-        good = [c for c in crystals if c is not None]
-        whole, none = np.zeros(0, np.int64), np.zeros(6)
-        return Orbits(
-            np.array([0 if c is None else c.number for c in crystals], np.int64),
-            np.array([none if c is None else c.cell for c in crystals]).reshape(-1, 6),
-            np.array([0 if c is None else len(c.letters) for c in crystals], np.int64),
-            np.concatenate([whole, *(c.atomic_numbers for c in good)]),
-            np.concatenate([whole, *(c.letters for c in good)]),
-            np.concatenate([np.zeros((0, 3)), *(c.coords for c in good)]),
-        )
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __iter__(self) -> Iterator[OrbitCrystal]:
-        """Yield one crystal after the other."""
-        ends = self.num_orbits.cumsum()
-        for row, (start, end) in enumerate(zip(ends - self.num_orbits, ends, strict=True)):
-            own = slice(int(start), int(end))
-            parts = self.atomic_numbers[own], self.letters[own], self.coords[own]
-            yield OrbitCrystal(int(self.numbers[row]), self.cells[row], *parts)
+def orbit_crystal(crystals: Crystals[Array], row: int) -> OrbitCrystal:
+    """Return one of crystals with sites, in arrays, that has orbits."""
+    numbers, coords, basis = crystals.crystal(row)
+    assert crystals.sites is not None
+    start = int(crystals.starts[row])
+    groups, letters = np.divmod(crystals.sites[start : start + len(numbers)], LETTERS)
+    return OrbitCrystal(int(groups[0]), cells_of(basis), numbers, letters, coords)
 
 
 def projected_cells(number: int, cells: Array) -> Array:
@@ -119,34 +95,42 @@ def basis_of(number: int, cells: Array) -> Array:
     return bases.reshape(*cells.shape[:-1], 3, 3)
 
 
-def crystals_of(orbits: Orbits) -> Crystals[Array]:
+def crystals_of(orbits: Crystals[Array]) -> Crystals[Array]:
     """Return the primitive cells of crystals, exactly as symmetric as their groups say.
 
-    Representatives are moved onto their letters' places, cells onto the crystal system.
+    Atoms are moved onto the nearest points of their letters' places, cells onto the crystal system.
+
+    Args:
+        orbits: in arrays, with sites.
 
     Returns:
-        Crystals in the order of ``orbits``, atoms orbit after orbit; one without a group, or with
-        angles that no cell has, has no atoms.
+        Crystals of all atoms in the order of ``orbits``, orbit after orbit; one without orbits, or
+        with angles that no cell has, has no atoms.
     """
-    owners = np.arange(len(orbits)).repeat(orbits.num_orbits)
+    assert orbits.sites is not None
+    groups, letters = np.divmod(orbits.sites, LETTERS)
+    numbers = np.zeros(len(orbits), np.int64)
+    numbers[orbits.owners] = groups
     lattices = np.zeros((len(orbits), 3, 3))
-    counts = np.zeros(len(owners), np.int64)
+    counts = np.zeros(len(groups), np.int64)
     parts: list[tuple[Array, Array]] = []
-    for number in np.unique(orbits.numbers[orbits.numbers > 0]).tolist():
-        table, rows = group(number), orbits.numbers == number
-        bases = basis_of(number, orbits.cells[rows])
+    for number in np.unique(numbers[numbers > 0]).tolist():
+        table, rows = group(number), numbers == number
+        rows[rows] = np.isfinite(orbits.lattice[rows]).all((1, 2))
+        bases = basis_of(number, cells_of(orbits.lattice[rows]))
         rows[rows] = real = np.isfinite(bases).all((1, 2))
         lattices[rows] = table.primitive @ bases[real]
         inverse = np.linalg.inv(table.primitive)
-        for letter in np.unique(orbits.letters[rows[owners]]):
-            chosen = np.flatnonzero(rows[owners] & (orbits.letters == letter))
+        for letter in np.unique(letters[rows[orbits.owners]]):
+            chosen = np.flatnonzero(rows[orbits.owners] & (letters == letter))
             place = table.places[letter]
-            images = place.images(place.project(orbits.coords[chosen])[:, None])
+            images = place.images(table.nearest(place, orbits.frac_coords[chosen])[:, None])
             counts[chosen] = images.shape[1]
             parts.append((chosen, wrapped(images @ inverse)))
     starts = counts.cumsum() - counts
     coords = np.empty((int(counts.sum()), 3))
     for chosen, images in parts:
         coords[ranges(starts[chosen], counts[chosen])] = images.reshape(-1, 3)
-    atoms = np.bincount(owners, counts, len(orbits)).astype(np.int64)
-    return Crystals(orbits.atomic_numbers.repeat(counts).astype(np.uint8), coords, lattices, atoms)
+    atoms = np.bincount(orbits.owners, counts, len(orbits)).astype(np.int64)
+    numbers = orbits.atomic_numbers.repeat(counts).astype(np.uint8)
+    return Crystals(numbers, coords, lattices, atoms, orbits.targets, ids=orbits.ids)

@@ -154,6 +154,18 @@ class Group:
         shifts = self._lattice[rows[step]] - whole[query, index]
         return Maps(chosen.rotations, chosen.shifts + shifts), ways[query, index, step]
 
+    def nearest(self, place: Place, points: Array) -> Array:
+        """Return the points of a place that are nearest to ``(Q, 3)``, modulo lattice translations.
+
+        Near is meant in fractional coordinates.
+        """
+        off = np.eye(3) - place.project.rotations
+        seen, rows = self._returns(off)
+        inside = points - np.floor(points)
+        ways = (inside @ off.T - place.project.shifts)[:, None] + seen
+        best = (ways * ways).sum(-1).argmin(1)
+        return place.project(inside + self._lattice[rows[best]])
+
     def _returns(self, off: Array) -> tuple[Array, Array]:
         """Return the distinct effects of lattice translations, and one translation for each."""
         key = off.tobytes()

@@ -17,10 +17,10 @@ from chemeleon.data.columns import columns_of
 from chemeleon.data.crystal import Record
 from chemeleon.data.limits import Limits
 from chemeleon.data.parse import ParsedChunk, parse_chunk
-from chemeleon.data.pool import run_parallel, worker_count
 from chemeleon.data.problems import Problem, problems_error
 from chemeleon.data.sources import is_archive, read_records
 from chemeleon.terminal import progress_bar
+from chemeleon.workers import run_parallel, worker_count
 
 _CHUNK = 128
 _MOST_PROBLEMS = 200_000  # what is no list of crystals must not fill memory with reasons

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from chemeleon.crystals.batch import Crystals
 from chemeleon.data.labels import Labels
 from chemeleon.data.parse import PARSER_VERSION
 from chemeleon.data.problems import Problem
-from chemeleon.storage import at_home, hold, write_atomically
+from chemeleon.storage import cache_dir, hold, write_atomically
 
 logger = logging.getLogger(__name__)
 _FORMAT = 4
@@ -77,12 +76,6 @@ class ParsedSet:
             targets=dict(self.columns),
             ids=self.ids,
         )
-
-
-def cache_dir() -> Path:
-    """Return ``$CHEMELEON_CACHE``, else ``~/.cache/chemeleon``."""
-    given = os.environ.get("CHEMELEON_CACHE")
-    return at_home(given or "~/.cache/chemeleon")
 
 
 def cached(source: str, options: dict[str, object], build: Callable[[], ParsedSet]) -> ParsedSet:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from chemeleon.crystals.files import write_structures
 from chemeleon.crystals.symmetry import Cell
 from chemeleon.data.parse import from_structure
-from chemeleon.data.pool import run_parallel, worker_count
 from chemeleon.errors import DataError
+from chemeleon.workers import run_parallel, worker_count
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

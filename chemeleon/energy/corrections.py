@@ -21,7 +21,7 @@ import numpy as np
 
 from chemeleon.crystals.symbols import symbol
 from chemeleon.data.crystal import Crystal, structure_of
-from chemeleon.data.pool import run_parallel, worker_count, workers_wait
+from chemeleon.workers import run_parallel, worker_count, workers_wait
 
 OXYGEN, SULFUR = 8, 16
 STRONG = frozenset({7, 8, 9, 17, 35, 36, 53, 54})  # more electronegative than sulfur

@@ -17,9 +17,9 @@ import numpy as np
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, space_group
 from chemeleon.data.niggli import cell_parameters
 from chemeleon.data.parse import BadCrystalError, Crystal, parse_as_given
-from chemeleon.data.pool import NO_ANSWER
 from chemeleon.evaluation.matching.limits import TimeUpError, time_limit
 from chemeleon.evaluation.work import Each
+from chemeleon.workers import NO_ANSWER
 
 DESCRIPTION_VERSION = 2  # part of the key of cached references
 OXIDATION_STATES = "smact14"

@@ -22,7 +22,6 @@ import numpy as np
 
 from chemeleon.config.plain_json import parse_json
 from chemeleon.crystals.batch import Array, Crystals
-from chemeleon.data.cache import cache_dir
 from chemeleon.data.named import find_set
 from chemeleon.data.parse import PARSER_VERSION
 from chemeleon.data.problems import OnError
@@ -32,7 +31,7 @@ from chemeleon.evaluation.describe import DESCRIPTION_VERSION, NUMBERS, TEXTS
 from chemeleon.evaluation.matching.grouping import Prepared, composition_keys, prepare
 from chemeleon.evaluation.matching.reduced import REDUCTION_VERSION
 from chemeleon.evaluation.work import Progress
-from chemeleon.storage import write_atomically
+from chemeleon.storage import cache_dir, write_atomically
 
 NOVEL, DISORDERED = "novel", "novel_disordered"  # columns of novelty against all references
 logger = logging.getLogger(__name__)

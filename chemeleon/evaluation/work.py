@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any, ClassVar, TypeVar
 
-from chemeleon.data.pool import Rescue, Worker, run_parallel, worker_count, workers_wait
+from chemeleon.workers import Rescue, Worker, run_parallel, worker_count, workers_wait
 
 logger = logging.getLogger(__name__)
 S = TypeVar("S", bound=Sequence[Any])
@@ -57,7 +57,7 @@ def run(job: Job) -> Any:
 
 
 def rescue(job: Job) -> Rescue:
-    """Return how `data.pool` goes on after jobs of this kind; why the first is given up is logged,
+    """Return how `workers` goes on after jobs of this kind; why the first is given up is logged,
     as not every result can say it."""
     logged = threading.Event()
 

@@ -42,7 +42,7 @@ class GuidedDenoiser:
         network: nn.Module,
         num_atoms: Tensor,
         layout: Layout,
-        types: Tensor | None,
+        known: Tensor | None,
         asked: Asked,
         process: NoiseProcess | None,
     ) -> None:
@@ -52,12 +52,12 @@ class GuidedDenoiser:
             network: a ``LatentDiffusion``, or what training has made of it.
             num_atoms: ``(B,)``.
             layout: where the atoms are.
-            types: ``(B, N)`` atomic numbers, for models that are given them.
+            known: of ``LatentDiffusion.known``, what the model is conditioned on.
             asked: conditions and guidance.
             process: of a model with self-conditioning, whose last estimate of the clean latents it
                 is given; None without.
         """
-        self.network, self.num_atoms, self.layout, self.types = network, num_atoms, layout, types
+        self.network, self.num_atoms, self.layout, self.known = network, num_atoms, layout, known
         self.asked, self.process = asked, process
         self.branches = asked.branches()
 
@@ -67,7 +67,7 @@ class GuidedDenoiser:
         """Evaluate the network for latents ``(B, N, L)`` at times ``(B,)``, or ``(1,)`` for all."""
         features, hidden = request or (None, None)
         out = self.network(
-            z, t, self.num_atoms, features, hidden, self.layout, self.types, *estimate
+            z, t, self.num_atoms, features, hidden, self.layout, self.known, *estimate
         )
         prediction = out.prediction.float()
         variance = None if out.variance is None else out.variance.float()

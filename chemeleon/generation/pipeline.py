@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from chemeleon.checkpoints.push import PushOptions
 from chemeleon.checkpoints.store import weights_hash
 from chemeleon.config.schedulers import SCHEDULERS, SamplerConfig
-from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch, Crystals
+from chemeleon.crystals.batch import LETTERS, MAX_ATOMIC_NUMBER, CrystalBatch, Crystals
 from chemeleon.crystals.lattice import wrap
 from chemeleon.crystals.ordering import Order, arrange_atoms
 from chemeleon.crystals.random import fold, make_keys, normal, uniform
@@ -114,9 +114,34 @@ class Pipeline:
             kept[: len(weights)] = weights
             chosen = kept[index]
             weights = kept.zero_().index_copy_(0, index, chosen if chosen.any() else chosen + 1)
-        bounds = torch.cumsum(weights / weights.sum(), 0)
+        return _drawn(weights, uniform(fold(keys, "size")).double().cpu())
+
+    def draw_groups(
+        self, keys: Tensor, wanted: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw space groups and numbers of orbits, ``(M,)`` each, from the training histogram.
+
+        Args:
+            keys: ``(M,)`` random keys.
+            wanted: space group of each crystal, or one for all; by default as in training.
+
+        Raises:
+            GenerationError: if training had no crystal of a wanted group.
+        """
+        weights = self.model.group_histogram.double().cpu()
         draws = uniform(fold(keys, "size")).double().cpu()
-        return torch.searchsorted(bounds, draws, right=True).clamp_max(len(weights) - 1)
+        if wanted is None:
+            place = _drawn(weights.flatten(), draws)
+            return place // weights.shape[1], place % weights.shape[1]
+        groups = torch.tensor(list(wanted)).expand(len(keys))
+        sizes = torch.zeros(len(keys), dtype=torch.int64)
+        for number in groups.unique().tolist():
+            if not weights[number].any():
+                raise GenerationError(
+                    f"no training crystal of this model has space group {number}: ask for another"
+                )
+            sizes[groups == number] = _drawn(weights[number], draws[groups == number])
+        return groups, sizes
 
     def _sizes(self, keys: Tensor, options: Options, types: Tensor | None) -> Tensor:
         """Return the numbers of atoms ``(M,)``: of the atoms given, or drawn."""
@@ -176,7 +201,12 @@ class Pipeline:
         types = (
             None if atoms is None else _table(atoms, self.model.vae.config.atom_order, num_samples)
         )
-        sizes = self._sizes(keys, given, types)
+        groups = None
+        if self.model.config.denoiser.space_group:
+            _check_orbits(given)
+            groups, sizes = self.draw_groups(keys, given.get("space_group"))
+        else:
+            sizes = self._sizes(keys, given, types)
         order = torch.argsort(sizes, stable=True)  # like sizes together: little padding
         mine = order[given.get("rank", 0) :: given.get("world", 1)]
         wanted = given.get("batch_size")
@@ -191,7 +221,8 @@ class Pipeline:
             if self.device.type == "cuda":
                 torch.cuda.set_device(index)  # each thread has its own
             chosen = mine[start : start + size]
-            shapes = _shapes(sizes[chosen], None if types is None else types[chosen])
+            parts = [None if x is None else x[chosen] for x in (types, groups)]
+            shapes = _shapes(sizes[chosen], *parts)
             context, own = self.autocast(precision), asked.of(chosen, self.device)
             made = self.make(reverse, shapes, own, keys[chosen], autocast=context, stop=stop)
             names = [f"sample-{i:06d}" for i in chosen.tolist()]
@@ -284,8 +315,7 @@ class Pipeline:
         model, shapes, keys = self.model, shapes.to(self.device), keys.to(self.device)
         first = keys if start_keys is None else start_keys.to(self.device)
         start = normal(fold(first, "start"), (shapes.width, model.vae.config.latent_dim))
-        types = shapes.atomic_numbers if model.config.denoiser.types else None
-        given = (shapes.num_atoms, Layout.of(shapes), types, asked, self.estimator)
+        given = (shapes.num_atoms, Layout.of(shapes), model.known(shapes), asked, self.estimator)
         denoiser = GuidedDenoiser(network or model, *given)
         with autocast:  # around the whole trajectory: weights are rounded once
             predict = StepwiseDenoiser(
@@ -300,7 +330,7 @@ class Pipeline:
             z = model.unstandardise(clean) * shapes.mask.unsqueeze(-1)
             decoded = asked.restrict(model.vae.decode(z, shapes))
         price = reverse.sampler.element_price
-        flat = model.vae.to_crystals(decoded, shapes, price).to("cpu").flatten()
+        flat = model.vae.to_crystals(decoded, shapes, price)
         estimates = [torch.stack(steps) for steps in zip(*predict.estimates, strict=True)]
         crystals = replace(flat, frac_coords=wrap(flat.frac_coords))
         return Made(crystals, clean, trajectory, estimates)
@@ -318,8 +348,24 @@ class Pipeline:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
 
-def _shapes(sizes: Tensor, types: Tensor | None = None) -> CrystalBatch:
-    """Return crystals of these sizes (and atoms) with no geometry yet, packed."""
+def _drawn(weights: Tensor, draws: Tensor) -> Tensor:
+    """Return places in a list, by their weights, for uniform numbers."""
+    bounds = torch.cumsum(weights / weights.sum(), 0)
+    return torch.searchsorted(bounds, draws, right=True).clamp_max(len(weights) - 1)
+
+
+def _check_orbits(options: Options) -> None:
+    if options.get("num_atoms") is not None:
+        raise GenerationError(
+            "this model makes orbits, and the letters that it chooses say how many atoms they have:"
+            " leave out num_atoms, or use a model of tokens=atoms"
+        )
+
+
+def _shapes(
+    sizes: Tensor, types: Tensor | None = None, groups: Tensor | None = None
+) -> CrystalBatch:
+    """Return crystals of these sizes (and atoms, or groups) with no geometry yet, packed."""
     width = int(sizes.max())
     mask = torch.arange(width) < sizes.unsqueeze(-1)
     full = bool(mask.all())
@@ -328,6 +374,7 @@ def _shapes(sizes: Tensor, types: Tensor | None = None) -> CrystalBatch:
         frac_coords=torch.zeros(len(sizes), width, 3),
         lattice=torch.eye(3).expand(len(sizes), 3, 3),
         num_atoms=sizes,
+        sites=None if groups is None else mask * groups.unsqueeze(-1) * LETTERS,
         tokens=None if full else torch.nonzero(mask.flatten()).squeeze(-1),
         full=full,
         check=False,

@@ -109,7 +109,7 @@ def denoising_error(
     for chunk in order.split(BATCH):
         batch = crystals.batch(chunk).to(pipeline.device)
         mask, keys = batch.mask, make_keys(0, torch.zeros_like(batch.num_atoms))
-        given = batch.num_atoms, Layout.of(batch), batch.atomic_numbers
+        given = batch.num_atoms, Layout.of(batch), model.known(batch)
         # a model with self-conditioning is shown no estimate, alike for all candidates
         denoiser = GuidedDenoiser(model, *given, nothing.of(chunk, pipeline.device), None)
         with pipeline.autocast(precision):

@@ -187,6 +187,8 @@ class Options(TypedDict, total=False):
     Attributes:
         atoms: atomic numbers of each crystal, ``M`` lists, for a model of kind csp; the crystals
             have exactly these, in the order of the model's training.
+        space_group: of each crystal, or one for all, for a model on orbits; by default as in
+            training.
         sampler: scheduler, steps and eta; by default what the model's config says.
         rank: make only every ``world``-th crystal, in the order of sizes, beginning with this one.
         world: processes that share the work.
@@ -195,6 +197,7 @@ class Options(TypedDict, total=False):
     seed: int
     num_atoms: Sequence[int] | None
     atoms: Sequence[Sequence[int]] | None
+    space_group: Sequence[int] | None
     sampler: SamplerConfig | None
     batch_size: int | None
     precision: Precision

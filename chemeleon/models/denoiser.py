@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from chemeleon.checkpoints.opened import KEPT_AS, ModelFolder
 from chemeleon.config.architecture import ConditionConfig, LDMConfig, VAEConfig
 from chemeleon.config.requests import MAX_ATOMS
-from chemeleon.crystals.batch import Crystals
+from chemeleon.crystals.batch import LETTERS, CrystalBatch, Crystals
 from chemeleon.crystals.formula import atom_histogram, formula_histogram
+from chemeleon.crystals.symbols import SPACE_GROUPS
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.networks.base import Denoised, find_network
@@ -29,7 +30,8 @@ class LatentDiffusion(Pretrained):
 
     Buffers: ``latent_mean`` and ``latent_std`` ``(L,)``; ``size_histogram`` counts training
     crystals by number of atoms; ``formula_histogram`` (of models that are told the elements) by
-    atoms of the reduced formula and of the cell.
+    atoms of the reduced formula and of the cell; ``group_histogram`` (of models that are
+    conditioned on the space group, whose sizes are numbers of orbits) by group and size.
     """
 
     kinds = ("ldm",)
@@ -37,6 +39,7 @@ class LatentDiffusion(Pretrained):
     latent_std: Tensor
     size_histogram: Tensor
     formula_histogram: Tensor
+    group_histogram: Tensor
 
     def __init__(self, config: LDMConfig, vae: CrystalVAE, size_histogram: Tensor) -> None:
         super().__init__()
@@ -55,6 +58,9 @@ class LatentDiffusion(Pretrained):
         if config.denoiser.types:
             sizes = len(size_histogram)
             self.register_buffer("formula_histogram", torch.zeros(sizes, sizes))
+        if config.denoiser.space_group:
+            shape = SPACE_GROUPS + 1, len(size_histogram)
+            self.register_buffer("group_histogram", torch.zeros(shape))
 
     def count(self, train: Crystals) -> None:
         """Remember how often sizes, and formulas of a csp model, occur in ``train``.
@@ -70,6 +76,17 @@ class LatentDiffusion(Pretrained):
         self.size_histogram = sizes
         if self.config.denoiser.types:
             self.formula_histogram = formula_histogram(train).to(sizes)
+        if self.config.denoiser.space_group:
+            assert train.sites is not None
+            place = train.sites[train.starts] // LETTERS * len(sizes) + train.num_atoms
+            counts = torch.bincount(place, minlength=self.group_histogram.shape[0] * len(sizes))
+            self.group_histogram = counts.view(-1, len(sizes)).to(sizes)
+
+    def known(self, batch: CrystalBatch) -> Tensor | None:
+        """Return what the denoiser is conditioned on, of each token; see ``Network.forward``."""
+        if self.config.denoiser.types:
+            return batch.atomic_numbers
+        return batch.sites if self.config.denoiser.space_group else None
 
     @classmethod
     def outline(cls, folder: ModelFolder) -> LatentDiffusion:
@@ -91,8 +108,10 @@ class LatentDiffusion(Pretrained):
     def from_folder(cls, folder: ModelFolder) -> LatentDiffusion:
         """See ``Pretrained``."""
         model = super().from_folder(folder)
-        if model.config.denoiser.types and (model.formula_histogram < 0).any():
-            raise folder.problem("formula_histogram counts less than no crystal")
+        for name in ("formula_histogram", "group_histogram"):
+            counts = getattr(model, name, None)
+            if counts is not None and (counts < 0).any():
+                raise folder.problem(f"{name} counts less than no crystal")
         return model
 
     def add_conditions(self, configs: Mapping[str, ConditionConfig]) -> ConditionEncoder:

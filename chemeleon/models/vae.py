@@ -7,6 +7,7 @@ Shapes: ``B`` crystals, ``N`` padded atoms, ``L`` latent channels, ``D`` width. 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,14 +16,16 @@ from torch import Tensor, nn
 
 from chemeleon.checkpoints.opened import ModelFolder
 from chemeleon.config.architecture import VAEConfig, VAELossConfig
-from chemeleon.crystals.batch import CrystalBatch, Crystals
+from chemeleon.crystals.batch import LETTERS, CrystalBatch, Crystals
 from chemeleon.crystals.lattice import lattice_angles, lattice_from_parameters, lattice_lengths
+from chemeleon.crystals.orbit_sets import with_all_atoms, write_as_orbits
 from chemeleon.crystals.ordering import arrange
-from chemeleon.errors import CheckpointError
+from chemeleon.errors import CheckpointError, DataError
 from chemeleon.models.elements import CLASSES, choose_elements, element_embedding
 from chemeleon.models.layers import Transformer, index_embedding
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import Pretrained
+from chemeleon.models.sites import SiteEncoder
 
 
 class Posterior(NamedTuple):
@@ -45,20 +48,22 @@ class Decoded(NamedTuple):
 
     ``type_logits`` ``(B, N, 100)`` or None (csp); ``coords`` ``(B, N, 3)`` for the raw head or
     ``(B, N, 6)`` (three sines, three cosines) for the angle head; ``lengths`` scaled, ``(B, 3)``;
-    ``angles`` ``(B, 3)``.
+    ``angles`` ``(B, 3)``; ``letter_logits`` ``(B, N, 27)`` of Wyckoff letters or None (atoms).
     """
 
     type_logits: Tensor | None
     coords: Tensor
     lengths: Tensor
     angles: Tensor
+    letter_logits: Tensor | None = None
 
 
 class VAEOutput(NamedTuple):
-    """Result of ``forward``."""
+    """Result of ``forward``; ``scale`` ``(B, 1)`` is what scaled lengths are multiplied with."""
 
     posterior: Posterior
     decoded: Decoded
+    scale: Tensor
 
 
 class CrystalVAE(Pretrained):
@@ -77,6 +82,7 @@ class CrystalVAE(Pretrained):
         width = config.width
         coords_in = 3 if config.coordinate_input == "raw" else 6 * len(config.fourier_frequencies)
         self.type_embedding = nn.Embedding(CLASSES, width)
+        self.sites = SiteEncoder(width) if config.tokens == "orbits" else None
         self.lattice_embedding = _embedder(9, width)
         self.coords_embedding = _embedder(coords_in, width)
         self.encoder = self._transformer(config.encoder_layers)
@@ -124,7 +130,9 @@ class CrystalVAE(Pretrained):
         return {"vae": self.config.model_dump(mode="json")}
 
     def arranged(self, crystals: Crystals) -> Crystals:
-        """Return crystals as the encoder was shown them: in its order of atoms."""
+        """Return crystals as the encoder was shown them: in its order of atoms, or as orbits."""
+        if self.sites is not None:
+            return crystals if crystals.sites is not None else write_as_orbits(crystals)
         return arrange(crystals, self.config.atom_order)
 
     def encode(self, batch: CrystalBatch) -> Posterior:
@@ -140,6 +148,9 @@ class CrystalVAE(Pretrained):
             + self.coords_embedding(self._coordinate_features(batch.frac_coords))
             + self._places(batch)
         )
+        if self.sites is not None:
+            sites = _sites_of(batch)
+            x = x + self.sites.embed(sites) + self.sites.of_group(sites)
         features = self.encoder(x, Layout.of(batch))
         mean, logvar = self.to_moments(features).float().chunk(2, dim=-1)
         return Posterior(mean, logvar.clamp(-30, 20)), features
@@ -158,6 +169,8 @@ class CrystalVAE(Pretrained):
     def decode(self, z: Tensor, batch: CrystalBatch) -> Decoded:
         """Decode latents ``(B, N, L)``; of ``batch`` only the sizes (and types, csp) are used."""
         x = self.from_latent(z) + self._places(batch)
+        if self.sites is not None:
+            x = x + self.sites.of_group(_sites_of(batch))
         if self.decoder_types is not None:
             x = x + self.decoder_types(batch.atomic_numbers)
         features = self.decoder(x, Layout.of(batch))
@@ -169,25 +182,47 @@ class CrystalVAE(Pretrained):
             coords=self.coords_head(features),
             lengths=lattice[:, :3],
             angles=lattice[:, 3:],
+            letter_logits=None
+            if self.sites is None
+            else self.sites.logits(features, _sites_of(batch)),
         )
+
+    def scale(self, batch: CrystalBatch) -> Tensor:
+        """Return the cube root of the atoms in the cell, which scaled lengths go with, ``(B, 1)``.
+
+        Of crystals written as orbits it is the conventional cell, whose sites must be known.
+        """
+        if self.sites is None:
+            atoms = batch.num_atoms.to(torch.float32)
+        else:
+            atoms = (self.sites.multiplicity(_sites_of(batch)) * batch.mask).sum(-1)
+        return atoms.unsqueeze(-1).pow(1 / 3)
 
     def forward(self, batch: CrystalBatch, noise: Tensor) -> VAEOutput:
         """Encode, draw with ``noise`` ``(B, N, L)``, decode."""
         posterior = self.encode(batch)
-        return VAEOutput(posterior, self.decode(posterior.sample(noise), batch))
+        decoded = self.decode(posterior.sample(noise), batch)
+        return VAEOutput(posterior, decoded, self.scale(batch))
 
     def to_crystals(
         self, decoded: Decoded, batch: CrystalBatch, element_price: float = 0.0
-    ) -> CrystalBatch:
+    ) -> Crystals:
         """Turn the decoder's answer into crystals of the sizes (and types, csp) of ``batch``.
+
+        They are in main memory with all of their atoms, also those that were decoded as orbits;
+        then one whose cell cannot be has no atoms.
 
         Args:
             decoded: of ``decode``.
             batch: what was decoded.
             element_price: see ``choose_elements``.
         """
-        num_atoms = batch.num_atoms.to(torch.float32).unsqueeze(-1)
-        lengths = decoded.lengths.float() * num_atoms.pow(1 / 3)
+        if self.sites is not None:
+            assert decoded.letter_logits is not None
+            given = _sites_of(batch)
+            sites = self.sites.choose(decoded.letter_logits, batch.mask, given)
+            batch = replace(batch, sites=sites, check=False)
+        lengths = decoded.lengths.float() * self.scale(batch)
         if decoded.type_logits is None:
             types = batch.atomic_numbers
         else:
@@ -198,13 +233,15 @@ class CrystalVAE(Pretrained):
         else:
             frac_coords = decoded.coords.float()
         frac_coords = frac_coords.masked_fill(~batch.mask.unsqueeze(-1), 0.0)
-        return CrystalBatch(
+        made = CrystalBatch(
             atomic_numbers=types.masked_fill(~batch.mask, 0),
             frac_coords=frac_coords,
             lattice=lattice_from_parameters(lengths, decoded.angles.float()),
             num_atoms=batch.num_atoms,
+            sites=batch.sites,
             check=False,
         )
+        return with_all_atoms(made.to("cpu").flatten())
 
 
 def vae_losses(
@@ -227,9 +264,8 @@ def vae_losses(
     mask = target.mask
     decoded = output.decoded
     lengths, angles = lattice_lengths(target.lattice), lattice_angles(target.lattice)
-    scale = target.num_atoms.to(torch.float32).unsqueeze(-1).pow(1 / 3)
     terms = {
-        "lengths": (decoded.lengths - lengths / scale).square().sum() / (3 * crystals),
+        "lengths": (decoded.lengths - lengths / output.scale).square().sum() / (3 * crystals),
         "angles": (decoded.angles - angles).square().sum() / (3 * crystals),
         "coords": (_coordinate_error(decoded.coords, target.frac_coords) * mask).sum() / atoms,
         "kl": (output.posterior.kl() * mask).sum() / atoms,
@@ -240,6 +276,12 @@ def vae_losses(
             decoded.type_logits.flatten(0, 1), target.atomic_numbers.flatten(), reduction="none"
         )
         terms["types"] = (entropy * mask.flatten()).sum() / atoms
+    if decoded.letter_logits is not None:
+        letters = _sites_of(target) % LETTERS
+        entropy = F.cross_entropy(
+            decoded.letter_logits.flatten(0, 1), letters.flatten(), reduction="none"
+        )
+        terms["letters"] = (entropy * mask.flatten()).sum() / atoms
     total = sum(getattr(weights, name) * term for name, term in terms.items())
     return {"loss": torch.as_tensor(total), **terms}
 
@@ -262,6 +304,12 @@ def _coordinate_error(coords: Tensor, target: Tensor) -> Tensor:
     ) / (2 * math.pi)
     length = torch.sqrt(sine.square() + cosine.square() + 1e-8)
     return (difference.square() + 0.01 * (length - 1).square()).mean(-1)
+
+
+def _sites_of(batch: CrystalBatch) -> Tensor:
+    if batch.sites is None:
+        raise DataError("a VAE with tokens=orbits takes crystals of `arranged`, with sites")
+    return batch.sites
 
 
 def _embedder(inputs: int, width: int) -> nn.Sequential:

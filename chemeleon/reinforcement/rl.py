@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from chemeleon.config.schema import RLTrainConfig
 from chemeleon.crystals.batch import Crystals
-from chemeleon.data.pool import worker_count
 from chemeleon.diffusion.reverse import ReverseDiffusion
 from chemeleon.errors import ConfigError, TrainingError
 from chemeleon.models.denoiser import LatentDiffusion
@@ -32,6 +31,7 @@ from chemeleon.reinforcement.rollout import Policy, draw_prompts
 from chemeleon.storage import Draft
 from chemeleon.training.adapted import Adapted, WritesLDM
 from chemeleon.training.stage import Place, RunContext
+from chemeleon.workers import worker_count
 
 CPU_PAIRS = 1024
 MOST_TOKENS = 32_768  # per backward pass on a GPU; more do not make it faster

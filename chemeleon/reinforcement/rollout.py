@@ -144,8 +144,9 @@ class Policy:
         found = {"num_atoms": batch.num_atoms}
         if batch.tokens is not None:
             found["slots"] = batch.tokens
-        if self.model.config.denoiser.types:
-            found["types"] = batch.atomic_numbers
+        known = self.model.known(batch)
+        if known is not None:
+            found["known"] = known
         conditions = self.model.denoiser.conditions
         if conditions is not None:
             features = conditions.featurise(batch)
@@ -183,7 +184,7 @@ class Policy:
         mask = torch.arange(z.shape[1], device=sizes.device) < sizes.unsqueeze(-1)
         layout = Layout.from_mask(mask, sizes, inputs.get("slots"), full=full)
         asked = self._asked(inputs)
-        given = (sizes, layout, inputs.get("types"), asked, self.pipeline.estimator)
+        given = (sizes, layout, inputs.get("known"), asked, self.pipeline.estimator)
         estimates = [value for key, value in inputs.items() if key.startswith(ESTIMATE)]
         pushed = None
         if self.interval != ALL:

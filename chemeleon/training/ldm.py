@@ -138,7 +138,7 @@ class LDMStage(WritesLDM, DataStage):
                 for name, flags in hidden.items()
             }
         asked = (noised.z, noised.t, crystals.num_atoms, features, hidden, Layout.of(crystals))
-        asked = (*asked, crystals.atomic_numbers)
+        asked = (*asked, self.model.known(crystals))
         estimate = None
         if self.config.ldm.denoiser.self_conditioning:
             with torch.no_grad():
@@ -221,6 +221,12 @@ def _start(
             f" ldm.denoiser.types={str(ldm.denoiser.types).lower()} goes with kind {kind}: train"
             f" the VAE with a {kind} preset (vae train --preset .../{kind}), or the LDM with"
             f" {'.../csp' if vae.config.kind == 'csp' else '.../null'}"
+        )
+    if ldm.denoiser.space_group != (vae.config.tokens == "orbits"):
+        raise ConfigError(
+            f"{ldm.vae_ckpt_path} is a VAE of tokens={vae.config.tokens}, but"
+            f" ldm.denoiser.space_group={str(ldm.denoiser.space_group).lower()}: a model on orbits"
+            " is conditioned on the space group, and no other is"
         )
     if ldm.denoiser.types and vae.config.atom_order == "file":
         raise ConfigError(

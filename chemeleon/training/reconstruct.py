@@ -42,6 +42,7 @@ def reconstruct(
     """
     import torch
 
+    from chemeleon.crystals.orbit_sets import with_all_atoms
     from chemeleon.data.named import find_set
     from chemeleon.evaluation.matching.pairs import TOLERANCES, match_pairs
     from chemeleon.evaluation.metrics.statistics import finite, share
@@ -61,8 +62,8 @@ def reconstruct(
         batch = crystals.batch(rows).to(where)
         with torch.no_grad():
             decoded = vae.decode(vae.encode(batch).mean, batch)
-            found = vae.to_crystals(decoded, batch).flatten()
-        pairs += list(zip(found, batch.flatten(), strict=True))
+            found = vae.to_crystals(decoded, batch)
+        pairs += list(zip(found, with_all_atoms(batch.to("cpu").flatten()), strict=True))
     result = match_pairs(pairs, "cdvae", jobs)
     ltol, stol, angle_tol = TOLERANCES["cdvae"]
     return {

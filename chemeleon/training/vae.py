@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from chemeleon.config.schema import VAETrainConfig
 from chemeleon.crystals.augment import augment, jitter
 from chemeleon.crystals.batch import Crystal, Crystals
+from chemeleon.crystals.orbit_sets import with_all_atoms
 from chemeleon.crystals.random import fold, normal
 from chemeleon.data.loader import Draw, EvalLoader, Loader
-from chemeleon.data.pool import worker_count
 from chemeleon.evaluation.matching.pairs import Pair, match_pairs
 from chemeleon.models.vae import CrystalVAE, vae_losses
 from chemeleon.training.stage import DataStage, Export, Place, RunContext
+from chemeleon.workers import worker_count
 
 
 class VAEStage(DataStage):
@@ -67,8 +68,8 @@ class VAEStage(DataStage):
                 output, batch.crystals, self.config.vae.loss, batch.atoms, batch.size
             )
             add_shares(totals, terms, batch.members / float(batch.size))
-            found += self.model.to_crystals(output.decoded, batch.crystals).flatten()
-            wanted += batch.crystals.flatten()
+            found += self.model.to_crystals(output.decoded, batch.crystals)
+            wanted += with_all_atoms(batch.crystals.flatten())
         limit = self.config.trainer.val_match_samples // world
         if limit == 0:
             return totals

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.crystals.batch import Array, Crystal, Crystals
-from chemeleon.data.pool import worker_count, workers_wait
 from chemeleon.evaluation.matching.limits import Tolerances
 from chemeleon.evaluation.matching.reduced import Reduce
 from chemeleon.evaluation.matching.verdicts import UNDECIDED, YES, MatchJob
 from chemeleon.evaluation.work import Progress, answers, finish, told
+from chemeleon.workers import worker_count, workers_wait
 
 _PAIRS = 300_000  # of one job, about
 _FEW_PAIRS = 1000

@@ -29,7 +29,7 @@ class TimeUpError(BaseException):
 
 _GRACE_SECONDS = 2.0
 _PATIENCE, _LEAST_PATIENCE_SECONDS = 30.0, 5.0
-_IN_POOL = "CHEMELEON_POOL_WORKER" in os.environ  # as `data.pool` marks its workers
+_IN_POOL = "CHEMELEON_POOL_WORKER" in os.environ  # as `workers` marks its workers
 
 
 def backstop(seconds: float) -> float:

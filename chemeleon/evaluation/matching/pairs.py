@@ -17,7 +17,6 @@ import numpy as np
 
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, Crystal, Crystals
 from chemeleon.data.crystal import structure_of
-from chemeleon.data.pool import NO_ANSWER, Worker, keep_workers
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.evaluation.matching.grouping import composition_keys
 from chemeleon.evaluation.matching.limits import (
@@ -29,6 +28,7 @@ from chemeleon.evaluation.matching.limits import (
 )
 from chemeleon.evaluation.matching.reduced import is_extreme
 from chemeleon.evaluation.work import TAME_ATOMS, Each, answers, run
+from chemeleon.workers import NO_ANSWER, Worker, keep_workers
 
 MatcherName = Literal["cdvae", "pymatgen", "lemat"]
 

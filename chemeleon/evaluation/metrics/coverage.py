@@ -29,14 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chemeleon.crystals.batch import Array, Crystal, Crystals
-from chemeleon.data.cache import cache_dir
 from chemeleon.data.crystal import structure_of
 from chemeleon.errors import ConfigError, DataError
 from chemeleon.evaluation.matching.limits import TimeUpError, time_limit
 from chemeleon.evaluation.metrics.base import Figure, Metric, Options, View
 from chemeleon.evaluation.reference import Reference
 from chemeleon.evaluation.work import Each, answers, told
-from chemeleon.storage import write_atomically
+from chemeleon.storage import cache_dir, write_atomically
 
 logger = logging.getLogger(__name__)
 Floats = NDArray[np.float64]

@@ -65,7 +65,7 @@ class Network(nn.Module, ABC):
         features: Mapping[str, Tensor] | None = None,
         drop: Mapping[str, Tensor] | None = None,
         layout: Layout | None = None,
-        types: Tensor | None = None,
+        known: Tensor | None = None,
         estimate: Tensor | None = None,
     ) -> Denoised:
         """Predict the noise (or velocity, or flow) in ``z``.
@@ -79,7 +79,8 @@ class Network(nn.Module, ABC):
                 conditional model.
             drop: condition name to ``(B,)`` or ``(1,)`` bool, True where the condition is hidden.
             layout: how the batch is packed, if it is.
-            types: ``(B, N)`` atomic numbers, for a model that is told them; 0 on padded slots.
+            known: ``(B, N)`` what the model is conditioned on, of each token; 0 on padded slots:
+                atomic numbers (``types``), or sites, whose space groups are read (``space_group``).
             estimate: ``(B, N, L)`` the clean latents that were predicted at the time before, for a
                 model with self-conditioning; without them it is told nothing.
         """

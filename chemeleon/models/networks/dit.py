@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chemeleon.config.architecture import LDMConfig
+from chemeleon.crystals.batch import LETTERS
+from chemeleon.crystals.symbols import SPACE_GROUPS
 from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.elements import element_embedding
 from chemeleon.models.layers import (
@@ -37,6 +39,8 @@ class Denoiser(Network):
         outputs = latent_dim * (2 if self.learned_variance else 1)
         self.embed = nn.Linear(latent_dim, width)
         self.types = element_embedding(width) if self.config.types else None
+        grouped = self.config.space_group
+        self.groups = nn.Embedding(SPACE_GROUPS + 1, width) if grouped else None
         again = self.config.self_conditioning
         self.estimate = nn.Linear(latent_dim, width, bias=False) if again else None
         self.time = nn.Sequential(
@@ -68,7 +72,7 @@ class Denoiser(Network):
         features: Mapping[str, Tensor] | None = None,
         drop: Mapping[str, Tensor] | None = None,
         layout: Layout | None = None,
-        types: Tensor | None = None,
+        known: Tensor | None = None,
         estimate: Tensor | None = None,
     ) -> Denoised:
         """See ``Network``."""
@@ -81,8 +85,11 @@ class Denoiser(Network):
         places = index_embedding(slots, self.config.width)[torch.minimum(slots, last)]
         x = self.embed(z) + places
         if self.types is not None:
-            assert types is not None
-            x = x + self.types(types)
+            assert known is not None
+            x = x + self.types(known)
+        if self.groups is not None:
+            assert known is not None
+            x = x + self.groups(known[:, :1] // LETTERS)
         if self.estimate is not None and estimate is not None:
             x = x + self.estimate(estimate)
         x = layout.pack(x)

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from chemeleon.config.bounds import Positive, Section
-from chemeleon.data.pool import keep_workers
 from chemeleon.evaluation.matching.amd import NEIGHBOURS, average_minimum_distances, chebyshev
 from chemeleon.evaluation.matching.grouping import (
     composition_keys,
@@ -35,6 +34,7 @@ from chemeleon.reinforcement.rewards.base import (
     Reward,
     needs_reference,
 )
+from chemeleon.workers import keep_workers
 
 
 class CreativityOptions(Section):

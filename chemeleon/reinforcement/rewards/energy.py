@@ -19,7 +19,6 @@ from torch import Tensor
 from chemeleon.config.bounds import OpenSection
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.symbols import symbol
-from chemeleon.data.cache import cache_dir
 from chemeleon.energy.hull import Hull
 from chemeleon.energy.hull_crystals import from_crystals
 from chemeleon.energy.hull_sources import Ground, default_hull, find_hull, hull_for
@@ -35,6 +34,7 @@ from chemeleon.reinforcement.rewards.base import (
     Reward,
     needs_reference,
 )
+from chemeleon.storage import cache_dir
 
 logger = logging.getLogger(__name__)
 _load = functools.lru_cache(maxsize=1)(load_potential)  # checked, then used

@@ -9,11 +9,11 @@ from pydantic import Field
 
 from chemeleon.config.bounds import Section
 from chemeleon.crystals.symbols import symbol
-from chemeleon.data.pool import keep_workers
 from chemeleon.evaluation.describe import Smact
 from chemeleon.evaluation.matching.grouping import composition_keys, elements_of
 from chemeleon.evaluation.work import answers
 from chemeleon.reinforcement.rewards.base import Answer, Candidates, Context, Reward
+from chemeleon.workers import keep_workers
 
 
 class ValidityOptions(Section):

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from chemeleon.config.requests import MAX_JOBS, whole_number
 from chemeleon.errors import DataError
 
-_COMMAND = "from chemeleon.data.pool import serve; serve()"
+_COMMAND = "from chemeleon.workers import serve; serve()"
 WORKER_SIGN = "CHEMELEON_POOL_WORKER"  # set in the environment of a worker, and only there
 _idle: list[subprocess.Popen[bytes]] = []  # processes that wait for the next call
 _keeping = threading.Event()

@@ -1,0 +1,111 @@
+"""Whole data sets written as orbits: on all cores, and once.
+
+Shapes: ``M`` crystals.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from chemeleon.crystals.batch import Array, Crystals
+from chemeleon.crystals.canonical import in_orbits
+from chemeleon.crystals.orbits import crystals_of
+from chemeleon.errors import DataError
+from chemeleon.storage import cache_dir, write_atomically
+from chemeleon.workers import run_parallel, worker_count
+
+logger = logging.getLogger(__name__)
+_VERSION = 1  # of canonical descriptions; those of another are made again
+_CHUNK = 128
+_IN_PROCESS = 200  # starting workers takes longer than writing so few
+
+
+def write_as_orbits(crystals: Crystals) -> Crystals:
+    """Return the crystals with one atom for each orbit, see `Crystals.sites`; from the cache if
+    they were written before.
+
+    Args:
+        crystals: ``M``, on the CPU.
+
+    Raises:
+        DataError: if there are some that no symmetry can be looked for in, as their cells are flat.
+    """
+    given = crystals.arrays()
+    digest = hashlib.sha256(f"{_VERSION} {version('moyopy')}".encode())
+    for part in (given.atomic_numbers, given.frac_coords, given.lattice, given.num_atoms):
+        digest.update(part.tobytes())
+    file = cache_dir() / "orbits" / f"{digest.hexdigest()[:32]}.npz"
+    found = _read(file)
+    if found is None:
+        found = _written(given)
+        _write(file, found)
+    none = np.flatnonzero(found.num_atoms == 0)
+    if len(none):
+        first = crystals.ids[none[0]] if crystals.ids else f"number {none[0]}"
+        raise DataError(
+            f"{len(none):,} of {len(crystals):,} crystals cannot be written as orbits: their cells"
+            f" are flat or hold numbers that are not finite, as in {first}; leave them out"
+        )
+    made = found.tensors()
+    floats = {"frac_coords": made.frac_coords.float(), "lattice": made.lattice.float()}
+    return replace(made, targets=crystals.targets, ids=crystals.ids, **floats)
+
+
+def with_all_atoms(crystals: Crystals) -> Crystals:
+    """Return crystals with all atoms of their primitive cells, in single precision if written so.
+
+    Crystals without sites are returned as they are. See `orbits.crystals_of`.
+
+    Args:
+        crystals: on the CPU.
+    """
+    if crystals.sites is None:
+        return crystals
+    whole = crystals_of(crystals.arrays()).tensors()
+    return whole.with_geometry(
+        whole.frac_coords.to(crystals.frac_coords), whole.lattice.to(crystals.lattice)
+    )
+
+
+def _written(crystals: Crystals[Array]) -> Crystals[Array]:
+    parts: Iterator[Crystals[Array]] = crystals.cut(_CHUNK)
+    if len(crystals) < _IN_PROCESS or worker_count() == 1:
+        return Crystals.join([in_orbits(part) for part in parts])
+    place = "chemeleon.crystals.canonical:in_orbits"
+    return Crystals.join(list(run_parallel(place, parts, worker_count())))
+
+
+def _write(file: Path, crystals: Crystals[Array]) -> None:
+    arrays = {name: getattr(crystals, name) for name in _ARRAYS}
+
+    def save(path: Path) -> None:
+        with path.open("wb") as stream:
+            np.savez(stream, **arrays)
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, save)
+    except OSError as error:
+        logger.warning("orbits are not cached: %s (set CHEMELEON_CACHE)", error)
+
+
+_ARRAYS = ("atomic_numbers", "frac_coords", "lattice", "num_atoms", "sites")
+
+
+def _read(file: Path) -> Crystals[Array] | None:
+    if not file.is_file():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return Crystals(**{name: arrays[name] for name in _ARRAYS})
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, DataError) as error:
+        logger.warning("the cached orbits %s are damaged (%s); made again", file, error)
+        return None

@@ -1,0 +1,219 @@
+"""Models whose tokens are orbits: what they make has the space group that was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from chemeleon import api
+from chemeleon.crystals.batch import LETTERS, Array, Crystal, Crystals
+from chemeleon.crystals.orbit_sets import with_all_atoms, write_as_orbits
+from chemeleon.crystals.symmetry import operations, space_group
+from chemeleon.crystals.wyckoff import group
+from chemeleon.errors import ChemeleonError, ConfigError, DataError, GenerationError
+from chemeleon.generation.pipeline import Pipeline
+from chemeleon.models.sites import SiteEncoder
+from chemeleon.models.vae import CrystalVAE
+from tests.conftest import TINY_LDM, TINY_VAE, demo_crystals
+
+FORM = ["data.augment={rotate: false, translate: false}"]
+ORBITS = [*FORM, "vae.tokens=orbits", "vae.atom_order=file"]
+
+
+@pytest.fixture(scope="module")
+def crystals() -> Crystals:
+    """Some crystals of the demo set."""
+    return demo_crystals("val").subset(torch.arange(0, 400, 10))
+
+
+@pytest.fixture(scope="module")
+def orbit_vae(tmp_path_factory) -> Path:
+    """A run folder of a VAE on orbits after a few steps."""
+    folder = tmp_path_factory.mktemp("orbits") / "vae"
+    api.vae_train("demo/dng", [*TINY_VAE, *ORBITS, "trainer.max_steps=40"], output=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def orbit_ldm(orbit_vae, tmp_path_factory) -> Path:
+    """A run folder of latent diffusion on it."""
+    folder = tmp_path_factory.mktemp("orbits") / "ldm"
+    words = [f"ldm.vae_ckpt_path={orbit_vae}", "ldm.denoiser.space_group=true"]
+    api.ldm_train("demo/null", [*TINY_LDM, *words, "trainer.max_steps=10"], output=folder)
+    return folder
+
+
+def assert_symmetric(crystal: Crystal, number: int) -> None:
+    """Check that all operations of a group map a crystal in its primitive cell onto itself."""
+    numbers, coords, lattice = crystal
+    metric = lattice @ lattice.T
+    for rotation, shift in zip(*operations(number, primitive=True), strict=True):
+        np.testing.assert_allclose(rotation.T @ metric @ rotation, metric, atol=1e-3)
+        moved = coords @ rotation.T + shift
+        ways = moved[:, None] - coords
+        near = np.abs(ways - np.round(ways)).max(-1) < 1e-4
+        assert (near.sum(1) >= 1).all()
+        assert (numbers[near.argmax(1)] == numbers).all()
+
+
+def test_sets_are_written_once_and_come_back(crystals, tmp_path, monkeypatch):
+    monkeypatch.setenv("CHEMELEON_CACHE", str(tmp_path))
+    orbits = write_as_orbits(crystals)
+    assert orbits.ids == crystals.ids
+    assert orbits.targets == crystals.targets
+    assert int(orbits.num_atoms.sum()) < int(crystals.num_atoms.sum())
+    with monkeypatch.context() as patch:
+        patch.setattr("chemeleon.crystals.orbit_sets.in_orbits", None)  # not made again
+        again = write_as_orbits(crystals)
+    assert torch.equal(again.sites, orbits.sites)
+    assert torch.equal(again.frac_coords, orbits.frac_coords)
+    back = with_all_atoms(orbits)
+    for whole, given in zip(back, crystals, strict=True):
+        assert space_group(*whole, 0.01).number == space_group(*given, 0.1).number
+    assert with_all_atoms(crystals) is crystals
+
+
+def test_a_damaged_cache_is_made_again(crystals, tmp_path, monkeypatch):
+    monkeypatch.setenv("CHEMELEON_CACHE", str(tmp_path))
+    few = crystals.subset(torch.arange(3))
+    orbits = write_as_orbits(few)
+    (file,) = (tmp_path / "orbits").iterdir()
+    file.write_bytes(file.read_bytes()[:200])
+    assert torch.equal(write_as_orbits(few).sites, orbits.sites)
+
+
+def test_a_flat_crystal_is_named(crystals):
+    flat = crystals.subset(torch.arange(2))
+    lattice = flat.lattice.clone()
+    lattice[1, 2] = 0
+    with pytest.raises(DataError, match=f"1 of 2 crystals.*{flat.ids[1]}"):
+        write_as_orbits(replace(flat, lattice=lattice))
+
+
+def test_sites_go_where_their_orbits_go(crystals):
+    orbits = write_as_orbits(crystals)
+    rows = torch.tensor([5, 0, 7])
+    chosen = orbits.subset(rows)
+    batch = orbits.batch(rows)
+    assert torch.equal(batch.flatten().sites, chosen.sites)
+    assert torch.equal(batch.groups, chosen.sites[chosen.starts] // LETTERS)
+    assert not batch.sites[~batch.mask].any()
+    parts = list(orbits.cut(7))
+    assert torch.equal(Crystals.join(parts).sites, orbits.sites)
+    arrays: Crystals[Array] = orbits.arrays()
+    assert torch.equal(arrays.tensors().sites, orbits.sites)
+    with pytest.raises(DataError):
+        replace(orbits, sites=orbits.sites[1:], check=True)
+
+
+def test_points_that_cannot_move_are_taken_once():
+    torch.manual_seed(0)
+    encoder = SiteEncoder(8)
+    sites = torch.tensor([[225 * LETTERS] * 4, [1 * LETTERS] * 2 + [0] * 2])
+    mask = sites > 0
+    logits = encoder.logits(torch.zeros(2, 4, 8), sites)
+    logits[0, :, :2] += torch.tensor([[9.0, 5], [10, 4], [8, 7], [3, 1]])  # a, b of Fm-3m
+    chosen = encoder.choose(logits, mask, sites)
+    letters = chosen[0] % LETTERS
+    assert letters[1] == 0  # wants it most
+    assert letters[2] == 1
+    fixed = [not place.free.any() for place in group(225).places]
+    taken = [int(letter) for letter in letters if fixed[letter]]
+    assert len(taken) == len(set(taken))
+    assert (chosen[0] // LETTERS == 225).all()
+    assert chosen[1].tolist() == [LETTERS, LETTERS, 0, 0]  # P1 has one letter
+
+
+def test_a_vae_gives_back_the_group(orbit_vae, crystals):
+    vae = CrystalVAE.from_pretrained(orbit_vae)
+    orbits = vae.arranged(crystals)
+    batch = orbits.batch(torch.arange(len(orbits)))
+    with torch.no_grad():
+        decoded = vae.decode(vae.encode(batch).mean, batch)
+    made = vae.to_crystals(decoded, batch)
+    assert batch.groups is not None
+    for crystal, number in zip(made, batch.groups.tolist(), strict=True):
+        assert_symmetric(crystal, number)
+    report = api.vae.reconstruct(orbit_vae, "demo/val")
+    assert report["crystals"] == 404
+
+
+def test_samples_have_the_group_that_was_asked_for(orbit_ldm):
+    pipeline = Pipeline.from_pretrained(orbit_ldm, "cpu")
+    present = torch.nonzero(pipeline.model.group_histogram.sum(1)).flatten().tolist()
+    wanted = [225, present[0], present[len(present) // 2], 225]
+    made = pipeline.generate(4, space_group=wanted, seed=1)
+    for crystal, number in zip(made, wanted, strict=True):
+        assert_symmetric(crystal, number)
+    one = pipeline.generate(6, space_group=[221], seed=3, batch_size=4)
+    for crystal in one:
+        assert_symmetric(crystal, 221)
+    free = pipeline.generate(8, seed=2)
+    again = pipeline.generate(8, seed=2, batch_size=3)
+    assert torch.equal(free.atomic_numbers, again.atomic_numbers)
+    torch.testing.assert_close(free.frac_coords, again.frac_coords, atol=1e-4, rtol=0)
+    with pytest.raises(GenerationError, match="num_atoms"):
+        pipeline.generate(2, num_atoms=[5])
+    with pytest.raises(GenerationError, match="space group 230"):
+        pipeline.generate(2, space_group=[230])
+
+
+def test_groups_are_drawn_as_often_as_in_training(orbit_ldm):
+    pipeline = Pipeline.from_pretrained(orbit_ldm, "cpu")
+    counts = pipeline.model.group_histogram
+    train = write_as_orbits(demo_crystals("train"))
+    assert counts.sum() == len(train)
+    groups, sizes = pipeline.draw_groups(torch.arange(20000) * 7919)
+    shares = torch.bincount(groups, minlength=231) / 20000
+    torch.testing.assert_close(shares, counts.sum(1) / counts.sum(), atol=0.02, rtol=0)
+    assert counts[groups, sizes].all()
+
+
+def test_policy_gradients_take_orbits(orbit_ldm, tmp_path):
+    words = [
+        f"rl.ldm_ckpt_path={orbit_ldm}",
+        *FORM,
+        "data.batch_size=2",
+        "rl.num_group_samples=4",
+        "rl.val_samples=8",
+        "trainer.max_steps=2",
+        "trainer.tracker=none",
+    ]
+    api.rl_train("demo/dng", words, output=tmp_path / "rl")
+    made = Pipeline.from_pretrained(tmp_path / "rl", "cpu").generate(3, space_group=[225])
+    for crystal in made:
+        assert_symmetric(crystal, 225)
+
+
+def test_a_predictor_reads_orbits(orbit_vae, tmp_path):
+    words = [f"predict.vae_ckpt_path={orbit_vae}", *FORM, "trainer.tracker=none"]
+    words += ["trainer.max_steps=3"]
+    with pytest.raises(ConfigError, match="head=pooled"):
+        api.predict_train("demo/density", words, output=tmp_path / "graph")
+    folder = tmp_path / "pooled"
+    api.predict_train("demo/density", [*words, "predict.head=pooled"], output=folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["vae.tokens=orbits", "vae.atom_order=file"], "translate"),
+        ([*ORBITS, "vae.atom_order=canonical"], "leave out atom_order"),
+        ([*ORBITS, "vae.kind=csp"], "kind=dng"),
+        ([*ORBITS, "data.augment.noise_angstrom=0.1"], "noise_angstrom"),
+    ],
+)
+def test_what_does_not_fit_orbits_is_refused(words, said, tmp_path):
+    with pytest.raises(ConfigError, match=said):
+        api.vae_train("demo/dng", [*TINY_VAE, *words], output=tmp_path / "run")
+
+
+def test_a_denoiser_must_know_groups_where_its_vae_does(orbit_vae, tiny_vae, tmp_path):
+    for vae, known in ((orbit_vae, "false"), (tiny_vae, "true")):
+        words = [f"ldm.vae_ckpt_path={vae}", f"ldm.denoiser.space_group={known}"]
+        with pytest.raises(ChemeleonError, match="conditioned on the space group"):
+            api.ldm_train("demo/null", [*TINY_LDM, *words], output=tmp_path / "run")
