@@ -199,7 +199,7 @@ def test_sample_folder_keeps_what_was_not_written(tmp_path: Path) -> None:
     (folder / "cif").mkdir(parents=True)
     (folder / "cif" / "sample-000000.cif").write_text(_cif(CSCL))
     broken = {"id": "sample-000001", "reason": "not finite", "written": False}
-    manifest = {"requested": 2, "broken": [broken], "formats": ["cif"], "seed": 3, "weights": "ab"}
+    manifest = {"requested": 2, "invalid": [broken], "formats": ["cif"], "seed": 3, "weights": "ab"}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     report = chemeleon.evaluate(folder)
     assert report.crystals["id"].tolist() == ["sample-000000", "sample-000001"]

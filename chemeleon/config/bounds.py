@@ -7,9 +7,12 @@ its file of weights before a number is read.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from chemeleon.config.renamed import current
+from chemeleon.errors import ConfigError
 
 Positive = Annotated[int, Field(gt=0, le=10**12)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -42,6 +45,14 @@ class Section(BaseModel):
     """Base of all sections: frozen, strict about names, without NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _current_names(cls, values: Any) -> Any:
+        try:
+            return current(values, cls.model_fields) if isinstance(values, dict) else values
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
 
 
 class OpenSection(Section):

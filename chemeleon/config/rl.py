@@ -16,8 +16,8 @@ from chemeleon.errors import ConfigError
 RESERVED = ("reward", "loss", "distinct_formulas", "distinct_elements", "element_drift")
 # settings that are off by default, and that only the other algorithm reads
 _UNREAD = {
-    "grpo": ("keep_share", "noise_draws"),
-    "rejection": ("reference_kl", "drop_flat_groups", "likelihood", "old_log_probs"),
+    "grpo": ("top_fraction", "noise_draws"),
+    "rejection": ("reference_kl", "filter_zero_variance", "likelihood", "old_log_probs"),
 }
 Normalise = Literal["none", "minmax", "std", "mean", "clip"]
 
@@ -125,17 +125,17 @@ class RLConfig(Section):
     window_every: Positive = Field(
         default=25, description="Updates after which the window moves on by one step."
     )
-    same_noise: bool = Field(
+    shared_noise: bool = Field(
         default=False,
         description="Start all crystals of a group from the same noise (DanceGRPO, Xue et al. 2025,"
         " arXiv:2505.07818).",
     )
-    drop_flat_groups: bool = Field(
+    filter_zero_variance: bool = Field(
         default=False,
         description="Leave out groups whose rewards have zero variance (DAPO, Yu et al. 2025,"
         " arXiv:2503.14476), on all processes together; by default they count with advantage 0.",
     )
-    keep_share: float = Field(
+    top_fraction: float = Field(
         default=0.25,
         gt=0,
         le=1,

@@ -166,9 +166,10 @@ class Pipeline:
         atoms = given.get("atoms")
         self.check_kind(atoms is not None)
         reverse = self.reverse(given.get("sampler") or self.model.config.sampler)
-        if reverse.sampler.element_price > 0 and atoms is not None:
+        if reverse.sampler.composition_penalty > 0 and atoms is not None:
             raise GenerationError(
-                "the atoms are given, so none of them can be left out: leave out element_price"
+                "the atoms are given, so none of them can be left out: leave out"
+                " composition_penalty"
             )
         asked = ask(self.model, num_samples, given)
         if given.get("rank", 0) == 0:
@@ -300,8 +301,8 @@ class Pipeline:
                 clean = reverse.sample(predict, start, shapes.mask, keys)
             z = model.unstandardise(clean) * shapes.mask.unsqueeze(-1)
             decoded = asked.restrict(model.vae.decode(z, shapes))
-        price = reverse.sampler.element_price
-        flat = model.vae.to_crystals(decoded, shapes, price).to("cpu").flatten()
+        penalty = reverse.sampler.composition_penalty
+        flat = model.vae.to_crystals(decoded, shapes, penalty).to("cpu").flatten()
         estimates = [torch.stack(steps) for steps in zip(*predict.estimates, strict=True)]
         crystals = replace(flat, frac_coords=wrap(flat.frac_coords))
         return Made(crystals, clean, trajectory, estimates)

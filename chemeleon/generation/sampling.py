@@ -224,7 +224,7 @@ def _manifest(plan: _Plan, made: Sequence[Sampled]) -> dict[str, Any]:
         "requested": len(made),
         "written": sum(one.structure is not None for one in made),
         "valid": sum(one.problem is None for one in made),
-        "broken": [
+        "invalid": [
             {"id": name, "reason": one.problem, "written": one.structure is not None}
             for name, one in zip(plan.names, made, strict=True)
             if one.problem is not None

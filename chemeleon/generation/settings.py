@@ -71,8 +71,8 @@ class SampleSettings:
             1 for dpm++; others have their own.
         temperature: scale of all noise, the initial one too; below 1 for likelier, less varied
             crystals.
-        element_price: composition penalty on the number of elements: log-probability that another
-            element has to add to the crystal's; 0 is none, 1 to 6 are usual against stray elements.
+        composition_penalty: penalty on the number of elements: log-probability that another element
+            has to add to the crystal's; 0 is none, 1 to 6 are usual against stray elements.
         relax: most steps of relaxation, positions and cell, before ranking and writing; 0 is none.
         potential: by which to relax, and to tell whether symmetry costs energy: chgnet (default),
             mace, pkg:thing or another; see `energy.potentials.load_potential`.
@@ -112,7 +112,7 @@ class SampleSettings:
     steps: int | None = None
     eta: float | None = None
     temperature: float | None = None
-    element_price: float | None = None
+    composition_penalty: float | None = None
     relax: int = 0
     potential: str | None = None
     symmetrize: bool = False

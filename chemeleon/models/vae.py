@@ -177,21 +177,21 @@ class CrystalVAE(Pretrained):
         return VAEOutput(posterior, self.decode(posterior.sample(noise), batch))
 
     def to_crystals(
-        self, decoded: Decoded, batch: CrystalBatch, element_price: float = 0.0
+        self, decoded: Decoded, batch: CrystalBatch, composition_penalty: float = 0.0
     ) -> CrystalBatch:
         """Turn the decoder's answer into crystals of the sizes (and types, csp) of ``batch``.
 
         Args:
             decoded: of ``decode``.
             batch: what was decoded.
-            element_price: see ``choose_elements``.
+            composition_penalty: see ``choose_elements``.
         """
         num_atoms = batch.num_atoms.to(torch.float32).unsqueeze(-1)
         lengths = decoded.lengths.float() * num_atoms.pow(1 / 3)
         if decoded.type_logits is None:
             types = batch.atomic_numbers
         else:
-            types = choose_elements(decoded.type_logits, batch.mask, element_price)
+            types = choose_elements(decoded.type_logits, batch.mask, composition_penalty)
         if self.config.coordinate_head == "angle":
             sine, cosine = decoded.coords.float().chunk(2, dim=-1)
             frac_coords = torch.atan2(sine, cosine) / (2 * math.pi)

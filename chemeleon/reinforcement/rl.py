@@ -77,8 +77,8 @@ class RLStage(WritesLDM):
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # with it the model would not be the policy that made the rollout
         train, val = start.vae.arranged(train), start.vae.arranged(val)
-        bucket, graphs = config.data.bucket, config.trainer.cuda_graphs
-        asking = (rl.guidance, rl.guidance_interval, bucket, autocast)
+        multiple, graphs = config.data.pad_to_multiple, config.trainer.cuda_graphs
+        asking = (rl.guidance, rl.guidance_interval, multiple, autocast)
         self.policy = Policy(self.model, train, *asking, graphs=graphs)
         self.judged = Policy(self.model, val, *asking, graphs=graphs)
         diffusion = start.config.diffusion
@@ -156,7 +156,7 @@ class RLStage(WritesLDM):
             groups=config.data.batch_size * self.world,
             group_size=rl.num_group_samples,
             crystals=len(self.policy.source),
-            same_noise=rl.same_noise,
+            shared_noise=rl.shared_noise,
             rank=self.rank,
             world=self.world,
         )

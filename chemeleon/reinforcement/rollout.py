@@ -67,7 +67,7 @@ def draw_prompts(
     groups: int,
     group_size: int,
     crystals: int,
-    same_noise: bool = False,
+    shared_noise: bool = False,
     rank: int = 0,
     world: int = 1,
 ) -> Prompts:
@@ -79,7 +79,7 @@ def draw_prompts(
         groups: of all processes.
         group_size: crystals per group.
         crystals: number of training crystals.
-        same_noise: all members of a group start from the same noise.
+        shared_noise: all members of a group start from the same noise.
         rank: this process.
         world: number of processes.
     """
@@ -89,7 +89,7 @@ def draw_prompts(
     members = torch.arange(group_size).repeat(len(mine))
     keys = fold(of_group, "member", members)
     group = torch.arange(len(mine)).repeat_interleave(group_size)
-    return Prompts(index, group, keys, of_group if same_noise else keys)
+    return Prompts(index, group, keys, of_group if shared_noise else keys)
 
 
 class Policy:
@@ -101,7 +101,7 @@ class Policy:
         source: Crystals,
         guidance: float | None,
         interval: tuple[float, float],
-        bucket: int,
+        pad_to_multiple: int,
         autocast: Callable[[], AbstractContextManager[Any]],
         *,
         graphs: bool = True,
@@ -113,20 +113,20 @@ class Policy:
             source: training crystals, in main memory.
             guidance: scale, None for the condition alone.
             interval: part of the trajectory that is guided.
-            bucket: padded sizes are multiples of this.
+            pad_to_multiple: padded sizes are multiples of this.
             autocast: context in which networks run.
             graphs: record an evaluation on a GPU and replay it in the rest of a trajectory.
         """
         self.model, self.source = model, source
         self.guidance, self.interval = 1.0 if guidance is None else guidance, interval
-        self.autocast, self.bucket, self.graphs = autocast, bucket, graphs
+        self.autocast, self.pad_to_multiple, self.graphs = autocast, pad_to_multiple, graphs
         self.device = model.latent_mean.device
         self.pipeline = Pipeline(model, self.device)
 
     def width(self, index: Tensor) -> int:
         """Return the padded number of atoms for the training crystals ``index``."""
         largest = int(self.source.num_atoms[index].max())
-        return -(-largest // self.bucket) * self.bucket
+        return -(-largest // self.pad_to_multiple) * self.pad_to_multiple
 
     def shapes(self, index: Tensor, width: int) -> CrystalBatch:
         """Return the training crystals ``index`` ``(B,)`` as a packed batch on the device.

@@ -249,15 +249,15 @@ class Run:
             improved = at.best is None or value < at.best
             if improved:
                 at.best = value
-            keep = self.config.trainer.keep
-            if improved or keep == "last":
-                self._write(keep)
+            selection = self.config.trainer.checkpoint_selection
+            if improved or selection == "last":
+                self._write(selection)
         self.step.model.train()
         at.stale = 0 if improved else at.stale + 1
         self.schedule.validated(improved)
         self.tracker.log(at.step, at.epoch, at.metrics)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in at.metrics.items())
-        mark = "  (best)" if improved and keep == "best" else ""
+        mark = "  (best)" if improved and selection == "best" else ""
         self.tracker.say(f"step {at.step}  epoch {at.epoch}  {shown}{mark}")
 
     def export(self, name: str) -> None:
@@ -283,7 +283,8 @@ class Run:
             kind, content, tensors = self.stage.export()
             trained = {"steps": self.at.step, "epochs": self.at.epoch, "metrics": self.at.metrics}
             write_model(self.draft.path / name, kind, {**content, "trained": trained}, tensors)
-            if name == "last" == self.config.trainer.keep:  # of a run that kept the best before
+            if name == "last" == self.config.trainer.checkpoint_selection:
+                # of a run that kept the best before
                 shutil.rmtree(self.draft.path / "best", ignore_errors=True)
 
     def save(self) -> None:
