@@ -354,7 +354,7 @@ def test_reconstruction_counts_every_crystal(tiny_vae: Path) -> None:
     assert rate["low"] <= rate["value"] <= rate["high"]
     with pytest.raises(ConfigError, match="batch_size"):
         chemeleon.vae.reconstruct(tiny_vae, "demo", batch_size=0)
-    with pytest.raises(ConfigError, match="names the split val, and test is asked for"):
+    with pytest.raises(ConfigError, match="names the split val, and test is requested"):
         chemeleon.vae.reconstruct(tiny_vae, "demo/val", split="test")
 
 

@@ -95,7 +95,7 @@ def test_a_formula_is_named_in_plain_letters():
     plan = of_formulas(["CaSO4·2H2O", "Fe₂O₃"], 1, [1], model_up_to(20))
     assert plan.names() == ["CaSO4(H2O)2-1", "Fe2O3-1"]
     assert plan.atoms == [[1, 1, 1, 1, 8, 8, 8, 8, 8, 8, 16, 20], [8, 8, 8, 26, 26]]
-    with pytest.raises(ConfigError, match="'Fe2O3' is asked for twice"):
+    with pytest.raises(ConfigError, match="'Fe2O3' is given twice"):
         of_formulas(["Fe₂O₃", "Fe2 O3"], 1, None, model_up_to(20))
 
 

@@ -339,7 +339,7 @@ def test_a_run_by_the_clock_ends_with_its_rate(tmp_path):
     console = Console(record=True, file=io.StringIO())
     again = api.vae_train(resume=tmp_path / "r", console=console)
     assert again.fitted.step == result.fitted.step
-    assert "come down by the clock" in console.export_text().replace("\n", " ")
+    assert "time budget is spent" in console.export_text().replace("\n", " ")
     with pytest.raises(ConfigError, match=r"needs trainer\.max_minutes"):
         api.vae_train("demo/dng", [*words, "trainer.max_minutes=null"], output=tmp_path / "s")
 

@@ -158,4 +158,4 @@ def _exhausted(error: MemoryError | RuntimeError) -> str | None:
     if not (isinstance(error, MemoryError) or torch_says):
         return None
     said = str(error).partition("\n")[0] or "no more can be had"
-    return f"memory is short ({said}): ask for fewer crystals, a smaller batch or a smaller model"
+    return f"memory is short ({said}): request fewer crystals, a smaller batch or a smaller model"

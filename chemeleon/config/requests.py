@@ -32,7 +32,7 @@ def check_request(num_samples: int, num_atoms: Sequence[int] | None = None) -> N
         raise ConfigError(f"num_samples must be at least 1, got {num_samples}")
     if num_samples > MAX_CRYSTALS:
         raise ConfigError(
-            f"{_shown(num_samples)} crystals are asked for, and one sample has at most"
+            f"{_shown(num_samples)} crystals are requested, and one sample has at most"
             f" {MAX_CRYSTALS:,}: make several with different seeds"
         )
     if num_atoms is None:
@@ -54,7 +54,7 @@ def check_atoms(what: str, atoms: float) -> None:
     """
     if atoms > MAX_ATOMS:
         raise ConfigError(
-            f"{what} asks for {_shown(atoms)} atoms, and a cell has at most {MAX_ATOMS:,}"
+            f"{what} requests {_shown(atoms)} atoms, and a cell has at most {MAX_ATOMS:,}"
         )
 
 
@@ -102,8 +102,8 @@ def guided_steps(interval: tuple[float, float], steps: int) -> range:
     first, last = (round(share * steps) for share in interval)
     if first >= last:
         raise ConfigError(
-            f"the guidance interval {interval[0]:g},{interval[1]:g} holds none of the {steps} steps"
-            " of the walk: widen it, or take more steps"
+            f"the guidance interval {interval[0]:g},{interval[1]:g} holds none of the {steps}"
+            " denoising steps: widen it, or take more steps"
         )
     return range(first, last)
 

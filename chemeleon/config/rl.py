@@ -203,7 +203,7 @@ class RLConfig(Section):
                 "sampler.temperature must be 1: likelihoods are those of the model itself"
             )
         if name != "ddpm" and self.sampler.eta == 0:
-            problems.append("sampler.eta=0 walks without noise, so there is nothing to learn from")
+            problems.append("sampler.eta=0 is deterministic, so there is nothing to learn from")
         if self.window is not None and name == "ddpm":
             problems.append("window needs steps without noise, which ddpm does not have: use ddim")
         if self.window is not None and self.window >= steps:

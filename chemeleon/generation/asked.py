@@ -135,7 +135,7 @@ def _check_names(model: LatentDiffusion, given: Mapping[str, object], crystals: 
     for name, value in given.items():
         if not known:
             raise ConfigError(
-                f"this model was trained without conditions, so it cannot be asked for {name}:"
+                f"this model was trained without conditions, so it cannot be conditioned on {name}:"
                 " train one, for example with `chemeleon ldm train --preset mp/band_gap`"
             )
         if name not in known:
@@ -147,7 +147,7 @@ def _check_names(model: LatentDiffusion, given: Mapping[str, object], crystals: 
         if isinstance(value, list | tuple) and len(value) != crystals:
             raise ConfigError(
                 f"condition {name} lists values of {len(value)} crystals, but {crystals} are"
-                " asked for"
+                " requested"
             )
 
 
@@ -192,8 +192,8 @@ def _interval(
     first, last = interval
     if not 0 <= first < last <= 1:
         raise ConfigError(
-            "the guidance interval is two shares of the walk, 0 its beginning and 1 its end, such"
-            f" as 0.2,0.8; got {first:g},{last:g}"
+            "the guidance interval is two shares of the sampling trajectory, 0 its beginning and 1"
+            f" its end, such as 0.2,0.8; got {first:g},{last:g}"
         )
     return first, last
 

@@ -102,7 +102,7 @@ def of_formulas(
     parsed = dict(zip(written, atoms_of, strict=True))
     if len(parsed) < len(formulas):
         twice = Counter(written).most_common(1)[0][0]
-        raise ConfigError(f"formula '{twice}' is asked for twice: ask once, for more candidates")
+        raise ConfigError(f"formula '{twice}' is given twice: give it once, with more candidates")
     plan = Candidates(None, list(parsed), [], [], count, [])
     for text, atoms in parsed.items():
         for number, candidates in _units(text, atoms, count, units, model, plan.notes).items():
@@ -194,7 +194,9 @@ def of_data(source: str, count: int, on_error: OnError = "few") -> Candidates:
     check_request(len(crystals) * count)
     if len(set(crystals.ids)) < len(crystals):
         twice = Counter(crystals.ids).most_common(1)[0][0]
-        raise ConfigError(f"{source}: two crystals are called '{twice}', so samples cannot be told")
+        raise ConfigError(
+            f"{source}: two crystals are called '{twice}', so samples would share names"
+        )
     parts = crystals.atomic_numbers.split(crystals.num_atoms.tolist())
     atoms = [sorted(part.tolist()) for part in parts for _ in range(count)]
     return Candidates(source, list(crystals.ids), [], atoms, count, [])

@@ -142,7 +142,7 @@ class Pipeline:
         made = list(self.stream(num_samples, **options))
         if not made:
             raise GenerationError(
-                f"{num_samples} crystals leave none for this process: ask for more"
+                f"{num_samples} crystals leave none for this process: request more"
             )
         numbers, parts = zip(*made, strict=True)
         return Crystals.join(parts).subset(torch.argsort(torch.cat(numbers)))
@@ -230,7 +230,7 @@ class Pipeline:
         told = self.model.config.denoiser.types
         if formula and not told:
             raise GenerationError(
-                "this model chooses the elements itself and cannot be asked for a formula: use"
+                "this model chooses the elements itself and cannot be conditioned on a formula: use"
                 " shipped:csp, or one trained with csp presets (chemeleon vae train"
                 " --preset mp_20/csp, then chemeleon ldm train --preset mp_20/csp)"
             )
@@ -241,8 +241,8 @@ class Pipeline:
             )
         if not told and self.model.vae.config.kind == "csp":
             raise GenerationError(
-                "this model's VAE is of kind csp but its denoiser was not told the elements, so"
-                " nothing can be sampled from it: train an LDM with a csp preset"
+                "this model's VAE is of kind csp but its denoiser is not conditioned on elements,"
+                " so nothing can be sampled from it: train an LDM with a csp preset"
             )
 
     def reverse(self, sampler: SamplerConfig) -> ReverseDiffusion:
@@ -339,7 +339,7 @@ def _shapes(sizes: Tensor, types: Tensor | None = None) -> CrystalBatch:
 def _table(atoms: Sequence[Sequence[int]], order: Order, num_samples: int) -> Tensor:
     """Return atomic numbers in the order of training, ``(M, most atoms)``, padded with 0."""
     if len(atoms) != num_samples:
-        raise GenerationError(f"{num_samples} crystals are asked for, with atoms of {len(atoms)}")
+        raise GenerationError(f"{num_samples} crystals are requested, with atoms of {len(atoms)}")
     for number, row in enumerate(atoms):
         if not row or min(row) < 1 or max(row) > MAX_ATOMIC_NUMBER:
             raise GenerationError(

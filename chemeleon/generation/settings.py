@@ -161,7 +161,7 @@ class SampleSettings:
             check_range("guidance", self.guidance, 0, MAX_GUIDANCE)
         check_range("relax", self.relax, 0, MAX_RELAX_STEPS)
         if self.symprec is not None and not self.symmetrize:
-            raise ConfigError("symprec is the tolerance of symmetrize, which is not asked for")
+            raise ConfigError("symprec is the tolerance of symmetrize, which is not requested")
         if self.potential is not None and not self.relax and not self.symmetrize:
             asked = f"potential {self.potential}"
             raise ConfigError(f"{asked} is for relax and symmetrize, neither of which is given")

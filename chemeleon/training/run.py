@@ -91,11 +91,11 @@ class Run:
         return self.draft.folder
 
     def _fit_epoch(self) -> None:
-        """Go on with the next epoch if epochs have another length than when the run was saved."""
+        """Resume with the next epoch if epochs have another length than when the run was saved."""
         now, before = self.stage.steps_per_epoch(), self.at.steps_per_epoch
         if now != before and self.at.step_in_epoch:
             self.console.print(
-                f"an epoch has {now} steps now and had {before}: going on with the next epoch, so"
+                f"an epoch has {now} steps now and had {before}: resuming with the next epoch, so"
                 " this is not exactly the run that never stopped"
             )
             self.at.epoch, self.at.step_in_epoch = self.at.epoch + 1, 0
@@ -126,7 +126,7 @@ class Run:
             self.at.epoch, self.at.step_in_epoch = self.at.epoch + 1, 0
 
     def reached_end(self) -> bool:
-        """Return whether the last step is done, or the learning rate has come down by the clock."""
+        """Return whether the last step is done, or the time budget is spent."""
         return self.schedule.over() or (self.end is not None and self.at.step >= self.end)
 
     def time_spent(self) -> float:
