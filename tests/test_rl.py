@@ -237,13 +237,13 @@ def test_groups_share_what_is_asked_for_and_if_wanted_the_noise():
     options = {"groups": 3, "group_size": 4, "crystals": 1000}
     prompts = draw_prompts(1, 5, **options)
     assert prompts.group.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert len(prompts.asked.unique()) == 3
+    assert len(prompts.crystals.unique()) == 3
     assert len(prompts.keys.unique()) == len(prompts.start_keys.unique()) == 12
     shared = draw_prompts(1, 5, **options, shared_noise=True)
     assert torch.equal(shared.keys, prompts.keys)
     assert len(shared.start_keys.unique()) == 3
     other = draw_prompts(1, 6, **options)
-    assert not torch.equal(other.asked, prompts.asked)
+    assert not torch.equal(other.crystals, prompts.crystals)
 
 
 def test_the_window_moves_and_begins_again(small_ldm):
@@ -281,7 +281,8 @@ def test_walks_are_kept_whole_only_to_learn_from_their_steps(
 )
 def test_a_reward_whose_optimum_is_1_rises(small_ldm, tmp_path, algorithm, rate, reached):
     element = second_element(small_ldm)
-    words = ["rl.num_group_samples=16", "rl.clip_ratio=0.2", "trainer.max_epochs=30"]
+    words = ["rl.num_group_samples=16", "trainer.max_epochs=30"]
+    words += ["rl.clip_ratio=0.2"] if algorithm == "grpo" else []
     words += [f"rl.algorithm={algorithm}", f"optim.lr={rate}", "trainer.val_every_epochs=10"]
     train(tmp_path / "run", small_ldm, *words, element=element)
     made = [row["rollout/reward"] for row in metrics(tmp_path / "run") if "rollout/reward" in row]
@@ -400,8 +401,11 @@ def test_the_guides_names_work_and_faithful_settings_are_published():
         (["trainer.val_every_steps=3"], ["val_every_epochs"]),
         (["rl.num_groups=3"], ["num_group_samples"]),
         (["rl.algorithm=rejection", "rl.guidance=2"], ["guidance", "algorithm=grpo"]),
-        (["rl.guidance=2", "rl.guidance_interval=[0.3, 0.32]"], ["none of the 5 steps", "widen"]),
-        (["rl.guidance=2", "rl.guidance_interval=[0.5, 0.5]"], ["must rise"]),
+        (
+            ["rl.guidance=2", "rl.guidance_interval=[0.3, 0.32]"],
+            ["none of the 5 denoising steps", "widen"],
+        ),
+        (["rl.guidance=2", "rl.guidance_interval=[0.5, 0.5]"], ["such as 0.2,0.8; got 0.5,0.5"]),
         (["rl.sampler={scheduler: ddpm, eta: 0.5}"], ["sampler.eta=0.5", "ddpm always draws"]),
         (["rl.rewards.share.within=batch"], ["rewards.share", "within=batch", "normalise=none"]),
         (["rl.top_fraction=0.5", "rl.noise_draws=2"], ["top_fraction, noise_draws", "grpo"]),
@@ -409,6 +413,11 @@ def test_the_guides_names_work_and_faithful_settings_are_published():
             ["rl.algorithm=rejection", "rl.reference_kl=0.1", "rl.filter_zero_variance=true"],
             ["reference_kl, filter_zero_variance", "rejection"],
         ),
+        (
+            ["rl.algorithm=rejection", "rl.clip_ratio=0.1", "rl.entropy_weight=1e-5"],
+            ["clip_ratio, entropy_weight would change nothing", "rejection"],
+        ),
+        (["rl.window_every=3"], ["rl.window_every would change nothing", "set window"]),
         (["rl.rewards.loss.reward=validity"], ["rewards.loss", "rename"]),
         (["rl.rewards.share_std.reward=validity"], ["rewards.share_std", "rename"]),
     ],

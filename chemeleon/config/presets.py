@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import os
 import re
@@ -179,13 +178,12 @@ def load(
     if config_file is not None:
         stack.append((str(config_file), _read(config_file)))
     words = [(f"command line: {word}", parse_override(word)) for word in overrides]
-    together: dict[str, Any] = {}
+    command: dict[str, Any] = {}  # as a whole: a key and its earlier name would contradict
     for _, word in words:
-        _merge(together, word)
-    _current(STAGES[stage], together)  # a key and its earlier name in one command contradict
-    stack += words
-    loaded = stack_layers(STAGES[stage], stack)
-    if fresh and (unread := loaded.config.unread()):
+        _merge(command, word)
+    given = [key for key, _ in flatten(_current(STAGES[stage], command))]
+    loaded = stack_layers(STAGES[stage], stack + words)
+    if fresh and (unread := loaded.config.unread(given)):
         raise ConfigError("\n".join(unread))
     return loaded
 
@@ -229,8 +227,7 @@ def _current(schema: type[BaseModel], layer: Mapping[str, Any]) -> dict[str, Any
     """Return a layer under today's names, so that it changes what the layers below it set."""
     found = current(layer, schema.model_fields)
     for key, value in found.items():
-        section = _section(schema, key)
-        if section is not None and isinstance(value, Mapping):
+        if isinstance(value, Mapping) and (section := _section(schema, key)):
             found[key] = _current(section, value)
     return found
 
@@ -264,9 +261,8 @@ def _explain(error: ValidationError, schema: type[BaseModel], origins: Mapping[s
         by = "" if origin == DEFAULT_ORIGIN else f" (set by {origin})"
         if problem["type"] == "extra_forbidden":
             known = _field_names(schema, path[:-1])
-            close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-            hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
-            lines.append(f"{key}: unknown key{by}; {hint}")
+            hint = nearest(path[-1], known) or f"; known here: {', '.join(known)}"
+            lines.append(f"{key}: unknown key{by}{hint}")
         elif problem["type"] == "missing":
             lines.append(f"{key}: missing; choose a --preset or set it")
         else:

@@ -1,7 +1,4 @@
-"""Names of earlier versions, which stand in scripts, configs, models and folders of results.
-
-Everything that reads names looks them up here, so an old one does what today's does.
-"""
+"""Names of earlier versions, which stand in scripts, configs, models and folders of results."""
 
 from __future__ import annotations
 
@@ -16,11 +13,13 @@ NAMES = {
     "bucket": "pad_to_multiple",
     "drop_flat_groups": "filter_zero_variance",
     "element_price": "composition_penalty",
+    "--element-price": "--composition-penalty",
     "keep": "checkpoint_selection",
     "keep_share": "top_fraction",
     "same_noise": "shared_noise",
 }
 VALUES = {"schedule": {"clock": "time_budget"}}
+GONE = {"source": ("table", "demo")}  # of a section; the name of a data set tells it today
 
 
 def current(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
@@ -29,30 +28,26 @@ def current(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     Raises:
         ConfigError: if something is given by both names.
     """
-    found = {}
-    for name, value in given.items():
-        now = _current(name, known, given)
-        if now in known and isinstance(value, str):
-            value = VALUES.get(now, {}).get(value, value)
-        found[now] = value
+    found = {
+        _current(name, known, given): value
+        for name, value in given.items()
+        if name in known or value not in GONE.get(name, ())
+    }
+    for name in found.keys() & VALUES.keys() & set(known):
+        if isinstance(found[name], str):
+            found[name] = VALUES[name].get(found[name], found[name])
     return found
 
 
 def current_flags(words: Sequence[str], known: Collection[str]) -> list[str]:
-    """Return the words of a command with today's options, of which ``known`` are its own.
-
-    Raises:
-        ConfigError: if an option is given by both names.
-    """
+    """Return the words of a command with today's options; see `current`."""
     parts = [word.partition("=") for word in words]
     given = [flag for flag, _, _ in parts]
     return [_current(flag, known, given) + equals + text for flag, equals, text in parts]
 
 
 def _current(name: str, known: Collection[str], given: Collection[str]) -> str:
-    dashes = "--" if name.startswith("--") else ""
-    now = NAMES.get(name.removeprefix("--").replace("-", "_"), "")
-    now = dashes + now.replace("_", "-") if dashes else now
+    now = NAMES.get(name, "")
     if now not in known:
         return name
     if now in given:

@@ -5,7 +5,8 @@ Every section is frozen and refuses unknown keys; a field's description is its o
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Collection
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -106,14 +107,6 @@ class DataConfig(Section):
     instead: str | None = Field(
         default=None, description="KEY=VALUE words to take instead where this set is not found."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _earlier(cls, values: Any) -> Any:
-        # runs of before say `source`, which the name of a set tells today; they can be resumed
-        if isinstance(values, dict) and values.get("source") in ("table", "demo"):
-            return {key: value for key, value in values.items() if key != "source"}
-        return values
 
     @field_validator("where")
     @classmethod
@@ -230,8 +223,8 @@ class StageConfig(Section):
             raise ValueError("optim.schedule=time_budget needs trainer.max_minutes")
         return self
 
-    def unread(self) -> list[str]:
-        """Return the settings that would change nothing, and why: a new run refuses them."""
+    def unread(self, given: Collection[str] = ()) -> list[str]:
+        """Return what would change nothing, and why; this command itself has set ``given``."""
         return []
 
 
@@ -255,7 +248,7 @@ class LDMTrainConfig(StageConfig):
     stage = "chemeleon.training.ldm:LDMStage"
     ldm: LDMConfig = Field(default_factory=LDMConfig)
 
-    def unread(self) -> list[str]:
+    def unread(self, given: Collection[str] = ()) -> list[str]:
         """See ``StageConfig``."""
         eta = self.ldm.sampler.unread_eta()
         return [] if eta is None else [f"ldm.sampler.{eta}"]
@@ -278,9 +271,10 @@ class RLTrainConfig(StageConfig):
     stage = "chemeleon.reinforcement.rl:RLStage"
     rl: RLConfig
 
-    def unread(self) -> list[str]:
+    def unread(self, given: Collection[str] = ()) -> list[str]:
         """See ``StageConfig``."""
-        return [f"rl.{text}" for text in self.rl.unread()]
+        own = [key.removeprefix("rl.") for key in given if key.startswith("rl.")]
+        return [f"rl.{text}" for text in self.rl.unread(own)]
 
     @model_validator(mode="after")
     def _whole_updates(self) -> RLTrainConfig:

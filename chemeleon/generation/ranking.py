@@ -22,7 +22,7 @@ from chemeleon.crystals.lattice import (
 )
 from chemeleon.crystals.random import make_keys
 from chemeleon.errors import ConfigError, nearest
-from chemeleon.generation.asked import ask
+from chemeleon.generation.conditioning import Conditioning
 from chemeleon.generation.denoising import GuidedDenoiser
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.generation.settings import Precision
@@ -30,7 +30,7 @@ from chemeleon.models.packing import Layout
 
 CHOICES = ("auto", "energy", "model", "none")
 POTENTIAL = "chgnet"
-TIMES = 16  # of noise, evenly spread, at which the model is asked
+TIMES = 16  # of noise, evenly spread, at which the model is evaluated
 BATCH = 512
 
 
@@ -56,7 +56,7 @@ def make_scorer(by: str, pipeline: Pipeline, precision: Precision = "auto") -> S
         precision: of its networks.
 
     Raises:
-        ConfigError: for another name, or if CHGNet is asked for and missing.
+        ConfigError: for another name, or if CHGNet is requested and missing.
     """
     if by not in CHOICES:
         raise ConfigError(
@@ -96,7 +96,7 @@ def denoising_error(
     used to judge images in Li et al. 2023, arXiv:2303.16203). All crystals see the same noise, so
     that their differences are their own. It costs 16 evaluations of the denoiser.
     """
-    model, nothing = pipeline.model, ask(pipeline.model, len(crystals), {})
+    model, nothing = pipeline.model, Conditioning.read(pipeline.model, len(crystals), {})
     crystals = model.vae.arranged(crystals)
     # turned as training crystals are: the encoder looks at the matrix of the cell
     cells = lattice_from_parameters(

@@ -163,8 +163,9 @@ class SampleSettings:
         if self.symprec is not None and not self.symmetrize:
             raise ConfigError("symprec is the tolerance of symmetrize, which is not requested")
         if self.potential is not None and not self.relax and not self.symmetrize:
-            asked = f"potential {self.potential}"
-            raise ConfigError(f"{asked} is for relax and symmetrize, neither of which is given")
+            raise ConfigError(
+                f"potential {self.potential} is for relax and symmetrize, neither of which is given"
+            )
         for text in self.formulas:
             formula_amounts(text)
         if self.formulas and self.formulas_from is not None:

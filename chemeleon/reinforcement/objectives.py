@@ -100,7 +100,7 @@ class _Cutter:
         for part in parts:
             count = -(-len(rows) // max(1, self.most // len(part)))
             each = -(-len(rows) // count)
-            index = rollout.prompts.asked[part].repeat(each)
+            index = rollout.prompts.crystals[part].repeat(each)
             batch = self.policy.shapes(index, rollout.width)
             inputs, crystals = self.policy.inputs(batch), part.repeat(each).to(device)
             filled = rows + rows[-1:] * (count * each - len(rows))
@@ -196,7 +196,7 @@ class PolicyGradient:
 
         Args:
             config: settings.
-            policy: how the denoiser is asked.
+            policy: how the denoiser is called.
             micro_batch: most pairs at a time.
             reference: the model before tuning, for ``reference_kl``.
             exact: networks run in float32, so a batch of another form gives the same numbers.

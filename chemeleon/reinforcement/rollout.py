@@ -18,7 +18,7 @@ from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.crystals.random import fold, integers, make_keys
 from chemeleon.data.loader import PACK_BELOW
 from chemeleon.diffusion.reverse import ReverseDiffusion
-from chemeleon.generation.asked import ALL, Asked
+from chemeleon.generation.conditioning import ALL, Conditioning
 from chemeleon.generation.denoising import GuidedDenoiser
 from chemeleon.generation.pipeline import Made, Pipeline
 from chemeleon.models.condition_encoder import Request
@@ -31,16 +31,16 @@ ESTIMATE = "estimate "  # and the clean latents that a branch of guidance was gi
 
 
 class Prompts(NamedTuple):
-    """What is asked for.
+    """What is requested.
 
     Attributes:
-        asked: ``(B,)`` the training crystal whose size, condition or composition each one takes.
+        crystals: ``(B,)`` the training crystal whose size, condition or composition each one takes.
         group: ``(B,)`` number of its group, counted within the process; members are adjacent.
         keys: ``(B,)`` random keys.
         start_keys: ``(B,)`` keys of the initial noise.
     """
 
-    asked: Tensor
+    crystals: Tensor
     group: Tensor
     keys: Tensor
     start_keys: Tensor
@@ -50,7 +50,7 @@ class Rollout(NamedTuple):
     """Crystals, and how the policy came to them.
 
     Attributes:
-        prompts: what was asked for.
+        prompts: what was requested.
         width: padded number of atoms ``N``.
         made: the crystals with their trajectories.
     """
@@ -93,7 +93,7 @@ def draw_prompts(
 
 
 class Policy:
-    """The denoiser as it is asked in rollouts and in training, conditions and guidance included."""
+    """The denoiser as rollouts and training call it, conditions and guidance included."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Policy:
         *,
         graphs: bool = True,
     ) -> None:
-        """Bind the model to the crystals whose sizes and conditions it is asked for.
+        """Bind the model to the crystals whose sizes and conditions are requested.
 
         Args:
             model: the model, on its device.
@@ -152,11 +152,11 @@ class Policy:
             found |= {FEATURE + name: value for name, value in features.items()}
         return found
 
-    def _asked(self, inputs: Mapping[str, Tensor]) -> Asked:
+    def _conditioning(self, inputs: Mapping[str, Tensor]) -> Conditioning:
         features = {k.removeprefix(FEATURE): v for k, v in inputs.items() if k.startswith(FEATURE)}
         shown = torch.zeros_like(inputs["num_atoms"], dtype=torch.bool)
         request = Request(features, dict.fromkeys(features, shown)) if features else None
-        return Asked(request, self.guidance, self.interval, None)
+        return Conditioning(request, self.guidance, self.interval, None)
 
     def predict(
         self,
@@ -182,34 +182,34 @@ class Policy:
         sizes = inputs["num_atoms"]
         mask = torch.arange(z.shape[1], device=sizes.device) < sizes.unsqueeze(-1)
         layout = Layout.from_mask(mask, sizes, inputs.get("slots"), full=full)
-        asked = self._asked(inputs)
-        given = (sizes, layout, inputs.get("types"), asked, self.pipeline.estimator)
+        conditioning = self._conditioning(inputs)
+        given = (sizes, layout, inputs.get("types"), conditioning, self.pipeline.estimator)
         estimates = [value for key, value in inputs.items() if key.startswith(ESTIMATE)]
-        pushed = None
+        guided = None
         if self.interval != ALL:
-            guided = asked.pushed(steps)
-            pushed = (inputs["step"] >= guided.start) & (inputs["step"] < guided.stop)
-        return GuidedDenoiser(network, *given).predict(z, t, estimates, pushed)
+            places = conditioning.guided(steps)
+            guided = (inputs["step"] >= places.start) & (inputs["step"] < places.stop)
+        return GuidedDenoiser(network, *given).predict(z, t, estimates, guided)
 
     def roll_out(
         self, network: nn.Module, prompts: Prompts, reverse: ReverseDiffusion, *, record: bool
     ) -> Rollout:
-        """Make the crystals that were asked for, in one batch.
+        """Make the requested crystals, in one batch.
 
         Args:
             network: the model, as prepared for training or bare.
-            prompts: what is asked for.
-            reverse: the walk.
+            prompts: what is requested.
+            reverse: the trajectory's steps.
             record: keep latents and likelihoods of every step, which policy gradients learn from.
         """
-        width = self.width(prompts.asked)
-        shapes = self.shapes(prompts.asked, width)
+        width = self.width(prompts.crystals)
+        shapes = self.shapes(prompts.crystals, width)
         training = network.training
         network.eval()  # blocks then join their small operations on a GPU
         made = self.pipeline.make(
             reverse,
             shapes,
-            self._asked(self.inputs(shapes)),
+            self._conditioning(self.inputs(shapes)),
             prompts.keys,
             autocast=self.autocast(),
             start_keys=prompts.start_keys,

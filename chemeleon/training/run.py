@@ -283,8 +283,7 @@ class Run:
             kind, content, tensors = self.stage.export()
             trained = {"steps": self.at.step, "epochs": self.at.epoch, "metrics": self.at.metrics}
             write_model(self.draft.path / name, kind, {**content, "trained": trained}, tensors)
-            if name == "last" == self.config.trainer.checkpoint_selection:
-                # of a run that kept the best before
+            if name == "last" == self.config.trainer.checkpoint_selection:  # it was best before
                 shutil.rmtree(self.draft.path / "best", ignore_errors=True)
 
     def save(self) -> None:
