@@ -95,7 +95,7 @@ def chemeleon_structures(crystals):
         ({"conditions": {"density": float("nan")}}, "is not a number"),
         ({"conditions": {"system": "Li-Mm"}}, "condition system: 'Mm' is not the symbol"),
         ({"conditions": {"density": [1.0, 2.0]}}, "2 crystals, but 3 are requested"),
-        ({"conditions": {"density": 2}, "guidance": -1}, "0 or more, got -1"),
+        ({"conditions": {"density": 2}, "guidance": -1}, "from 0 to 1,000, got -1"),
         ({"conditions": {"density": 2}, "guidance_interval": (0.5, 0.2)}, "0.2,0.8; got 0.5,0.2"),
         (
             {"conditions": {"density": 2}, "guidance_interval": (0.5, 0.501)},

@@ -83,7 +83,7 @@ def test_figures_of_a_small_set(reference: Path) -> None:
     assert figures["unique_novel"]["value"] == 0.2
     assert figures["unique"]["low"] < 0.4 < figures["unique"]["high"]
     assert report.summary["elements"]["sample"] == {"Na": 1, "Cl": 4, "Cs": 3}
-    assert report.summary["repetition"]["replay"]["count"] == 1
+    assert report.summary["repetition"]["memorisation"]["count"] == 1
     assert report.summary["repetition"]["top_formulas"][0] == {"formula": "CsCl", "count": 3}
     manifest = report.summary["manifest"]
     assert (manifest["requested"], manifest["parsed"]) == (5, 4)

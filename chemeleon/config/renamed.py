@@ -19,7 +19,6 @@ NAMES = {
     "same_noise": "shared_noise",
 }
 VALUES = {"schedule": {"clock": "time_budget"}}
-GONE = {"source": ("table", "demo")}  # of a section; the name of a data set tells it today
 
 
 def current(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
@@ -28,11 +27,7 @@ def current(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     Raises:
         ConfigError: if something is given by both names.
     """
-    found = {
-        _current(name, known, given): value
-        for name, value in given.items()
-        if name in known or value not in GONE.get(name, ())
-    }
+    found = {_current(name, known, given): value for name, value in given.items()}
     for name in found.keys() & VALUES.keys() & set(known):
         if isinstance(found[name], str):
             found[name] = VALUES[name].get(found[name], found[name])

@@ -6,7 +6,7 @@ Every section is frozen and refuses unknown keys; a field's description is its o
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -107,6 +107,14 @@ class DataConfig(Section):
     instead: str | None = Field(
         default=None, description="KEY=VALUE words to take instead where this set is not found."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier(cls, values: Any) -> Any:
+        # runs of before say `source`, which the name of a set tells today; they can be resumed
+        if isinstance(values, dict) and values.get("source") in ("table", "demo"):
+            return {key: value for key, value in values.items() if key != "source"}
+        return values
 
     @field_validator("where")
     @classmethod
@@ -273,8 +281,8 @@ class RLTrainConfig(StageConfig):
 
     def unread(self, given: Collection[str] = ()) -> list[str]:
         """See ``StageConfig``."""
-        own = [key.removeprefix("rl.") for key in given if key.startswith("rl.")]
-        return [f"rl.{text}" for text in self.rl.unread(own)]
+        own = self.rl.unread([key.removeprefix("rl.") for key in given])
+        return [f"rl.{text}" for text in own]
 
     @model_validator(mode="after")
     def _whole_updates(self) -> RLTrainConfig:

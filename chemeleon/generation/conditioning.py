@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.config.requests import guided_steps
+from chemeleon.config.requests import MAX_GUIDANCE, check_range, guided_steps
 from chemeleon.crystals.symbols import atoms_per_unit, element_numbers, formula_amounts
 from chemeleon.errors import ConfigError, nearest
 from chemeleon.generation.settings import Options
@@ -176,15 +176,16 @@ def guidance_scale(scale: float | None, given: Mapping[str, object]) -> float:
     """Return the scale of classifier-free guidance for these conditions, by default `GUIDANCE`.
 
     Raises:
-        ConfigError: for one without conditions, below 0 or infinite.
+        ConfigError: for one without conditions, or out of bounds.
     """
     if not given:
         if scale is not None:
             raise ConfigError(f"guidance {NEEDS_CONDITIONS}")
         return 0.0
-    if scale is not None and not 0 <= scale < float("inf"):
-        raise ConfigError(f"guidance must be 0 or more, got {scale}")
-    return GUIDANCE if scale is None else float(scale)
+    if scale is None:
+        return GUIDANCE
+    check_range("guidance", scale, 0, MAX_GUIDANCE)
+    return float(scale)
 
 
 def _interval(

@@ -14,14 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from chemeleon.config.requests import check_word
 from chemeleon.crystals.batch import Crystals
-from chemeleon.crystals.lattice import (
-    lattice_angles,
-    lattice_from_parameters,
-    lattice_lengths,
-)
+from chemeleon.crystals.lattice import lattice_angles, lattice_from_parameters, lattice_lengths
 from chemeleon.crystals.random import make_keys
-from chemeleon.errors import ConfigError, nearest
+from chemeleon.errors import ConfigError
 from chemeleon.generation.conditioning import Conditioning
 from chemeleon.generation.denoising import GuidedDenoiser
 from chemeleon.generation.pipeline import Pipeline
@@ -58,12 +55,7 @@ def make_scorer(by: str, pipeline: Pipeline, precision: Precision = "auto") -> S
     Raises:
         ConfigError: for another name, or if CHGNet is requested and missing.
     """
-    if by not in CHOICES:
-        raise ConfigError(
-            f"candidates cannot be ranked by '{by}'{nearest(by, CHOICES) or '.'} Known:"
-            f" {', '.join(CHOICES)}"
-        )
-    if by == "none":
+    if check_word("rank_by", by, CHOICES) == "none":
         return None
     installed = importlib.util.find_spec(POTENTIAL) is not None
     if by == "energy" and not installed:

@@ -213,9 +213,8 @@ def _manifest(plan: _Plan, made: Sequence[Sampled]) -> dict[str, Any]:
     assert sampler is not None
     sizes = list(settings.num_atoms) if settings.num_atoms else "training histogram"
     rewarded_by = pipeline.model.origin.get("rewarded_by")  # who must not judge it
-    by, ranked = scorer and scorer.name, {}
-    if plan.candidates is not None:
-        ranked = plan.candidates.to_manifest(order, scores, by)
+    candidates, by = plan.candidates, scorer and scorer.name
+    ranked = {} if candidates is None else candidates.to_manifest(order, scores, by)
     conditioned = {name: options.get(name) for name in _CONDITIONING}
     if conditions := options.get("conditions"):
         conditioned["conditions"] = _in_order(conditions, order)
@@ -227,7 +226,7 @@ def _manifest(plan: _Plan, made: Sequence[Sampled]) -> dict[str, Any]:
         "sampler": sampler.model_dump(),
         "seed": settings.seed,
         "precision": pipeline.precision(settings.precision),
-        "num_atoms": sizes if plan.candidates is None else "of the formulas",
+        "num_atoms": sizes if candidates is None else "of the formulas",
         **{name: value for name, value in conditioned.items() if value is not None},
         "requested": len(made),
         "written": sum(one.structure is not None for one in made),
