@@ -3,7 +3,7 @@
     python benchmarks/de_novo.py runs/a runs/b --hull mp
         [-n 1000] [--sampler ddim:50:1:1 --sampler dpm++:20:0:1] [--relax 50] [--split val]
 
-A sampler is SCHEDULER:STEPS:ETA:TEMPERATURE:ELEMENT_PRICE. Shares are of the crystals asked
+A sampler is SCHEDULER:STEPS:ETA:TEMPERATURE:COMPOSITION_PENALTY. Shares are of the crystals asked
 for; distances are to the split; novelty is against the train split; elements and chemical systems
 are counted over all crystals. Choose on val; test is for the last run. With --out
 each line is also appended to a file of JSON lines.
@@ -87,7 +87,7 @@ def show(row: dict[str, Any]) -> None:
     """Print a line."""
     s = row["sampler"]
     words = [f"{row['model']} {s['scheduler']}:{s['steps']}:{s['eta']:g}:{s['temperature']:g}"]
-    words[0] += f":{s['element_price']:g}"
+    words[0] += f":{s['composition_penalty']:g}"
     words += [f"{label} {100 * row[n]:.1f}" for n, label in SHARES.items() if row[n] is not None]
     words += [f"density {row['density']:.3f}", f"elements {row['elements']:.3f}"]
     for name, label in (

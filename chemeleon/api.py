@@ -82,7 +82,7 @@ def train(
         ChemeleonError: one of its subclasses, saying what to do.
     """
     if resume is not None and (output is not None or overwrite):
-        raise ConfigError("--resume goes on in the run's own folder: leave out -o and --overwrite")
+        raise ConfigError("--resume writes to the run's own folder: leave out -o and --overwrite")
     config = resolve(stage, preset, config_file, overrides, resume).config
     name = f"{stage}-{preset or config.data.name}".replace("/", "-")
     folder = Path(resume or output or presets.runs_root() / name)

@@ -28,7 +28,7 @@ def _set(folder: Path, crystals: list[Structure], **made: object) -> Path:
     for i, structure in enumerate(crystals):
         structure.to(filename=str(folder / "cif" / f"a-{i}.cif"))
     if made:
-        told = {"requested": len(crystals), "broken": [], "formats": ["cif"], **made}
+        told = {"requested": len(crystals), "invalid": [], "formats": ["cif"], **made}
         (folder / "manifest.json").write_text(json.dumps(told))
     return folder
 

@@ -15,7 +15,7 @@ from chemeleon import api
 from chemeleon.config.architecture import ConditionConfig
 from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.errors import ConfigError
-from chemeleon.generation.asked import ask
+from chemeleon.generation.conditioning import Conditioning
 from chemeleon.generation.denoising import GuidedDenoiser, StepwiseDenoiser
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.condition_encoder import ConditionEncoder
@@ -95,10 +95,13 @@ def chemeleon_structures(crystals):
         ({"conditions": {"density": "two"}}, "condition density: 'two' is not a number"),
         ({"conditions": {"density": float("nan")}}, "is not a number"),
         ({"conditions": {"system": "Li-Mm"}}, "condition system: 'Mm' is not the symbol"),
-        ({"conditions": {"density": [1.0, 2.0]}}, "2 crystals, but 3 are asked for"),
-        ({"conditions": {"density": 2}, "guidance": -1}, "0 or more, got -1"),
+        ({"conditions": {"density": [1.0, 2.0]}}, "2 crystals, but 3 are requested"),
+        ({"conditions": {"density": 2}, "guidance": -1}, "from 0 to 1,000, got -1"),
         ({"conditions": {"density": 2}, "guidance_interval": (0.5, 0.2)}, "0.2,0.8; got 0.5,0.2"),
-        ({"conditions": {"density": 2}, "guidance_interval": (0.5, 0.501)}, "none of the 50 steps"),
+        (
+            {"conditions": {"density": 2}, "guidance_interval": (0.5, 0.501)},
+            "none of the 50 denoising",
+        ),
         ({"guidance": 2}, "--condition"),
         ({"allow_elements": ["Li", "Qq"]}, "'Qq' is not the symbol"),
         ({"allow_elements": []}, "allow_elements names no element"),
@@ -187,8 +190,10 @@ def test_guidance_is_the_formula(pipeline):
         assert (shown.prediction - hidden.prediction).abs().max() > 0.01
         for scale in (0.0, 1.0, 2.5):
             wishes = {"conditions": {"density": value}, "guidance": scale}
-            asked = ask(model, 2, wishes).of(torch.arange(2), torch.device("cpu"))
-            denoiser = GuidedDenoiser(model, sizes, layout, None, asked, pipeline.estimator)
+            conditioning = Conditioning.read(model, 2, wishes).of(
+                torch.arange(2), torch.device("cpu")
+            )
+            denoiser = GuidedDenoiser(model, sizes, layout, None, conditioning, pipeline.estimator)
             found = StepwiseDenoiser(denoiser, 10)(z, t)
             torch.testing.assert_close(found, denoiser.predict(z, t), rtol=1e-5, atol=1e-5)
             for ours, one, other in zip(found, shown, hidden, strict=True):
@@ -199,8 +204,10 @@ def test_guidance_is_the_formula(pipeline):
 def test_without_guidance_in_an_interval_the_rest_takes_the_condition(pipeline):
     wishes = {"conditions": {"density": 4.0}, "guidance": 0.0}
     for interval, branches in (((0.0, 1.0), 1), ((0.2, 0.8), 2)):
-        asked = ask(pipeline.model, 2, {**wishes, "guidance_interval": interval})
-        assert len(asked.branches()) == branches
+        conditioning = Conditioning.read(
+            pipeline.model, 2, {**wishes, "guidance_interval": interval}
+        )
+        assert len(conditioning.branches()) == branches
 
 
 def test_conditions_of_each_crystal_are_its_own_in_any_batch(pipeline):

@@ -244,7 +244,7 @@ def test_python_gives_a_list_of_structures_in_order_of_rank(csp_ldm, tmp_path):
     assert [row["id"] for row in rows] == made.names
     assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5] * 2
     assert {f"{name}.cif" for name in made.names} == {p.name for p in (out / "cif").iterdir()}
-    broken = {entry["id"] for entry in manifest["broken"]}
+    broken = {entry["id"] for entry in manifest["invalid"]}
     for group in (rows[:5], rows[5:]):
         merit = [(row["id"] in broken, row["score"]) for row in group]
         assert merit == sorted(merit)

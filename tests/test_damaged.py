@@ -215,10 +215,14 @@ def test_a_damaged_index_of_a_reference_is_made_again(tmp_path, caplog):
 def test_a_changed_manifest_is_refused_or_shown(tmp_path):
     (tmp_path / "cif").mkdir()
     file = tmp_path / "manifest.json"
-    good = {"requested": 1, "formats": [], "broken": [{"id": "a", "reason": "b", "written": False}]}
+    good = {
+        "requested": 1,
+        "formats": [],
+        "invalid": [{"id": "a", "reason": "b", "written": False}],
+    }
     for broken in ("x", 1, None, {"a": 1}, [1], [{}], [{"id": 1, "reason": "a"}], [{"id": "a"}]):
-        file.write_text(json.dumps({**good, "broken": broken}))
-        with pytest.raises(DataError, match="does not list the broken crystals"):
+        file.write_text(json.dumps({**good, "invalid": broken}))
+        with pytest.raises(DataError, match="does not list the invalid crystals"):
             sample_manifest(tmp_path)
     deep: list = []
     for _ in range(500):

@@ -249,7 +249,7 @@ def test_folders_of_samples_import_nothing(tmp_path: Path, sang: Callable[[], bo
     from chemeleon.evaluation.collection import read_collection
 
     broken = [{"id": "c-9", "reason": "broken", "written": False, **BIRD}]
-    manifest = {"requested": 7, "broken": broken, "formats": ["json"], "seed": BIRD, "bird": BIRD}
+    manifest = {"requested": 7, "invalid": broken, "formats": ["json"], "seed": BIRD, "bird": BIRD}
     folder = tmp_path / "made"
     folder.mkdir()
     (folder / "manifest.json").write_text(json.dumps(manifest))

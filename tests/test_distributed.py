@@ -54,7 +54,7 @@ def training(stage: str, vae: Path) -> list[str]:
 
 
 TUNING = ["trainer.max_epochs=2", "optim.lr=1e-4", "rl.micro_batch=12", "rl.kl_weight=0.0"]
-TUNING += ["rl.drop_flat_groups=true", "rl.entropy_weight=1.0"]
+TUNING += ["rl.filter_zero_variance=true", "rl.entropy_weight=1.0"]
 IDEALISING = [
     "-n",
     "9",

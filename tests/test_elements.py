@@ -97,8 +97,8 @@ def test_padding_does_not_matter():
 
 
 def test_a_model_for_formulas_refuses_a_price():
-    with pytest.raises(GenerationError, match="element_price"):
-        chemeleon.sample("shipped:csp", 1, formula="NaCl", element_price=2)
+    with pytest.raises(GenerationError, match="composition_penalty"):
+        chemeleon.sample("shipped:csp", 1, formula="NaCl", composition_penalty=2)
 
 
 def elements(crystals) -> list[int]:
@@ -109,15 +109,16 @@ def elements(crystals) -> list[int]:
 def test_the_command_takes_a_price(tiny_ldm, tmp_path):
     words = ["sample", "--model", str(tiny_ldm), "-n", "6", "--steps", "2"]
     result = CliRunner().invoke(
-        app, [*words, "--element-price", "1000", "-o", str(tmp_path / "one"), "--format", "json"]
+        app,
+        [*words, "--composition-penalty", "1000", "-o", str(tmp_path / "one"), "--format", "json"],
     )
     assert result.exit_code == 0, result.output
-    one = chemeleon.sample(tiny_ldm, 6, steps=2, element_price=1000)
+    one = chemeleon.sample(tiny_ldm, 6, steps=2, composition_penalty=1000)
     many = chemeleon.sample(tiny_ldm, 6, steps=2)
     assert all(len(s.composition) == 1 for s in one if s is not None)
     assert any(len(s.composition) > 1 for s in many if s is not None)
-    with pytest.raises(ConfigError, match="element_price"):
-        chemeleon.sample(tiny_ldm, 1, element_price=-1)
+    with pytest.raises(ConfigError, match="composition_penalty"):
+        chemeleon.sample(tiny_ldm, 1, composition_penalty=-1)
 
 
 def test_the_number_of_elements_is_read_off_crystals_and_off_what_is_asked():

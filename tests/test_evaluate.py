@@ -83,7 +83,7 @@ def test_figures_of_a_small_set(reference: Path) -> None:
     assert figures["unique_novel"]["value"] == 0.2
     assert figures["unique"]["low"] < 0.4 < figures["unique"]["high"]
     assert report.summary["elements"]["sample"] == {"Na": 1, "Cl": 4, "Cs": 3}
-    assert report.summary["repetition"]["replay"]["count"] == 1
+    assert report.summary["repetition"]["memorisation"]["count"] == 1
     assert report.summary["repetition"]["top_formulas"][0] == {"formula": "CsCl", "count": 3}
     manifest = report.summary["manifest"]
     assert (manifest["requested"], manifest["parsed"]) == (5, 4)
@@ -199,7 +199,7 @@ def test_sample_folder_keeps_what_was_not_written(tmp_path: Path) -> None:
     (folder / "cif").mkdir(parents=True)
     (folder / "cif" / "sample-000000.cif").write_text(_cif(CSCL))
     broken = {"id": "sample-000001", "reason": "not finite", "written": False}
-    manifest = {"requested": 2, "broken": [broken], "formats": ["cif"], "seed": 3, "weights": "ab"}
+    manifest = {"requested": 2, "invalid": [broken], "formats": ["cif"], "seed": 3, "weights": "ab"}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     report = chemeleon.evaluate(folder)
     assert report.crystals["id"].tolist() == ["sample-000000", "sample-000001"]
@@ -354,7 +354,7 @@ def test_reconstruction_counts_every_crystal(tiny_vae: Path) -> None:
     assert rate["low"] <= rate["value"] <= rate["high"]
     with pytest.raises(ConfigError, match="batch_size"):
         chemeleon.vae.reconstruct(tiny_vae, "demo", batch_size=0)
-    with pytest.raises(ConfigError, match="names the split val, and test is asked for"):
+    with pytest.raises(ConfigError, match="names the split val, and test is requested"):
         chemeleon.vae.reconstruct(tiny_vae, "demo/val", split="test")
 
 

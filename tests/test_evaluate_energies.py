@@ -92,7 +92,7 @@ def test_raw_relaxed_and_control(tmp_path: Path, control: str) -> None:
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     for section in ("energies", "repetition"):
         assert f'<section id="{section}">' in page
-    assert "the hull does not know an element" in page
+    assert "the hull has no phase with one of its elements" in page
     assert "Elements that changed most" in page
     assert (tmp_path / "out" / "cif" / "00001_crystal-000000_relaxed.cif").is_file()
 

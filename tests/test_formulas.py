@@ -86,7 +86,7 @@ def test_what_the_sizes_of_training_rule_out_is_said():
     ]
     assert of_formulas(["LiFePO4"], 20, None, model_up_to(28)).notes == []
     assert of_formulas(["NaCl"], 4, None, model_up_to(20)).notes == []
-    assert plan.told([*range(20)], [0.0] * 20, None)["notes"] == plan.notes
+    assert plan.to_manifest([*range(20)], [0.0] * 20, None)["notes"] == plan.notes
     with pytest.raises(ConfigError, match="has 21 atoms, and the crystals"):
         of_formulas(["Na21"], 4, None, model_up_to(20))
 
@@ -95,7 +95,7 @@ def test_a_formula_is_named_in_plain_letters():
     plan = of_formulas(["CaSO4·2H2O", "Fe₂O₃"], 1, [1], model_up_to(20))
     assert plan.names() == ["CaSO4(H2O)2-1", "Fe2O3-1"]
     assert plan.atoms == [[1, 1, 1, 1, 8, 8, 8, 8, 8, 8, 16, 20], [8, 8, 8, 26, 26]]
-    with pytest.raises(ConfigError, match="'Fe2O3' is asked for twice"):
+    with pytest.raises(ConfigError, match="'Fe2O3' is given twice"):
         of_formulas(["Fe₂O₃", "Fe2 O3"], 1, None, model_up_to(20))
 
 

@@ -230,7 +230,7 @@ def test_the_command(tmp_path):
     assert "--potential chgnet" in str(runner.invoke(app, words).exception)
     words = ["data", "hull", "demo/val", "-o", str(tmp_path / "x.json"), "--potential", "chgnet"]
     two = runner.invoke(app, [*words, "--split", "train"]).exception
-    assert "demo/val names the split val, and train is asked for" in str(two)
+    assert "demo/val names the split val, and train is requested" in str(two)
 
 
 @pytest.mark.parametrize("step", [225, pytest.param(9, marks=pytest.mark.slow)])

@@ -64,7 +64,7 @@ def test_an_epoch_can_be_entered_anywhere():
 
 
 def test_batches_are_padded_to_the_bucket_but_never_beyond_the_largest_crystal():
-    batches = loader(16, bucket=4)
+    batches = loader(16, pad_to_multiple=4)
     largest = int(SET.num_atoms.max())
     for step in epoch(batches, 0):
         width = step[0].crystals.width

@@ -95,7 +95,10 @@ SETTINGS = {
     "times": ({"ldm__diffusion__steps": 3 * 10**8}, r"diffusion\.steps: .* equal to 10000"),
     "steps": ({"ldm__sampler__steps": 10**9}, r"sampler\.steps: .* equal to 10000"),
     "NaN": ({"ldm__diffusion__beta_end": float("nan")}, "beta_end: .* finite number, got nan"),
-    "infinity": ({"ldm__sampler__element_price": float("inf")}, "element_price: .* finite"),
+    "infinity": (
+        {"ldm__sampler__composition_penalty": float("inf")},
+        "composition_penalty: .* finite",
+    ),
     "negative": ({"vae__width": -4}, "greater than 0, got -4"),
     "condition": ({"ldm__conditions": {"a/b": {"kind": "num_elements"}}}, "should match pattern"),
     "keys": ({"ldm__conditions": {"keys": {"kind": "num_elements"}}}, "called 'keys'.*the_keys"),

@@ -61,13 +61,13 @@ def test_files_and_manifest(tiny_ldm, tmp_path):
     assert manifest["requested"] == 6
     assert manifest["seed"] == 3
     expected = {"scheduler": "ddim", "steps": 5, "eta": 0.0, "temperature": 1.0}
-    expected["element_price"] = 0.0
+    expected["composition_penalty"] = 0.0
     assert manifest["sampler"] == expected
     assert len(manifest["weights"]) == 16
     written = [s for s in result.structures if s is not None]
     assert manifest["written"] == len(written) == len(list((out / "cif").glob("*.cif")))
     assert manifest["valid"] == sum(p is None for p in result.problems)
-    named = {entry["id"] for entry in manifest["broken"]}
+    named = {entry["id"] for entry in manifest["invalid"]}
     assert named == {f"sample-{i:06d}" for i, p in enumerate(result.problems) if p}
     listed = json.loads(gzip.decompress((out / "structures.json.gz").read_bytes()))
     assert len(listed) == len(written)
@@ -109,7 +109,7 @@ def test_broken_crystals_are_counted_and_named(tiny_ldm, tmp_path, monkeypatch):
     result = chemeleon.sample(tiny_ldm, 3, output=tmp_path / "out")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert (manifest["requested"], manifest["written"], manifest["valid"]) == (3, 2, 1)
-    reasons = {entry["id"]: (entry["reason"], entry["written"]) for entry in manifest["broken"]}
+    reasons = {entry["id"]: (entry["reason"], entry["written"]) for entry in manifest["invalid"]}
     assert "apart" in reasons["sample-000001"][0]
     assert reasons["sample-000001"][1] is True
     assert "finite" in reasons["sample-000002"][0]

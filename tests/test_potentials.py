@@ -224,7 +224,7 @@ def test_missing_packages_are_named(monkeypatch):
 def test_no_potential_gives_no_energy():
     found = load_potential("none").energies([rocksalt()])
     assert np.isnan(found.per_atom_ev).all()
-    assert found.reasons == ["no potential was asked for"]
+    assert found.reasons == ["no potential was requested"]
 
 
 @pytest.mark.slow

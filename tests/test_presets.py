@@ -349,8 +349,10 @@ def test_every_counterpart_runs(command, tmp_path, monkeypatch):
 
 
 def test_a_resumed_run_keeps_settings_that_would_change_nothing(tmp_path):
-    words = ["rl.keep_share=0.3", "rl.ldm_ckpt_path=somewhere"]
-    with pytest.raises(ConfigError, match=r"rl\.keep_share would change nothing|keep_share would"):
+    words = ["rl.top_fraction=0.3", "rl.ldm_ckpt_path=somewhere"]
+    with pytest.raises(
+        ConfigError, match=r"rl\.top_fraction would change nothing|top_fraction would"
+    ):
         api.resolve("rl", "demo/dng", overrides=words)
     config = presets.load("rl", "demo/dng", overrides=words, fresh=False).config
     (tmp_path / "config.yaml").write_text(presets.to_yaml(config))

@@ -87,7 +87,7 @@ def test_cells_go_to_their_least_energy_and_failures_stay_as_they_were():
     assert torch.equal(crystals.lattice[0], 3.4 * torch.eye(3))  # what was given is not touched
     assert [note.converged for note in notes] == [True, False, True]
     assert notes[0].steps > 0 == notes[2].steps
-    told = Relaxer(Springs(), 200).told(notes, ["a", "b", "c"])
+    told = Relaxer(Springs(), 200).to_manifest(notes, ["a", "b", "c"])
     assert told["converged"] == 2
     assert told["failed"] == [{"id": "b", "reason": "one atom alone"}]
     json.dumps(told, allow_nan=False)
@@ -106,7 +106,7 @@ def test_a_crystal_that_relaxation_would_break_stays_as_given():
     assert notes[0].rmsd_angstrom == 0
     assert not notes[0].converged
     assert "relaxation would break it (atoms 0 and 1 are" in str(notes[0].reason)
-    told = relaxer.told(notes, ["a", "b", "c"])
+    told = relaxer.to_manifest(notes, ["a", "b", "c"])
     assert told["failed"] == []
     assert told["kept_as_given"] == [{"id": "a", "reason": notes[0].reason}]
     json.dumps(told, allow_nan=False)

@@ -38,15 +38,15 @@ runner = CliRunner()
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["-n", "99999999999999"], "99,999,999,999,999 crystals are asked for"),
+        (["-n", "99999999999999"], "99,999,999,999,999 crystals are requested"),
         (["-n", "9" * 4000], "about 10^4000 crystals"),
         (["-n", "600000", "--formula", "NaCl", "--formula", "KCl"], "1,200,000 crystals"),
         (["--formula", ""], "it has no atoms"),
-        (["--formula", "Na999999999"], "asks for 999,999,999 atoms"),
+        (["--formula", "Na999999999"], "requests 999,999,999 atoms"),
         (["--formula", "Na" * 5000], "it has 10,000 letters"),
         (["--formula", "NaCl", "--formula-units", "999999999"], "formula units must be from 1 to"),
         (["--formula", "NaCl", "--formula-units", "²"], "--formula-units takes whole numbers"),
-        (["--num-atoms", "1000000000"], "asks for 1,000,000,000 atoms"),
+        (["--num-atoms", "1000000000"], "requests 1,000,000,000 atoms"),
         (["--num-atoms", "1_0"], "--num-atoms takes whole numbers"),
         (["--num-atoms", "１０"], "--num-atoms takes whole numbers"),
         (["--batch-size", "²"], "--batch-size takes a positive number or auto"),
@@ -203,10 +203,10 @@ def test_the_last_resort_is_one_line(main, capsys):
     for error, code, text in (
         (ChemeleonError("no \x1b[31mmodel"), 2, "error: no \\x1b[31mmodel\n"),
         (RecursionError("deep"), 2, "error: what was given is nested too deeply to be read\n"),
-        (MemoryError(), 2, "error: memory is short (no more can be had): ask for fewer crystals,"
+        (MemoryError(), 2, "error: memory is short (no more can be had): request fewer crystals,"
          " a smaller batch or a smaller model\n"),
         (short, 2, "error: memory is short ([enforce fail] DefaultCPUAllocator: can't allocate"
-         " memory): ask for fewer crystals, a smaller batch or a smaller model\n"),
+         " memory): request fewer crystals, a smaller batch or a smaller model\n"),
         (KeyboardInterrupt(), 130, "stopped\n"),
     ):  # fmt: skip
         assert main(error) == code

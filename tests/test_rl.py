@@ -78,7 +78,7 @@ VARIANTS = {
     "window": ["rl.window=2", "rl.window_every=1"],
     "reference": ["rl.reference_kl=0.5"],
     "per crystal": ["rl.likelihood=per_crystal"],
-    "same noise": ["rl.same_noise=true"],
+    "shared noise": ["rl.shared_noise=true"],
 }
 
 
@@ -176,7 +176,7 @@ def test_old_probabilities_can_be_computed_again(small_ldm):
 
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
 def test_micro_batches_only_divide_the_work(small_ldm, size):
-    words = ["rl.reference_kl=0.1", "data.bucket=4"]
+    words = ["rl.reference_kl=0.1", "data.pad_to_multiple=4"]
     plain, expected = gradients(stage(small_ldm, *words))
     cut = stage(small_ldm, *words, f"rl.micro_batch={size}")
     divided, found = gradients(cut)
@@ -198,13 +198,13 @@ def test_flat_groups_push_nowhere_and_can_be_left_out(small_ldm, monkeypatch):
         found.scorer = Flat()
         return gradients(found)[0]
 
-    kept, dropped = terms(), terms("rl.drop_flat_groups=true")
+    kept, dropped = terms(), terms("rl.filter_zero_variance=true")
     assert kept["ratio"] == pytest.approx(1, abs=1e-5)  # its weights are those of a mean
     assert dropped["ratio"] == pytest.approx(1, abs=1e-5)
     assert kept["entropy"] != pytest.approx(dropped["entropy"], abs=1e-4)
     # another process kept all its groups: each of the three has a third of the say
     monkeypatch.setattr(objectives, "reduce", lambda share, how: (share + 1) / 2)
-    shared = terms("rl.drop_flat_groups=true")
+    shared = terms("rl.filter_zero_variance=true")
     assert shared["ratio"] == pytest.approx(0.5 / 0.75, abs=1e-5)
 
 
@@ -237,13 +237,13 @@ def test_groups_share_what_is_asked_for_and_if_wanted_the_noise():
     options = {"groups": 3, "group_size": 4, "crystals": 1000}
     prompts = draw_prompts(1, 5, **options)
     assert prompts.group.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert len(prompts.asked.unique()) == 3
+    assert len(prompts.crystals.unique()) == 3
     assert len(prompts.keys.unique()) == len(prompts.start_keys.unique()) == 12
-    shared = draw_prompts(1, 5, **options, same_noise=True)
+    shared = draw_prompts(1, 5, **options, shared_noise=True)
     assert torch.equal(shared.keys, prompts.keys)
     assert len(shared.start_keys.unique()) == 3
     other = draw_prompts(1, 6, **options)
-    assert not torch.equal(other.asked, prompts.asked)
+    assert not torch.equal(other.crystals, prompts.crystals)
 
 
 def test_the_window_moves_and_begins_again(small_ldm):
@@ -281,7 +281,8 @@ def test_walks_are_kept_whole_only_to_learn_from_their_steps(
 )
 def test_a_reward_whose_optimum_is_1_rises(small_ldm, tmp_path, algorithm, rate, reached):
     element = second_element(small_ldm)
-    words = ["rl.num_group_samples=16", "rl.clip_ratio=0.2", "trainer.max_epochs=30"]
+    words = ["rl.num_group_samples=16", "trainer.max_epochs=30"]
+    words += ["rl.clip_ratio=0.2"] if algorithm == "grpo" else []
     words += [f"rl.algorithm={algorithm}", f"optim.lr={rate}", "trainer.val_every_epochs=10"]
     train(tmp_path / "run", small_ldm, *words, element=element)
     made = [row["rollout/reward"] for row in metrics(tmp_path / "run") if "rollout/reward" in row]
@@ -385,7 +386,7 @@ def test_the_guides_names_work_and_faithful_settings_are_published():
         "structure_diversity": (0.1, "minmax"),
         "composition_diversity": (1.0, "minmax"),
     }
-    off = (rl.window, rl.same_noise, rl.drop_flat_groups, rl.reference_kl, rl.guidance)
+    off = (rl.window, rl.shared_noise, rl.filter_zero_variance, rl.reference_kl, rl.guidance)
     assert off == (None, False, False, 0.0, None)
 
 
@@ -400,15 +401,23 @@ def test_the_guides_names_work_and_faithful_settings_are_published():
         (["trainer.val_every_steps=3"], ["val_every_epochs"]),
         (["rl.num_groups=3"], ["num_group_samples"]),
         (["rl.algorithm=rejection", "rl.guidance=2"], ["guidance", "algorithm=grpo"]),
-        (["rl.guidance=2", "rl.guidance_interval=[0.3, 0.32]"], ["none of the 5 steps", "widen"]),
-        (["rl.guidance=2", "rl.guidance_interval=[0.5, 0.5]"], ["must rise"]),
+        (
+            ["rl.guidance=2", "rl.guidance_interval=[0.3, 0.32]"],
+            ["none of the 5 denoising steps", "widen"],
+        ),
+        (["rl.guidance=2", "rl.guidance_interval=[0.5, 0.5]"], ["such as 0.2,0.8; got 0.5,0.5"]),
         (["rl.sampler={scheduler: ddpm, eta: 0.5}"], ["sampler.eta=0.5", "ddpm always draws"]),
         (["rl.rewards.share.within=batch"], ["rewards.share", "within=batch", "normalise=none"]),
-        (["rl.keep_share=0.5", "rl.noise_draws=2"], ["keep_share, noise_draws", "grpo"]),
+        (["rl.top_fraction=0.5", "rl.noise_draws=2"], ["top_fraction, noise_draws", "grpo"]),
         (
-            ["rl.algorithm=rejection", "rl.reference_kl=0.1", "rl.drop_flat_groups=true"],
-            ["reference_kl, drop_flat_groups", "rejection"],
+            ["rl.algorithm=rejection", "rl.reference_kl=0.1", "rl.filter_zero_variance=true"],
+            ["reference_kl, filter_zero_variance", "rejection"],
         ),
+        (
+            ["rl.algorithm=rejection", "rl.clip_ratio=0.1", "rl.entropy_weight=1e-5"],
+            ["clip_ratio, entropy_weight would change nothing", "rejection"],
+        ),
+        (["rl.window_every=3"], ["rl.window_every would change nothing", "set window"]),
         (["rl.rewards.loss.reward=validity"], ["rewards.loss", "rename"]),
         (["rl.rewards.share_std.reward=validity"], ["rewards.share_std", "rename"]),
     ],

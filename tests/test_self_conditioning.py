@@ -12,7 +12,7 @@ from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.crystals.random import make_keys, normal
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError
-from chemeleon.generation.asked import Asked
+from chemeleon.generation.conditioning import Conditioning
 from chemeleon.generation.denoising import GuidedDenoiser, StepwiseDenoiser
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.networks.dit import Denoiser
@@ -84,8 +84,8 @@ def test_guidance_has_an_estimate_for_each_of_its_denoisers(run):
     pipeline = Pipeline.from_pretrained(run, "cpu")
     sizes = torch.tensor([4, 4])
     layout = Layout.from_mask(torch.ones(2, 4, dtype=torch.bool), sizes, full=True)
-    asked = Asked(None, 0.0, (0.0, 1.0), None)
-    denoiser = GuidedDenoiser(pipeline.model, sizes, layout, None, asked, pipeline.estimator)
+    conditioning = Conditioning(None, 0.0, (0.0, 1.0), None)
+    denoiser = GuidedDenoiser(pipeline.model, sizes, layout, None, conditioning, pipeline.estimator)
     z = normal(make_keys(0, torch.arange(2)), (4, pipeline.model.vae.config.latent_dim))
     t = torch.tensor([500, 500])
     with torch.no_grad():

@@ -76,8 +76,8 @@ def test_what_is_no_formula_is_refused(text):
         ("Jx2", "'Jx' is the symbol of no element"),
         ("(" * 5000, "5,000 letters"),
         ("Na" + "9" * 500, "not a finite number"),
-        ("Na999999999", r"asks for 999,999,999 atoms, and a cell has at most 1,000"),
-        ("(((Na999)999)999)999", "asks for 996,005,996,001 atoms"),
+        ("Na999999999", r"requests 999,999,999 atoms, and a cell has at most 1,000"),
+        ("(((Na999)999)999)999", "requests 996,005,996,001 atoms"),
     ],
 )
 def test_the_reason_is_said_in_few_words(text, reason):

@@ -321,23 +321,25 @@ def test_patience_ends_a_run(tmp_path):
 def test_a_run_stands_for_the_model_that_is_kept(tmp_path):
     words = [*TINY_VAE, "trainer.max_steps=6", "trainer.val_every_steps=2"]
     for keep in ("best", "last"):
-        api.vae_train("demo/dng", [*words, f"trainer.keep={keep}"], output=tmp_path / keep)
+        api.vae_train(
+            "demo/dng", [*words, f"trainer.checkpoint_selection={keep}"], output=tmp_path / keep
+        )
         assert find_model(tmp_path / keep) == tmp_path / keep / keep
     assert not (tmp_path / "last" / "best").exists()
     # a run that has a best model already
-    more = ["trainer.max_steps=8", "trainer.keep=last"]
+    more = ["trainer.max_steps=8", "trainer.checkpoint_selection=last"]
     api.vae_train(overrides=more, resume=tmp_path / "best")
     assert find_model(tmp_path / "best") == tmp_path / "best" / "last"
 
 
 def test_a_run_by_the_clock_ends_with_its_rate(tmp_path):
-    words = [*TINY_VAE, "optim.schedule=clock", "trainer.max_minutes=0.02"]
+    words = [*TINY_VAE, "optim.schedule=time_budget", "trainer.max_minutes=0.02"]
     result = api.vae_train("demo/dng", words, output=tmp_path / "r")
     assert result.fitted.complete
     console = Console(record=True, file=io.StringIO())
     again = api.vae_train(resume=tmp_path / "r", console=console)
     assert again.fitted.step == result.fitted.step
-    assert "come down by the clock" in console.export_text().replace("\n", " ")
+    assert "time budget is spent" in console.export_text().replace("\n", " ")
     with pytest.raises(ConfigError, match=r"needs trainer\.max_minutes"):
         api.vae_train("demo/dng", [*words, "trainer.max_minutes=null"], output=tmp_path / "s")
 
@@ -367,10 +369,10 @@ def test_learning_rates():
     assert cosine.at(0) == 1.0
     assert cosine.at(50) == pytest.approx(0.55)
     assert cosine.at(100) == pytest.approx(0.1)
-    clock = LearningRate(OptimConfig(lr=1.0, schedule="clock", min_lr_ratio=0.1), None)
+    clock = LearningRate(OptimConfig(lr=1.0, schedule="time_budget", min_lr_ratio=0.1), None)
     clock.passed(0.5)
     assert clock.at(7) == clock.at(7000) == pytest.approx(0.55)
-    slow = LearningRate(OptimConfig(lr=1.0, schedule="clock", warmup_steps=1000), None)
+    slow = LearningRate(OptimConfig(lr=1.0, schedule="time_budget", warmup_steps=1000), None)
     assert slow.at(9) == 0.01
     slow.passed(0.025)  # halfway through the longest warm-up
     assert slow.at(9) == pytest.approx(0.5, abs=1e-3)

@@ -53,8 +53,8 @@ def test_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= 5
     assert len(re.findall(r"^SrTiO3-\d +SrTiO3 ", shown, re.MULTILINE)) == 6
-    light = number(r"asked for 3 g/cm³: mean ([\d.]+)", shown)
-    heavy = number(r"asked for 9 g/cm³: mean ([\d.]+)", shown)
+    light = number(r"requested 3 g/cm³: mean ([\d.]+)", shown)
+    heavy = number(r"requested 9 g/cm³: mean ([\d.]+)", shown)
     assert heavy > light + 1  # 4.5 and 9 where it was written
     assert number(r"with caesium: (\d+) of 12", shown) >= 8  # 12; 0 or 1 before
     before = number(r"before: ([\d.]+) atoms", shown)

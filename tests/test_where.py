@@ -263,7 +263,7 @@ def test_two_splits_are_refused(table: Path) -> None:
     assert [one.split for one in find_sets("mine")] == ["train", "val"]
     assert find_set("mine/val", default="test").split == "val"
     for name in ("mine/val", f"{table.parent}/val", "mine/val where gap > 1", "mp/val"):
-        with pytest.raises(ConfigError, match="names the split val, and train is asked for"):
+        with pytest.raises(ConfigError, match="names the split val, and train is requested"):
             find_sets(name, "train")
         with pytest.raises(ConfigError, match="leave out one"):
             find_set(name, "train")

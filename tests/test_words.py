@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import re
@@ -21,6 +22,7 @@ from chemeleon.config.schema import STAGES
 from chemeleon.reinforcement.rewards._loading import built_in
 
 ROOT = Path(__file__).resolve().parents[1]
+CODE = ROOT / "chemeleon"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # what must not come back, and the term that stands in its place
@@ -30,16 +32,16 @@ WORDS = {
     r"\bwalk(s|ed|ing)?\b": "reverse diffusion, sampling trajectory",
     r"evaluations? of the (denoiser|network)": "denoising steps",
     r"\bfresh noise|(share|scale) of (all )?noise of the": "stochasticity (DDIM eta)",
-    r"by the clock": "time-budgeted cosine decay",
+    r"by the clock": "time-budgeted cosine decay, time budget",
     r"price for|worth it": "composition penalty on the number of elements",
     r"\bask(s|ed)? for\b|\basked of\b|asked, eV": "requested",
-    r"\bgo(es|ing)? on with\b": "resume",
+    r"\b(go(es|ing)?|gone) on (with|in)\b": "resume",
     r"\bdraw(s|n)? (new )?crystals": "sample, generate",
     r"(unique|stable),? and new\b|\bnew and stable|, new and|new is against|count as new"
     r"|\bnew %|new, stable|different .{0,30}and new\b": "novel",
     r"\bsound\b(?!\.)|structurally broken|broken (crystals?|candidates)|are broken|be broken"
     r"|is broken": "valid, invalid",
-    r"(is|are) told the (elements|conditions)|given them \(": "conditioned on",
+    r"(is|are|was|not) told the (elements|conditions)|given them \(": "conditioned on",
     r"replay share|copies of (the )?(training|first)|rise means copies": "memorisation",
     r"the hull does not know|no hull knows": "no competing phases in the chemical system",
 }
@@ -69,6 +71,24 @@ def _presets() -> Iterator[tuple[str, str]]:
             yield f"{stage} preset {name}", describe_preset(stage, name)
 
 
+def _messages(path: Path) -> Iterator[tuple[str, str]]:
+    """Give all text of a module but names and docstrings, a gap of an f-string as {}."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inner = {
+        id(part)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr | ast.Expr)
+        for part in ast.iter_child_nodes(node)
+    }
+    for node in ast.walk(tree):
+        parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+        words = [part.value if isinstance(part, ast.Constant) else "{}" for part in parts]
+        if id(node) not in inner and all(isinstance(word, str) for word in words):
+            text = "".join(map(str, words))
+            if " " in text:
+                yield f"{path.name}, line {getattr(node, 'lineno', 0)}", text
+
+
 def _cells(notebook: Path) -> Iterator[tuple[str, str]]:
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     for number, cell in enumerate(cells):
@@ -78,7 +98,7 @@ def _cells(notebook: Path) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory) -> list[tuple[str, str]]:
-    """Where each text is, and the text: pages, help, settings, presets and rewards."""
+    """Where each text is, and the text: pages, help, settings, presets, rewards, messages."""
     folder = tmp_path_factory.mktemp("reference")
     _module(ROOT / "docs" / "write_reference.py").write_reference(folder)
     verbs = (chemeleon.sample, chemeleon.evaluate, chemeleon.compare, chemeleon.prepare)
@@ -90,6 +110,7 @@ def texts(tmp_path_factory) -> list[tuple[str, str]]:
         ("settings", (folder / "settings.md").read_text(encoding="utf-8")),
         *_presets(),
         ("rewards", CliRunner().invoke(app, ["rl", "rewards", *built_in()]).output),
+        *(text for path in sorted(CODE.rglob("*.py")) for text in _messages(path)),
     ]
 
 
@@ -110,6 +131,7 @@ def test_the_texts_are_all_there(texts):
     assert whole["chemeleon ldm"]
     assert "charge neutrality" in whole["rewards"]
     assert whole["rl preset mp/dng"]
+    assert any(text.startswith("the guidance interval {}") for _, text in texts)
 
 
 @pytest.mark.parametrize(

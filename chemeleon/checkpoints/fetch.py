@@ -63,7 +63,7 @@ def fetch(repo: str, file: str, revision: str, most_bytes: int | None = None) ->
         if cached is None or isinstance(error, (RevisionNotFoundError, EntryNotFoundError)):
             raise CheckpointError(words) from error
         if not isinstance(error, OfflineModeIsEnabled):
-            log.warning("%s. Going on with the copy in the cache, %s", words, cached)
+            log.warning("%s. Using the copy in the cache, %s", words, cached)
         return cached
     if most_bytes is not None and (found.size or 0) > most_bytes:
         raise CheckpointError(

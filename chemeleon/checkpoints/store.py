@@ -197,10 +197,10 @@ def read_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def damaged_state(run: Path, what: str) -> CheckpointError:
-    """Return the error of a run that cannot be gone on with."""
+    """Return the error of a run that cannot be resumed."""
     return CheckpointError(
-        f"{run / STATE} is damaged ({what}), so the run cannot go on. Its models in best/ and last/"
-        " are files of their own, from which a new run can start"
+        f"{run / STATE} is damaged ({what}), so the run cannot be resumed. Its models in best/ and"
+        " last/ are files of their own, from which a new run can start"
     )
 
 

@@ -17,6 +17,7 @@ from chemeleon.cli import data, hub, ldm, predict, rl, vae
 from chemeleon.cli.evaluate import evaluate
 from chemeleon.cli.sample import sample
 from chemeleon.config.launched import is_first, is_one_of_several
+from chemeleon.config.renamed import current_flags
 from chemeleon.errors import ChemeleonError, visible
 from chemeleon.version import __version__
 
@@ -46,7 +47,9 @@ class _Commands(TyperGroup):
                 typer.echo("this process did nothing: the command takes the first alone", err=True)
                 ctx.exit()
             typer.echo("this command takes one process: the others have ended", err=True)
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        options = [] if command is None else [o for one in command.params for o in one.opts]
+        return name, command, current_flags(rest, options)
 
 
 app = typer.Typer(
@@ -155,4 +158,4 @@ def _exhausted(error: MemoryError | RuntimeError) -> str | None:
     if not (isinstance(error, MemoryError) or torch_says):
         return None
     said = str(error).partition("\n")[0] or "no more can be had"
-    return f"memory is short ({said}): ask for fewer crystals, a smaller batch or a smaller model"
+    return f"memory is short ({said}): request fewer crystals, a smaller batch or a smaller model"

@@ -93,11 +93,11 @@ def sample(
     settings |= {"formula": formula, "output": output, "formats": formats, "batch_size": batch_size}
     example = "NAME=VALUE such as band_gap=2.0"
     settings["conditions"] = words.named("--condition", conditions or (), example, str) or None
-    asked = SampleSettings(model, num_samples, **settings)
-    asked.check()  # before imports that take seconds
+    request = SampleSettings(model, num_samples, **settings)
+    request.check()  # before imports that take seconds
     if reference and not evaluate:
         raise ConfigError("--reference is for --evaluate, which is not given")
-    result = _make(asked)
+    result = _make(request)
     if result.rank > 0:
         return
     if table:
@@ -110,27 +110,23 @@ def sample(
         _evaluate(result, output, reference or [])
 
 
-def _make(asked: SampleSettings) -> SampleResult:
+def _make(settings: SampleSettings) -> SampleResult:
     """Make the crystals, and show how many there are."""
     from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
     from chemeleon import api
-    from chemeleon.checkpoints.shipped import default_model
     from chemeleon.config.hubname import hub_name
+    from chemeleon.generation.sampling import model_of
     from chemeleon.terminal import progress_bar
 
-    if asked.model is None:
-        shipped = default_model(asked.of_atoms)
-        model = shipped.reference
-        if is_first():  # before the work, which may take long
-            say(shipped.remark, err=True)
-    else:
-        model = str(asked.model)
+    model, notes = model_of(settings)
+    for note in notes if is_first() else ():  # before the work, which may take long
+        say(note, err=True)
     if hub_name(model):
         api.hub_pull(model)  # first, as two progress bars at once would disturb each other
     with progress_bar(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
-        task = bar.add_task("crystals", total=None if asked.formulas_from else asked.total)
-        given = {field.name: getattr(asked, field.name) for field in fields(asked)}
+        task = bar.add_task("crystals", total=None if settings.formulas_from else settings.total)
+        given = {field.name: getattr(settings, field.name) for field in fields(settings)}
         given |= {"model": model, "progress": lambda made: bar.advance(task, made)}
         return api.sample(**given)
 

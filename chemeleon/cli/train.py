@@ -123,7 +123,7 @@ def _report_training(result: TrainResult, stage: str, next_step: str) -> None:
     if not is_first():
         return
     folder, fitted = result.folder, result.fitted
-    go_on = f"Go on with: chemeleon {stage} train --resume {folder}"
+    go_on = f"Resume with: chemeleon {stage} train --resume {folder}"
     if fitted.interrupted:
         say(f"stopped at step {fitted.step}, all saved. {go_on}")
         raise typer.Exit(130)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from chemeleon.config.renamed import current
 from chemeleon.errors import ConfigError
 
 Positive = Annotated[int, Field(gt=0, le=10**12)]
@@ -58,6 +59,14 @@ class Section(BaseModel):
     """Base of all sections: frozen, strict about names, without NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _current_names(cls, values: Any) -> Any:
+        try:
+            return current(values, cls.model_fields) if isinstance(values, dict) else values
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
 
 
 class OpenSection(Section):

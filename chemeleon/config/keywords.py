@@ -6,8 +6,9 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+from chemeleon.config.renamed import current
 from chemeleon.errors import ConfigError, nearest
 
 P = ParamSpec("P")
@@ -35,11 +36,12 @@ def called_with(settings: Callable[P, S]) -> Callable[[Callable[[S], R]], Callab
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            for name in kwargs:
+            given: dict[str, Any] = current(kwargs, signature.parameters)
+            for name in given:
                 if name not in signature.parameters:
                     known = nearest(name, signature.parameters)
                     raise ConfigError(f"there is no setting '{name}'{known}")
-            return function(settings(*args, **kwargs))
+            return function(settings(*args, **given))
 
         said = texts(settings) if isinstance(settings, type) else {}
         words = "\n".join(f"    {name}: {said.get(name, '')}" for name in signature.parameters)

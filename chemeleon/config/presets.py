@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from chemeleon.config.plain_yaml import dump_yaml, parse_yaml, read_yaml
+from chemeleon.config.renamed import current
 from chemeleon.config.schema import STAGES, DataConfig, StageConfig
 from chemeleon.errors import ConfigError, nearest, printable
 
@@ -74,10 +75,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
     for key, value in layer.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+        if isinstance(value, Mapping):
+            into[key] = into[key] if isinstance(into.get(key), dict) else {}
             _merge(into[key], value)
         else:
-            into[key] = {**value} if isinstance(value, Mapping) else value
+            into[key] = value
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -175,9 +177,13 @@ def load(
     stack = _layers(stage, preset)
     if config_file is not None:
         stack.append((str(config_file), _read(config_file)))
-    stack += [(f"command line: {word}", parse_override(word)) for word in overrides]
-    loaded = stack_layers(STAGES[stage], stack)
-    if fresh and (unread := loaded.config.unread()):
+    words = [(f"command line: {word}", parse_override(word)) for word in overrides]
+    command: dict[str, Any] = {}  # as a whole: a key and its earlier name would contradict
+    for _, word in words:
+        _merge(command, word)
+    given = [key for key, _ in flatten(_current(STAGES[stage], command))]
+    loaded = stack_layers(STAGES[stage], stack + words)
+    if fresh and (unread := loaded.config.unread(given)):
         raise ConfigError("\n".join(unread))
     return loaded
 
@@ -186,7 +192,11 @@ def stack_layers(schema: type[StageConfig], stack: list[tuple[str, dict[str, Any
     """Merge (name, mapping) layers in order and validate them against ``schema``."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for name, layer in stack:
+    for name, given in stack:
+        try:
+            layer = _current(schema, given)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
         _merge(values, layer)
         origins.update((key, name) for key, _ in flatten(layer))
     config = _validated(schema, values, origins)
@@ -213,17 +223,32 @@ def _origin(key: str, origins: Mapping[str, str]) -> str:
     return DEFAULT_ORIGIN
 
 
+def _current(schema: type[BaseModel], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a layer under today's names, so that it changes what the layers below it set."""
+    found = current(layer, schema.model_fields)
+    for key, value in found.items():
+        if isinstance(value, Mapping) and (section := _section(schema, key)):
+            found[key] = _current(section, value)
+    return found
+
+
+def _section(schema: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """Return the schema of a section of a section, None if the key leads to none."""
+    field = schema.model_fields.get(key)
+    if field is None:
+        return None
+    candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+    inner = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+    return inner[0] if inner else None
+
+
 def _field_names(schema: type[BaseModel], path: Sequence[str]) -> list[str]:
     """Return the field names of the section that ``path`` leads to."""
     for part in path:
-        field = schema.model_fields.get(part)
-        if field is None:
+        section = _section(schema, part)
+        if section is None:
             return []
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        inner = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not inner:
-            return []
-        schema = inner[0]
+        schema = section
     return list(schema.model_fields)
 
 

@@ -12,7 +12,7 @@ MAX_ATOMS = 1_000  # of a cell or a formula; published sets have at most 52 in a
 MAX_SEED = 2**64 - 1  # what keyed random numbers can tell apart
 MAX_RELAX_STEPS = 10_000  # what has not come to rest by then never will
 MAX_JOBS = 1_024  # processes of one command
-MAX_GUIDANCE = 1_000.0  # 2 is usual; far beyond, nothing but the push is left
+MAX_GUIDANCE = 1_000.0  # 2 is usual; far beyond, nothing but guidance is left
 MAX_SECONDS = 86_400.0  # for two crystals: a day
 _WHOLE = re.compile(r"[+-]?[0-9]{1,30}")
 
@@ -32,7 +32,7 @@ def check_request(num_samples: int, num_atoms: Sequence[int] | None = None) -> N
         raise ConfigError(f"num_samples must be at least 1, got {num_samples}")
     if num_samples > MAX_CRYSTALS:
         raise ConfigError(
-            f"{_shown(num_samples)} crystals are asked for, and one sample has at most"
+            f"{_shown(num_samples)} crystals are requested, and one sample has at most"
             f" {MAX_CRYSTALS:,}: make several with different seeds"
         )
     if num_atoms is None:
@@ -54,7 +54,7 @@ def check_atoms(what: str, atoms: float) -> None:
     """
     if atoms > MAX_ATOMS:
         raise ConfigError(
-            f"{what} asks for {_shown(atoms)} atoms, and a cell has at most {MAX_ATOMS:,}"
+            f"{what} requests {_shown(atoms)} atoms, and a cell has at most {MAX_ATOMS:,}"
         )
 
 
@@ -99,16 +99,22 @@ def either(words: Iterable[str]) -> str:
 
 
 def guided_steps(interval: tuple[float, float], steps: int) -> range:
-    """Return the numbers of the steps that lie between two shares of a walk.
+    """Return the numbers of the steps that lie between two shares of a trajectory.
 
     Raises:
-        ConfigError: if none does.
+        ConfigError: if none does, or it is no interval.
     """
-    first, last = (round(share * steps) for share in interval)
+    low, high = interval
+    if not 0 <= low < high <= 1:
+        raise ConfigError(
+            "the guidance interval is two shares of the sampling trajectory, 0 its beginning and 1"
+            f" its end, such as 0.2,0.8; got {low:g},{high:g}"
+        )
+    first, last = round(low * steps), round(high * steps)
     if first >= last:
         raise ConfigError(
-            f"the guidance interval {interval[0]:g},{interval[1]:g} holds none of the {steps} steps"
-            " of the walk: widen it, or take more steps"
+            f"the guidance interval {low:g},{high:g} holds none of the {steps} denoising steps:"
+            " widen it, or take more steps"
         )
     return range(first, last)
 

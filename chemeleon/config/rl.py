@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -14,11 +15,12 @@ from chemeleon.errors import ConfigError
 
 # metrics of a rollout and of validation that are no reward's
 RESERVED = ("reward", "loss", "distinct_formulas", "distinct_elements", "element_drift")
-# settings that are off by default, and that only the other algorithm reads
+# settings that only the other algorithm reads: off by default, or on and set by presets for both
 _UNREAD = {
-    "grpo": ("keep_share", "noise_draws"),
-    "rejection": ("reference_kl", "drop_flat_groups", "likelihood", "old_log_probs"),
+    "grpo": ("top_fraction", "noise_draws"),
+    "rejection": ("reference_kl", "filter_zero_variance", "likelihood", "old_log_probs"),
 }
+_UNREAD_IF_GIVEN = {"grpo": (), "rejection": ("clip_ratio", "kl_weight", "entropy_weight")}
 Normalise = Literal["none", "minmax", "std", "mean", "clip"]
 
 
@@ -125,17 +127,17 @@ class RLConfig(Section):
     window_every: Positive = Field(
         default=25, description="Updates after which the window moves on by one step."
     )
-    same_noise: bool = Field(
+    shared_noise: bool = Field(
         default=False,
         description="Start all crystals of a group from the same noise (DanceGRPO, Xue et al. 2025,"
         " arXiv:2505.07818).",
     )
-    drop_flat_groups: bool = Field(
+    filter_zero_variance: bool = Field(
         default=False,
         description="Leave out groups whose rewards have zero variance (DAPO, Yu et al. 2025,"
         " arXiv:2503.14476), on all processes together; by default they count with advantage 0.",
     )
-    keep_share: float = Field(
+    top_fraction: float = Field(
         default=0.25,
         gt=0,
         le=1,
@@ -177,11 +179,15 @@ class RLConfig(Section):
             return rewards
         return {name: reward for name, reward in rewards.items() if reward is not None}
 
-    def unread(self) -> list[str]:
-        """Return the settings that would change nothing, and why."""
+    def unread(self, given: Collection[str] = ()) -> list[str]:
+        """Return what would change nothing, and why; the command itself has set ``given``."""
         eta, fields = self.sampler.unread_eta("euler"), type(self).model_fields
         found = [] if eta is None else [f"sampler.{eta}"]
-        if names := [n for n in _UNREAD[self.algorithm] if getattr(self, n) != fields[n].default]:
+        names = [n for n in _UNREAD[self.algorithm] if getattr(self, n) != fields[n].default]
+        names += [n for n in _UNREAD_IF_GIVEN[self.algorithm] if n in given]
+        if self.window is None and "window_every" in given:
+            found.append("window_every would change nothing without window: set window, too")
+        if names:
             found.append(
                 f"{', '.join(names)} would change nothing with algorithm={self.algorithm}:"
                 " leave out, or choose the other algorithm"
@@ -203,7 +209,7 @@ class RLConfig(Section):
                 "sampler.temperature must be 1: likelihoods are those of the model itself"
             )
         if name != "ddpm" and self.sampler.eta == 0:
-            problems.append("sampler.eta=0 walks without noise, so there is nothing to learn from")
+            problems.append("sampler.eta=0 is deterministic, so there is nothing to learn from")
         if self.window is not None and name == "ddpm":
             problems.append("window needs steps without noise, which ddpm does not have: use ddim")
         if self.window is not None and self.window >= steps:
@@ -213,15 +219,11 @@ class RLConfig(Section):
                 f"num_group_samples={self.num_group_samples} must be a multiple of"
                 f" minibatches={self.minibatches}"
             )
-        first, last = self.guidance_interval
-        if first >= last:
-            problems.append(f"guidance_interval must rise, such as [0.2, 0.8]; got {first}, {last}")
-        else:
-            try:
-                guided_steps((first, last), steps)
-            except ConfigError as error:
-                problems.append(str(error))
-        if (first, last) != (0, 1) and self.guidance is None:
+        try:
+            guided_steps(self.guidance_interval, steps)
+        except ConfigError as error:
+            problems.append(str(error))
+        if self.guidance_interval != (0, 1) and self.guidance is None:
             problems.append("guidance_interval says when guidance acts: set guidance")
         if self.algorithm == "rejection" and self.guidance is not None:
             problems.append(

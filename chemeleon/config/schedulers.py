@@ -109,7 +109,7 @@ class SamplerConfig(Section):
         le=2,
         description="Scale of all noise in sampling; below 1 for likelier, less varied crystals.",
     )
-    element_price: NonNegative = Field(
+    composition_penalty: NonNegative = Field(
         default=0.0,
         description="Composition penalty on the number of elements: log-probability, summed over"
         " its atoms, that another element has to add to a crystal's; 0 decodes every atom alone.",

@@ -5,6 +5,7 @@ Every section is frozen and refuses unknown keys; a field's description is its o
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -104,7 +105,9 @@ class DataConfig(Section):
     )
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     batch_size: Positive = Field(default=256, description="Crystals per step and process.")
-    bucket: Positive = Field(default=4, description="Pad a batch to a multiple of this many atoms.")
+    pad_to_multiple: Positive = Field(
+        default=4, description="Pad a batch to a multiple of this many atoms."
+    )
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     download: DownloadConfig | None = None
     instead: str | None = Field(
@@ -129,12 +132,11 @@ class OptimConfig(Section):
     lr: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
     weight_decay: NonNegative = Field(default=0.0, description="Decoupled weight decay.")
     betas: tuple[Decay, Decay] = Field(default=(0.9, 0.999), description="Averages of AdamW.")
-    schedule: Literal["constant", "cosine", "clock", "plateau"] = Field(
+    schedule: Literal["constant", "cosine", "time_budget", "plateau"] = Field(
         default="constant",
         description="Learning rate after warm-up; `cosine` ends at min_lr_ratio with the last step,"
-        " `clock` is a time-budgeted cosine decay, over when"
-        " trainer.max_minutes are, on any machine (so no two runs are the same; warm-up takes a"
-        " twentieth of the time at most).",
+        " `time_budget` is a time-budgeted cosine decay, over when trainer.max_minutes are, on any"
+        " machine (so no two runs are the same; warm-up takes a twentieth of the time at most).",
     )
     warmup_steps: int = Field(default=0, ge=0, description="Steps of linear warm-up.")
     min_lr_ratio: Fraction = Field(default=0.0, description="Last over peak learning rate.")
@@ -175,7 +177,7 @@ class TrainerConfig(Section):
     patience: Positive | None = Field(
         default=None, description="Stop after this many validations without progress."
     )
-    keep: Literal["best", "last"] = Field(
+    checkpoint_selection: Literal["best", "last"] = Field(
         default="best",
         description="Checkpoint selection: `best` by validation, kept beside `last`; or `last`"
         " alone, for diffusion whose loss says little of its samples.",
@@ -220,13 +222,13 @@ class StageConfig(Section):
     trainer: TrainerConfig
 
     @model_validator(mode="after")
-    def _clock(self) -> StageConfig:
-        if self.optim.schedule == "clock" and self.trainer.max_minutes is None:
-            raise ValueError("optim.schedule=clock needs trainer.max_minutes")
+    def _time_budget(self) -> StageConfig:
+        if self.optim.schedule == "time_budget" and self.trainer.max_minutes is None:
+            raise ValueError("optim.schedule=time_budget needs trainer.max_minutes")
         return self
 
-    def unread(self) -> list[str]:
-        """Return the settings that would change nothing, and why: a new run refuses them."""
+    def unread(self, given: Collection[str] = ()) -> list[str]:
+        """Return what would change nothing, and why; this command itself has set ``given``."""
         return []
 
 
@@ -250,7 +252,7 @@ class LDMTrainConfig(StageConfig):
     stage = "chemeleon.training.ldm:LDMStage"
     ldm: LDMConfig = Field(default_factory=LDMConfig)
 
-    def unread(self) -> list[str]:
+    def unread(self, given: Collection[str] = ()) -> list[str]:
         """See ``StageConfig``."""
         eta = self.ldm.sampler.unread_eta()
         return [] if eta is None else [f"ldm.sampler.{eta}"]
@@ -273,9 +275,10 @@ class RLTrainConfig(StageConfig):
     stage = "chemeleon.reinforcement.rl:RLStage"
     rl: RLConfig
 
-    def unread(self) -> list[str]:
+    def unread(self, given: Collection[str] = ()) -> list[str]:
         """See ``StageConfig``."""
-        return [f"rl.{text}" for text in self.rl.unread()]
+        own = self.rl.unread([key.removeprefix("rl.") for key in given])
+        return [f"rl.{text}" for text in own]
 
     @model_validator(mode="after")
     def _whole_updates(self) -> RLTrainConfig:

@@ -123,7 +123,7 @@ def _fetch(url: str, part: Path, advance: Advance) -> None:
             cause = getattr(error, "reason", None) or error
             reason = str(cause) or type(error).__name__
         if part.exists() and part.stat().st_size > before:
-            continue_hint = "what has arrived is kept: run the same command again to go on"
+            continue_hint = "what has arrived is kept: run the same command again to resume"
         else:
             continue_hint = "check the network (or proxy), then run the same command again"
         if attempt == _ATTEMPTS:

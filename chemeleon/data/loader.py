@@ -114,7 +114,7 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         accumulation: int = 1,
-        bucket: int = 4,
+        pad_to_multiple: int = 4,
     ) -> None:
         self.parts = world * accumulation
         self.rank, self.world, self.accumulation = rank, world, accumulation
@@ -123,7 +123,7 @@ class Loader:
                 f"{len(crystals)} crystals cannot be shared by {world} processes x {accumulation}"
                 " accumulation steps: lower trainer.grad_accumulation or the number of processes"
             )
-        self.seed, self.device, self.bucket = seed, device, bucket
+        self.seed, self.device, self.pad_to_multiple = seed, device, pad_to_multiple
         self.step_size = batch_size * self.parts
         self.sizes = crystals.num_atoms.cpu()  # host copy: widths must not wait for the device
         self.largest = int(self.sizes.max())
@@ -147,7 +147,7 @@ class Loader:
             rank=rank,
             world=world,
             accumulation=config.trainer.grad_accumulation,
-            bucket=config.data.bucket,
+            pad_to_multiple=config.data.pad_to_multiple,
         )
 
     def __len__(self) -> int:
@@ -158,7 +158,7 @@ class Loader:
     def width(self, sizes: Tensor) -> int:
         """Return the padded number of atoms for crystals of these sizes."""
         largest = int(sizes.max())
-        return min(-(-largest // self.bucket) * self.bucket, self.largest)
+        return min(-(-largest // self.pad_to_multiple) * self.pad_to_multiple, self.largest)
 
     def tokens(self, atoms: int, slots: int) -> int | None:
         """Return how many tokens to make of a batch; None where packing saves too little."""

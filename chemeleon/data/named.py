@@ -147,7 +147,7 @@ def find_sets(
 def _agreed(name: str, own: str, split: str | None) -> str:
     """Return the split in a name, unless another one is asked for."""
     if split not in (None, own):
-        raise ConfigError(f"{name} names the split {own}, and {split} is asked for: leave out one")
+        raise ConfigError(f"{name} names the split {own}, and {split} is requested: leave out one")
     return own
 
 

@@ -107,7 +107,7 @@ def _correction(counts: tuple[tuple[int, int], ...], oxide: str, sulfide: str) -
             data={"oxide_type": oxide, "sulfide_type": sulfide},
         )
         if not GUESSED & {z for z, _ in counts}:  # most of the time goes into guessing states
-            entry.data["oxidation_states"] = {"nothing that asks for it": 0}
+            entry.data["oxidation_states"] = {"not guessed": 0}
         adjustments = scheme.get_adjustments(entry)
     return sum(adjustment.value for adjustment in adjustments) / composition.num_atoms
 

@@ -158,7 +158,7 @@ class NoPotential(Potential):
     ) -> Evaluation:
         """Return NaN for every crystal."""
         found = empty_evaluation(cells, forces, stresses)
-        return found._replace(reasons=["no potential was asked for"] * len(cells.num_atoms))
+        return found._replace(reasons=["no potential was requested"] * len(cells.num_atoms))
 
 
 def empty_evaluation(cells: Crystals, forces: bool, stresses: bool) -> Evaluation:

@@ -195,7 +195,7 @@ def asked_symprec(symmetrize: bool, symprec: float | None) -> float | None:
         ConfigError: for a tolerance that makes no sense, or without idealising.
     """
     if not symmetrize and symprec is not None:
-        raise ConfigError("symprec is the tolerance of symmetrize, which is not asked for")
+        raise ConfigError("symprec is the tolerance of symmetrize, which is not requested")
     if not symmetrize:
         return None
     chosen = DEFAULT_SYMPREC if symprec is None else symprec

@@ -1,4 +1,4 @@
-"""The folder of `chemeleon sample`, read as what was asked for: broken crystals keep their rows."""
+"""The folder of `chemeleon sample`, read as what was requested: invalid crystals have rows, too."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from chemeleon.config.plain_json import parse_json
+from chemeleon.config.renamed import current
 from chemeleon.data.crystal import Record
 from chemeleon.errors import DataError
 from chemeleon.storage import settle
 
 # CIFs last: those of idealised crystals list conventional cells, of up to four times the atoms
 _FORMS = ("structures.extxyz", "structures.json.gz", "poscar", "cif")
+_NEEDED = {"requested", "invalid", "formats"}
 _TOLD = (
     "model",
     "weights",
@@ -33,7 +35,7 @@ def sample_manifest(path: Path) -> dict[str, Any] | None:
     """Return the manifest of a folder that `chemeleon sample` wrote, or None for anything else.
 
     Raises:
-        DataError: if it is one, but does not say which crystals are broken.
+        DataError: if it is one, but does not say which crystals are invalid.
     """
     settle(path)
     file = path / "manifest.json"
@@ -43,13 +45,13 @@ def sample_manifest(path: Path) -> dict[str, Any] | None:
         found = parse_json(file.read_bytes(), finite=True)
     except ValueError:
         return None
-    ours = isinstance(found, dict) and {"requested", "broken", "formats"} <= found.keys()
-    if not ours or not any((path / form).exists() for form in _FORMS):
+    found = current(found, _NEEDED) if isinstance(found, dict) else {}
+    if not found.keys() >= _NEEDED or not any((path / form).exists() for form in _FORMS):
         return None
-    broken = found["broken"]
-    if not isinstance(broken, list) or not all(map(_is_entry, broken)):
+    invalid = found["invalid"]
+    if not isinstance(invalid, list) or not all(map(_is_entry, invalid)):
         raise DataError(
-            f"{file} does not list the broken crystals as `chemeleon sample` does (id, reason,"
+            f"{file} does not list the invalid crystals as `chemeleon sample` does (id, reason,"
             " written): it has been changed. Without it the folder is judged by its files alone"
         )
     return found
@@ -99,7 +101,7 @@ def _is_flat(value: Any, levels: int = 4) -> bool:
 
 
 def _unwritten(manifest: dict[str, Any]) -> Iterator[Record]:
-    for row, entry in enumerate(manifest["broken"], start=1):
+    for row, entry in enumerate(manifest["invalid"], start=1):
         if not entry.get("written", True):
             reason = f"not written: {entry['reason']}"
             yield Record("manifest.json", row, entry["id"], "problem", reason, {})

@@ -31,8 +31,7 @@ class Settings:
     Attributes:
         references: sets to be novel against: data sets (their train split), ``NAME/SPLIT`` or
             paths, each with ``where EXPRESSION`` or without. "Unique and novel" is against all of
-            them; the first is the training set, whose duplicates are counted
-            (memorisation, ``replay``).
+            them; the first is the training set: its duplicates are ``memorisation``.
         control: set that passes through the same code, and whose distributions are those to
             compare with: a data set or path, auto (the test split of the first reference that is a
             data set) or none.

@@ -1,6 +1,6 @@
 """The denoiser of one batch, with conditions, guidance and self-conditioning.
 
-`GuidedDenoiser` answers for pairs of crystals and steps, as training asks,
+`GuidedDenoiser` answers for pairs of crystals and steps, as training needs them,
 `StepwiseDenoiser` for one step of a trajectory after the other.
 
 Shapes: ``B`` crystals of a batch, or pairs of a crystal and a step, ``N`` padded atoms, ``L``
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from chemeleon.diffusion.losses import NoiseProcess
-from chemeleon.generation.asked import Asked
+from chemeleon.generation.conditioning import Conditioning
 from chemeleon.models.condition_encoder import Request
 from chemeleon.models.packing import Layout
 from chemeleon.models.replay import Replayed
@@ -43,7 +43,7 @@ class GuidedDenoiser:
         num_atoms: Tensor,
         layout: Layout,
         known: Tensor | None,
-        asked: Asked,
+        conditioning: Conditioning,
         process: NoiseProcess | None,
     ) -> None:
         """Bind the network to a batch.
@@ -53,13 +53,13 @@ class GuidedDenoiser:
             num_atoms: ``(B,)``.
             layout: where the atoms are.
             known: of ``LatentDiffusion.known``, what the model is conditioned on.
-            asked: conditions and guidance.
+            conditioning: conditions and guidance.
             process: of a model with self-conditioning, whose last estimate of the clean latents it
                 is given; None without.
         """
         self.network, self.num_atoms, self.layout, self.known = network, num_atoms, layout, known
-        self.asked, self.process = asked, process
-        self.branches = asked.branches()
+        self.conditioning, self.process = conditioning, process
+        self.branches = conditioning.branches()
 
     def evaluate(
         self, request: Request | None, z: Tensor, t: Tensor, *estimate: Tensor
@@ -75,7 +75,7 @@ class GuidedDenoiser:
         return Evaluated(prediction, variance, clean)
 
     def predict(
-        self, z: Tensor, t: Tensor, estimates: Sequence[Tensor] = (), pushed: Tensor | None = None
+        self, z: Tensor, t: Tensor, estimates: Sequence[Tensor] = (), guided: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Return prediction and variance of pairs of crystals and steps.
 
@@ -84,7 +84,7 @@ class GuidedDenoiser:
             t: ``(B,)`` times.
             estimates: of models with self-conditioning: for each branch the ``(B, N, L)`` clean
                 latents estimated in the step before.
-            pushed: ``(B,)`` bool, which pairs are guided; all if not given.
+            guided: ``(B,)`` bool, which pairs are guided; all if not given.
         """
         given = [[x] for x in estimates] or [[] for _ in self.branches]
         found = [
@@ -93,7 +93,7 @@ class GuidedDenoiser:
         ]
         if len(found) == 1:
             return found[0].prediction, found[0].variance
-        return guide(found[0], found[1], self.asked.guidance, pushed)
+        return guide(found[0], found[1], self.conditioning.guidance, guided)
 
 
 class StepwiseDenoiser:
@@ -124,7 +124,7 @@ class StepwiseDenoiser:
             record: keep ``estimates``.
         """
         self.denoiser, self.stop, self.record = denoiser, stop, record
-        self.pushed = denoiser.asked.pushed(steps)
+        self.guided = denoiser.conditioning.guided(steps)
         self.steps = itertools.count()
         self.last: list[Tensor | None] = [None] * len(denoiser.branches)
         self.estimates: list[list[Tensor]] = []
@@ -144,7 +144,7 @@ class StepwiseDenoiser:
         """
         if self.stop is not None and self.stop.is_set():
             raise CancelledError
-        guided = next(self.steps) in self.pushed
+        guided = next(self.steps) in self.guided
         remembers = self.denoiser.process is not None
         if remembers:
             self.last = [torch.zeros_like(z) if x is None else x for x in self.last]
@@ -157,23 +157,23 @@ class StepwiseDenoiser:
                 self.last[branch] = found[branch].clean
         if len(found) == 1:
             return found[0].prediction, found[0].variance
-        return guide(found[0], found[1], self.denoiser.asked.guidance)
+        return guide(found[0], found[1], self.denoiser.conditioning.guidance)
 
 
 def guide(
-    conditional: Evaluated, unconditional: Evaluated, scale: float, pushed: Tensor | None = None
+    conditional: Evaluated, unconditional: Evaluated, scale: float, guided: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Return ``unconditional + scale * (conditional - unconditional)``, for the prediction and the
     place of the variance alike, as the published models do.
 
     Classifier-free guidance, Ho and Salimans 2022 (arXiv:2207.12598): 0 is unconditional, 1
-    conditional, more pushes harder.
+    conditional, more is guided more strongly.
 
     Args:
         conditional: what the denoiser says with the conditions.
         unconditional: and without them.
         scale: of guidance.
-        pushed: ``(B,)`` bool, which are guided; the others are conditional. All if not given.
+        guided: ``(B,)`` bool, which are guided; the others are conditional. All if not given.
     """
     found: list[Tensor | None] = []
     for with_it, without in zip(conditional[:2], unconditional[:2], strict=True):
@@ -181,8 +181,8 @@ def guide(
             found.append(None)
             continue
         steered = without + scale * (with_it - without)
-        if pushed is not None:
-            steered = torch.where(pushed.view(-1, 1, 1), steered, with_it)
+        if guided is not None:
+            steered = torch.where(guided.view(-1, 1, 1), steered, with_it)
         found.append(steered)
     assert found[0] is not None
     return found[0], found[1]

@@ -26,7 +26,7 @@ from chemeleon.generation.relaxation import Idealiser, Relaxer
 
 @dataclass
 class Sampled:
-    """One crystal that was asked for, and what became of it.
+    """One requested crystal, and what became of it.
 
     Attributes:
         number: of the pipeline's, which decides its random numbers.
@@ -65,7 +65,7 @@ class Finished(NamedTuple):
     scores: Tensor | None
 
     def sampled(self, cell: Cell | None) -> list[Sampled]:
-        """Return the crystals one by one, in the cell asked for; None keeps their cells."""
+        """Return the crystals one by one, in the requested cell; None keeps their cells."""
         problems = structural_problems(self.crystals)
         rows = torch.nonzero(torch.as_tensor(writable(self.crystals))).squeeze(-1)
         made = dict(zip(rows.tolist(), to_structures(self.crystals.subset(rows)), strict=True))
@@ -80,7 +80,7 @@ class Finished(NamedTuple):
 
 
 def _shape(one: Sampled, cell: Cell | None) -> None:
-    """Put a crystal into the cell asked for; a broken one keeps its own."""
+    """Put a crystal into the requested cell; an invalid one keeps its own."""
     if one.structure is None:
         return
     if one.ideal is not None and one.ideal.ideal:
@@ -94,7 +94,7 @@ def _shape(one: Sampled, cell: Cell | None) -> None:
 
 
 class Finisher(NamedTuple):
-    """What is done to crystals once they are made; each step only where asked for."""
+    """What is done to crystals once they are made; each step only where requested."""
 
     relaxer: Relaxer | None
     idealiser: Idealiser | None
@@ -111,13 +111,13 @@ class Finisher(NamedTuple):
         scores = None if self.scorer is None else self.scorer.score(crystals)
         return Finished(numbers, crystals, moves, ideals, scores)
 
-    def told(self, made: Sequence[Sampled], names: Sequence[str]) -> dict[str, Any]:
+    def to_manifest(self, made: Sequence[Sampled], names: Sequence[str]) -> dict[str, Any]:
         """Return what a manifest says of the steps that change crystals."""
         found: dict[str, Any] = {}
         if self.relaxer is not None:
             moves = [one.move for one in made if one.move is not None]
-            found["relaxation"] = self.relaxer.told(moves, names)
+            found["relaxation"] = self.relaxer.to_manifest(moves, names)
         if self.idealiser is not None:
             ideals = [one.ideal for one in made if one.ideal is not None]
-            found["symmetrization"] = self.idealiser.told(ideals, names)
+            found["symmetrization"] = self.idealiser.to_manifest(ideals, names)
         return found

@@ -29,11 +29,11 @@ class Candidates:
 
     Attributes:
         source: data set or file that the targets are from; None for formulas.
-        targets: what was asked for: formulas, or ids of the source.
+        targets: what was requested: formulas, or ids of the source.
         units: formula units of each candidate; empty for a data set's.
         atoms: atomic numbers of each candidate.
         per_target: candidates of each target.
-        notes: what could not be done as asked.
+        notes: what could not be done as requested.
     """
 
     source: str | None
@@ -56,8 +56,8 @@ class Candidates:
             for start in range(0, len(self.atoms), self.per_target)
         ]
 
-    def told(self, order: list[int], scores: list[float], by: str | None) -> dict[str, Any]:
-        """Return what was asked for and in which order it was put, for the manifest.
+    def to_manifest(self, order: list[int], scores: list[float], by: str | None) -> dict[str, Any]:
+        """Return what was requested and in which order it was put, for the manifest.
 
         Args:
             order: candidate at each place.
@@ -75,8 +75,8 @@ class Candidates:
                     row |= {"rank": place - group.start + 1}
                     row |= {"score": None if math.isnan(score) else score}
                 candidates.append(row)
-        asked = {"formulas": self.targets, "ranked_by": by}
-        return {**asked, "notes": self.notes, "candidates": candidates}
+        found = {"formulas": self.targets, "ranked_by": by}
+        return {**found, "notes": self.notes, "candidates": candidates}
 
 
 def of_formulas(
@@ -102,7 +102,7 @@ def of_formulas(
     parsed = dict(zip(written, atoms_of, strict=True))
     if len(parsed) < len(formulas):
         twice = Counter(written).most_common(1)[0][0]
-        raise ConfigError(f"formula '{twice}' is asked for twice: ask once, for more candidates")
+        raise ConfigError(f"formula '{twice}' is given twice: give it once, with more candidates")
     plan = Candidates(None, list(parsed), [], [], count, [])
     for text, atoms in parsed.items():
         for number, candidates in _units(text, atoms, count, units, model, plan.notes).items():
@@ -194,7 +194,7 @@ def of_data(source: str, count: int, on_error: OnError = "few") -> Candidates:
     check_request(len(crystals) * count)
     if len(set(crystals.ids)) < len(crystals):
         twice = Counter(crystals.ids).most_common(1)[0][0]
-        raise ConfigError(f"{source}: two crystals are called '{twice}', so samples cannot be told")
+        raise ConfigError(f"{source}: two crystals are called '{twice}', so sample names clash")
     parts = crystals.atomic_numbers.split(crystals.num_atoms.tolist())
     atoms = [sorted(part.tolist()) for part in parts for _ in range(count)]
     return Candidates(source, list(crystals.ids), [], atoms, count, [])

@@ -3,7 +3,7 @@
 It is the only generator: `sample` writes what it yields, and policy gradients learn from the
 trajectories that it records.
 
-Shapes: ``B`` crystals of a batch, ``N`` padded atoms, ``M`` crystals asked for. A crystal depends
+Shapes: ``B`` crystals of a batch, ``N`` padded atoms, ``M`` requested crystals. A crystal depends
 on the model, the seed and its number alone, not on the batch that it is made in.
 """
 
@@ -31,7 +31,7 @@ from chemeleon.crystals.random import fold, make_keys, normal, uniform
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.diffusion.reverse import ReverseDiffusion, Trajectory
 from chemeleon.errors import GenerationError
-from chemeleon.generation.asked import Asked, ask, unit_sizes, warn_unusual
+from chemeleon.generation.conditioning import Conditioning, unit_sizes, warn_unusual
 from chemeleon.generation.denoising import GuidedDenoiser, StepwiseDenoiser
 from chemeleon.generation.settings import Options, Precision
 from chemeleon.models.denoiser import LatentDiffusion
@@ -45,8 +45,8 @@ class Made(NamedTuple):
     """A batch of crystals, and how the model came to them.
 
     Attributes:
-        crystals: in main memory; broken ones are still among them.
-        clean: ``(B, N, L)`` latents at the end of the walk, on the device.
+        crystals: in main memory; invalid ones are still among them.
+        clean: ``(B, N, L)`` latents at the end of the trajectory, on the device.
         trajectory: latents and likelihoods, on the device; None if they were not recorded.
         estimates: of models with self-conditioning, for each branch of guidance the clean latents
             ``(S, B, N, L)`` that the denoiser was given; empty without.
@@ -152,7 +152,7 @@ class Pipeline:
         units, largest = unit_sizes(self.model, options), len(self.model.size_histogram) - 1
         units = units * len(keys) if len(units) == 1 else units
         sizes = torch.zeros(len(keys), dtype=torch.int64)
-        for unit in set(units):  # a formula asked for must go into its cell
+        for unit in set(units):  # a requested formula must go into its cell
             mine = torch.tensor([i for i, other in enumerate(units) if other == unit])
             allowed = None if unit is None else range(unit, max(unit, largest) + 1, unit)
             sizes[mine] = self.draw_sizes(keys[mine], allowed)
@@ -161,12 +161,12 @@ class Pipeline:
     def generate(self, num_samples: int, **options: Unpack[Options]) -> Crystals:
         """Make crystals, ``M`` or a process's share, in the order of their numbers.
 
-        See ``stream`` for arguments and errors. Broken crystals are still in it.
+        See ``stream`` for arguments and errors. Invalid crystals are still in it.
         """
         made = list(self.stream(num_samples, **options))
         if not made:
             raise GenerationError(
-                f"{num_samples} crystals leave none for this process: ask for more"
+                f"{num_samples} crystals leave none for this process: request more"
             )
         numbers, parts = zip(*made, strict=True)
         return Crystals.join(parts).subset(torch.argsort(torch.cat(numbers)))
@@ -184,17 +184,17 @@ class Pipeline:
 
         Raises:
             GenerationError: if the model cannot make crystals this way, or memory is too small.
-            ConfigError: if what is asked for cannot be read, or the model does not know of it.
+            ConfigError: if a request cannot be read, or the model does not know of it.
         """
         given = Options(**options)
         atoms = given.get("atoms")
         self.check_kind(atoms is not None)
         reverse = self.reverse(given.get("sampler") or self.model.config.sampler)
-        if reverse.sampler.element_price > 0 and atoms is not None:
+        if reverse.sampler.composition_penalty > 0 and atoms is not None:
             raise GenerationError(
-                "the atoms are given, so none of them can be left out: leave out element_price"
+                "the atoms are given, so none can be left out: leave out composition_penalty"
             )
-        asked = ask(self.model, num_samples, given)
+        conditioning = Conditioning.read(self.model, num_samples, given)
         if given.get("rank", 0) == 0:
             warn_unusual(self.model, given)
         keys = make_keys(given.get("seed", 0), torch.arange(num_samples))
@@ -223,7 +223,7 @@ class Pipeline:
             chosen = mine[start : start + size]
             parts = [None if x is None else x[chosen] for x in (types, groups)]
             shapes = _shapes(sizes[chosen], *parts)
-            context, own = self.autocast(precision), asked.of(chosen, self.device)
+            context, own = self.autocast(precision), conditioning.of(chosen, self.device)
             made = self.make(reverse, shapes, own, keys[chosen], autocast=context, stop=stop)
             names = [f"sample-{i:06d}" for i in chosen.tolist()]
             return chosen, replace(made.crystals, ids=names)
@@ -256,22 +256,22 @@ class Pipeline:
         Raises:
             GenerationError: naming the presets that train the other kind.
         """
-        told = self.model.config.denoiser.types
-        if formula and not told:
+        conditioned = self.model.config.denoiser.types
+        if formula and not conditioned:
             raise GenerationError(
-                "this model chooses the elements itself and cannot be asked for a formula: use"
+                "this model chooses the elements itself and cannot be conditioned on a formula: use"
                 " shipped:csp, or one trained with csp presets (chemeleon vae train"
                 " --preset mp_20/csp, then chemeleon ldm train --preset mp_20/csp)"
             )
-        if told and not formula:
+        if conditioned and not formula:
             raise GenerationError(
                 "this model places given atoms (kind csp) and cannot choose elements: name them"
                 " with --formula, or use a model trained with a dng preset"
             )
-        if not told and self.model.vae.config.kind == "csp":
+        if not conditioned and self.model.vae.config.kind == "csp":
             raise GenerationError(
-                "this model's VAE is of kind csp but its denoiser was not told the elements, so"
-                " nothing can be sampled from it: train an LDM with a csp preset"
+                "this model's VAE is of kind csp but its denoiser is not conditioned on elements,"
+                " so nothing can be sampled from it: train an LDM with a csp preset"
             )
 
     def reverse(self, sampler: SamplerConfig) -> ReverseDiffusion:
@@ -288,7 +288,7 @@ class Pipeline:
         self,
         reverse: ReverseDiffusion,
         shapes: CrystalBatch,
-        asked: Asked,
+        conditioning: Conditioning,
         keys: Tensor,
         *,
         autocast: AbstractContextManager[Any],
@@ -303,7 +303,7 @@ class Pipeline:
         Args:
             reverse: of `reverse`, or one with a likelihood.
             shapes: sizes of the crystals and, for csp, their elements; their geometry is not read.
-            asked: conditions, guidance and elements, on the device.
+            conditioning: conditions, guidance and elements, on the device.
             keys: ``(B,)`` random keys.
             autocast: context in which networks run.
             start_keys: keys of the initial noise; by default ``keys``.
@@ -315,7 +315,13 @@ class Pipeline:
         model, shapes, keys = self.model, shapes.to(self.device), keys.to(self.device)
         first = keys if start_keys is None else start_keys.to(self.device)
         start = normal(fold(first, "start"), (shapes.width, model.vae.config.latent_dim))
-        given = (shapes.num_atoms, Layout.of(shapes), model.known(shapes), asked, self.estimator)
+        given = (
+            shapes.num_atoms,
+            Layout.of(shapes),
+            model.known(shapes),
+            conditioning,
+            self.estimator,
+        )
         denoiser = GuidedDenoiser(network or model, *given)
         with autocast:  # around the whole trajectory: weights are rounded once
             predict = StepwiseDenoiser(
@@ -328,9 +334,9 @@ class Pipeline:
             else:
                 clean = reverse.sample(predict, start, shapes.mask, keys)
             z = model.unstandardise(clean) * shapes.mask.unsqueeze(-1)
-            decoded = asked.restrict(model.vae.decode(z, shapes))
-        price = reverse.sampler.element_price
-        flat = model.vae.to_crystals(decoded, shapes, price)
+            decoded = conditioning.restrict(model.vae.decode(z, shapes))
+        penalty = reverse.sampler.composition_penalty
+        flat = model.vae.to_crystals(decoded, shapes, penalty)
         estimates = [torch.stack(steps) for steps in zip(*predict.estimates, strict=True)]
         crystals = replace(flat, frac_coords=wrap(flat.frac_coords))
         return Made(crystals, clean, trajectory, estimates)
@@ -384,7 +390,7 @@ def _shapes(
 def _table(atoms: Sequence[Sequence[int]], order: Order, num_samples: int) -> Tensor:
     """Return atomic numbers in the order of training, ``(M, most atoms)``, padded with 0."""
     if len(atoms) != num_samples:
-        raise GenerationError(f"{num_samples} crystals are asked for, with atoms of {len(atoms)}")
+        raise GenerationError(f"{num_samples} crystals are requested, with atoms of {len(atoms)}")
     for number, row in enumerate(atoms):
         if not row or min(row) < 1 or max(row) > MAX_ATOMIC_NUMBER:
             raise GenerationError(

@@ -14,15 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from chemeleon.config.requests import check_word
 from chemeleon.crystals.batch import Crystals
-from chemeleon.crystals.lattice import (
-    lattice_angles,
-    lattice_from_parameters,
-    lattice_lengths,
-)
+from chemeleon.crystals.lattice import lattice_angles, lattice_from_parameters, lattice_lengths
 from chemeleon.crystals.random import make_keys
-from chemeleon.errors import ConfigError, nearest
-from chemeleon.generation.asked import ask
+from chemeleon.errors import ConfigError
+from chemeleon.generation.conditioning import Conditioning
 from chemeleon.generation.denoising import GuidedDenoiser
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.generation.settings import Precision
@@ -30,7 +27,7 @@ from chemeleon.models.packing import Layout
 
 CHOICES = ("auto", "energy", "model", "none")
 POTENTIAL = "chgnet"
-TIMES = 16  # of noise, evenly spread, at which the model is asked
+TIMES = 16  # of noise, evenly spread, at which the model is evaluated
 BATCH = 512
 
 
@@ -56,14 +53,9 @@ def make_scorer(by: str, pipeline: Pipeline, precision: Precision = "auto") -> S
         precision: of its networks.
 
     Raises:
-        ConfigError: for another name, or if CHGNet is asked for and missing.
+        ConfigError: for another name, or if CHGNet is requested and missing.
     """
-    if by not in CHOICES:
-        raise ConfigError(
-            f"candidates cannot be ranked by '{by}'{nearest(by, CHOICES) or '.'} Known:"
-            f" {', '.join(CHOICES)}"
-        )
-    if by == "none":
+    if check_word("rank_by", by, CHOICES) == "none":
         return None
     installed = importlib.util.find_spec(POTENTIAL) is not None
     if by == "energy" and not installed:
@@ -96,7 +88,7 @@ def denoising_error(
     used to judge images in Li et al. 2023, arXiv:2303.16203). All crystals see the same noise, so
     that their differences are their own. It costs 16 evaluations of the denoiser.
     """
-    model, nothing = pipeline.model, ask(pipeline.model, len(crystals), {})
+    model, nothing = pipeline.model, Conditioning.read(pipeline.model, len(crystals), {})
     crystals = model.vae.arranged(crystals)
     # turned as training crystals are: the encoder looks at the matrix of the cell
     cells = lattice_from_parameters(

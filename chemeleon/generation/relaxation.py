@@ -55,12 +55,12 @@ class Relaxer:
     def __call__(self, crystals: Crystals) -> tuple[Crystals, list[Relaxed]]:
         """Return the ``M`` crystals relaxed, and what it did to each, without its structure.
 
-        One that cannot be evaluated stays as it is, and so does a sound one that would be broken.
+        One that cannot be evaluated stays as it is, and so does a valid one that would be invalid.
         """
         ends = relax_soundly(crystals, self.potential, self.steps, FMAX)
         return moved(crystals, ends), [end._replace(structure=None) for end in ends]
 
-    def told(self, notes: Sequence[Relaxed], names: Sequence[str]) -> dict[str, Any]:
+    def to_manifest(self, notes: Sequence[Relaxed], names: Sequence[str]) -> dict[str, Any]:
         """Return what a manifest says of it."""
         named = list(zip(names, notes, strict=True))
         moved = [note.rmsd_angstrom for note in notes if note.rmsd_angstrom >= 0]
@@ -131,7 +131,7 @@ class Idealiser:
         kept = {"targets": crystals.targets, "ids": crystals.ids}
         return replace(after, frac_coords=wrap(single[0]), lattice=single[1], **kept), found
 
-    def told(self, notes: Sequence[Idealised], names: Sequence[str]) -> dict[str, Any]:
+    def to_manifest(self, notes: Sequence[Idealised], names: Sequence[str]) -> dict[str, Any]:
         """Return what a manifest says of it."""
         return told(notes, names, self.symprec, self.potential)
 

@@ -45,7 +45,7 @@ SAMPLE_PARTS = (
     "contact_sheet.png",
     "evaluation",
 )
-WISHES = ("conditions", "guidance", "guidance_interval", "allow_elements", "forbid_elements")
+_CONDITIONING = ("conditions", "guidance", "guidance_interval", "allow_elements", "forbid_elements")
 
 
 @called_with(SampleSettings)
@@ -64,21 +64,26 @@ def sample(settings: SampleSettings) -> SampleResult:
     overwrite = settings.overwrite
     if folder is not None:
         refuse_existing(folder, SAMPLE_PARTS, overwrite, "name another -o")
-    model, notes = settings.model, []
-    if model is None:
-        shipped = default_model(settings.of_atoms)
-        model, notes = shipped.reference, [shipped.remark]
-    mine = share(settings.device)
-    if mine.rank > 0:
+    model, notes = model_of(settings)
+    part = share(settings.device)
+    if part.rank > 0:
         folder = None  # the first process writes
     with nullcontext() if folder is None else replacing(folder, SAMPLE_PARTS, overwrite) as draft:
-        plan = _plan(settings, model, mine)
+        plan = _plan(settings, model, part)
         made = _make(plan, draft)
         if draft is not None:
             _write(plan, made, draft)
-    notes += () if plan.asked is None else plan.asked.notes
+    notes += () if plan.candidates is None else plan.candidates.notes
     structures, problems = [one.structure for one in made], [one.problem for one in made]
-    return SampleResult(structures, problems, plan.names, folder, mine.rank, notes)
+    return SampleResult(structures, problems, plan.names, folder, part.rank, notes)
+
+
+def model_of(settings: SampleSettings) -> tuple[str, list[str]]:
+    """Return the model that is named, or the one used without a name and what to say of it."""
+    if settings.model is not None:
+        return str(settings.model), []
+    shipped = default_model(settings.of_atoms)
+    return shipped.reference, [shipped.remark]
 
 
 class _Plan(NamedTuple):
@@ -88,7 +93,7 @@ class _Plan(NamedTuple):
         settings: as given.
         model: name of the model.
         pipeline: the model.
-        asked: candidates of formulas, or of the atoms of a data set; None where sizes are drawn.
+        candidates: of formulas, or of the atoms of a data set; None where sizes are drawn.
         names: of the crystals, as in files.
         options: of the pipeline.
         finisher: what is done to crystals that were made.
@@ -96,19 +101,19 @@ class _Plan(NamedTuple):
     """
 
     settings: SampleSettings
-    model: str | Path
+    model: str
     pipeline: Pipeline
-    asked: Candidates | None
+    candidates: Candidates | None
     names: list[str]
     options: Options
     finisher: Finisher
     share: Share
 
 
-def _plan(settings: SampleSettings, model: str | Path, mine: Share) -> _Plan:
+def _plan(settings: SampleSettings, model: str, part: Share) -> _Plan:
     """Load what is needed, and refuse what the model cannot make."""
     from chemeleon.evaluation.idealise import asked_symprec
-    from chemeleon.generation.asked import GUIDANCE, plain
+    from chemeleon.generation.conditioning import guidance_scale, plain
     from chemeleon.generation.finishing import Finisher
     from chemeleon.generation.formulas import of_data, of_formulas
     from chemeleon.generation.pipeline import Pipeline
@@ -116,40 +121,40 @@ def _plan(settings: SampleSettings, model: str | Path, mine: Share) -> _Plan:
     from chemeleon.generation.relaxation import Idealiser, Relaxer
 
     symprec = asked_symprec(settings.symmetrize, settings.symprec)
-    pipeline = Pipeline.from_pretrained(model, mine.device)
+    pipeline = Pipeline.from_pretrained(model, part.device)
     sampler = _sampler(pipeline.model.config.sampler, settings)
     pipeline.check_kind(settings.of_atoms)
     relaxer = Relaxer.named(settings.potential, settings.relax, pipeline.device)
     idealiser = Idealiser.named(symprec, settings.potential, relaxer, pipeline.device)
-    count, asked, scorer = settings.num_samples, None, None
+    count, candidates, scorer = settings.num_samples, None, None
     if settings.formulas:
-        asked = of_formulas(settings.formulas, count, settings.formula_units, pipeline.model)
+        candidates = of_formulas(settings.formulas, count, settings.formula_units, pipeline.model)
         scorer = make_scorer(settings.rank_by, pipeline, settings.precision)
     elif settings.formulas_from is not None:
-        asked = of_data(settings.formulas_from, count, settings.on_error)
-    if asked is not None and mine.rank == 0:
-        for note in asked.notes:
+        candidates = of_data(settings.formulas_from, count, settings.on_error)
+    if candidates is not None and part.rank == 0:
+        for note in candidates.notes:
             logger.warning("%s", note)  # before the work, which may take long
     conditions, guidance = settings.conditions, settings.guidance
     allowed, forbidden = settings.allow_elements, settings.forbid_elements
     options = Options(
-        rank=mine.rank,
-        world=mine.world,
+        rank=part.rank,
+        world=part.world,
         precision=settings.precision,
         seed=settings.seed,
         num_atoms=settings.num_atoms,
         sampler=sampler,
         batch_size=settings.batch_size,
         conditions=None if conditions is None else plain(conditions),
-        guidance=GUIDANCE if conditions and guidance is None else guidance,
+        guidance=guidance_scale(guidance, conditions) if conditions else guidance,
         guidance_interval=settings.guidance_interval,
         allow_elements=allowed and list(allowed),
         forbid_elements=forbidden and list(forbidden),
-        atoms=None if asked is None else asked.atoms,
+        atoms=None if candidates is None else candidates.atoms,
     )
-    names = [f"sample-{i:06d}" for i in range(count)] if asked is None else asked.names()
+    names = [f"sample-{i:06d}" for i in range(count)] if candidates is None else candidates.names()
     finisher = Finisher(relaxer, idealiser, scorer)
-    return _Plan(settings, model, pipeline, asked, names, options, finisher, mine)
+    return _Plan(settings, model, pipeline, candidates, names, options, finisher, part)
 
 
 def _make(plan: _Plan, draft: Path | None) -> list[Sampled]:
@@ -161,7 +166,7 @@ def _make(plan: _Plan, draft: Path | None) -> list[Sampled]:
     settings, names, ranked = plan.settings, plan.names, plan.finisher.scorer is not None
     single = [form for form in settings.formats if form in FOLDER_FORMATS]
     files = CrystalFiles(draft, single, len(names)) if draft is not None and single else None
-    if plan.asked is not None and files is not None:
+    if plan.candidates is not None and files is not None:
         check_file_names(names)
     found: dict[int, Sampled] = {}
     stream = plan.pipeline.stream(len(names), **plan.options)
@@ -175,9 +180,9 @@ def _make(plan: _Plan, draft: Path | None) -> list[Sampled]:
             if settings.progress is not None:
                 settings.progress(len(new))
         made = [found[number] for number in range(len(names))]
-        if plan.asked is not None and ranked:
+        if plan.candidates is not None and ranked:
             scores, problems = [one.score for one in made], [one.problem for one in made]
-            made = [made[i] for i in best_first(plan.asked.groups(), scores, problems)]
+            made = [made[i] for i in best_first(plan.candidates.groups(), scores, problems)]
             _add(files, names, made)
     for name, one in zip(names, made, strict=True):
         if one.structure is not None:
@@ -211,35 +216,37 @@ def _write(plan: _Plan, made: Sequence[Sampled], draft: Path) -> None:
 
 def _manifest(plan: _Plan, made: Sequence[Sampled]) -> dict[str, Any]:
     """Return what the crystals are and how they came about."""
-    settings, pipeline, asked, options = plan.settings, plan.pipeline, plan.asked, plan.options
+    settings, pipeline, options = plan.settings, plan.pipeline, plan.options
     order, scores = [one.number for one in made], [one.score for one in made]
     scorer, sampler = plan.finisher.scorer, options.get("sampler")
     assert sampler is not None
     sizes = list(settings.num_atoms) if settings.num_atoms else "training histogram"
     rewarded_by = pipeline.model.origin.get("rewarded_by")  # who must not judge it
-    wishes = {name: options.get(name) for name in WISHES}
+    candidates, by = plan.candidates, scorer and scorer.name
+    ranked = {} if candidates is None else candidates.to_manifest(order, scores, by)
+    conditioned = {name: options.get(name) for name in _CONDITIONING}
     if conditions := options.get("conditions"):
-        wishes["conditions"] = _in_order(conditions, order)
+        conditioned["conditions"] = _in_order(conditions, order)
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": str(plan.model),
+        "model": plan.model,
         "weights": pipeline.fingerprint(),
         **({"rewarded_by": rewarded_by} if rewarded_by else {}),
         "sampler": sampler.model_dump(),
         "seed": settings.seed,
         "precision": pipeline.precision(settings.precision),
-        "num_atoms": sizes if asked is None else "of the formulas",
-        **{name: value for name, value in wishes.items() if value is not None},
+        "num_atoms": sizes if candidates is None else "of the formulas",
+        **{name: value for name, value in conditioned.items() if value is not None},
         "requested": len(made),
         "written": sum(one.structure is not None for one in made),
         "valid": sum(one.problem is None for one in made),
-        "broken": [
+        "invalid": [
             {"id": name, "reason": one.problem, "written": one.structure is not None}
             for name, one in zip(plan.names, made, strict=True)
             if one.problem is not None
         ],
-        **({} if asked is None else asked.told(order, scores, scorer and scorer.name)),
-        **plan.finisher.told(made, plan.names),
+        **ranked,
+        **plan.finisher.to_manifest(made, plan.names),
         **({} if settings.cell is None else {"cell": settings.cell}),
         "formats": list(settings.formats),
         "versions": {
@@ -278,13 +285,13 @@ class SampleResult(list["Structure"]):
     """What `sample` made: a list of the structures, which also knows of those that failed.
 
     Attributes:
-        structures: one entry per crystal that was asked for, None where it cannot be written down;
+        structures: one entry per requested crystal, None where it cannot be written down;
             the list itself leaves these out.
         problems: what is wrong with each crystal, or None.
         names: of each crystal, as in files.
         folder: where they were written.
         rank: of this process; all have the crystals, the first one has written them.
-        notes: which model was used if none was named, and what could not be done as asked.
+        notes: which model was used if none was named, and what could not be done as requested.
     """
 
     def __init__(
@@ -301,7 +308,7 @@ class SampleResult(list["Structure"]):
         self.folder, self.rank, self.notes = folder, rank, list(notes)
 
     def table(self) -> pandas.DataFrame:
-        """Return a row for each crystal that was asked for, as `--table` prints them."""
+        """Return a row for each requested crystal, as `--table` prints them."""
         import pandas
 
         from chemeleon.evaluation.report.draw import structure_table

@@ -71,8 +71,8 @@ class SampleSettings:
             1 for dpm++; others have their own.
         temperature: scale of all noise, the initial one too; below 1 for likelier, less varied
             crystals.
-        element_price: composition penalty on the number of elements: log-probability that another
-            element has to add to the crystal's; 0 is none, 1 to 6 are usual against stray elements.
+        composition_penalty: penalty on the number of elements: log-probability that another element
+            has to add to the crystal's; 0 is none, 1 to 6 are usual against stray elements.
         relax: most steps of relaxation, positions and cell, before ranking and writing; 0 is none.
         potential: by which to relax, and to tell whether symmetry costs energy: chgnet (default),
             mace, pkg:thing or another; see `energy.potentials.load_potential`.
@@ -112,7 +112,7 @@ class SampleSettings:
     steps: int | None = None
     eta: float | None = None
     temperature: float | None = None
-    element_price: float | None = None
+    composition_penalty: float | None = None
     relax: int = 0
     potential: str | None = None
     symmetrize: bool = False
@@ -161,10 +161,11 @@ class SampleSettings:
             check_range("guidance", self.guidance, 0, MAX_GUIDANCE)
         check_range("relax", self.relax, 0, MAX_RELAX_STEPS)
         if self.symprec is not None and not self.symmetrize:
-            raise ConfigError("symprec is the tolerance of symmetrize, which is not asked for")
+            raise ConfigError("symprec is the tolerance of symmetrize, which is not requested")
         if self.potential is not None and not self.relax and not self.symmetrize:
-            asked = f"potential {self.potential}"
-            raise ConfigError(f"{asked} is for relax and symmetrize, neither of which is given")
+            raise ConfigError(
+                f"potential {self.potential} is for relax and symmetrize, neither of which is given"
+            )
         for text in self.formulas:
             formula_amounts(text)
         if self.formulas and self.formulas_from is not None:

@@ -47,21 +47,21 @@ def element_embedding(width: int) -> nn.Embedding:
     return table
 
 
-def choose_elements(logits: Tensor, mask: Tensor, price: float) -> Tensor:
-    """Return likely atomic numbers of crystals whose every element has a price, ``(B, N)``.
+def choose_elements(logits: Tensor, mask: Tensor, penalty: float) -> Tensor:
+    """Return likely atomic numbers of crystals, with a penalty on every element, ``(B, N)``.
 
     Atoms that choose by themselves now and then take an element that is like their neighbours'
     (four Sn and one Ge), which real crystals seldom have. Sought is the most likely assignment
-    under a prior that falls by ``exp(price)`` with each element. Beginning with every atom's own
+    under a prior that falls by ``exp(penalty)`` with each element. Beginning with every atom's own
     choice, the element whose loss costs least is left out, and its atoms take the next best of the
-    others, as long as that costs less than the price: greedy, so now and then the second best.
+    others, as long as that costs less than the penalty: greedy, so now and then the second best.
 
     Args:
         logits: ``(B, N, E)``; minus infinity for elements that are not allowed.
         mask: ``(B, N)`` real atoms.
-        price: in nats; with 0 every atom chooses by itself.
+        penalty: in nats; with 0 every atom chooses by itself.
     """
-    if price == 0:
+    if penalty == 0:
         return logits[..., 1:].argmax(-1) + 1
     score = logits.float().log_softmax(-1)
     score[..., 0] = -torch.inf
@@ -75,7 +75,7 @@ def choose_elements(logits: Tensor, mask: Tensor, price: float) -> Tensor:
         # a sum in fixed order, unlike that of scatter_add on a GPU
         costs = torch.where(F.one_hot(types, classes) > 0, loss, 0.0).sum(1)
         cost, cheapest = costs.masked_fill(~kept, torch.inf).min(1)
-        leave = cost < price
+        leave = cost < penalty
         if not leave.any():
             return types
         kept &= ~(F.one_hot(cheapest, classes) * leave.unsqueeze(-1)).bool()

@@ -205,7 +205,7 @@ class CrystalVAE(Pretrained):
         return VAEOutput(posterior, decoded, self.scale(batch))
 
     def to_crystals(
-        self, decoded: Decoded, batch: CrystalBatch, element_price: float = 0.0
+        self, decoded: Decoded, batch: CrystalBatch, composition_penalty: float = 0.0
     ) -> Crystals:
         """Turn the decoder's answer into crystals of the sizes (and types, csp) of ``batch``.
 
@@ -215,7 +215,7 @@ class CrystalVAE(Pretrained):
         Args:
             decoded: of ``decode``.
             batch: what was decoded.
-            element_price: see ``choose_elements``.
+            composition_penalty: see ``choose_elements``.
         """
         if self.sites is not None:
             assert decoded.letter_logits is not None
@@ -226,7 +226,7 @@ class CrystalVAE(Pretrained):
         if decoded.type_logits is None:
             types = batch.atomic_numbers
         else:
-            types = choose_elements(decoded.type_logits, batch.mask, element_price)
+            types = choose_elements(decoded.type_logits, batch.mask, composition_penalty)
         if self.config.coordinate_head == "angle":
             sine, cosine = decoded.coords.float().chunk(2, dim=-1)
             frac_coords = torch.atan2(sine, cosine) / (2 * math.pi)

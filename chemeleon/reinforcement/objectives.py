@@ -122,7 +122,7 @@ class PolicyGradient:
 
         Args:
             config: settings.
-            policy: how the denoiser is asked.
+            policy: how the denoiser is called.
             micro_batch: most pairs at a time.
             reference: the model before tuning, for ``reference_kl``.
             exact: networks run in float32, so a batch of another form gives the same numbers.
@@ -140,10 +140,10 @@ class PolicyGradient:
         config, device = self.config, self.policy.device
         self.reverse = reverse
         advantage, flat = advantages(rewards, config.num_group_samples)
-        counted = ~flat if config.drop_flat_groups else torch.ones_like(flat)
+        counted = ~flat if config.filter_zero_variance else torch.ones_like(flat)
         steps = len(reverse) if config.window is None else len(reverse.noisy)
         share = counted.float().mean().to(device)
-        if config.drop_flat_groups:  # of all processes, whose gradients are averaged
+        if config.filter_zero_variance:  # of all processes, whose gradients are averaged
             share: Tensor = reduce(share, "mean")  # pyright: ignore
         scale = counted.to(device) / (share.clamp_min(1e-6) * steps)
         made = rollout.made
@@ -261,7 +261,7 @@ class Rejection:
         """See ``Objective``."""
         config, device = self.config, self.policy.device
         size = config.num_group_samples
-        kept = max(config.minibatches, round(config.keep_share * size))
+        kept = max(config.minibatches, round(config.top_fraction * size))
         ranked = rewards.view(-1, size).argsort(dim=1, descending=True, stable=True)[:, :kept]
         best = ranked + torch.arange(len(ranked)).unsqueeze(1) * size
         clean, keys = rollout.made.clean, rollout.prompts.keys.to(device)

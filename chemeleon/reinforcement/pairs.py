@@ -69,7 +69,7 @@ def cut(
     for part in parts:
         count = -(-len(rows) // max(1, most // len(part)))
         each = -(-len(rows) // count)
-        index = rollout.prompts.asked[part].repeat(each)
+        index = rollout.prompts.crystals[part].repeat(each)
         batch = policy.shapes(index, rollout.width)
         inputs, crystals = policy.inputs(batch), part.repeat(each).to(device)
         filled = rows + rows[-1:] * (count * each - len(rows))

@@ -42,7 +42,7 @@ class RLStage(WritesLDM):
     """Policy gradients, or training on the best, with the model's own crystals.
 
     Args:
-        train, val: crystals whose sizes, conditions or compositions are asked for.
+        train, val: crystals whose sizes, conditions or compositions are requested.
         start: the model to be tuned.
         scorer: gives rewards.
         draft: the run on disk, for pictures.
@@ -78,10 +78,10 @@ class RLStage(WritesLDM):
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # with it the model would not be the policy that made the rollout
         train, val = start.vae.arranged(train), start.vae.arranged(val)
-        bucket, graphs = config.data.bucket, config.trainer.cuda_graphs
-        asking = (rl.guidance, rl.guidance_interval, bucket, autocast)
-        self.policy = Policy(self.model, train, *asking, graphs=graphs)
-        self.judged = Policy(self.model, val, *asking, graphs=graphs)
+        multiple, graphs = config.data.pad_to_multiple, config.trainer.cuda_graphs
+        given = (rl.guidance, rl.guidance_interval, multiple, autocast)
+        self.policy = Policy(self.model, train, *given, graphs=graphs)
+        self.judged = Policy(self.model, val, *given, graphs=graphs)
         diffusion = start.config.diffusion
         self.reverse = ReverseDiffusion(diffusion, rl.sampler, device, self._window(0))
         self.reverse.require_likelihood()
@@ -157,7 +157,7 @@ class RLStage(WritesLDM):
             groups=config.data.batch_size * self.world,
             group_size=rl.num_group_samples,
             crystals=len(self.policy.source),
-            same_noise=rl.same_noise,
+            shared_noise=rl.shared_noise,
             rank=self.rank,
             world=self.world,
         )
@@ -216,11 +216,11 @@ class RLStage(WritesLDM):
             rank=rank,
             world=world,
         )
-        if not len(prompts.asked):
+        if not len(prompts.crystals):
             return {}
         rollout = self.judged.roll_out(model, prompts, self.judging_reverse, record=False)
         scores = self.scorer.score(rollout.made.crystals, torch.zeros_like(prompts.group))
-        number = float(len(prompts.asked))
+        number = float(len(prompts.crystals))
         reward = float(weighted(scores, rl.rewards).sum())
         found = {"val/loss": (-reward, number), "val/reward": (reward, number)}
         for name, values in scores.raw.items():

@@ -18,7 +18,7 @@ from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.crystals.random import fold, integers, make_keys
 from chemeleon.data.loader import PACK_BELOW
 from chemeleon.diffusion.reverse import ReverseDiffusion
-from chemeleon.generation.asked import ALL, Asked
+from chemeleon.generation.conditioning import ALL, Conditioning
 from chemeleon.generation.denoising import GuidedDenoiser
 from chemeleon.generation.pipeline import Made, Pipeline
 from chemeleon.models.condition_encoder import Request
@@ -31,16 +31,16 @@ ESTIMATE = "estimate "  # and the clean latents that a branch of guidance was gi
 
 
 class Prompts(NamedTuple):
-    """What is asked for.
+    """What is requested.
 
     Attributes:
-        asked: ``(B,)`` the training crystal whose size, condition or composition each one takes.
+        crystals: ``(B,)`` the training crystal whose size, condition or composition each one takes.
         group: ``(B,)`` number of its group, counted within the process; members are adjacent.
         keys: ``(B,)`` random keys.
         start_keys: ``(B,)`` keys of the initial noise.
     """
 
-    asked: Tensor
+    crystals: Tensor
     group: Tensor
     keys: Tensor
     start_keys: Tensor
@@ -50,7 +50,7 @@ class Rollout(NamedTuple):
     """Crystals, and how the policy came to them.
 
     Attributes:
-        prompts: what was asked for.
+        prompts: what was requested.
         width: padded number of atoms ``N``.
         made: the crystals with their trajectories.
     """
@@ -67,7 +67,7 @@ def draw_prompts(
     groups: int,
     group_size: int,
     crystals: int,
-    same_noise: bool = False,
+    shared_noise: bool = False,
     rank: int = 0,
     world: int = 1,
 ) -> Prompts:
@@ -79,7 +79,7 @@ def draw_prompts(
         groups: of all processes.
         group_size: crystals per group.
         crystals: number of training crystals.
-        same_noise: all members of a group start from the same noise.
+        shared_noise: all members of a group start from the same noise.
         rank: this process.
         world: number of processes.
     """
@@ -89,11 +89,11 @@ def draw_prompts(
     members = torch.arange(group_size).repeat(len(mine))
     keys = fold(of_group, "member", members)
     group = torch.arange(len(mine)).repeat_interleave(group_size)
-    return Prompts(index, group, keys, of_group if same_noise else keys)
+    return Prompts(index, group, keys, of_group if shared_noise else keys)
 
 
 class Policy:
-    """The denoiser as it is asked in rollouts and in training, conditions and guidance included."""
+    """The denoiser as rollouts and training call it, conditions and guidance included."""
 
     def __init__(
         self,
@@ -101,32 +101,32 @@ class Policy:
         source: Crystals,
         guidance: float | None,
         interval: tuple[float, float],
-        bucket: int,
+        pad_to_multiple: int,
         autocast: Callable[[], AbstractContextManager[Any]],
         *,
         graphs: bool = True,
     ) -> None:
-        """Bind the model to the crystals whose sizes and conditions it is asked for.
+        """Bind the model to the crystals whose sizes and conditions are requested.
 
         Args:
             model: the model, on its device.
             source: training crystals, in main memory.
             guidance: scale, None for the condition alone.
             interval: part of the trajectory that is guided.
-            bucket: padded sizes are multiples of this.
+            pad_to_multiple: padded sizes are multiples of this.
             autocast: context in which networks run.
             graphs: record an evaluation on a GPU and replay it in the rest of a trajectory.
         """
         self.model, self.source = model, source
         self.guidance, self.interval = 1.0 if guidance is None else guidance, interval
-        self.autocast, self.bucket, self.graphs = autocast, bucket, graphs
+        self.autocast, self.pad_to_multiple, self.graphs = autocast, pad_to_multiple, graphs
         self.device = model.latent_mean.device
         self.pipeline = Pipeline(model, self.device)
 
     def width(self, index: Tensor) -> int:
         """Return the padded number of atoms for the training crystals ``index``."""
         largest = int(self.source.num_atoms[index].max())
-        return -(-largest // self.bucket) * self.bucket
+        return -(-largest // self.pad_to_multiple) * self.pad_to_multiple
 
     def shapes(self, index: Tensor, width: int) -> CrystalBatch:
         """Return the training crystals ``index`` ``(B,)`` as a packed batch on the device.
@@ -153,11 +153,11 @@ class Policy:
             found |= {FEATURE + name: value for name, value in features.items()}
         return found
 
-    def _asked(self, inputs: Mapping[str, Tensor]) -> Asked:
+    def _conditioning(self, inputs: Mapping[str, Tensor]) -> Conditioning:
         features = {k.removeprefix(FEATURE): v for k, v in inputs.items() if k.startswith(FEATURE)}
         shown = torch.zeros_like(inputs["num_atoms"], dtype=torch.bool)
         request = Request(features, dict.fromkeys(features, shown)) if features else None
-        return Asked(request, self.guidance, self.interval, None)
+        return Conditioning(request, self.guidance, self.interval, None)
 
     def predict(
         self,
@@ -183,34 +183,34 @@ class Policy:
         sizes = inputs["num_atoms"]
         mask = torch.arange(z.shape[1], device=sizes.device) < sizes.unsqueeze(-1)
         layout = Layout.from_mask(mask, sizes, inputs.get("slots"), full=full)
-        asked = self._asked(inputs)
-        given = (sizes, layout, inputs.get("known"), asked, self.pipeline.estimator)
+        conditioning = self._conditioning(inputs)
+        given = (sizes, layout, inputs.get("known"), conditioning, self.pipeline.estimator)
         estimates = [value for key, value in inputs.items() if key.startswith(ESTIMATE)]
-        pushed = None
+        guided = None
         if self.interval != ALL:
-            guided = asked.pushed(steps)
-            pushed = (inputs["step"] >= guided.start) & (inputs["step"] < guided.stop)
-        return GuidedDenoiser(network, *given).predict(z, t, estimates, pushed)
+            places = conditioning.guided(steps)
+            guided = (inputs["step"] >= places.start) & (inputs["step"] < places.stop)
+        return GuidedDenoiser(network, *given).predict(z, t, estimates, guided)
 
     def roll_out(
         self, network: nn.Module, prompts: Prompts, reverse: ReverseDiffusion, *, record: bool
     ) -> Rollout:
-        """Make the crystals that were asked for, in one batch.
+        """Make the requested crystals, in one batch.
 
         Args:
             network: the model, as prepared for training or bare.
-            prompts: what is asked for.
-            reverse: the walk.
+            prompts: what is requested.
+            reverse: the trajectory's steps.
             record: keep latents and likelihoods of every step, which policy gradients learn from.
         """
-        width = self.width(prompts.asked)
-        shapes = self.shapes(prompts.asked, width)
+        width = self.width(prompts.crystals)
+        shapes = self.shapes(prompts.crystals, width)
         training = network.training
         network.eval()  # blocks then join their small operations on a GPU
         made = self.pipeline.make(
             reverse,
             shapes,
-            self._asked(self.inputs(shapes)),
+            self._conditioning(self.inputs(shapes)),
             prompts.keys,
             autocast=self.autocast(),
             start_keys=prompts.start_keys,

@@ -73,7 +73,7 @@ def train(
     parts: dict[str, Any] = {
         "parts": RUN_PARTS,
         "overwrite": overwrite or resume,
-        "remedy": "go on with --resume, or name another -o",
+        "remedy": "resume it by --resume, or name another -o",
     }
     refuse_existing(folder, **parts)
     accelerator = make_accelerator(config.trainer, folder, console)

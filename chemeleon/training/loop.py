@@ -38,9 +38,9 @@ def fit(run: Run) -> Fitted:
     stage, at, interrupted = run.stage, run.at, False
     over = run.reached_end() or run.stale()
     if over:
-        remedy = "raise trainer.max_steps, trainer.max_epochs or trainer.patience to go on"
+        remedy = "raise trainer.max_steps, trainer.max_epochs or trainer.patience to resume"
         if run.schedule.over():
-            remedy = "its learning rate has come down by the clock: for more, train anew for longer"
+            remedy = "its time budget is spent: for more, train anew for longer"
         run.console.print(f"{run.folder} is trained to its end (step {at.step}); {remedy}")
         run.finish()
         return Fitted(at.step, at.metrics, at.best, interrupted=False, complete=True)

@@ -91,11 +91,11 @@ class Run:
         return self.draft.folder
 
     def _fit_epoch(self) -> None:
-        """Go on with the next epoch if epochs have another length than when the run was saved."""
+        """Resume with the next epoch if epochs have another length than when the run was saved."""
         now, before = self.stage.steps_per_epoch(), self.at.steps_per_epoch
         if now != before and self.at.step_in_epoch:
             self.console.print(
-                f"an epoch has {now} steps now and had {before}: going on with the next epoch, so"
+                f"an epoch has {now} steps now and had {before}: resuming with the next epoch, so"
                 " this is not exactly the run that never stopped"
             )
             self.at.epoch, self.at.step_in_epoch = self.at.epoch + 1, 0
@@ -126,7 +126,7 @@ class Run:
             self.at.epoch, self.at.step_in_epoch = self.at.epoch + 1, 0
 
     def reached_end(self) -> bool:
-        """Return whether the last step is done, or the learning rate has come down by the clock."""
+        """Return whether the last step is done, or the time budget is spent."""
         return self.schedule.over() or (self.end is not None and self.at.step >= self.end)
 
     def time_spent(self) -> float:
@@ -249,15 +249,15 @@ class Run:
             improved = at.best is None or value < at.best
             if improved:
                 at.best = value
-            keep = self.config.trainer.keep
-            if improved or keep == "last":
-                self._write(keep)
+            selection = self.config.trainer.checkpoint_selection
+            if improved or selection == "last":
+                self._write(selection)
         self.step.model.train()
         at.stale = 0 if improved else at.stale + 1
         self.schedule.validated(improved)
         self.tracker.log(at.step, at.epoch, at.metrics)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in at.metrics.items())
-        mark = "  (best)" if improved and keep == "best" else ""
+        mark = "  (best)" if improved and selection == "best" else ""
         self.tracker.say(f"step {at.step}  epoch {at.epoch}  {shown}{mark}")
 
     def export(self, name: str) -> None:
@@ -283,7 +283,7 @@ class Run:
             kind, content, tensors = self.stage.export()
             trained = {"steps": self.at.step, "epochs": self.at.epoch, "metrics": self.at.metrics}
             write_model(self.draft.path / name, kind, {**content, "trained": trained}, tensors)
-            if name == "last" == self.config.trainer.keep:  # of a run that kept the best before
+            if name == "last" == self.config.trainer.checkpoint_selection:  # it was best before
                 shutil.rmtree(self.draft.path / "best", ignore_errors=True)
 
     def save(self) -> None:

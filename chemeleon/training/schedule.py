@@ -47,7 +47,7 @@ class LearningRate:
         """Return the learning rate of the update that follows ``step`` finished ones."""
         config = self.config
         rise = min((step + 1) / config.warmup_steps, 1.0) if config.warmup_steps else 1.0
-        if config.schedule == "clock":  # a slow machine must not spend all its time on warm-up
+        if config.schedule == "time_budget":  # a slow machine must not only warm up
             rise = max(rise, min(self.spent / WARMUP_TIME, 1.0))
             return config.lr * rise * self._down(self.spent)
         if step < config.warmup_steps:
@@ -64,12 +64,12 @@ class LearningRate:
         return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done))
 
     def over(self) -> bool:
-        """Return whether the rate has come down by the clock, so that there is nothing to go on."""
-        return self.config.schedule == "clock" and self.spent >= 1
+        """Return whether the time budget is spent, so that there is nothing to resume."""
+        return self.config.schedule == "time_budget" and self.spent >= 1
 
     def passed(self, share: float) -> None:
         """Note which share of this run's time is over; a resumed run goes down from where it is."""
-        if self.config.schedule == "clock":
+        if self.config.schedule == "time_budget":
             self.spent = self.before + (1 - self.before) * min(share, 1.0)
 
     def validated(self, improved: bool) -> None:

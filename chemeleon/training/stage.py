@@ -208,5 +208,5 @@ def check_same(
         if getattr(before, name) != getattr(now, name):
             raise ConfigError(
                 f"{section}.{name} differs from the model to start from ({source}):"
-                f" it has {getattr(before, name)}, the config asks for {getattr(now, name)}"
+                f" it has {getattr(before, name)}, the config says {getattr(now, name)}"
             )

@@ -32,7 +32,7 @@ class Repetition(Metric):
         }
         if options.references:
             known = readable & ~crystals.flags(novel_column(options.references[0].name))
-            found["replay"] = share(int(known.sum()), len(known))
+            found["memorisation"] = share(int(known.sum()), len(known))
         if (base := options.base) is not None:
             ours, theirs = element_counts(crystals.crystals), element_counts(base)
             found["elements"] = {"sample": ours, "base": theirs}

@@ -32,7 +32,7 @@ _JUDGED = ("energy", "relaxed", "idealised")  # groups of figures
 _STATES = {
     "ok": "judged",
     "system missing": "judged, but the hull has no phase of all its elements: likely too low",
-    "element missing": "not judged: the hull does not know an element",
+    "element missing": "not judged: the hull has no phase with one of its elements",
     "no energy": "not judged: the potential gave no energy",
 }
 
@@ -211,7 +211,7 @@ def repetition_section(summary: Mapping[str, Any]) -> Section | None:
     facts = [
         ("the ten most frequent formulas", found.get("top_ten")),
         ("the same, base model", found.get("base_top_ten")),
-        ("memorisation: duplicates of the training set", found.get("replay")),
+        ("memorisation: duplicates of the training set", found.get("memorisation")),
     ]
     found_shares = [_figure({**part, "label": label}) for label, part in facts if part]
     rows = [[escape(entry["formula"]), number(entry["count"])] for entry in top]

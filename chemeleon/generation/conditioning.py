@@ -1,4 +1,4 @@
-"""What a user asks of crystals - conditions, guidance, elements - read and checked.
+"""What crystals are conditioned on: properties, guidance and allowed elements, read and checked.
 
 Shapes: ``B`` crystals of a batch, or pairs of a crystal and a step, ``M`` of a sample.
 """
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.config.requests import guided_steps
+from chemeleon.config.requests import MAX_GUIDANCE, check_range, guided_steps
 from chemeleon.crystals.symbols import atoms_per_unit, element_numbers, formula_amounts
 from chemeleon.errors import ConfigError, nearest
 from chemeleon.generation.settings import Options
@@ -30,13 +30,13 @@ NEEDS_CONDITIONS = (
 logger = logging.getLogger(__name__)
 
 
-class Asked(NamedTuple):
-    """What is asked of crystals: conditions, guidance and elements, as `ask` reads them.
+class Conditioning(NamedTuple):
+    """Conditions, guidance and allowed elements of crystals, as `read` has them.
 
     Attributes:
         request: features of the conditions, or None for a model without.
-        guidance: how hard to push; 0 not at all.
-        interval: shares of the walk between which to push.
+        guidance: classifier-free guidance scale; 0 is unconditional.
+        interval: part of the sampling trajectory that is guided.
         elements: ``(100,)`` bool, those that atoms may have; None for all.
     """
 
@@ -45,14 +45,31 @@ class Asked(NamedTuple):
     interval: tuple[float, float]
     elements: Tensor | None
 
-    def of(self, crystals: Tensor, device: torch.device) -> Asked:
-        """Return what is asked of some of the crystals, numbers ``(B,)``, on their device."""
+    @classmethod
+    def read(cls, model: LatentDiffusion, crystals: int, options: Options) -> Conditioning:
+        """Return the conditioning of all ``crystals`` of a sample, checked against the model's.
+
+        Raises:
+            ConfigError: if something cannot be read, or the model does not know of it.
+        """
+        given = plain(options.get("conditions") or {})
+        _check_names(model, given, crystals)
+        encoder = model.denoiser.conditions
+        return cls(
+            None if encoder is None else encoder.request(given),
+            guidance_scale(options.get("guidance"), given),
+            _interval(options.get("guidance_interval"), given),
+            _elements(model, options.get("allow_elements"), options.get("forbid_elements")),
+        )
+
+    def of(self, crystals: Tensor, device: torch.device) -> Conditioning:
+        """Return that of some of the crystals, numbers ``(B,)``, on their device."""
         request = None if self.request is None else self.request.of(crystals, device)
         elements = None if self.elements is None else self.elements.to(device)
         return self._replace(request=request, elements=elements)
 
     def branches(self) -> list[Request | None]:
-        """Return what the denoiser is asked with: conditions, then nothing where both are needed.
+        """Return what the denoiser is conditioned on: all, then nothing where both are needed.
 
         Two evaluations rather than one of a doubled batch: crystals that share conditions then
         share the modulations made of them, too.
@@ -62,7 +79,7 @@ class Asked(NamedTuple):
         nothing = self.request.nothing()
         return [nothing] if self.guidance == 0 and self.interval == ALL else [self.request, nothing]
 
-    def pushed(self, steps: int) -> range:
+    def guided(self, steps: int) -> range:
         """Return the numbers of the steps that are guided; the others are conditional.
 
         Raises:
@@ -78,25 +95,8 @@ class Asked(NamedTuple):
         return decoded._replace(type_logits=logits)
 
 
-def ask(model: LatentDiffusion, crystals: int, options: Options) -> Asked:
-    """Return what is asked of all ``crystals`` of a sample, checked against what the model knows.
-
-    Raises:
-        ConfigError: if something cannot be read, or the model does not know of it.
-    """
-    given = plain(options.get("conditions") or {})
-    _check_names(model, given, crystals)
-    encoder = model.denoiser.conditions
-    return Asked(
-        None if encoder is None else encoder.request(given),
-        _guidance(options.get("guidance"), given),
-        _interval(options.get("guidance_interval"), given),
-        _elements(model, options.get("allow_elements"), options.get("forbid_elements")),
-    )
-
-
 def unit_sizes(model: LatentDiffusion, options: Options) -> list[int | None]:
-    """Return the atoms of the formula unit asked of each crystal, or one for all, None for any."""
+    """Return the atoms of each crystal's formula unit, or of one for all; None for any."""
     for name, values in plain(options.get("conditions") or {}).items():
         if _known(model)[name].config.kind == "composition":
             return [
@@ -135,7 +135,7 @@ def _check_names(model: LatentDiffusion, given: Mapping[str, object], crystals: 
     for name, value in given.items():
         if not known:
             raise ConfigError(
-                f"this model was trained without conditions, so it cannot be asked for {name}:"
+                f"this model was trained without conditions, so it cannot be conditioned on {name}:"
                 " train one, for example with `chemeleon ldm train --preset mp/band_gap`"
             )
         if name not in known:
@@ -147,7 +147,7 @@ def _check_names(model: LatentDiffusion, given: Mapping[str, object], crystals: 
         if isinstance(value, list | tuple) and len(value) != crystals:
             raise ConfigError(
                 f"condition {name} lists values of {len(value)} crystals, but {crystals} are"
-                " asked for"
+                " requested"
             )
 
 
@@ -172,14 +172,20 @@ def _plain(value: object) -> object:
     return value if own is None else own()
 
 
-def _guidance(scale: float | None, given: Mapping[str, object]) -> float:
+def guidance_scale(scale: float | None, given: Mapping[str, object]) -> float:
+    """Return the scale of classifier-free guidance for these conditions, by default `GUIDANCE`.
+
+    Raises:
+        ConfigError: for one without conditions, or out of bounds.
+    """
     if not given:
         if scale is not None:
             raise ConfigError(f"guidance {NEEDS_CONDITIONS}")
         return 0.0
-    if scale is not None and not 0 <= scale < float("inf"):
-        raise ConfigError(f"guidance must be 0 or more, got {scale}")
-    return GUIDANCE if scale is None else float(scale)
+    if scale is None:
+        return GUIDANCE
+    check_range("guidance", scale, 0, MAX_GUIDANCE)
+    return float(scale)
 
 
 def _interval(
@@ -189,13 +195,7 @@ def _interval(
         return ALL
     if not given:
         raise ConfigError(f"a guidance interval {NEEDS_CONDITIONS}")
-    first, last = interval
-    if not 0 <= first < last <= 1:
-        raise ConfigError(
-            "the guidance interval is two shares of the walk, 0 its beginning and 1 its end, such"
-            f" as 0.2,0.8; got {first:g},{last:g}"
-        )
-    return first, last
+    return interval
 
 
 def _elements(
