@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -62,7 +63,20 @@ def alphas_cumprod(diffusion: DiffusionConfig) -> Tensor:
 
 
 def _library() -> Any:
-    """Return diffusers' schedulers; importing them takes two seconds."""
+    """Return diffusers' schedulers.
+
+    For networks of its own, diffusers loads PyTorch's compiler, which takes as long as PyTorch
+    itself; where it finds none it does without.
+    """
+    compiler = "torch._dynamo"
+    if "diffusers.utils" not in sys.modules and compiler not in sys.modules:
+        sys.modules[compiler] = None  # pyright: ignore[reportArgumentType]  # cannot be imported
+        try:
+            importlib.import_module("diffusers.utils")
+        except ImportError:  # of a version that needs it
+            pass
+        finally:
+            del sys.modules[compiler]
     return importlib.import_module("diffusers.schedulers")
 
 
