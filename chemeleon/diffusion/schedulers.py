@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor
 
 from chemeleon.config.architecture import DiffusionConfig, SamplerConfig
 from chemeleon.config.schedulers import SCHEDULERS, fitting
+from chemeleon.diffusion.library import schedulers
 from chemeleon.errors import GenerationError
 
 
@@ -58,26 +57,8 @@ def alphas_cumprod(diffusion: DiffusionConfig) -> Tensor:
 
     They are float64: beta is the small difference of two of them.
     """
-    scheduler = _library().DDPMScheduler(**_betas(diffusion))
+    scheduler = schedulers().DDPMScheduler(**_betas(diffusion))
     return torch.cumprod(1 - scheduler.betas.double(), 0)
-
-
-def _library() -> Any:
-    """Return diffusers' schedulers.
-
-    For networks of its own, diffusers loads PyTorch's compiler, which takes as long as PyTorch
-    itself; where it finds none it does without.
-    """
-    compiler = "torch._dynamo"
-    if "diffusers.utils" not in sys.modules and compiler not in sys.modules:
-        sys.modules[compiler] = None  # pyright: ignore[reportArgumentType]  # cannot be imported
-        try:
-            importlib.import_module("diffusers.utils")
-        except ImportError:  # of a version that needs it
-            pass
-        finally:
-            del sys.modules[compiler]
-    return importlib.import_module("diffusers.schedulers")
 
 
 def _betas(diffusion: DiffusionConfig) -> dict[str, Any]:
@@ -106,7 +87,7 @@ def make_scheduler(diffusion: DiffusionConfig, sampler: SamplerConfig) -> Schedu
         raise GenerationError(
             f"{steps} steps are more than the {diffusion.steps} that the model was trained with"
         )
-    made = getattr(_library(), kind.library)
+    made = getattr(schedulers(), kind.library)
     options = {**kind.options, **(kind.noisy if sampler.eta > 0 else kind.quiet)}
     if kind.process == "flow":
         scheduler = made(diffusion.steps, **options)
