@@ -48,8 +48,19 @@ def test_help_is_quick_and_imports_nothing_heavy():
     for _ in range(4):  # in turns, as a machine is slower at times
         ours.append(seconds("-m", "chemeleon", "--help"))
         bare.append(seconds("-c", "import typer.rich_utils, typer.main"))
-    # of the processor, so that others who work do not count; 0.3 s on an idle machine
+    # of the processor, so that others who work do not count; 0.25 s on an idle machine
     assert min(ours) < max(0.3, 2 * min(bare))
+
+
+@pytest.mark.parametrize("command", ["", "sample", "data prepare", "ldm train"])
+def test_help_of_a_command_needs_no_pydantic(command: str) -> None:
+    """Typer reads what is not given by it, unless options say what they are then."""
+    code = (
+        "import sys; from chemeleon.cli.app import app\n"
+        f"try: app([*{command.split()}, '--help'])\n"
+        "except SystemExit: assert 'pydantic' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def seconds(*words: str) -> float:

@@ -12,11 +12,12 @@ import pytest
 import torch
 from conftest import demo_crystals
 from pymatgen.core import Lattice, PeriodicSite, Structure
+from pymatgen.io.cif import CifWriter
 from reading_helpers import read
 
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import from_structures, to_structures
-from chemeleon.crystals.files import write_structures
+from chemeleon.crystals.files import cif_text, write_structures
 from chemeleon.crystals.lattice import wrap
 from chemeleon.errors import DataError
 
@@ -108,6 +109,22 @@ def test_written_files_are_read_back(
         same(
             by_formula[expected.composition].get_sorted_structure(), expected.get_sorted_structure()
         )
+
+
+def test_cif_is_that_of_pymatgen(structures: list[Structure]) -> None:
+    """To the byte: what reads one reads the other, and files stay comparable with older ones."""
+    skew = Lattice.from_parameters(3.1, 1234.5, 27.9, 61.5, 118.2, 75.3)
+    at = [-1e-9, 0.999999999, -0.25, 999.123456785, -1000, 0.5]
+    places = [at[i : i + 3] for i in range(4)]
+    units = range(1, 84, 3)  # formulas of one line, of two, and of several
+    made = [Structure(skew, [*range(1, n), 8], [[0.1] * 3] * n) for n in units]
+    made += [Structure(skew, names, places) for names in (["O"] * 4, ["Li", "Fe", "P", "O"])]
+    made += [Structure(skew, [name], [[0, 0.5, 1]]) for name in ("O", "Xe", "Cl")]  # as O2, Cl2
+    made += to_structures(demo_crystals("val"))[:100] + structures
+    texts = [(cif_text(structure), str(CifWriter(structure))) for structure in made]
+    assert [ours for ours, _ in texts] == [theirs for _, theirs in texts]
+    assert any("\n;\n" in ours for ours, _ in texts)
+    assert any("_chemical_formula_sum\n'" in ours for ours, _ in texts)
 
 
 def test_names_and_formats_are_checked(structures: list[Structure], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from ase.data import covalent_radii
 from energy_helpers import rocksalt_cube, various
 from pymatgen.core import Composition, Lattice, Structure
+from scipy.stats import wasserstein_distance
 from typer.testing import CliRunner
 
 import chemeleon
@@ -25,7 +26,7 @@ from chemeleon.evaluation.metrics.base import (
     find_figures,
     start_table,
 )
-from chemeleon.evaluation.metrics.statistics import jensen_shannon
+from chemeleon.evaluation.metrics.statistics import jensen_shannon, wasserstein
 from chemeleon.evaluation.metrics.supply import REASONS
 from chemeleon.evaluation.report.columns import column_table
 
@@ -75,6 +76,17 @@ def test_jensen_shannon_distance_by_hand() -> None:
     assert jensen_shannon(one, one * 7) == pytest.approx(0, abs=1e-8)
     assert jensen_shannon(np.array([3.0, 0.0]), np.array([0.0, 1.0])) == pytest.approx(1)
     assert math.isnan(jensen_shannon(one, np.zeros(3)))
+
+
+def test_wasserstein_distance_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 7, 100):
+        one, two = rng.normal(size=size), rng.normal(1, 3, 40).round()  # with equal values
+        expected = wasserstein_distance(one, two)
+        assert wasserstein(one, two) == pytest.approx(expected, rel=1e-12)
+        assert wasserstein(two, np.append(one, np.nan)) == pytest.approx(expected, rel=1e-12)
+    assert wasserstein(two, two) == 0
+    assert math.isnan(wasserstein(two, np.array([np.nan])))
 
 
 def test_symmetry_is_told_at_two_tolerances_by_size_and_beside_the_control(tmp_path, monkeypatch):

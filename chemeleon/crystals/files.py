@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("cif", "extxyz", "json", "poscar")
 _LONGEST_NAME = 240  # bytes, as a suffix is to come
+_WIDTH = 70  # of lines of a CIF, in characters
 FOLDER_FORMATS = {"cif": ".cif", "poscar": ".vasp"}  # one file each, in a folder of that name
 
 
@@ -54,8 +56,6 @@ def write_structures(
     Raises:
         DataError: for an unknown format or a name that is no plain file name.
     """
-    from pymatgen.io.ase import AseAtomsAdaptor
-
     folder, formats = Path(folder), list(formats)
     if unknown := [f for f in formats if f not in FORMATS]:
         raise DataError(f"unknown format {', '.join(unknown)}; known are {', '.join(FORMATS)}")
@@ -70,9 +70,10 @@ def write_structures(
         (folder / form).mkdir(exist_ok=True)
         cells = symmetric or [None] * len(names)
         for name, structure, cell in zip(names, structures, cells, strict=True):
-            written.append(write_text(folder, form, name, structure, cell))
+            written.append(_write(folder, form, name, _arrays(structure), cell))
     if "extxyz" in formats:
         from ase.io import write
+        from pymatgen.io.ase import AseAtomsAdaptor  # a second, for integrals of ASE's
 
         frames = []
         for name, structure in zip(names, structures, strict=True):
@@ -87,10 +88,10 @@ def write_structures(
         for name, structure in zip(names, structures, strict=True):
             item = structure.as_dict()
             item["properties"] = {**structure.properties, "material_id": name}
-            items.append(item)
+            items.append(json.dumps(item))  # in C, which json.dump is not
         written.append(folder / "structures.json.gz")
         with gzip.open(written[-1], "wt", encoding="utf-8") as file:
-            json.dump(items, file)
+            file.write(f"[{', '.join(items)}]")
     return written
 
 
@@ -110,11 +111,9 @@ def check_file_names(names: Iterable[str]) -> None:
             )
 
 
-def write_text(
-    folder: Path, form: str, name: str, structure: Structure, cell: Cell | None = None
-) -> Path:
-    """Write one crystal as CIF or POSCAR into the folder of that name; see `cif_text`."""
-    text = cif_text(structure, cell) if form == "cif" else poscar_text(structure, name)
+def _write(folder: Path, form: str, name: str, crystal: Crystal, cell: Cell | None) -> Path:
+    """Write one crystal as CIF or POSCAR into the folder of that name."""
+    text = crystal_cif(crystal, cell) if form == "cif" else _poscar(crystal, name)
     path = folder / form / f"{name}{FOLDER_FORMATS[form]}"
     path.write_text(text, encoding="utf-8")
     return path
@@ -122,38 +121,78 @@ def write_text(
 
 def write_chunk(job: tuple[str, list[str], list[tuple[str, Crystal, Cell | None]]]) -> int:
     """Write crystals in a worker process: folder, formats, and name, crystal and cell of each."""
-    from pymatgen.core import Structure
-
     folder, formats, rows = job
-    for name, (numbers, frac, lattice), cell in rows:
-        structure = Structure(lattice, numbers.tolist(), frac)
+    for name, crystal, cell in rows:
         for form in formats:
-            write_text(Path(folder), form, name, structure, cell)
+            _write(Path(folder), form, name, crystal, cell)
     return len(rows)
 
 
 def cif_text(structure: Structure, cell: Cell | None = None) -> str:
+    """Return an ordered structure as CIF; see `crystal_cif`."""
+    return crystal_cif(_arrays(structure), cell)
+
+
+def crystal_cif(crystal: Crystal, cell: Cell | None = None) -> str:
     """Return a crystal as CIF.
 
     Args:
-        structure: what to write.
+        crystal: what to write.
         cell: of an exactly symmetric crystal, the standard cell to write, with one atom of each
             orbit and the operations; None lists all atoms as given, in P1.
     """
-    found = None if cell is None else exact(_arrays(structure), cell)
+    found = None if cell is None else exact(crystal, cell)
     if cell is None or found is None:
-        from pymatgen.io.cif import CifWriter
-
-        return str(CifWriter(structure))
+        return _p1(crystal)
     crystal, group = found
     return _cif(crystal, group, *_named(group, cell), orbits(crystal, group, cell))
 
 
-def p1_text(structure: Structure) -> str:
-    """Return an ordered crystal as CIF with all its atoms, in a tenth of the time of `cif_text`."""
-    names = ["_space_group_name_H-M_alt  'P 1'"]
-    atoms = [(i, 1) for i in range(len(structure))]
-    return _cif(_arrays(structure), 1, ["x,y,z"], names, atoms)
+def _p1(crystal: Crystal) -> str:
+    """Return a CIF of all atoms: the text of pymatgen's CifWriter, in a third of its time."""
+    from pymatgen.core import Composition, Lattice
+
+    symbols = [symbol(z) for z in crystal.atomic_numbers.tolist()]
+    composition, lattice = Composition(Counter(symbols)), Lattice(crystal.lattice)
+    formula, units = composition.get_reduced_formula_and_factor()
+    lines = [
+        "# generated using pymatgen",
+        f"data_{formula[:74]}",
+        "_symmetry_space_group_name_H-M   'P 1'",
+        *(f"_cell_length_{x}   {v:.8f}" for x, v in zip("abc", lattice.abc, strict=True)),
+        *(f"_cell_angle_{x}   {v:.8f}"
+          for x, v in zip(("alpha", "beta", "gamma"), lattice.angles, strict=True)),
+        "_symmetry_Int_Tables_number   1",
+        _item("_chemical_formula_structural", formula),
+        _item("_chemical_formula_sum", composition.formula),
+        f"_cell_volume   {lattice.volume:.8f}",
+        f"_cell_formula_units_Z   {int(units)}",
+        "loop_",
+        " _symmetry_equiv_pos_site_id",
+        " _symmetry_equiv_pos_as_xyz",
+        "  1  'x, y, z'",
+        "loop_",
+        " _atom_site_type_symbol",
+        " _atom_site_label",
+        " _atom_site_symmetry_multiplicity",
+        *(f" _atom_site_fract_{x}" for x in "xyz"),
+        " _atom_site_occupancy",
+    ]  # fmt: skip
+    rows = zip(symbols, crystal.frac_coords.tolist(), strict=True)
+    lines += (
+        f"  {name}  {name}{i}  1  {x:.8f}  {y:.8f}  {z:.8f}  1"
+        for i, (name, (x, y, z)) in enumerate(rows)
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _item(key: str, text: str) -> str:
+    """Return a key of a CIF with its value; a long one stands on lines of its own."""
+    if len(text) > _WIDTH:
+        return f"{key}\n;\n{textwrap.fill(text, _WIDTH)}\n;"
+    value = f"'{text}'" if " " in text else text
+    gap = "   " if len(key) + len(value) + 3 < _WIDTH else "\n"
+    return f"{key}{gap}{value}"
 
 
 def _arrays(structure: Structure) -> Crystal:
@@ -202,19 +241,14 @@ def _cif(
     return "\n".join(lines) + "\n"
 
 
-def poscar_text(structure: Structure, comment: str) -> str:
-    """Return a crystal as POSCAR: direct coordinates, like atoms together.
-
-    Args:
-        structure: ordered.
-        comment: the first line, such as the id.
-    """
-    symbols = [symbol(z) for z in structure.atomic_numbers]
+def _poscar(crystal: Crystal, comment: str) -> str:
+    """Return a crystal as POSCAR: comment, direct coordinates, like atoms together."""
+    symbols = [symbol(z) for z in crystal.atomic_numbers.tolist()]
     counts = Counter(symbols)  # in the order in which elements come first
     rank = {symbol: i for i, symbol in enumerate(counts)}
     order = sorted(range(len(symbols)), key=lambda i: rank[symbols[i]])
-    rows = ["  ".join(f"{x:.12f}" for x in row) for row in structure.frac_coords[order]]
-    vectors = ["  ".join(f"{x:.10f}" for x in row) for row in structure.lattice.matrix]
+    rows = ["  ".join(f"{x:.12f}" for x in row) for row in crystal.frac_coords[order].tolist()]
+    vectors = ["  ".join(f"{x:.10f}" for x in row) for row in crystal.lattice.tolist()]
     heads = [" ".join(counts), " ".join(map(str, counts.values()))]
     lines = [" ".join(comment.split()), "1.0", *vectors, *heads, "direct", *rows]
     return "\n".join(lines) + "\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from chemeleon.config.architecture import DiffusionConfig
 from chemeleon.config.schedulers import SCHEDULERS, SamplerConfig, fitting
+from chemeleon.diffusion.library import schedulers
 from chemeleon.errors import GenerationError
 
 
@@ -57,13 +57,8 @@ def alphas_cumprod(diffusion: DiffusionConfig) -> Tensor:
 
     They are float64: beta is the small difference of two of them.
     """
-    scheduler = _library().DDPMScheduler(**_betas(diffusion))
+    scheduler = schedulers().DDPMScheduler(**_betas(diffusion))
     return torch.cumprod(1 - scheduler.betas.double(), 0)
-
-
-def _library() -> Any:
-    """Return diffusers' schedulers; importing them takes two seconds."""
-    return importlib.import_module("diffusers.schedulers")
 
 
 def _betas(diffusion: DiffusionConfig) -> dict[str, Any]:
@@ -92,7 +87,7 @@ def make_scheduler(diffusion: DiffusionConfig, sampler: SamplerConfig) -> Schedu
         raise GenerationError(
             f"{steps} steps are more than the {diffusion.steps} that the model was trained with"
         )
-    made = getattr(_library(), kind.library)
+    made = getattr(schedulers(), kind.library)
     options = {**kind.options, **(kind.noisy if sampler.eta > 0 else kind.quiet)}
     if kind.process == "flow":
         scheduler = made(diffusion.steps, **options)

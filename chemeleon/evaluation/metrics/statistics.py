@@ -50,12 +50,13 @@ def wasserstein(sample: Floats, reference: Floats) -> float:
 
     It is in the unit of the values, as CDVAE has it (arXiv:2110.06197, section 5.2).
     """
-    from scipy.stats import wasserstein_distance
-
-    sample, reference = sample[np.isfinite(sample)], reference[np.isfinite(reference)]
-    if len(sample) == 0 or len(reference) == 0:
+    sides = [np.sort(side[np.isfinite(side)]) for side in (sample, reference)]
+    if any(len(side) == 0 for side in sides):
         return math.nan
-    return float(wasserstein_distance(sample, reference))
+    # the area between the two cumulative shares; scipy.stats is half a second of imports
+    steps = np.sort(np.concatenate(sides))
+    ours, theirs = (np.searchsorted(side, steps[:-1], "right") / len(side) for side in sides)
+    return float((np.abs(ours - theirs) * np.diff(steps)).sum())
 
 
 def jensen_shannon(one: Floats, two: Floats) -> float:
@@ -64,10 +65,10 @@ def jensen_shannon(one: Floats, two: Floats) -> float:
 
     Source: J. Lin, IEEE Trans. Inf. Theory 37, 145 (1991).
     """
-    from scipy.spatial.distance import jensenshannon
-
     if not (one.sum() > 0 and two.sum() > 0):
         return math.nan
+    from scipy.spatial.distance import jensenshannon
+
     return float(jensenshannon(one, two, base=2))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from chemeleon.crystals.files import p1_text
+from chemeleon.crystals.files import cif_text
 from chemeleon.evaluation.report.draw import EDGE_PIECE, HIGHLIGHT, SHARES, view_matrix
 from chemeleon.evaluation.report.picture import BOND_RADIUS, ball_radii, element_colours, picture
 from chemeleon.evaluation.work import Each, answers
@@ -50,7 +50,7 @@ def crystal_record(structure: Structure | None, like: Structure | None = None) -
             "bonds": seen.bonds.ravel().tolist(),
             "corners": _whole(seen.corners),
             "edges": seen.edges.ravel().tolist(),
-            "cif": p1_text(structure),
+            "cif": cif_text(structure),
         }
     except Exception:  # pymatgen and disordered sites fail in many ways
         return None
