@@ -1,28 +1,29 @@
 """A set of crystals from any source, with what is said of each; every request keeps its row.
 
-Shapes: ``C`` crystals, read or not.
+Shapes: ``C`` crystals, read or not; ``R`` rows of a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, compress, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chemeleon.crystals.batch import Array, Crystals
-from chemeleon.data.crystal import Record
+from chemeleon.crystals.batch import Array, Crystal, Crystals
+from chemeleon.data.columns import columns_of
+from chemeleon.data.crystal import Record, structure_of
 from chemeleon.data.parse import BadCrystalError, from_structure
 from chemeleon.data.problems import OnError, check_reasons
 from chemeleon.data.sources import has_column, read_records
+from chemeleon.data.where import Rows, judge
 from chemeleon.errors import DataError
 from chemeleon.evaluation.describe import NUMBERS, TEXTS, Describe
 from chemeleon.evaluation.origin import crystals_of, sample_manifest
-from chemeleon.evaluation.wanted import Wanted
 from chemeleon.evaluation.work import Progress, answers
 
 if TYPE_CHECKING:
@@ -68,14 +69,10 @@ class Collection:
 
         return pandas.array(self.column(name), dtype="Int64")
 
-    def text(self, name: str) -> list[str]:
-        """Return one of `describe.TEXTS`, ``C`` words; empty where unknown."""
-        at = TEXTS.index(name)
-        return [row[at] for row in self.texts]
-
     def words(self, name: str) -> list[str | None]:
-        """Return the same for a table: None where unknown."""
-        return [word or None for word in self.text(name)]
+        """Return one of `describe.TEXTS`, ``C`` words; None where unknown."""
+        at = TEXTS.index(name)
+        return [row[at] or None for row in self.texts]
 
     def take(self, rows: NDArray[np.int64], left_out: int) -> Collection:
         """Return the crystals of these rows."""
@@ -91,6 +88,33 @@ class Collection:
         reasons = [reason for reason in self.reasons if reason is not None]
         total = len(self) + self.left_out
         check_reasons(reasons, total, on_error, name, "--on-error skip leaves them out")
+
+
+class Structures(Sequence["Structure | None"]):
+    """A list of pymatgen structures that are made when they are asked for.
+
+    200,000 Structures would take more memory than all the rest of an evaluation.
+    """
+
+    def __init__(self, crystals: Crystals[Array]) -> None:
+        self._crystals = crystals
+
+    def __len__(self) -> int:
+        return len(self._crystals)
+
+    @overload
+    def __getitem__(self, index: int) -> Structure | None: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Structure | None]: ...
+    def __getitem__(self, index: int | slice) -> Structure | list[Structure | None] | None:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        crystal = self.crystal(range(len(self))[index])
+        return None if crystal is None else structure_of(crystal)
+
+    def crystal(self, row: int) -> Crystal | None:
+        """Return one as arrays, without the cost of a Structure."""
+        return self._crystals.crystal(row) if self._crystals.num_atoms[row] else None
 
 
 def read_collection(
@@ -116,12 +140,14 @@ def read_collection(
             of a list, or no row is wanted.
     """
     told = progress or (lambda word, share: None)
-    wanted = None
+    rows, possible = None, np.zeros(0, bool)
     if isinstance(source, Path):
         records = _records(source, told)
         if where is not None:
-            wanted = Wanted.of(_records(source), where, source, _id_column(source))
-            records = compress(records, wanted.possible)
+            # columns rule out most rows, so that only what may be wanted is parsed and described
+            rows = _columns(_records(source), _id_column(source))
+            possible = ~judge(where, rows, str(source)).no
+            records = compress(records, possible)
     elif hasattr(source, "lattice"):
         raise DataError("one structure was given where a list of them is expected: [structure]")
     else:
@@ -153,10 +179,50 @@ def read_collection(
         numbers=np.concatenate(numbers),
         texts=texts,
     )
-    if wanted is None:
+    if where is None or rows is None:
         return found
-    rows = wanted.rows(found.crystals, found.reasons)
-    return found.take(rows, wanted.total - len(rows))
+    kept_rows = _wanted(found, where, rows, np.flatnonzero(possible), str(source))
+    return found.take(kept_rows, len(rows) - len(kept_rows))
+
+
+def _columns(records: Iterable[Record], id_column: str | None) -> Rows:
+    """Return the columns of ``R`` rows, without compositions."""
+    named = [(record.id, record.values) for record in records]
+    columns, labels, _ = columns_of([values for _, values in named])
+    numbers = {name: column.numpy() for name, column in columns.items()}
+    nothing = np.zeros(0, np.uint8), np.zeros(len(named), np.int64)
+    return Rows(numbers, labels, [], *nothing, [n for n, _ in named], id_column or "material_id")
+
+
+def _wanted(
+    found: Collection, where: str, rows: Rows, at: NDArray[np.int64], source: str
+) -> NDArray[np.int64]:
+    """Return which crystals an expression wants, now that their compositions are known; those
+    that cannot be read stay.
+
+    Args:
+        found: the crystals of rows that may be wanted.
+        where: the expression.
+        rows: columns of the file.
+        at: ``(C,)`` the row of each crystal.
+        source: named in errors.
+
+    Raises:
+        DataError: if no crystal is left.
+    """
+    known = replace(
+        rows,
+        numbers={name: column[at] for name, column in rows.numbers.items()},
+        labels={name: column.take(at) for name, column in rows.labels.items()},
+        atomic_numbers=found.crystals.atomic_numbers,
+        num_atoms=found.crystals.num_atoms,
+        ids=[rows.ids[i] for i in at.tolist()],
+    )
+    yes, no = judge(where, known, source)
+    good = np.array([reason is None for reason in found.reasons], dtype=bool)
+    if not (good & yes).any():
+        raise DataError(f"{source}: none of the {len(rows):,} crystals is left where {where}")
+    return np.flatnonzero(np.where(good, yes, ~no))
 
 
 def _records(path: Path, progress: Progress | None = None) -> Iterator[Record]:

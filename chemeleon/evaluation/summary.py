@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from chemeleon.evaluation.metrics.base import STATES, Figure, Metric, Options, View, find_figures
 from chemeleon.evaluation.metrics.stability import ABOVE
-from chemeleon.evaluation.metrics.statistics import finite, wasserstein
+from chemeleon.evaluation.metrics.statistics import evenly, finite, wasserstein
 from chemeleon.evaluation.metrics.symmetry import SYSTEMS
 
 _VALUES_LIMIT = 10_000  # of a histogram in the summary; distances are taken over all
@@ -67,7 +67,8 @@ def control_row(
     control = _judged(control)
     found = list(find_figures(control, metrics, None, options, with_energies))
     for metric in metrics:
-        rows = metric.comparable(control)
+        vectors = control.vectors.get(metric.name, np.zeros((len(control), 0)))
+        rows = np.flatnonzero(np.isfinite(vectors).all(-1))
         if len(rows) > 1:
             halves = control.part(rows[::2]), control.part(rows[1::2])
             found += find_figures(halves[0], [metric], halves[1], options)
@@ -125,9 +126,7 @@ def _values(crystals: View | None, name: str) -> NDArray[np.float64]:
 
 
 def _some(values: NDArray[np.float64]) -> list[float]:
-    if len(values) > _VALUES_LIMIT:
-        values = values[np.linspace(0, len(values) - 1, _VALUES_LIMIT).round().astype(int)]
-    return [float(f"{v:.5g}") for v in values.tolist()]
+    return [float(f"{v:.5g}") for v in values[evenly(len(values), _VALUES_LIMIT)].tolist()]
 
 
 def bins(

@@ -14,11 +14,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from chemeleon.data.pool import Rescue, Worker, run_parallel, worker_count, workers_wait
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 Progress = Callable[[str, float], None]  # of a word and the share done of what it names
 TAME_ATOMS = 100  # of a crystal that compiled code is quick enough with to do without a process
 _FEW_JOBS = 2  # starting workers takes longer than so few jobs
@@ -161,6 +162,14 @@ def answers(
         done += len(found)
         if report is not None:
             report(done)
+
+
+def in_rows(values: Iterable[T], rows: Iterable[int], total: int) -> list[T | None]:
+    """Return ``total`` entries: the values at their rows, None elsewhere."""
+    found: list[T | None] = [None] * total
+    for row, value in zip(rows, values, strict=True):
+        found[row] = value
+    return found
 
 
 def told(progress: Progress | None, word: str, total: int) -> Callable[[int], None] | None:

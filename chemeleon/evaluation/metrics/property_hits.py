@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from chemeleon.evaluation.collection import Collection
+from chemeleon.evaluation.collection import Collection, Structures
 from chemeleon.evaluation.metrics.base import Column, Figure, Metric, Options, View
-from chemeleon.evaluation.structures import Structures
 
 
 class PropertyHits(Metric):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,11 +38,11 @@ class Repetition(Metric):
             found["elements"] = {"sample": ours, "base": theirs}
             read = int(np.sum(base.crystals.num_atoms > 0))
             found["crystals"] = {"sample": int(readable.sum()), "base": read}
-            found["base_top_ten"] = _top_ten(base.text("reduced_formula"))[1]
+            found["base_top_ten"] = _top_ten(base.words("reduced_formula"))[1]
         return {"repetition": found}
 
 
-def _top_ten(formulas: list[str]) -> tuple[list[tuple[str, int]], dict[str, Any]]:
+def _top_ten(formulas: Sequence[str | None]) -> tuple[list[tuple[str, int]], dict[str, Any]]:
     """Return the ten most frequent formulas, and their share of all crystals."""
     top = Counter(filter(None, formulas)).most_common(10)
     return top, share(sum(count for _, count in top), len(formulas))
