@@ -109,16 +109,12 @@ class Structures(Sequence["Structure | None"]):
     def __getitem__(self, index: int | slice) -> Structure | list[Structure | None] | None:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        crystal = self.crystal(range(len(self))[index])
-        return None if crystal is None else structure_of(crystal)
-
-    def crystal(self, row: int) -> Crystal | None:
-        """Return one as arrays, without the cost of a Structure."""
-        return self._crystals.crystal(row) if self._crystals.num_atoms[row] else None
+        row = range(len(self))[index]
+        return structure_of(self._crystals.crystal(row)) if self._crystals.num_atoms[row] else None
 
 
 def read_collection(
-    source: Path | Sequence[Structure | None],
+    source: Path | Sequence[Structure | None] | Crystals[Array],
     *,
     ids: Sequence[str] | None = None,
     where: str | None = None,
@@ -128,7 +124,8 @@ def read_collection(
     """Read and describe crystals; whatever cannot be read becomes a row with its reason.
 
     Args:
-        source: file or folder, see `data.sources`, or pymatgen structures (None: not made).
+        source: file or folder, see `data.sources`, pymatgen structures (None: not made), or
+            crystals in arrays (of no atoms: not made).
         ids: names of the structures.
         where: which rows of a file or folder, see `data.where`; a crystal that cannot be read
             stays if it may be one of them.
@@ -148,10 +145,10 @@ def read_collection(
             rows = _columns(_records(source), _id_column(source))
             possible = ~judge(where, rows, str(source)).no
             records = compress(records, possible)
-    elif hasattr(source, "lattice"):
+    elif hasattr(source, "lattice") and not isinstance(source, Crystals):
         raise DataError("one structure was given where a list of them is expected: [structure]")
     else:
-        records = _from_structures(source, ids)
+        records = _from_memory(source, ids)
     kept: list[Record] = []
 
     def items() -> Iterator[tuple[str, Any]]:
@@ -238,16 +235,16 @@ def _id_column(path: Path) -> str | None:
     return next((c for c in _ID_COLUMNS if has_column(path, c)), None)
 
 
-def _from_structures(
-    structures: Sequence[Structure | None], ids: Sequence[str] | None
+def _from_memory(
+    source: Sequence[Structure | None] | Crystals[Array], ids: Sequence[str] | None
 ) -> Iterator[Record]:
-    names = [f"crystal-{i:06d}" for i in range(len(structures))] if ids is None else list(ids)
-    for row, (structure, name) in enumerate(zip(structures, names, strict=True), start=1):
+    names = [f"crystal-{i:06d}" for i in range(len(source))] if ids is None else list(ids)
+    for row, (given, name) in enumerate(zip(source, names, strict=True), start=1):
         kind, content = "arrays", None
         try:
-            if structure is None:
+            if given is None or (isinstance(given, Crystal) and not len(given.atomic_numbers)):
                 raise BadCrystalError("no structure was made")
-            content = tuple(from_structure(structure))
+            content = tuple(given if isinstance(given, Crystal) else from_structure(given))
         except BadCrystalError as error:
             kind, content = "problem", str(error)
         yield Record("memory", row, name, kind, content, {})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.named import find_set, split_name
 from chemeleon.errors import ChemeleonError, ConfigError
 from chemeleon.evaluation.collection import Collection, Structures, read_collection
@@ -192,18 +193,18 @@ class _Bench:
         self, collection: Collection, source: object, manifest: Mapping[str, Any] | None = None
     ) -> Report:
         """Judge a set that was read; ``source`` is where from, for the manifest."""
-        ours, structures, done = self._find(collection, self.options)
+        ours, states, done = self._find(collection, self.options)
         control, row = self.ceiling
         result: dict[str, Any] = {
             "manifest": describe_run(source, manifest or {}, ours.table, done, self.options),
             **summarise(ours, control, row, METRICS, self.options),
         }
         result["warnings"] = warnings(result["manifest"], result["headline"])
-        return Report(ours.table, result, *structures)
+        return Report(ours.table, result, *map(Structures, states))
 
     def _find(
         self, crystals: Collection, options: Options, rows: NDArray[np.int64] | None = None
-    ) -> tuple[View, tuple[Structures, Structures, Structures | None], dict[str, Any]]:
+    ) -> tuple[View, list[Crystals[Array]], dict[str, Any]]:
         """Find everything about crystals, ours and those of the control row alike.
 
         Args:
@@ -212,32 +213,32 @@ class _Bench:
             rows: those that get energies, all by default.
 
         Returns:
-            What is known of them; those given, relaxed and idealised; and what the manifest should
-            say of energies and of idealising.
+            What is known of them; those given, relaxed and, if so asked, idealised; and what the
+            manifest should say of energies and of idealising.
         """
         table = start_table(crystals)
         add_columns(table, METRICS, crystals, options)
-        structures, settings = Structures(crystals.crystals), self.settings
+        given, settings = crystals.crystals, self.settings
         by = self.by if rows is None or len(rows) else None
         relaxed, done = add_energies(
-            table, structures, by, relax_steps=settings.relax_steps, rows=rows, progress=self.tell
+            table, given, by, relax_steps=settings.relax_steps, rows=rows, progress=self.tell
         )
 
-        def add_state(prefix: str, after: Structures) -> None:
+        def add_state(prefix: str, after: Crystals[Array]) -> None:
             read = read_collection(after, workers=settings.jobs, progress=self.tell)
             add_columns(table, METRICS, read, options, prefix)
 
+        states = [given, relaxed]
         if by is not None and settings.relax_steps:
             add_state("relaxed_", relaxed)
-        ideal = None
         if (symprec := settings.tolerance) is not None:
             ideal, said = add_idealised(
-                table, structures, relaxed, by, symprec, rows=rows, workers=settings.jobs
+                table, given, relaxed, by, symprec, rows=rows, workers=settings.jobs
             )
             done |= said
             add_state("idealised_", ideal)
-        view = add_vectors(View(table, crystals=crystals), METRICS, options)
-        return view, (structures, relaxed, ideal), done
+            states.append(ideal)
+        return add_vectors(View(table, crystals=crystals), METRICS, options), states, done
 
 
 def _control_name(settings: Settings) -> str | None:
