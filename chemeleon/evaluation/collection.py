@@ -22,12 +22,11 @@ from chemeleon.data.problems import OnError, check_reasons
 from chemeleon.data.sources import has_column, read_records
 from chemeleon.data.where import Rows, judge
 from chemeleon.errors import DataError
-from chemeleon.evaluation.describe import NUMBERS, TEXTS, Describe
+from chemeleon.evaluation.describe import NUMBERS, TEXTS, WHOLE, Describe
 from chemeleon.evaluation.origin import crystals_of, sample_manifest
 from chemeleon.evaluation.work import Progress, answers
 
 if TYPE_CHECKING:
-    import pandas
     from pymatgen.core import Structure
 
 _ARRAYS = 4096  # crystals put into arrays at a time
@@ -63,16 +62,21 @@ class Collection:
         """Return one of `describe.NUMBERS`, ``(C,)``."""
         return self.numbers[:, NUMBERS.index(name)]
 
-    def whole(self, name: str) -> pandas.api.extensions.ExtensionArray:
-        """Return one of `describe.NUMBERS` as whole numbers, missing where unknown."""
-        import pandas
-
-        return pandas.array(self.column(name), dtype="Int64")
-
     def words(self, name: str) -> list[str | None]:
         """Return one of `describe.TEXTS`, ``C`` words; None where unknown."""
         at = TEXTS.index(name)
         return [row[at] or None for row in self.texts]
+
+    def table(self, *names: str) -> dict[str, Any]:
+        """Return columns by their names, as a table holds them; missing where unknown."""
+        import pandas
+
+        found: dict[str, Any] = {}
+        for name in names:
+            found[name] = self.words(name) if name in TEXTS else self.column(name)
+            if name in WHOLE:
+                found[name] = pandas.array(found[name], dtype="Int64")
+        return found
 
     def take(self, rows: NDArray[np.int64], left_out: int) -> Collection:
         """Return the crystals of these rows."""

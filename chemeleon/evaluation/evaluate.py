@@ -163,7 +163,6 @@ class _Bench:
             control=sets.get(self.control or ""),
             targets=self.targets,
             base=self.base,
-            energies=self.by is not None,
             progress=self.tell,
         )
 

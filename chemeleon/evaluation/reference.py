@@ -180,12 +180,10 @@ def _check(found: Collection, reduced: Crystals[Array], unreduced: list[str | No
     """Raise ValueError for parts that do not belong together, as of a file that was changed."""
     count = len(found.crystals)
     for crystals in (found.crystals, reduced):
-        numbers, frac, lattice, counts = (getattr(crystals, name) for name in _ARRAYS.values())
-        atoms = len(numbers)
-        shapes = numbers.shape, frac.shape, lattice.shape, counts.shape
-        kinds = numbers.dtype, frac.dtype, lattice.dtype, counts.dtype
-        fits = shapes == ((atoms,), (atoms, 3), (count, 3, 3), (count,))
-        fits &= kinds == (np.uint8, np.float64, np.float64, np.int64)
+        parts = [getattr(crystals, name) for name in _ARRAYS.values()]
+        counts, atoms = parts[3], len(parts[0])
+        fits = [part.shape for part in parts] == [(atoms,), (atoms, 3), (count, 3, 3), (count,)]
+        fits &= [part.dtype for part in parts] == [np.uint8, np.float64, np.float64, np.int64]
         if not fits or counts.min(initial=0) < 0 or counts.sum() != atoms:
             raise ValueError("sizes of crystals do not add up")
     if found.numbers.shape != (count, len(NUMBERS)) or found.numbers.dtype != np.float64:

@@ -114,7 +114,6 @@ class Options:
         indexed: the set that is judged, if it is a reference itself, with what is known of it.
         targets: crystals that samples should meet.
         base: crystals of the model before fine-tuning.
-        energies: whether there are energies.
         progress: called with a word and the share done.
     """
 
@@ -124,7 +123,6 @@ class Options:
     indexed: Reference | None = None
     targets: Collection | None = None
     base: Collection | None = None
-    energies: bool = False
     progress: Progress | None = None
 
     @property
