@@ -110,8 +110,8 @@ class _Bench:
         """
         settings.check()
         self.settings, self.progress = settings, progress
-        self.control = _control_name(settings)
-        for name in (*settings.references, self.control, settings.targets, settings.base):
+        self.control_name = _control_name(settings)
+        for name in (*settings.references, self.control_name, settings.targets, settings.base):
             if name is not None:
                 find_set(name)  # before the work, in case one is missing
         if settings.coverage:
@@ -155,12 +155,12 @@ class _Bench:
         settings = self.settings
         limits: dict[str, Any] = {"seconds": settings.seconds_per_pair, "workers": settings.jobs}
         limits |= {"on_error": settings.on_error, "progress": self.tell}
-        names = dict.fromkeys(filter(None, [*settings.references, self.control]))
+        names = dict.fromkeys(filter(None, [*settings.references, self.control_name]))
         sets = {name: load_reference(name, **limits) for name in names}
         return Options(
             settings,
             references=[sets[name] for name in settings.references],
-            control=sets.get(self.control or ""),
+            control=sets.get(self.control_name or ""),
             targets=self.targets,
             base=self.base,
             progress=self.tell,
@@ -183,7 +183,7 @@ class _Bench:
         options = replace(options, references=others)
         rows = evenly(len(crystals), self.settings.control_energies)
         view, _, _ = self._find(crystals, options, rows)
-        row = control_row(view, rows, METRICS, options)
+        row = control_row(view, rows, options)
         if others:  # of one reference, ours may have more
             row |= {name: float(view.flags(name).mean()) for name in (NOVEL, DISORDERED)}
         return view, row
@@ -196,7 +196,7 @@ class _Bench:
         control, row = self.ceiling
         result: dict[str, Any] = {
             "manifest": describe_run(source, manifest or {}, ours.table, done, self.options),
-            **summarise(ours, control, row, METRICS, self.options),
+            **summarise(ours, control, row, self.options),
         }
         result["warnings"] = warnings(result["manifest"], result["headline"])
         return Report(ours.table, result, *map(Structures, states))
