@@ -168,7 +168,7 @@ def test_every_form_of_a_source_gives_the_same_crystals(tmp_path: Path) -> None:
     (tmp_path / "c.csv.gz").write_bytes(gzip.compress(table.getvalue().encode()))
     for path in (folder, packed, *(tmp_path / f"c.{x}" for x in ("extxyz", "json.gz", "csv.gz"))):
         found = read_collection(path)
-        assert found.text("reduced_formula") == ["NaCl", "SrTiO3"], path
+        assert found.words("reduced_formula") == ["NaCl", "SrTiO3"], path
         np.testing.assert_allclose(found.column("density_g_cm3"), [2.1635, 5.1361], rtol=1e-3)
         assert found.column("space_group").tolist() == [225, 221]
 

@@ -350,8 +350,22 @@ def test_what_has_no_fingerprint_is_told_from_what_was_lost(error, said, monkeyp
             raise error
 
     monkeypatch.setattr(coverage, "_featurizers", lambda: (Featurizer(), Featurizer()))
+    size = coverage.STRUCTURE + coverage.COMPOSITION
     found = coverage.Fingerprint([]).answer(from_structure(rocksalt()))
-    np.testing.assert_array_equal(found, np.full(coverage.STRUCTURE + coverage.COMPOSITION, said))
+    np.testing.assert_array_equal(found, np.full(size, said))
+
+
+def test_a_fingerprint_with_gaps_is_none(monkeypatch) -> None:
+    class Featurizer:
+        def __init__(self, size: int) -> None:
+            self.values = [np.nan] * size
+
+        def featurize(self, *given: Any) -> list[float]:
+            return self.values
+
+    sizes = coverage.STRUCTURE, coverage.COMPOSITION
+    monkeypatch.setattr(coverage, "_featurizers", lambda: tuple(map(Featurizer, sizes)))
+    assert np.isinf(coverage.Fingerprint([]).answer(from_structure(rocksalt()))).all()
 
 
 def test_coverage_of_real_fingerprints(control: str, tmp_path: Path) -> None:

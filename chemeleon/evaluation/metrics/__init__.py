@@ -1,4 +1,4 @@
-"""Metrics, one per file. Adding one is a file with a `base.Metric` and a line in `METRICS`.
+"""Metrics by their kinds. Adding one is a file with a `base.Metric` and a line in `METRICS`.
 
 A metric of your own, outside the package, is appended to the list before `chemeleon.evaluate`.
 

@@ -196,11 +196,12 @@ class Fingerprint(Each):
                 crystal = structure_of(item)
                 sites = [structure_by.featurize(crystal, i) for i in range(len(crystal))]
                 composition = composition_by.featurize(crystal.composition)
-                return np.concatenate([np.mean(sites, 0), composition])
+                found = np.concatenate([np.mean(sites, 0), composition])
         except (TimeUpError, MemoryError) as error:
             return self.lost(str(error))
         except Exception:  # no neighbours, no Voronoi cell, an element
-            return np.full(STRUCTURE + COMPOSITION, np.inf)
+            found = np.array(np.nan)
+        return found if np.isfinite(found).all() else np.full(STRUCTURE + COMPOSITION, np.inf)
 
 
 @functools.cache
