@@ -14,11 +14,14 @@ from energy_helpers import rocksalt, rocksalt_cube
 from pymatgen.core import Lattice, Structure
 
 import chemeleon
+from chemeleon.data.parse import from_structure
 from chemeleon.energy.compositions import fractions
 from chemeleon.energy.hull import Hull
 from chemeleon.errors import ConfigError
+from chemeleon.evaluation.matching.limits import TimeUpError
 from chemeleon.evaluation.metrics import coverage
-from chemeleon.evaluation.reference import column_word
+from chemeleon.evaluation.metrics.base import Options
+from chemeleon.evaluation.reference import column_word, load_reference
 from chemeleon.evaluation.report.basis import warnings
 
 POTENTIAL = "energy_helpers:lennard_jones"
@@ -312,6 +315,57 @@ def test_coverage_of_the_control_is_that_of_halves_of_what_has_a_fingerprint(
     control = str(tmp_path)
     report = chemeleon.evaluate([rocksalt()], control=control, references=[], coverage=True)
     assert report.headline.loc[["cov_recall", "cov_precision"], "control"].tolist() == [1, 1]
+
+
+def test_a_fingerprint_that_was_lost_is_made_again(
+    control: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # of three crystals: one has a fingerprint, one has none, and the third is lost the first time
+    made, asked = [0.5, np.inf, np.nan], []
+
+    def fingerprints(crystals: Any, wanted: np.ndarray, options: Any) -> np.ndarray:
+        asked.append(wanted.tolist())
+        values = np.where(wanted, made, np.nan)
+        return np.repeat(values[:, None], coverage.STRUCTURE + coverage.COMPOSITION, 1)
+
+    monkeypatch.setattr(coverage, "version", lambda package: "1")
+    monkeypatch.setattr(coverage, "fingerprints", fingerprints)
+    reference = load_reference(control, workers=1)
+    first = coverage.reference_fingerprints(reference, Options())
+    assert np.isnan(first).all(1).tolist() == [False, False, True]
+    made[:] = [7, 7, 0.25]
+    for _ in range(2):
+        again = coverage.reference_fingerprints(reference, Options())
+        assert again[:, 0].tolist() == [0.5, np.inf, 0.25]
+    assert asked == [[True] * 3, [False, False, True]]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(ValueError("no Voronoi cell"), np.inf), (TimeUpError(), np.nan), (MemoryError(), np.nan)],
+)
+def test_what_has_no_fingerprint_is_told_from_what_was_lost(error, said, monkeypatch) -> None:
+    class Featurizer:
+        def featurize(self, *given: Any) -> None:
+            raise error
+
+    monkeypatch.setattr(coverage, "_featurizers", lambda: (Featurizer(), Featurizer()))
+    size = coverage.STRUCTURE + coverage.COMPOSITION
+    found = coverage.Fingerprint([]).answer(from_structure(rocksalt()))
+    np.testing.assert_array_equal(found, np.full(size, said))
+
+
+def test_a_fingerprint_with_gaps_is_none(monkeypatch) -> None:
+    class Featurizer:
+        def __init__(self, size: int) -> None:
+            self.values = [np.nan] * size
+
+        def featurize(self, *given: Any) -> list[float]:
+            return self.values
+
+    sizes = coverage.STRUCTURE, coverage.COMPOSITION
+    monkeypatch.setattr(coverage, "_featurizers", lambda: tuple(map(Featurizer, sizes)))
+    assert np.isinf(coverage.Fingerprint([]).answer(from_structure(rocksalt()))).all()
 
 
 def test_coverage_of_real_fingerprints(control: str, tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ NUMBERS = (
     "a", "b", "c", "alpha", "beta", "gamma", "valid_composition", "space_group_strict",
 )  # fmt: skip
 
+WHOLE = ("num_atoms", "num_elements", "space_group", "space_group_strict")  # of these
+
 
 class Described(NamedTuple):
     """A crystal with what is said of it.

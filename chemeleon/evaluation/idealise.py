@@ -122,21 +122,16 @@ def idealise(
     """
     check_bounds(symprec, max_moved_angstrom, max_strain, max_rise_ev)
     bounds = Bounds(symprec, max_moved_angstrom, max_strain)
-    sound = [problem is None for problem in _problems(crystals)]
-    rows = [i for i, good in enumerate(sound) if good]
-    choices: list[list[Candidate]] = [[] for _ in crystals]
+    rows = [i for i, problem in enumerate(_problems(crystals)) if problem is None]
+    sound = [crystals[i] for i in rows]
+    known = _energies(sound, potential) if given_ev is None else [given_ev[i] for i in rows]
     found = [Idealised(crystal, False, None, None) for crystal in crystals]
-    for i, (before, some) in zip(rows, _search([crystals[i] for i in rows], bounds, workers),
-                                 strict=True):  # fmt: skip
+    choices: dict[int, list[Candidate]] = {}
+    searched = answers(Candidates([], bounds), sound, workers)
+    for i, energy, (group, some) in zip(rows, known, searched, strict=True):
         choices[i] = some
-        found[i] = found[i]._replace(before=before, after=before)
-    if given_ev is None:
-        known = _energies([crystals[i] for i in rows], potential)
-    else:
-        known = [given_ev[i] for i in rows]
-    for i, energy in zip(rows, known, strict=True):
-        found[i] = found[i]._replace(energy_ev=energy)
-    for level in range(max(map(len, choices), default=0)):
+        found[i] = found[i]._replace(before=group, after=group, energy_ev=energy)
+    for level in range(max(map(len, choices.values()), default=0)):
         tried = [i for i in rows if len(choices[i]) > level and not found[i].ideal]
         arrays = [choices[i][level].crystal for i in tried]
         judged = zip(tried, _problems(arrays), _energies(arrays, potential), strict=True)
@@ -271,13 +266,6 @@ def _judged(
         cells=to.cells,
         energy_ev=energy,
     )
-
-
-def _search(
-    crystals: Sequence[Crystal], bounds: Bounds, workers: int | None
-) -> list[tuple[int | None, list[Candidate]]]:
-    """Return group and candidates of each crystal, found by all cores for many."""
-    return list(answers(Candidates([], bounds), crystals, workers))
 
 
 def _energies(crystals: Sequence[Crystal], potential: Potential | None) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT
-from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.describe import OXIDATION_STATES
 from chemeleon.evaluation.matching.disordered import (
     MOST_ELECTRONEGATIVITY_DIFFERENCE,
@@ -19,7 +18,9 @@ from chemeleon.evaluation.matching.disordered import (
 )
 from chemeleon.evaluation.matching.pairs import TOLERANCES
 from chemeleon.evaluation.metrics import METRICS
+from chemeleon.evaluation.metrics.base import Options
 from chemeleon.evaluation.metrics.statistics import MMD_LIMIT
+from chemeleon.evaluation.origin import sample_manifest, stated, told
 from chemeleon.evaluation.reference import Reference
 from chemeleon.version import __version__
 
@@ -34,24 +35,36 @@ _PACKAGES = (
 
 def manifest(
     source: object,
-    collection: Collection,
+    known: Mapping[str, Any],
     table: pandas.DataFrame,
-    matcher: str,
-    seconds_per_pair: float,
-    references: Sequence[Reference],
-    control: Reference | None,
+    done: Mapping[str, Any],
+    options: Options,
 ) -> dict[str, Any]:
-    """Return source, counts, tolerances, sets and versions of a result, to be written as JSON."""
-    ltol, stol, angle_tol = TOLERANCES[matcher]
+    """Return source, counts, tolerances, sets and versions of a result, to be written as JSON.
+
+    Args:
+        source: where the crystals are from; of a sample's folder its manifest is repeated.
+        known: what a caller says of their origin.
+        table: of the crystals.
+        done: what is said of energies and of idealising.
+        options: of the run.
+    """
+    settings, references, control = options.settings, options.references, options.control
+    ltol, stol, angle_tol = TOLERANCES[settings.matcher]
+    path = Path(source) if isinstance(source, str | Path) else None
+    wanted = {name: asked._asdict() for name, asked in settings.wanted.items()}
+    properties = {"predictor": str(settings.predictor), "wanted": wanted}
+    made = None if path is None else sample_manifest(path)
     return {
+        **stated(known),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "source": str(source) if isinstance(source, str | Path) else "structures in memory",
-        "requested": len(collection),
+        "source": "structures in memory" if path is None else str(source),
+        "requested": len(table),
         "parsed": _count(table["status"] == "ok"),
         "valid": _count(table["valid_structure"] & table["valid_composition"]),
         "matcher": {
-            "name": matcher, "ltol": ltol, "stol": stol, "angle_tol_degree": angle_tol,
-            "seconds_per_pair": seconds_per_pair,
+            "name": settings.matcher, "ltol": ltol, "stol": stol, "angle_tol_degree": angle_tol,
+            "seconds_per_pair": settings.seconds_per_pair,
             "timed_out_pairs": _count(table["timed_out_pairs"]),
         },
         "references": [_told(r) for r in references],
@@ -67,6 +80,9 @@ def manifest(
         "composition_validity": {"by": "smact", "oxidation_states": OXIDATION_STATES},
         "mmd_crystals": MMD_LIMIT,
         "versions": {"chemeleon": __version__, **_versions()},
+        **done,
+        **({"properties": properties} if wanted else {}),
+        **({} if made is None else told(made)),
     }  # fmt: skip
 
 

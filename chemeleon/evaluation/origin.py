@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ def sample_manifest(path: Path) -> dict[str, Any] | None:
     if not found.keys() >= _NEEDED or not any((path / form).exists() for form in _FORMS):
         return None
     invalid = found["invalid"]
-    if not isinstance(invalid, list) or not all(map(_is_entry, invalid)):
+    entries = invalid if isinstance(invalid, list) else [None]
+    if not all(isinstance(e, dict) and _are_words(e.get("id"), e.get("reason")) for e in entries):
         raise DataError(
             f"{file} does not list the invalid crystals as `chemeleon sample` does (id, reason,"
             " written): it has been changed. Without it the folder is judged by its files alone"
@@ -57,15 +58,19 @@ def sample_manifest(path: Path) -> dict[str, Any] | None:
     return found
 
 
-def _is_entry(entry: Any) -> bool:
-    names = isinstance(entry, dict) and [entry.get("id"), entry.get("reason")]
-    return bool(names) and all(isinstance(name, str) for name in names)
+def _are_words(*values: Any) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def crystals_of(path: Path, manifest: dict[str, Any]) -> tuple[Path, list[Record]]:
     """Return the one form of the crystals to read, and records of those that were not written."""
     form = next(path / form for form in _FORMS if (path / form).exists())
-    return form, list(_unwritten(manifest))
+    unwritten = [
+        Record("manifest.json", row, one["id"], "problem", f"not written: {one['reason']}", {})
+        for row, one in enumerate(manifest["invalid"], start=1)
+        if not one.get("written", True)
+    ]
+    return form, unwritten
 
 
 def told(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +83,7 @@ def told(manifest: dict[str, Any]) -> dict[str, Any]:
     if isinstance(ranked := manifest.get("ranked_by"), str):
         found["ranked_by"] = ranked
     rewarded = manifest.get("rewarded_by")
-    if isinstance(rewarded, list) and all(isinstance(name, str) for name in rewarded):
+    if isinstance(rewarded, list) and _are_words(*rewarded):
         found["rewarded_by"] = rewarded
     relaxation = manifest.get("relaxation")
     if isinstance(relaxation, dict) and isinstance(relaxation.get("potential"), str):
@@ -98,10 +103,3 @@ def _is_flat(value: Any, levels: int = 4) -> bool:
     """Tell what a report can show from what is nested as no setting is."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return levels > 0 and all(_is_flat(item, levels - 1) for item in inner)
-
-
-def _unwritten(manifest: dict[str, Any]) -> Iterator[Record]:
-    for row, entry in enumerate(manifest["invalid"], start=1):
-        if not entry.get("written", True):
-            reason = f"not written: {entry['reason']}"
-            yield Record("manifest.json", row, entry["id"], "problem", reason, {})

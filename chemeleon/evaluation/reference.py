@@ -98,8 +98,7 @@ def load_reference(
     versions = [_FORMAT, PARSER_VERSION, DESCRIPTION_VERSION, REDUCTION_VERSION, path.name]
     versions += [source.where] if source.where else []
     versions += [version(package) for package in ("pymatgen", "moyopy", "smact")]
-    key = hashlib.sha256(json.dumps([content, versions]).encode()).hexdigest()[:32]
-    file = cache_dir() / "references" / f"{key}.safetensors"
+    file = cache_file("references", [content, versions], ".safetensors")
     found = _read(file)
     if found is None:
         collection = read_collection(path, where=source.where, workers=workers, progress=progress)
@@ -109,6 +108,21 @@ def load_reference(
         _write(file, collection, prepared)
     found[0].check(on_error, name)
     return Reference(name, str(path), content, *found, where=source.where)
+
+
+def cache_file(folder: str, key: Any, suffix: str) -> Path:
+    """Return the file of the cache for what a key stands for, which can be written as JSON."""
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+    return cache_dir() / folder / f"{name}{suffix}"
+
+
+def keep(file: Path, content: bytes, what: str) -> None:
+    """Put a file of the cache in place; that it cannot be written is said, and stops nothing."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, lambda path: path.write_bytes(content))
+    except OSError as error:
+        logger.warning("%s not cached: %s (set CHEMELEON_CACHE)", what, error)
 
 
 def _write(file: Path, collection: Collection, prepared: Prepared) -> None:
@@ -127,11 +141,7 @@ def _write(file: Path, collection: Collection, prepared: Prepared) -> None:
         "left_out": collection.left_out,
     }
     arrays["words"] = np.frombuffer(json.dumps(words).encode(), dtype=np.uint8)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda path: path.write_bytes(save(arrays)))
-    except OSError as error:
-        logger.warning("the reference index is not cached: %s (set CHEMELEON_CACHE)", error)
+    keep(file, save(arrays), "the reference index is")
 
 
 def _read(file: Path) -> tuple[Collection, Prepared] | None:
@@ -169,12 +179,10 @@ def _check(found: Collection, reduced: Crystals[Array], unreduced: list[str | No
     """Raise ValueError for parts that do not belong together, as of a file that was changed."""
     count = len(found.crystals)
     for crystals in (found.crystals, reduced):
-        numbers, frac, lattice, counts = (getattr(crystals, name) for name in _ARRAYS.values())
-        atoms = len(numbers)
-        shapes = numbers.shape, frac.shape, lattice.shape, counts.shape
-        kinds = numbers.dtype, frac.dtype, lattice.dtype, counts.dtype
-        fits = shapes == ((atoms,), (atoms, 3), (count, 3, 3), (count,))
-        fits &= kinds == (np.uint8, np.float64, np.float64, np.int64)
+        parts = [getattr(crystals, name) for name in _ARRAYS.values()]
+        counts, atoms = parts[3], len(parts[0])
+        fits = [part.shape for part in parts] == [(atoms,), (atoms, 3), (count, 3, 3), (count,)]
+        fits &= [part.dtype for part in parts] == [np.uint8, np.float64, np.float64, np.int64]
         if not fits or counts.min(initial=0) < 0 or counts.sum() != atoms:
             raise ValueError("sizes of crystals do not add up")
     if found.numbers.shape != (count, len(NUMBERS)) or found.numbers.dtype != np.float64:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chemeleon.config.requests import (
     MAX_CRYSTALS,
@@ -21,7 +21,15 @@ from chemeleon.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from chemeleon.evaluation.metrics.base import Predict, Wanted
+Predict = Callable[[Sequence["Structure"]], Sequence[Mapping[str, float] | None]]
+
+
+class Wanted(NamedTuple):
+    """From where to where a property is wanted, and its unit; a single value has equal ends."""
+
+    low: float
+    high: float
+    unit: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,16 +6,17 @@ Every share is of the crystals that were asked for. What failed counts as not ha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chemeleon.evaluation.metrics.base import STATES, Figure, Metric, Options, View, find_figures
+from chemeleon.evaluation.metrics import METRICS
+from chemeleon.evaluation.metrics.base import STATES, Figure, Options, View, find_figures
 from chemeleon.evaluation.metrics.stability import ABOVE
-from chemeleon.evaluation.metrics.statistics import finite, wasserstein
+from chemeleon.evaluation.metrics.statistics import evenly, finite, wasserstein
 from chemeleon.evaluation.metrics.symmetry import SYSTEMS
 
 _VALUES_LIMIT = 10_000  # of a histogram in the summary; distances are taken over all
@@ -23,11 +24,7 @@ _ATOM_BINS = ((1, 5), (6, 10), (11, 20), (21, 50))
 
 
 def summarise(
-    crystals: View,
-    control: View | None,
-    row: Mapping[str, float],
-    metrics: Sequence[Metric],
-    options: Options,
+    crystals: View, control: View | None, row: Mapping[str, float], options: Options
 ) -> dict[str, Any]:
     """Return what metrics say of a set, as JSON.
 
@@ -35,25 +32,24 @@ def summarise(
         crystals: the set.
         control: what it is compared with.
         row: figures of the control row by name; what it lacks has none.
-        metrics: which.
         options: of the run.
     """
     crystals = _judged(crystals)
-    found = find_figures(crystals, metrics, control, options)
+    found = find_figures(crystals, METRICS, control, options)
     headline = [{**_entry(figure), "control": finite(row.get(figure.name))} for figure in found]
     summary = {
         "headline": headline,
-        "distributions": distributions(crystals, control, metrics),
-        "bins": bins(crystals, metrics, control, options),
+        "distributions": distributions(crystals, control),
+        "bins": bins(crystals, control, options),
     }
     by_name = {entry["name"]: entry for entry in headline}
-    for metric in metrics:
+    for metric in METRICS:
         summary |= metric.facts(crystals, control, options, by_name)
     return summary
 
 
 def control_row(
-    control: View, with_energies: NDArray[np.int64], metrics: Sequence[Metric], options: Options
+    control: View, with_energies: NDArray[np.int64], options: Options
 ) -> dict[str, float]:
     """Return the figures of the control set; its distances are those of two halves of it, which is
     the best that distances between sets can be.
@@ -61,13 +57,13 @@ def control_row(
     Args:
         control: the set.
         with_energies: those of its crystals that got energies.
-        metrics: which.
         options: of the run.
     """
     control = _judged(control)
-    found = list(find_figures(control, metrics, None, options, with_energies))
-    for metric in metrics:
-        rows = metric.comparable(control)
+    found = list(find_figures(control, METRICS, None, options, with_energies))
+    for metric in METRICS:
+        vectors = control.vectors.get(metric.name, np.zeros((len(control), 0)))
+        rows = np.flatnonzero(np.isfinite(vectors).all(-1))
         if len(rows) > 1:
             halves = control.part(rows[::2]), control.part(rows[1::2])
             found += find_figures(halves[0], [metric], halves[1], options)
@@ -91,12 +87,10 @@ def _entry(figure: Figure) -> dict[str, Any]:
     return {**entry, "value": finite(figure.value), **nothing, "unit": figure.unit}
 
 
-def distributions(
-    crystals: View, control: View | None, metrics: Sequence[Metric]
-) -> dict[str, dict[str, Any]]:
+def distributions(crystals: View, control: View | None) -> dict[str, dict[str, Any]]:
     """Return the values of both sets by column, and their Wasserstein distances."""
     found = {}
-    for metric in metrics:
+    for metric in METRICS:
         for prefix, word in STATES.items() if metric.of_energies else [("", "")]:
             for column in (column for column in metric.known(()) if column.histogram):
                 name = prefix + column.key
@@ -125,17 +119,13 @@ def _values(crystals: View | None, name: str) -> NDArray[np.float64]:
 
 
 def _some(values: NDArray[np.float64]) -> list[float]:
-    if len(values) > _VALUES_LIMIT:
-        values = values[np.linspace(0, len(values) - 1, _VALUES_LIMIT).round().astype(int)]
-    return [float(f"{v:.5g}") for v in values.tolist()]
+    return [float(f"{v:.5g}") for v in values[evenly(len(values), _VALUES_LIMIT)].tolist()]
 
 
-def bins(
-    crystals: View, metrics: Sequence[Metric], control: View | None, options: Options
-) -> dict[str, list[dict[str, Any]]]:
+def bins(crystals: View, control: View | None, options: Options) -> dict[str, list[dict[str, Any]]]:
     """Return those figures of metrics that say so by number of atoms, by number of elements, and by
     crystal system; distances are to the crystals of the control in the same bin."""
-    binned = [metric for metric in metrics if metric.binned]
+    binned = [metric for metric in METRICS if metric.binned]
     theirs = {} if control is None else _bins(control)
     result: dict[str, list[dict[str, Any]]] = {}
     for kind, rows_of in _bins(crystals).items():

@@ -20,6 +20,7 @@ from chemeleon.workers import Rescue, Worker, run_parallel, worker_count, worker
 
 logger = logging.getLogger(__name__)
 S = TypeVar("S", bound=Sequence[Any])
+T = TypeVar("T")
 Progress = Callable[[str, float], None]  # of a word and the share done of what it names
 TAME_ATOMS = 100  # of a crystal that compiled code is quick enough with to do without a process
 _FEW_JOBS = 2  # starting workers takes longer than so few jobs
@@ -171,6 +172,14 @@ def answers(
         done += len(found)
         if report is not None:
             report(done)
+
+
+def in_rows(values: Iterable[T], rows: Iterable[int], total: int) -> list[T | None]:
+    """Return ``total`` entries: the values at their rows, None elsewhere."""
+    found: list[T | None] = [None] * total
+    for row, value in zip(rows, values, strict=True):
+        found[row] = value
+    return found
 
 
 def told(progress: Progress | None, word: str, total: int) -> Callable[[int], None] | None:

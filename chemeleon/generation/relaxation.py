@@ -23,7 +23,7 @@ from chemeleon.energy.potentials import load_potential
 from chemeleon.energy.relax import Relaxed
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.idealise import Idealised, check_bounds, idealise, told
-from chemeleon.evaluation.sound import moved, relax_soundly
+from chemeleon.evaluation.sound import relax_soundly
 
 FMAX = 0.05  # eV/angstrom
 POTENTIAL = "chgnet"  # where none is named
@@ -57,8 +57,8 @@ class Relaxer:
 
         One that cannot be evaluated stays as it is, and so does a valid one that would be invalid.
         """
-        ends = relax_soundly(crystals, self.potential, self.steps, FMAX)
-        return moved(crystals, ends), [end._replace(structure=None) for end in ends]
+        relaxed, ends = relax_soundly(crystals, self.potential, self.steps, FMAX)
+        return relaxed, [end._replace(structure=None) for end in ends]
 
     def to_manifest(self, notes: Sequence[Relaxed], names: Sequence[str]) -> dict[str, Any]:
         """Return what a manifest says of it."""

@@ -19,15 +19,13 @@ from chemeleon.data.names import stem
 from chemeleon.data.sources import has_column
 from chemeleon.data.tables import write_rows
 from chemeleon.errors import ConfigError, DataError, nearest
-from chemeleon.evaluation.metrics.base import Wanted
+from chemeleon.evaluation.settings import Settings, Wanted
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.pretrained import place
 from chemeleon.storage import write_atomically
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-
-    from chemeleon.evaluation.settings import Settings
 
 ID_COLUMN, CIF_COLUMN = "material_id", "cif"
 

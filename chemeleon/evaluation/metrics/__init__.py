@@ -1,4 +1,4 @@
-"""Metrics, one per file. Adding one is a file with a `base.Metric` and a line in `METRICS`.
+"""Metrics by their kinds. Adding one is a file with a `base.Metric` and a line in `METRICS`.
 
 A metric of your own, outside the package, is appended to the list before `chemeleon.evaluate`.
 
@@ -8,18 +8,16 @@ The order is that of the headline within a group of figures, and of the columns 
 from __future__ import annotations
 
 from chemeleon.evaluation.metrics.base import Metric
-from chemeleon.evaluation.metrics.contacts import Contacts
 from chemeleon.evaluation.metrics.coverage import Coverage
 from chemeleon.evaluation.metrics.csp import Prediction
-from chemeleon.evaluation.metrics.description import Density, Description
+from chemeleon.evaluation.metrics.description import Density, Description, Repetition
 from chemeleon.evaluation.metrics.distances import Distances
 from chemeleon.evaluation.metrics.novelty import Novelty
 from chemeleon.evaluation.metrics.property_hits import PropertyHits
-from chemeleon.evaluation.metrics.repetition import Repetition
 from chemeleon.evaluation.metrics.stability import EnergyMeans, Relaxation, Stability
 from chemeleon.evaluation.metrics.supply import Supply
 from chemeleon.evaluation.metrics.symmetry import Symmetry
-from chemeleon.evaluation.metrics.validity import Reading, Validity
+from chemeleon.evaluation.metrics.validity import Contacts, Reading, Validity
 
 METRICS: list[Metric] = [
     Description(),

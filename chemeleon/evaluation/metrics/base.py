@@ -9,7 +9,7 @@ Shapes: ``C`` crystals.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -23,7 +23,6 @@ from chemeleon.evaluation.work import Progress
 
 if TYPE_CHECKING:
     import pandas
-    from pymatgen.core import Structure
 
     from chemeleon.evaluation.reference import Reference
 
@@ -42,7 +41,6 @@ GROUPS = {
     "distance": "Distance to the reference",
     "csp": "Structure prediction",
 }
-Predict = Callable[[Sequence["Structure"]], Sequence[Mapping[str, float] | None]]
 
 
 class Column(NamedTuple):
@@ -105,14 +103,6 @@ class Figure:
         return share(int(self.flag.sum()), len(self.flag))
 
 
-class Wanted(NamedTuple):
-    """From where to where a property is wanted, and its unit; a single value has equal ends."""
-
-    low: float
-    high: float
-    unit: str = ""
-
-
 @dataclass(frozen=True)
 class Options:
     """What a run was asked for beyond its crystals, and what they are held against.
@@ -120,22 +110,25 @@ class Options:
     Attributes:
         settings: how to judge.
         references: sets to be novel against.
-        compared: the set that distances are to.
+        control: the set of the control row.
         indexed: the set that is judged, if it is a reference itself, with what is known of it.
         targets: crystals that samples should meet.
         base: crystals of the model before fine-tuning.
-        energies: whether there are energies.
         progress: called with a word and the share done.
     """
 
     settings: Settings = field(default_factory=Settings)
     references: Sequence[Reference] = ()
-    compared: Reference | None = None
+    control: Reference | None = None
     indexed: Reference | None = None
     targets: Collection | None = None
     base: Collection | None = None
-    energies: bool = False
     progress: Progress | None = None
+
+    @property
+    def compared(self) -> Reference | None:
+        """The set that distances are to."""
+        return self.control or next(iter(self.references), None)
 
 
 @dataclass(frozen=True)
@@ -146,7 +139,7 @@ class View:
         table: one row per crystal, with the columns of all states.
         prefix: of the state, one of `STATES`.
         crystals: as given.
-        vectors: name to ``(C, F)``, what distances between sets need beyond the columns.
+        vectors: name of a metric to its `Metric.vectors`.
     """
 
     table: pandas.DataFrame
@@ -218,9 +211,9 @@ class Metric:
         nothing is known. Of ``reason``, what is wrong with each crystal, the first is kept."""
         return {}
 
-    def vectors(self, crystals: View, options: Options) -> Mapping[str, NDArray[np.float64]]:
-        """Return arrays ``(C, F)`` that distances between sets need, by their names."""
-        return {}
+    def vectors(self, crystals: View, options: Options) -> NDArray[np.float64] | None:
+        """Return what distances between sets need and is slow to find, ``(C, F)``, or None."""
+        return None
 
     def figures(self, crystals: View, options: Options) -> Iterable[Figure]:
         """Return figures of a set."""
@@ -229,10 +222,6 @@ class Metric:
     def distances(self, crystals: View, control: View, options: Options) -> Iterable[Figure]:
         """Return figures of a set beside the control set."""
         return ()
-
-    def comparable(self, control: View) -> NDArray[np.int64]:
-        """Return the rows of the control set whose halves the control row holds side by side."""
-        return np.arange(len(control))
 
     def facts(
         self,
@@ -300,15 +289,9 @@ def add_reasons(table: pandas.DataFrame, why: Sequence[str | None]) -> None:
 
 def add_vectors(crystals: View, metrics: Iterable[Metric], options: Options) -> View:
     """Return crystals with what distances between sets need."""
-    found: dict[str, NDArray[np.float64]] = {}
-    for metric in metrics:
-        found |= metric.vectors(crystals, options)
-    return replace(crystals, vectors=found)
-
-
-def states(table: pandas.DataFrame) -> list[str]:
-    """Return the prefixes of the states that the crystals of a table are in."""
-    return [prefix for prefix in STATES if not prefix or f"{prefix}space_group" in table]
+    found = {metric.name: metric.vectors(crystals, options) for metric in metrics}
+    vectors = {name: values for name, values in found.items() if values is not None}
+    return replace(crystals, vectors=vectors)
 
 
 def find_figures(
@@ -330,15 +313,16 @@ def find_figures(
     """
     few = crystals if with_energies is None else crystals.part(with_energies)
     for metric in metrics:
-        for prefix in [""] if metric.as_given else states(crystals.table):
-            view = few if prefix or metric.of_energies else crystals
-            view = replace(view, prefix=prefix)
+        for prefix, word in STATES.items():
+            if prefix and (metric.as_given or f"{prefix}space_group" not in crystals.table):
+                continue
+            view = replace(few if prefix or metric.of_energies else crystals, prefix=prefix)
             if not all(name in view for name in metric.needs):
                 continue
             found = list(metric.figures(view, options))
             if control is not None:
                 found += metric.distances(view, control, options)
             for figure in found:
-                label = f"{figure.label}{STATES[prefix]}{figure.tail}"
+                label = f"{figure.label}{word}{figure.tail}"
                 group = figure.group or metric.group
                 yield replace(figure, name=prefix + figure.name, label=label, group=group)

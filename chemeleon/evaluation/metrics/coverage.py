@@ -14,15 +14,13 @@ Shapes: ``C`` crystals, ``R`` of the reference, ``F`` entries of both fingerprin
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import importlib.util
-import json
-import logging
+import io
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,18 +31,15 @@ from chemeleon.data.crystal import structure_of
 from chemeleon.errors import ConfigError, DataError
 from chemeleon.evaluation.matching.limits import TimeUpError, time_limit
 from chemeleon.evaluation.metrics.base import Figure, Metric, Options, View
-from chemeleon.evaluation.reference import Reference
+from chemeleon.evaluation.reference import Reference, cache_file, keep
 from chemeleon.evaluation.work import Each, answers, told
-from chemeleon.storage import cache_dir, write_atomically
 
-logger = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 
 # distances of structure and composition: CDVAE's for MP-20; for Perov-5 and Carbon-24
 CUTOFFS = {"mp_20": (0.4, 10.0), "perov_5": (0.2, 4.0), "carbon_24": (0.2, 4.0)}
 STRUCTURE, COMPOSITION = 61, 132
 _VERSION = 2  # part of the key of the cache
-_VECTORS = "fingerprints"
 _ROWS = 256  # of a table of distances held at a time
 _SECONDS = 120.0
 
@@ -65,26 +60,21 @@ class Coverage(Metric):
     group = "distance"
     as_given = True
 
-    def vectors(self, crystals: View, options: Options) -> Mapping[str, Floats]:
+    def vectors(self, crystals: View, options: Options) -> Floats | None:
         if not options.settings.coverage:
-            return {}
+            return None
         if options.indexed is not None:
-            return {_VECTORS: reference_fingerprints(options.indexed, options)}
+            return reference_fingerprints(options.indexed, options)
         assert crystals.crystals is not None
-        sound = crystals.flags("valid_structure")
-        return {_VECTORS: fingerprints(crystals.crystals.crystals, sound, options)}
+        return fingerprints(crystals.crystals.crystals, crystals.flags("valid_structure"), options)
 
     def distances(self, crystals: View, control: View, options: Options) -> Iterator[Figure]:
         if options.settings.coverage and options.compared is not None:
             by = options.compared.name
-            vectors = crystals.vectors[_VECTORS], control.vectors[_VECTORS]
+            vectors = crystals.vectors[self.name], control.vectors[self.name]
             recall, precision = covered(*vectors, cutoffs(by))
             yield Figure("cov_recall", f"COV-R: {by} that is covered", flag=recall)
             yield Figure("cov_precision", f"COV-P: of these, near {by}", flag=precision)
-
-    def comparable(self, control: View) -> NDArray[np.int64]:
-        found = control.vectors.get(_VECTORS)
-        return super().comparable(control) if found is None else _known(found)
 
     def facts(
         self, crystals: View, control: View | None, options: Options, headline: Any
@@ -92,7 +82,7 @@ class Coverage(Metric):
         if not options.settings.coverage or control is None or options.compared is None:
             return {}
         by, kept = options.compared.name, ("value", "low", "high", "count", "of")
-        known, ours = (len(_known(side.vectors[_VECTORS])) for side in (control, crystals))
+        known, ours = (len(_known(side.vectors[self.name])) for side in (control, crystals))
         shares = {name: headline[name] for name in ("cov_recall", "cov_precision")}
         found = {
             "reference": by,
@@ -111,7 +101,8 @@ def cutoffs(name: str) -> tuple[float, float]:
 
 
 def fingerprints(crystals: Crystals[Array], wanted: NDArray[np.bool_], options: Options) -> Floats:
-    """Return ``(C, F)``, structure first, NaN for what is not wanted or has no fingerprint.
+    """Return ``(C, F)``, structure first; NaN for what is not wanted or was lost, see
+    `Fingerprint`.
 
     Args:
         crystals: as given.
@@ -130,28 +121,26 @@ def fingerprints(crystals: Crystals[Array], wanted: NDArray[np.bool_], options: 
 def reference_fingerprints(reference: Reference, options: Options) -> Floats:
     """Return the fingerprints of a reference set ``(R, F)``, from the cache if they are there.
 
+    Those that were lost are made again.
+
     Raises:
         DataError: if there is not one.
     """
     versions = [version(package) for package in ("matminer", "pymatgen")]
     key = [reference.fingerprint, reference.where, _VERSION, *versions]
-    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
-    file = cache_dir() / "coverage" / f"{name}.npy"
-    size = len(reference.collection)
-    try:
-        found = np.load(file, allow_pickle=False)
-        if found.shape == (size, STRUCTURE + COMPOSITION):
-            return found
-    except (OSError, ValueError, EOFError):
-        pass  # none yet, or damaged
-    found = fingerprints(reference.collection.crystals, np.ones(size, bool), options)
-    if size and not np.isfinite(found).any():
+    file, crystals = cache_file("coverage", key, ".npy"), reference.collection.crystals
+    found = np.full((len(crystals), STRUCTURE + COMPOSITION), np.nan)
+    with suppress(OSError, ValueError, EOFError):  # none yet, or damaged
+        cached = np.load(file, allow_pickle=False)
+        found = cached if cached.shape == found.shape else found
+    missing = (crystals.num_atoms > 0) & np.isnan(found).any(-1)
+    if missing.any():
+        found[missing] = fingerprints(crystals, missing, options)[missing]
+        content = io.BytesIO()
+        np.save(content, found, allow_pickle=False)
+        keep(file, content.getvalue(), "fingerprints are")
+    if len(found) and not np.isfinite(found).any():
         raise DataError(f"matminer gives no fingerprint for any crystal of {reference.name}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda path: _save(path, found))
-    except OSError as error:
-        logger.warning("fingerprints are not cached: %s (set CHEMELEON_CACHE)", error)
     return found
 
 
@@ -191,7 +180,8 @@ def _known(found: Floats) -> NDArray[np.int64]:
 
 
 class Fingerprint(Each):
-    """Both fingerprints of crystals, ``(F,)``; NaN where matminer has no answer."""
+    """Both fingerprints of crystals, ``(F,)``; infinite where matminer has none, and NaN where the
+    answer was lost, for lack of time or memory, and may be there another time."""
 
     size = 8
 
@@ -206,9 +196,12 @@ class Fingerprint(Each):
                 crystal = structure_of(item)
                 sites = [structure_by.featurize(crystal, i) for i in range(len(crystal))]
                 composition = composition_by.featurize(crystal.composition)
-                return np.concatenate([np.mean(sites, 0), composition])
-        except (Exception, TimeUpError) as error:  # no neighbours, no Voronoi cell, an element
+                found = np.concatenate([np.mean(sites, 0), composition])
+        except (TimeUpError, MemoryError) as error:
             return self.lost(str(error))
+        except Exception:  # no neighbours, no Voronoi cell, an element
+            found = np.array(np.nan)
+        return found if np.isfinite(found).all() else np.full(STRUCTURE + COMPOSITION, np.inf)
 
 
 @functools.cache
@@ -219,8 +212,3 @@ def _featurizers() -> tuple[Any, Any]:
         site.CrystalNNFingerprint.from_preset("ops"),
         composition.ElementProperty.from_preset("magpie"),
     )
-
-
-def _save(path: Path, found: Floats) -> None:
-    with path.open("wb") as file:
-        np.save(file, found, allow_pickle=False)

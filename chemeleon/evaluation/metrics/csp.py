@@ -19,7 +19,7 @@ ports of that code; an earlier version of it counted samples that meet any targe
 cRMSE (same source) stands beside every RMSE in tables: the mean over all targets, the matcher's
 stol for those not met, so that a model that meets few targets well does not look better for it.
 
-Shapes: ``T`` targets.
+Shapes: ``K`` pairs of a target and a sample, by their rows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,20 +94,6 @@ def assign(samples: list[str], targets: list[str]) -> list[list[int]]:
     return [list(range(k * i, k * i + k)) for i in range(len(targets))]
 
 
-class Pairs(NamedTuple):
-    """Pairs of targets and samples, ``K`` of each.
-
-    Attributes:
-        target: ``(K,)`` rows of targets.
-        sample: ``(K,)`` rows of samples.
-        rank: ``(K,)`` which of its target's samples, from 0.
-    """
-
-    target: NDArray[np.int64]
-    sample: NDArray[np.int64]
-    rank: NDArray[np.int64]
-
-
 def match_targets(
     samples: Collection, targets: Collection, *, jobs: int | None = None, seconds: float = 10.0
 ) -> dict[str, Any]:
@@ -131,84 +117,71 @@ def match_targets(
         DataError: if samples cannot be assigned to targets.
     """
     rows = assign(samples.ids, targets.ids)
-    flat = [(target, row, rank) for target, of in enumerate(rows) for rank, row in enumerate(of)]
-    own = Pairs(*np.array(flat, dtype=np.int64).reshape(-1, 3).T)
-    rmse, timed_out = _rmse(samples, targets, own, jobs, seconds)
-    valid = _valid(samples)[own.sample] & _valid(targets)[own.target]
+    pairs = np.array([(i, row) for i, of in enumerate(rows) for row in of], int).reshape(-1, 2)
+    first = np.array([rank == 0 for of in rows for rank in range(len(of))], bool)
+    rmse, timed_out = _rmse(samples, targets, pairs, jobs, seconds)
+    valid = _valid(targets)[pairs[:, 0]] & _valid(samples)[pairs[:, 1]]
     found: dict[str, Any] = {
         "matcher": _MATCHER,
         "targets": len(targets),
         "k": max((len(of) for of in rows), default=0),
     }
-    for name, asked in (("at_1", own.rank == 0), ("at_k", own.rank >= 0)):
-        total = len(targets)
-        found[name] = rate(_least(own.target[asked], rmse[asked], total))
+    for name, asked in (("at_1", first), ("at_k", np.ones_like(first))):
+        found[name] = rate(_least(pairs[asked, 0], rmse[asked], len(targets)))
         asked = asked & valid
-        met = _least(own.target[asked], rmse[asked], total)
+        met = _least(pairs[asked, 0], rmse[asked], len(targets))
         found[f"valid_{name}"] = rate(met)
-        found[f"among_valid_{name}"] = rate(met[np.unique(own.target[asked])])
-    metre, late = _metre(samples, targets, own, rmse, jobs, seconds)
-    return found | metre | {"timed_out": timed_out + late}
+        found[f"among_valid_{name}"] = rate(met[np.unique(pairs[asked, 0])])
+    more, told = _polymorphs(samples, targets, pairs)
+    if told:
+        found["metre"] = told
+    if more is not None:
+        further, late = _rmse(samples, targets, more, jobs, seconds)
+        timed_out += late
+        every, rmse = np.concatenate([pairs, more]), np.concatenate([rmse, further])
+        first = np.isin(every[:, 1], pairs[first, 1])
+        for name, asked in (("metre_at_1", first), ("metre_at_k", np.ones_like(first))):
+            met = rate(_least(every[asked, 0], rmse[asked], len(targets)))
+            found[name] = met | {"crmse": corrected(met)}
+    return found | {"timed_out": timed_out}
 
 
-def _metre(
-    samples: Collection,
-    targets: Collection,
-    own: Pairs,
-    own_rmse: NDArray[np.float64],
-    jobs: int | None,
-    seconds: float,
-) -> tuple[dict[str, Any], int]:
-    """Return METRe at 1 and at k, where there are polymorphs, and how many pairs timed out.
-
-    Args:
-        samples: what a model made.
-        targets: what it should have made.
-        own: pairs that are matched already.
-        own_rmse: ``(K,)`` RMSE of those, infinite without a match.
-        jobs: processes.
-        seconds: limit per pair.
-    """
+def _polymorphs(
+    samples: Collection, targets: Collection, pairs: NDArray[np.int64]
+) -> tuple[NDArray[np.int64] | None, dict[str, Any]]:
+    """Return the pairs ``(K, 2)`` of one composition beyond those given, None of too many or where
+    no composition has several targets; and what is said of them."""
     keys = composition_keys(targets.crystals)
+    polymorphs = sum(count for key, count in Counter(keys).items() if key and count > 1)
+    if not polymorphs:
+        return None, {}
     of_key: dict[bytes, list[int]] = {}
     for row, key in enumerate(composition_keys(samples.crystals)):
         of_key.setdefault(key, []).append(row)
-    known_of = Counter(key for key in keys if key)
-    polymorphs = sum(count for count in known_of.values() if count > 1)
-    if not polymorphs:
-        return {}, 0
-    known = set(zip(own.target.tolist(), own.sample.tolist(), strict=True))
-    flat = [
-        (target, row, 0)
-        for target, key in enumerate(keys)
-        for row in (of_key.get(key, ()) if key else ())
-        if (target, row) not in known
-    ]
-    told: dict[str, Any] = {"polymorphs": polymorphs, "pairs": len(flat) + len(known)}
-    if len(flat) > _METRE_PAIRS:
-        told["left_out"] = f"over {_METRE_PAIRS:,} pairs of like composition"
-        return {"metre": told}, 0
-    more = Pairs(*np.array(flat, dtype=np.int64).reshape(-1, 3).T)
-    more_rmse, late = _rmse(samples, targets, more, jobs, seconds)
-    target = np.concatenate([own.target, more.target])
-    first = np.isin(np.concatenate([own.sample, more.sample]), own.sample[own.rank == 0])
-    rmse = np.concatenate([own_rmse, more_rmse])
-    at_1 = rate(_least(target[first], rmse[first], len(targets)))
-    at_k = rate(_least(target, rmse, len(targets)))
-    scored = {"metre_at_1": at_1, "metre_at_k": at_k}
-    return {"metre": told, **{n: r | {"crmse": corrected(r)} for n, r in scored.items()}}, late
+    known = set(map(tuple, pairs.tolist()))
+    like = ((i, row) for i, key in enumerate(keys) if key for row in of_key.get(key, ()))
+    more = [pair for pair in like if pair not in known]
+    told: dict[str, Any] = {"polymorphs": polymorphs, "pairs": len(more) + len(known)}
+    if len(more) > _METRE_PAIRS:
+        return None, {**told, "left_out": f"over {_METRE_PAIRS:,} pairs of like composition"}
+    return np.array(more, dtype=np.int64).reshape(-1, 2), told
 
 
 def _rmse(
-    samples: Collection, targets: Collection, pairs: Pairs, jobs: int | None, seconds: float
+    samples: Collection,
+    targets: Collection,
+    pairs: NDArray[np.int64],
+    jobs: int | None,
+    seconds: float,
 ) -> tuple[NDArray[np.float64], int]:
-    """Return the RMSE of pairs, infinite without a match, and how many timed out."""
-    found, late = np.full(len(pairs.target), np.inf), 0
-    for begin in range(0, len(found), _PAIRS):
+    """Return the RMSE of ``(K, 2)`` targets and samples, infinite without a match, and how many
+    timed out."""
+    found, late = np.full(len(pairs), np.inf), 0
+    for begin in range(0, len(pairs), _PAIRS):
         part = slice(begin, begin + _PAIRS)
         arrays = [
             (samples.crystals.crystal(row), targets.crystals.crystal(target))
-            for target, row in zip(pairs.target[part], pairs.sample[part], strict=True)
+            for target, row in pairs[part].tolist()
         ]
         answer = match_pairs(arrays, _MATCHER, jobs, seconds)
         late += int(answer.timed_out.sum())

@@ -1,14 +1,17 @@
-"""What a crystal is: formula, size, cell and density; how often each element occurs."""
+"""What a crystal is: formula, size, cell and density; how often each element and formula occurs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.metrics.base import Column, Metric, Options, View
+from chemeleon.evaluation.metrics.statistics import share
+from chemeleon.evaluation.reference import novel_column
 
 
 class Description(Metric):
@@ -28,11 +31,8 @@ class Description(Metric):
     )
 
     def columns(self, crystals: Collection, options: Options) -> Mapping[str, Any]:
-        return {
-            **{name: crystals.words(name) for name in ("formula", "reduced_formula")},
-            **{name: crystals.whole(name) for name in ("num_atoms", "num_elements")},
-            **{name: crystals.column(name) for name in (*"abc", "alpha", "beta", "gamma")},
-        }
+        kept = ("formula", "reduced_formula", "num_atoms", "num_elements", *"abc")
+        return crystals.table(*kept, "alpha", "beta", "gamma")
 
     def facts(
         self, crystals: View, control: View | None, options: Options, headline: Any
@@ -52,7 +52,7 @@ class Density(Metric):
     )  # fmt: skip
 
     def columns(self, crystals: Collection, options: Options) -> Mapping[str, Any]:
-        return {column.key: crystals.column(column.key) for column in self.shown}
+        return crystals.table(*(column.key for column in self.shown))
 
 
 def element_counts(crystals: Collection | None) -> dict[str, int]:
@@ -65,3 +65,38 @@ def element_counts(crystals: Collection | None) -> dict[str, int]:
     pairs = np.unique(packed.owners * 256 + packed.atomic_numbers)
     counts = np.bincount(pairs % 256, minlength=1)
     return {chemical_symbols[z]: int(counts[z]) for z in np.flatnonzero(counts)}
+
+
+class Repetition(Metric):
+    """What fine-tuning towards a reward tends to spoil: the most frequent formulas and the share of
+    the ten most frequent; copies of the training set, which is the first reference; elements beside
+    those of the base model's crystals."""
+
+    name = "repetition"
+
+    def facts(
+        self, crystals: View, control: View | None, options: Options, headline: Any
+    ) -> Mapping[str, Any]:
+        formulas = crystals.words("reduced_formula")
+        top, ten = _top_ten(formulas)
+        readable = crystals.table["status"].to_numpy() == "ok"
+        found: dict[str, Any] = {
+            "top_formulas": [{"formula": name, "count": count} for name, count in top],
+            "top_ten": ten,
+        }
+        if options.references:
+            known = readable & ~crystals.flags(novel_column(options.references[0].name))
+            found["memorisation"] = share(int(known.sum()), len(known))
+        if (base := options.base) is not None:
+            ours, theirs = element_counts(crystals.crystals), element_counts(base)
+            found["elements"] = {"sample": ours, "base": theirs}
+            read = int(np.sum(base.crystals.num_atoms > 0))
+            found["crystals"] = {"sample": int(readable.sum()), "base": read}
+            found["base_top_ten"] = _top_ten(base.words("reduced_formula"))[1]
+        return {"repetition": found}
+
+
+def _top_ten(formulas: Sequence[str | None]) -> tuple[list[tuple[str, int]], dict[str, Any]]:
+    """Return the ten most frequent formulas, and their share of all crystals."""
+    top = Counter(filter(None, formulas)).most_common(10)
+    return top, share(sum(count for _, count in top), len(formulas))

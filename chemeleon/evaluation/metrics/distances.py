@@ -15,12 +15,11 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.metrics.base import Figure, Metric, Options, View
 from chemeleon.evaluation.metrics.statistics import frechet, mmd, standardised, wasserstein
 
@@ -44,13 +43,6 @@ class Distances(Metric):
     group = "distance"
     as_given = True
 
-    def vectors(self, crystals: View, options: Options) -> Mapping[str, Floats]:
-        assert crystals.crystals is not None
-        return {
-            "structure": structure_features(crystals),
-            "composition": composition_features(crystals.crystals),
-        }
-
     def distances(self, crystals: View, control: View, options: Options) -> Iterator[Figure]:
         for name, column, label in (
             ("density", "density_g_cm3", "density, g/cm³"),
@@ -58,8 +50,11 @@ class Distances(Metric):
         ):
             value = wasserstein(crystals.numbers(column), control.numbers(column))
             yield Figure(f"wasserstein_{name}", f"Wasserstein distance of {label}", value=value)
-        for name in ("structure", "composition"):
-            ours, theirs = standardised(crystals.vectors[name], control.vectors[name])
+        for name, features in (
+            ("structure", structure_features),
+            ("composition", composition_features),
+        ):
+            ours, theirs = standardised(features(crystals), features(control))
             label = f"Fréchet distance of {name}"
             yield Figure(f"frechet_{name}", label, value=frechet(ours, theirs))
             yield Figure(f"mmd_{name}", f"MMD of {name}", value=mmd(ours, theirs))
@@ -82,23 +77,22 @@ def structure_features(crystals: View) -> Floats:
     return np.stack(columns, -1)
 
 
-def composition_features(collection: Collection) -> Floats:
+def composition_features(crystals: View) -> Floats:
     """Return `COMPOSITION`, ``(C, 16)``, NaN for crystals that were not read."""
-    table = _elements()
-    rows = np.full((len(collection), len(COMPOSITION)), np.nan)
-    packed = collection.crystals
-    starts = packed.starts
+    assert crystals.crystals is not None
+    packed = crystals.crystals.crystals
+    rows = np.full((len(packed), len(COMPOSITION)), np.nan)
     kept = np.flatnonzero(packed.num_atoms)
     if len(kept) == 0:
         return rows
-    values = table[packed.atomic_numbers]  # (A, P)
-    begins, counts = starts[kept], packed.num_atoms[kept, None]
+    values = _elements()[packed.atomic_numbers]  # (A, P)
+    begins, counts = packed.starts[kept], packed.num_atoms[kept, None]
     mean = np.add.reduceat(values, begins) / counts
     square = np.add.reduceat(values * values, begins) / counts
     deviation = np.sqrt(np.maximum(square - mean * mean, 0))
     spread = np.maximum.reduceat(values, begins) - np.minimum.reduceat(values, begins)
     rows[kept, :-1] = np.stack([mean, deviation, spread], -1).reshape(len(kept), -1)
-    rows[kept, -1] = collection.column("num_elements")[kept]
+    rows[kept, -1] = crystals.numbers("num_elements")[kept]
     return rows
 
 

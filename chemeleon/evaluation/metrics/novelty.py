@@ -25,7 +25,7 @@ from chemeleon.evaluation.matching.grouping import (
 )
 from chemeleon.evaluation.matching.pairs import TOLERANCES
 from chemeleon.evaluation.metrics.base import Column, Figure, Metric, Options, View
-from chemeleon.evaluation.reference import DISORDERED, NOVEL, novel_column
+from chemeleon.evaluation.reference import DISORDERED, NOVEL, column_word, novel_column
 
 
 class Novelty(Metric):
@@ -86,7 +86,8 @@ class Novelty(Metric):
         return columns | {"reason": why}
 
     def figures(self, crystals: View, options: Options) -> Iterator[Figure]:
-        unique, names = crystals.flags("unique"), references_of(crystals)
+        unique = crystals.flags("unique")
+        names = [column_word(reference.name) for reference in options.references]
         if not crystals.prefix:
             yield Figure("unique", "Unique", flag=unique)
             for kind, word in ((NOVEL, "Novel"), (DISORDERED, "Novel, disordered")):
@@ -97,21 +98,13 @@ class Novelty(Metric):
                     yield Figure(column, f"{word}: {of}", flag=crystals.flags(column))
         if NOVEL not in crystals:
             return
-        new, of = unique & crystals.flags(NOVEL), against(crystals)
+        new, of = unique & crystals.flags(NOVEL), against(options)
         yield Figure("unique_novel", "Unique and novel", of, crystals.state, new)
         if not crystals.prefix:
             valid = crystals.flags("valid_structure") & crystals.flags("valid_composition")
             yield Figure("valid_unique_novel", "Valid, unique and novel", of, flag=valid & new)
 
 
-def references_of(crystals: View) -> list[str]:
-    """Return the references that crystals are novel against, as columns name them."""
-    names = crystals.names(f"{NOVEL}_")
-    spread = DISORDERED.removeprefix(f"{NOVEL}_")
-    told_twice = {spread, *(f"{spread}_{name}" for name in names)}
-    return [name for name in names if name not in told_twice]
-
-
-def against(crystals: View) -> str:
+def against(options: Options) -> str:
     """Return the words behind what is unique and novel, SUN and MSUN: against which sets."""
-    return ": " + " + ".join(references_of(crystals))
+    return ": " + " + ".join(column_word(reference.name) for reference in options.references)

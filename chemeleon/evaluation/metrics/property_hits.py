@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from chemeleon.data.crystal import structure_of
 from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.metrics.base import Column, Figure, Metric, Options, View
-from chemeleon.evaluation.structures import Structures
 
 
 class PropertyHits(Metric):
@@ -34,8 +34,7 @@ class PropertyHits(Metric):
         if predict is None:
             return {}
         rows = np.flatnonzero(crystals.crystals.num_atoms)
-        given = Structures(crystals.crystals.subset(rows))
-        answers = predict([structure for structure in given if structure is not None])
+        answers = predict([structure_of(crystal) for crystal in crystals.crystals.subset(rows)])
         found = {f"predicted_{name}": np.full(len(crystals), np.nan) for name in wanted}
         for row, answer in zip(rows.tolist(), answers, strict=True):
             if answer is not None:

@@ -47,7 +47,7 @@ class Stability(Metric):
     def figures(self, crystals: View, options: Options) -> Iterator[Figure]:
         new, of = None, ""
         if "unique" in crystals and NOVEL in crystals:
-            new, of = crystals.flags("unique") & crystals.flags(NOVEL), against(crystals)
+            new, of = crystals.flags("unique") & crystals.flags(NOVEL), against(options)
         group, ends = crystals.state or "energy", crystals.names(ABOVE)
         for end in ends:
             hull = end.removeprefix("_")
@@ -76,16 +76,18 @@ class Stability(Metric):
         against phases of fewer elements only, and likely too low. Neither ``no energy`` nor
         ``element missing`` means unstable, though both count as not stable.
         """
+        if options.settings.potential == "none":
+            return {}
         found = {}
         for view in (replace(crystals, prefix=prefix) for prefix in STATES):
-            if options.energies and "energy_ev_per_atom" in view:
+            if "energy_ev_per_atom" in view:
                 counts = Counter(word for word in view.words("hull_state") if word)
                 found[view.state or "raw"] = {
                     "requested": len(view),
                     "with_energy": int(np.isfinite(view.numbers("energy_ev_per_atom")).sum()),
                     "hull_states": dict(sorted(counts.items())),
                 }
-        return {"energies": found} if options.energies else {}
+        return {"energies": found}
 
 
 class Relaxation(Metric):

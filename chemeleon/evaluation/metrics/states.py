@@ -5,22 +5,20 @@ Shapes: ``C`` crystals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chemeleon.crystals.batch import Crystals
-from chemeleon.data.parse import Crystal, from_structure
+from chemeleon.crystals.batch import Array, Crystal, Crystals
 from chemeleon.errors import ConfigError
-from chemeleon.evaluation.idealise import Idealised, idealise, told
+from chemeleon.evaluation.idealise import idealise, told
 from chemeleon.evaluation.metrics.base import add_reasons
 from chemeleon.evaluation.metrics.stability import ABOVE
 from chemeleon.evaluation.reference import column_word
-from chemeleon.evaluation.structures import Structures
-from chemeleon.evaluation.work import Progress
+from chemeleon.evaluation.work import Progress, in_rows
 
 if TYPE_CHECKING:
     import pandas
@@ -67,75 +65,80 @@ def load_judge(potential: str, hulls: Sequence[str | Path], device: str | None) 
 
 def add_energies(
     table: pandas.DataFrame,
-    structures: Structures,
+    crystals: Crystals[Array],
     by: EnergyJudge | None,
     *,
     relax_steps: int = 0,
     rows: NDArray[np.int64] | None = None,
     progress: Progress | None = None,
-) -> tuple[Structures, dict[str, Any]]:
+) -> tuple[Crystals[Array], dict[str, Any]]:
     """Fill the energy columns of a table; a crystal without one keeps NaN and its reason.
 
     Args:
         table: per-crystal rows with `valid_structure`, changed in place.
-        structures: the crystals of the rows.
+        crystals: those of the rows.
         by: potential and hull; None leaves the columns empty.
         relax_steps: most steps of relaxation; 0 for none.
         rows: which to evaluate; all by default. Crystals with an unsound structure are left out.
         progress: called with a word and the share done.
 
     Returns:
-        The relaxed crystals, None where there is none, and what the manifest should say.
+        The relaxed crystals, of no atoms where there is none, and what the manifest should say.
     """
+    from chemeleon.energy.potential import NoPotential
     from chemeleon.evaluation.sound import relax_soundly
 
-    relaxed: list[Crystal | None] = [None] * len(table)
-    raw = np.full(len(table), np.nan)
+    chosen, total = _sound(table, rows), len(table)
+    potential, grounds = (NoPotential(), ()) if by is None else by
     if by is None:
-        fill_energies(table, raw, structures.crystal, (), "")
-        nothing = {"potential": None, "hull": None, "relax_steps": 0}
-        return Structures(Crystals.of(relaxed)), nothing
-    judge = by.potential
-    sound = table["valid_structure"].to_numpy()
-    chosen = np.flatnonzero(sound) if rows is None else rows[sound[rows]]
-    why: list[str | None] = [None] * len(table)
-    ends: dict[int, Relaxed] = {}
+        chosen, relax_steps = chosen[:0], 0
+    raw = np.full(total, np.nan)
+    why: list[str | None] = []
+    ends: list[Relaxed] = []
+    moved: list[Crystal | None] = []
     for begin in range(0, len(chosen), _CHUNK):
-        part = chosen[begin : begin + _CHUNK].tolist()
-        given = [structures[row] for row in part]
+        part = chosen[begin : begin + _CHUNK]
+        given = crystals.subset(part).tensors()
         if not relax_steps:
-            found = judge.energies(given)
-            raw[part], reasons = found.per_atom_ev, found.reasons
+            found = potential.energies(given)
+            raw[part] = found.per_atom_ev
+            why += found.reasons
         else:
-            walked = relax_soundly(given, judge, relax_steps)
-            reasons = [end.reason for end in walked]
-            for row, end in zip(part, walked, strict=True):
-                raw[row] = end.energies_ev[0] if len(end.energies_ev) else np.nan
-                ends[row] = end._replace(structure=None)  # Structures of many take gigabytes
-                if end.structure is not None:
-                    relaxed[row] = from_structure(end.structure)
-        for row, reason in zip(part, reasons, strict=True):
-            why[row] = reason
+            after, walked = relax_soundly(given, potential, relax_steps)
+            raw[part] = [e.energies_ev[0] if len(e.energies_ev) else np.nan for e in walked]
+            why += [end.reason for end in walked]
+            for end, crystal in zip(walked, after, strict=True):
+                moved.append(None if end.structure is None else crystal)
+                ends.append(end._replace(structure=None))  # Structures of many take gigabytes
         if progress:
             progress("energies", (begin + len(part)) / len(chosen))
-    add_reasons(table, why)
-    fill_energies(table, raw, structures.crystal, by.grounds, "")
+    add_reasons(table, in_rows(why, chosen, total))
+    fill_energies(table, raw, crystals, grounds, "")
+    relaxed = Crystals.of(in_rows(moved, chosen[: len(moved)], total))
+    said = _told(by) | {"relax_steps": relax_steps}
     if relax_steps:
-        last = np.array([ends[i].energy_ev if i in ends else np.nan for i in range(len(table))])
-        fill_energies(table, last, lambda row: relaxed[row], by.grounds, "relaxed_")
-        each = [ends.get(i) for i in range(len(table))]
+        each = in_rows(ends, chosen, total)
+        last = np.array([np.nan if end is None else end.energy_ev for end in each])
+        fill_energies(table, last, relaxed, grounds, "relaxed_")
         table["relax_steps"] = [np.nan if end is None else end.steps for end in each]
         table["relax_converged"] = [end is not None and end.converged for end in each]
         table["relax_taken_back"] = [end is not None and end.taken_back for end in each]
         table["relax_rmsd_a"] = [np.nan if end is None else end.rmsd_angstrom for end in each]
-    kept = sum(end.taken_back for end in ends.values())
-    said_of = _told(by, relax_steps) | ({"relax_taken_back": kept} if relax_steps else {})
-    return Structures(Crystals.of(relaxed)), said_of
+        said["relax_taken_back"] = sum(end.taken_back for end in ends)
+    return relaxed, said
 
 
-def _told(by: EnergyJudge, relax_steps: int) -> dict[str, Any]:
+def _sound(table: pandas.DataFrame, rows: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Return those rows, all by default, whose crystals have a sound structure."""
+    sound = table["valid_structure"].to_numpy()
+    return np.flatnonzero(sound) if rows is None else rows[sound[rows]]
+
+
+def _told(by: EnergyJudge | None) -> dict[str, Any]:
+    if by is None:
+        return {"potential": None, "hull": None}
     potential = by.potential
-    told = {
+    told: dict[str, Any] = {
         "name": potential.name,
         "version": potential.version,
         "energy_scale": potential.energy_scale,
@@ -143,7 +146,7 @@ def _told(by: EnergyJudge, relax_steps: int) -> dict[str, Any]:
     }
     hull, *further = map(_told_hull, by.grounds) if by.grounds else (None,)
     more = {"further_hulls": further} if further else {}
-    return {"potential": told, "hull": hull, **more, "relax_steps": relax_steps}
+    return {"potential": told, "hull": hull, **more}
 
 
 def _told_hull(ground: Ground) -> dict[str, Any]:
@@ -159,7 +162,7 @@ def _told_hull(ground: Ground) -> dict[str, Any]:
 def fill_energies(
     table: pandas.DataFrame,
     energies: np.ndarray,
-    crystal: Callable[[int], Crystal | None],
+    crystals: Crystals[Array],
     grounds: Sequence[Ground],
     prefix: str,
 ) -> None:
@@ -171,7 +174,7 @@ def fill_energies(
     Args:
         table: changed in place.
         energies: ``(C,)`` eV/atom, NaN where there is none.
-        crystal: gives the crystal of a row, for corrections.
+        crystals: those of the rows, for corrections.
         grounds: the hulls; without any energies stand alone.
         prefix: one of `metrics.base.STATES`.
     """
@@ -183,15 +186,12 @@ def fill_energies(
         return
     rows = np.flatnonzero(table["formula"].notna().to_numpy())
     formulas = table["formula"].iloc[rows].tolist()
-    crystals = [crystal(row) for row in rows.tolist()]
+    given = [crystal if len(crystal.atomic_numbers) else None for crystal in crystals.subset(rows)]
     values = np.full((len(grounds), len(table)), np.nan)
     states = np.full(values.shape, None, dtype=object)
     for i, ground in enumerate(grounds):
-        formation, why = ground.formation_energies(formulas, energies[rows].tolist(), crystals)
-        reasons: list[str | None] = [None] * len(table)
-        for row, reason in zip(rows.tolist(), why, strict=True):
-            reasons[row] = reason
-        add_reasons(table, reasons)
+        formation, why = ground.formation_energies(formulas, energies[rows].tolist(), given)
+        add_reasons(table, in_rows(why, rows, len(table)))
         answer = ground.hull.above(formulas, formation.tolist())
         values[i, rows] = answer.e_above_hull_ev
         states[i, rows] = [
@@ -206,42 +206,39 @@ def fill_energies(
 
 def add_idealised(
     table: pandas.DataFrame,
-    structures: Structures,
-    relaxed: Structures,
+    crystals: Crystals[Array],
+    relaxed: Crystals[Array],
     by: EnergyJudge | None,
     symprec: float,
     *,
     rows: NDArray[np.int64] | None = None,
     workers: int | None = None,
-) -> tuple[Structures, dict[str, Any]]:
+) -> tuple[Crystals[Array], dict[str, Any]]:
     """Idealise crystals and add columns; return them, and what the manifest should say.
 
     Args:
         table: of `add_energies`, changed in place.
-        structures: the crystals of the rows.
-        relaxed: the same relaxed, which go before; None where there is none.
+        crystals: those of the rows.
+        relaxed: the same relaxed, which go before; of no atoms where there is none.
         by: judge of energies, which must not rise; None lets geometry alone decide.
         symprec: largest tolerance, angstrom.
         rows: which to idealise; all by default. Crystals with an unsound structure are left out.
         workers: processes; all cores if None.
     """
-    sound = table["valid_structure"].to_numpy()
-    chosen = np.flatnonzero(sound) if rows is None else rows[sound[rows]]
-    kept, crystals, known = [], [], []
-    for row in chosen.tolist():
-        after = relaxed.crystal(row)
-        crystal = after or structures.crystal(row)
-        if crystal is not None:
-            column = "energy_ev_per_atom" if after is None else "relaxed_energy_ev_per_atom"
-            kept.append(row)
-            crystals.append(crystal)
-            known.append(float(table[column].iat[row]))
+    chosen, total = _sound(table, rows), len(table)
+    is_relaxed = relaxed.num_atoms[chosen] > 0
+    given = [
+        (relaxed if after else crystals).crystal(row)
+        for row, after in zip(chosen.tolist(), is_relaxed.tolist(), strict=True)
+    ]
+    known = table["energy_ev_per_atom"].to_numpy()[chosen]
+    if is_relaxed.any():
+        after_ev = table["relaxed_energy_ev_per_atom"].to_numpy()[chosen]
+        known = np.where(is_relaxed, after_ev, known)
     potential = None if by is None else by.potential
-    ends = idealise(crystals, symprec, potential, given_ev=known, workers=workers)
-    found: list[Idealised | None] = [None] * len(table)
-    for row, end in zip(kept, ends, strict=True):
-        found[row] = end
-    made: list[Crystal | None] = [None if end is None else end.crystal for end in found]
+    ends = idealise(given, symprec, potential, given_ev=known.tolist(), workers=workers)
+    found = in_rows(ends, chosen, total)
+    made = Crystals.of([None if end is None else end.crystal for end in found])
     table["idealised"] = [end is not None and end.ideal for end in found]
     for column, field in (("symprec_a", "symprec"), ("moved_a", "moved_angstrom")):
         values = [np.nan if end is None else getattr(end, field) for end in found]
@@ -249,8 +246,8 @@ def add_idealised(
     table["idealise_refused"] = [None if end is None else end.reason for end in found]
     if by is not None:
         energies = np.array([np.nan if end is None else end.energy_ev for end in found])
-        fill_energies(table, energies, lambda row: made[row], by.grounds, "idealised_")
-    names = [str(table["id"].iat[row]) for row in kept]
+        fill_energies(table, energies, made, by.grounds, "idealised_")
+    names = table["id"].iloc[chosen].map(str).tolist()
     said = told(ends, names, symprec, potential)
     del said["groups"]  # they are in the table
-    return Structures(Crystals.of(made)), {"idealise": said}
+    return made, {"idealise": said}

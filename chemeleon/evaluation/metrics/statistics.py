@@ -6,7 +6,7 @@ Shapes: ``S`` samples, ``R`` references, ``F`` features.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,33 +16,27 @@ _Z95 = 1.959963984540054
 MMD_LIMIT = 2000  # crystals of each side, evenly spread; the kernel matrix is quadratic
 
 
-class Interval(NamedTuple):
-    """A share and its 95 % Wilson interval; NaN for nothing out of nothing."""
-
-    value: float
-    low: float
-    high: float
-
-
-def wilson(count: int, total: int) -> Interval:
-    """Return the share ``count / total`` with its 95 % interval (Wilson, JASA 22, 209 (1927))."""
-    if total == 0:
-        return Interval(math.nan, math.nan, math.nan)
-    share, z2 = count / total, _Z95**2
-    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = _Z95 * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2)) / (1 + z2 / total)
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
-
-
 def share(count: int, total: int) -> dict[str, Any]:
-    """Return a share as JSON, with its 95 % Wilson interval."""
-    value, low, high = map(finite, wilson(count, total))
+    """Return the share ``count / total`` as JSON, with its 95 % interval (Wilson, JASA 22, 209
+    (1927)); nothing out of nothing has neither."""
+    value = low = high = None
+    if total:
+        value, z2 = count / total, _Z95**2
+        centre = (value + z2 / (2 * total)) / (1 + z2 / total)
+        spread = math.sqrt(value * (1 - value) / total + z2 / (4 * total**2))
+        half = _Z95 * spread / (1 + z2 / total)
+        low, high = max(0.0, centre - half), min(1.0, centre + half)
     return {"value": value, "low": low, "high": high, "count": count, "of": total}
 
 
 def finite(value: float | None) -> float | None:
     """Return a number for JSON: None for NaN and infinities."""
     return None if value is None or not math.isfinite(value) else float(value)
+
+
+def evenly(total: int, most: int) -> NDArray[np.int64]:
+    """Return at most so many rows of a total, evenly spread over it."""
+    return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(np.int64))
 
 
 def wasserstein(sample: Floats, reference: Floats) -> float:
@@ -113,7 +107,7 @@ def mmd(sample: Floats, reference: Floats) -> float:
         sample: ``(S, F)``, standardised; at most `MMD_LIMIT` evenly spread rows are used.
         reference: ``(R, F)``, standardised; the same holds.
     """
-    sample, reference = _spread(sample), _spread(reference)
+    sample, reference = (side[evenly(len(side), MMD_LIMIT)] for side in (sample, reference))
     if len(sample) < 2 or len(reference) < 2:
         return math.nan
     within = _squared(reference, reference)
@@ -125,12 +119,6 @@ def mmd(sample: Floats, reference: Floats) -> float:
     first = (inner.sum() - np.trace(inner)) / (s * (s - 1))
     second = (outer.sum() - np.trace(outer)) / (r * (r - 1))
     return float(first + second - 2 * np.exp(-_squared(sample, reference) * scale).mean())
-
-
-def _spread(rows: Floats) -> Floats:
-    if len(rows) <= MMD_LIMIT:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, MMD_LIMIT).round().astype(int)]
 
 
 def _squared(one: Floats, two: Floats) -> Floats:

@@ -45,7 +45,7 @@ class Supply(Metric):
     )
 
     def columns(self, crystals: Collection, options: Options) -> Mapping[str, Any]:
-        found = [_supply(formula) for formula in crystals.text("reduced_formula")]
+        found = [_supply(formula) for formula in crystals.words("reduced_formula")]
         production, reserves, why = zip(*found, strict=True) if found else ((), (), ())
         return {"hhi_production": production, "hhi_reserves": reserves, "impractical": why}
 
@@ -65,7 +65,7 @@ class Supply(Metric):
 
 
 @functools.lru_cache(maxsize=100_000)
-def _supply(formula: str) -> tuple[float, float, str | None]:
+def _supply(formula: str | None) -> tuple[float, float, str | None]:
     """Return both indices and the impractical elements of a reduced formula, with why."""
     if not formula:
         return np.nan, np.nan, None

@@ -34,10 +34,8 @@ class Symmetry(Metric):
     )
 
     def columns(self, crystals: Collection, options: Options) -> Mapping[str, Any]:
-        return {
-            **{name: crystals.whole(name) for name in ("space_group", "space_group_strict")},
-            **{name: crystals.words(name) for name in ("space_group_symbol", "crystal_system")},
-        }
+        kept = ("space_group", "space_group_strict", "space_group_symbol", "crystal_system")
+        return crystals.table(*kept)
 
     def figures(self, crystals: View, options: Options) -> Iterator[Figure]:
         for name, key, symprec in (

@@ -26,7 +26,7 @@ from chemeleon.energy.potential import Potential
 from chemeleon.energy.potentials import load_potential
 from chemeleon.errors import ChemeleonError, DataError
 from chemeleon.evaluation.matching.grouping import composition_keys, elements_of
-from chemeleon.evaluation.sound import moved, relax_soundly
+from chemeleon.evaluation.sound import relax_soundly
 from chemeleon.reinforcement.rewards.base import (
     Answer,
     Candidates,
@@ -126,9 +126,9 @@ class Energy(Reward):
             found = self.potential.energies(crystals)
             return found.per_atom_ev.tolist(), found.reasons, crystals
         # a hole of the potential, into which atoms fall, must not be what is learned
-        ends = relax_soundly(crystals, self.potential, self.options.relax_steps, 0.0)
+        moved, ends = relax_soundly(crystals, self.potential, self.options.relax_steps, 0.0)
         reasons = [end.reason for end in ends]
-        return [end.energy_ev for end in ends], reasons, moved(crystals, ends)
+        return [end.energy_ev for end in ends], reasons, moved
 
 
 def _amounts(key: bytes) -> dict[str, float]:
