@@ -139,7 +139,7 @@ def _evaluate(result: SampleResult, output: Path, references: list[str]) -> None
     import json
 
     from chemeleon import api
-    from chemeleon.cli.evaluate import print_report, shares
+    from chemeleon.cli.evaluate import print_figures, shares
     from chemeleon.evaluation.origin import told
 
     made = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
@@ -152,7 +152,7 @@ def _evaluate(result: SampleResult, output: Path, references: list[str]) -> None
             manifest=told(made),
             progress=progress,
         )
-    print_report(report, output / "evaluation")
+    print_figures({"": report}, output / "evaluation")
 
 
 def _print_table(result: SampleResult) -> None:

@@ -6,6 +6,7 @@ Shapes: ``S`` samples, ``R`` references, ``F`` features.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,12 @@ def share(count: int, total: int) -> dict[str, Any]:
     """Return a share as JSON, with its 95 % Wilson interval."""
     value, low, high = map(finite, wilson(count, total))
     return {"value": value, "low": low, "high": high, "count": count, "of": total}
+
+
+def percentages(counts: Mapping[str, float], total: float | None = None) -> dict[str, float]:
+    """Return counts by name in percent of a total, by default of their sum."""
+    total = sum(counts.values()) if total is None else total
+    return {name: 100 * count / max(total, 1) for name, count in counts.items()}
 
 
 def finite(value: float | None) -> float | None:
