@@ -52,14 +52,10 @@ class Repetition(Metric):
             "the same, base model": found.get("base_top_ten"),
             "memorisation: duplicates of the training set": found.get("replay"),
         }
-        rows = [
-            [label, part, f"{part['count']:,} of {part['of']:,}"]
-            for label, part in shares.items()
-            if part
-        ]
+        rows = [[label, part] for label, part in shares.items() if part]
         top = [[entry["formula"], entry["count"]] for entry in found["top_formulas"]]
         parts: list[Table | Bars] = [
-            Table("Shares", ["", "Share", "Count"], rows),
+            Table("Shares", ["", "Share"], rows),
             Table("Most frequent formulas", ["Formula", "Crystals"], top),
         ]
         crystals = found.get("crystals") or {}

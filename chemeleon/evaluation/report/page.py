@@ -154,14 +154,17 @@ def interval_text(figure: Mapping[str, Any]) -> str:
 
 
 def figure_cells(figure: Mapping[str, Any], control: float | None = None) -> list[str]:
-    """Return value, interval and bar of a figure as cells of a `table`."""
-    bar, value = "", figure.get("value")
+    """Return value, interval, bar and count of a figure as cells of a `table`."""
+    bar, count, value = "", "", figure.get("value")
     if figure.get("of") is not None and value is not None:
         bar = interval_bar(float(value), figure.get("low"), figure.get("high"), control)
+        if figure.get("count") is not None:
+            count = f"{number(figure['count'])} of {number(figure['of'])}"
     return [
         f'<span class="value">{escape(figure_text(figure))}</span>',
         f'<span class="range">{interval_text(figure)}</span>',
         bar,
+        count,
     ]
 
 

@@ -5,11 +5,11 @@ Each takes the summary, and is empty where that has none of what it shows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from chemeleon.evaluation.metrics import METRICS
-from chemeleon.evaluation.metrics.base import GROUPS, Metric, Shown, Table
+from chemeleon.evaluation.metrics.base import GROUPS, Shown, Table
 from chemeleon.evaluation.metrics.statistics import percentages
 from chemeleon.evaluation.report.basis import basis, compared_with, grouped, side_by_side
 from chemeleon.evaluation.report.figures import distributions, histogram_chart, paired_bars
@@ -51,29 +51,27 @@ def headline_section(summary: Mapping[str, Any]) -> Section:
 
 def figures_table(entries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     """Return a row for each entry of `side_by_side`: what sets of these names have, the control."""
-    alone = len(names) == 1  # there is no room for the counts of several
+    alone = len(names) == 1
     controlled = any(entry["control"] is not None for entry in entries)
+    header = [*names, "95 % interval", "0 to 100 %", "Count"] if alone else names
     rows = []
     for entry in entries:
         sets = [entry["sets"].get(name, {}) for name in names]
-        cells = [part for found in sets for part in figure_cells(found, entry["control"])]
-        rows.append([escape(entry["label"]), *cells])
-        if alone:
-            share = sets[0]["of"] is not None and sets[0]["value"] is not None
-            rows[-1].append(f"{number(sets[0]['count'])} of {number(sets[0]['of'])}" * share)
+        cells = [figure_cells(found, entry["control"]) for found in sets]
+        # there is no room for the counts of several
+        row = cells[0] if alone else [" ".join(parts[:-1]) for parts in cells]
         if controlled:
             first = next(iter(entry["sets"].values()))
-            rows[-1].append(escape(figure_text({**first, "value": entry["control"]})))
-    header = ["", *(word for name in names for word in (name, "95 % interval", "0 to 100 %"))]
-    return table([*header, *["Count"] * alone, *["Control"] * controlled], rows, "headline")
+            row.append(escape(figure_text({**first, "value": entry["control"]})))
+        rows.append([escape(entry["label"]), *row])
+    header = ["", *header, "Control"] if controlled else ["", *header]
+    return table(header, rows, "headline" if alone else "headline compared")
 
 
-def metric_sections(
-    summary: Mapping[str, Any], metrics: Iterable[Metric] = METRICS
-) -> Iterator[Section]:
+def metric_sections(summary: Mapping[str, Any]) -> Iterator[Section]:
     """What metrics show beyond their figures and histograms."""
     said = basis(summary)
-    for metric in metrics:
+    for metric in METRICS:
         for shown in metric.sections(summary):
             lead = " ".join([*(said.get(group, "") for group in shown.rests_on), shown.lead])
             yield _section(shown._replace(lead=lead.strip()))
