@@ -30,6 +30,7 @@ from chemeleon.evaluation.metrics.states import (
     add_idealised,
     load_judge,
 )
+from chemeleon.evaluation.metrics.statistics import evenly
 from chemeleon.evaluation.origin import sample_manifest, stated, told
 from chemeleon.evaluation.reference import DISORDERED, NOVEL, Reference, load_reference
 from chemeleon.evaluation.report.basis import warnings
@@ -205,9 +206,7 @@ class Bench:
             return add_vectors(View(table, crystals=crystals), METRICS, options), {}
         others = [r for r in self.references if r.fingerprint != control.fingerprint]
         options = replace(options, references=others)
-        total = len(crystals)
-        few = min(total, self.settings.control_energies)
-        rows = np.unique(np.linspace(0, total - 1, few).round().astype(np.int64))
+        rows = evenly(len(crystals), self.settings.control_energies)
         found = self._find(crystals, options, rows)
         row = control_row(found.view, rows, METRICS, options)
         if others:  # of one reference, ours may have more

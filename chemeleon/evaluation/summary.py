@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from chemeleon.evaluation.metrics.base import STATES, Figure, Metric, Options, View, find_figures
 from chemeleon.evaluation.metrics.stability import ABOVE
-from chemeleon.evaluation.metrics.statistics import finite, wasserstein
+from chemeleon.evaluation.metrics.statistics import evenly, finite, wasserstein
 from chemeleon.evaluation.metrics.symmetry import SYSTEMS
 
 _VALUES_LIMIT = 10_000  # of a histogram in the summary; distances are taken over all
@@ -125,9 +125,8 @@ def _values(crystals: View | None, name: str) -> NDArray[np.float64]:
 
 
 def _some(values: NDArray[np.float64]) -> list[float]:
-    if len(values) > _VALUES_LIMIT:
-        values = values[np.linspace(0, len(values) - 1, _VALUES_LIMIT).round().astype(int)]
-    return [float(f"{v:.5g}") for v in values.tolist()]
+    kept = values[evenly(len(values), _VALUES_LIMIT)]
+    return [float(f"{v:.5g}") for v in kept.tolist()]
 
 
 def bins(

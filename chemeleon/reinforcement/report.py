@@ -14,6 +14,7 @@ import numpy as np
 
 from chemeleon.config.requests import whole_number
 from chemeleon.config.schema import RLTrainConfig
+from chemeleon.evaluation.metrics.statistics import evenly
 from chemeleon.evaluation.report.figures import CONTROL, LINE, OURS, chart, svg
 from chemeleon.evaluation.report.page import (
     Section,
@@ -154,11 +155,8 @@ def _formulas(updates: Sequence[Mapping[str, Any]]) -> str:
 def _pictures(folder: Path) -> str:
     numbers = {p: whole_number(p.stem[7:]) for p in (folder / PICTURES).glob("update-*.png")}
     files = sorted(path for path, update in numbers.items() if update is not None)
-    if len(files) > MOST_PICTURES:  # first, last, and evenly between
-        last = len(files) - 1
-        files = [files[round(i * last / (MOST_PICTURES - 1))] for i in range(MOST_PICTURES)]
     parts = []
-    for path in files:
+    for path in (files[i] for i in evenly(len(files), MOST_PICTURES)):
         data = base64.b64encode(path.read_bytes()).decode()
         shown = f'<img style="width:100%" src="data:image/png;base64,{data}" alt="best crystals">'
         parts.append(card(f"update {numbers[path]}", shown))

@@ -119,7 +119,7 @@ def mmd(sample: Floats, reference: Floats) -> float:
         sample: ``(S, F)``, standardised; at most `MMD_LIMIT` evenly spread rows are used.
         reference: ``(R, F)``, standardised; the same holds.
     """
-    sample, reference = _spread(sample), _spread(reference)
+    sample, reference = (rows[evenly(len(rows), MMD_LIMIT)] for rows in (sample, reference))
     if len(sample) < 2 or len(reference) < 2:
         return math.nan
     within = _squared(reference, reference)
@@ -133,10 +133,9 @@ def mmd(sample: Floats, reference: Floats) -> float:
     return float(first + second - 2 * np.exp(-_squared(sample, reference) * scale).mean())
 
 
-def _spread(rows: Floats) -> Floats:
-    if len(rows) <= MMD_LIMIT:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, MMD_LIMIT).round().astype(int)]
+def evenly(total: int, most: int) -> NDArray[np.int64]:
+    """Return rows spread evenly over ``total``, at most so many, the first and last among them."""
+    return np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(np.int64))
 
 
 def _squared(one: Floats, two: Floats) -> Floats:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import numpy as np
 
 from chemeleon.errors import DataError
+from chemeleon.evaluation.metrics.statistics import evenly
 from chemeleon.evaluation.report import sections
 from chemeleon.evaluation.report.columns import column_table
 from chemeleon.evaluation.report.crystal_view import crystal_views, select, viewer_settings
@@ -98,7 +99,7 @@ def _facts(crystals: pandas.DataFrame, manifest: Mapping[str, Any]) -> list[str]
     total = len(crystals)
     failed = crystals["status"].tolist().count("failed") if "status" in crystals else 0
     parts = [f"<b>{total:,}</b> crystals requested", f"<b>{failed:,}</b> failed"]
-    for key in ("source", "references", "created"):
+    for key in ("source", "created"):
         value = manifest.get(key)
         if isinstance(value, (str, int, float)):
             parts.append(f"{key} <b>{escape(value)}</b>")
@@ -119,8 +120,7 @@ def _rows(total: int, drawn: Sequence[int]) -> list[int]:
     if total <= MOST_ROWS:
         return list(range(total))
     others = np.setdiff1d(np.arange(total), drawn)
-    places = np.linspace(0, len(others) - 1, MOST_ROWS - len(drawn)).round().astype(int)
-    return sorted([*drawn, *others[places].tolist()])
+    return sorted([*drawn, *others[evenly(len(others), MOST_ROWS - len(drawn))].tolist()])
 
 
 def _files(crystals: pandas.DataFrame, rows: Sequence[int], folder: Path) -> list[str | None]:
