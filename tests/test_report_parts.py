@@ -40,6 +40,7 @@ from chemeleon.evaluation.report.page import (
 )
 from chemeleon.evaluation.report.periodic import place
 from chemeleon.evaluation.report.picture import picture
+from chemeleon.evaluation.report.sections import elements_section
 
 SALT = rocksalt_cube()
 IRON = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
@@ -121,6 +122,16 @@ def test_places_in_the_periodic_table() -> None:
     known = {"H": (1, 1), "He": (1, 18), "Fe": (4, 8), "O": (2, 16), "La": (8, 3), "Lu": (8, 17),
              "U": (9, 6), "Hf": (6, 4), "Ra": (7, 2)}  # fmt: skip
     assert {symbol: place(symbol) for symbol in known} == known
+
+
+def test_shares_of_elements_are_of_whole_sets() -> None:
+    # of a large set the summary keeps some values alone, but counts the elements of all
+    values = {"a": {"sample": [1.0], "reference": [1.0]}}
+    counts = {"sample": {"O": 2}, "reference": {"O": 10_000}}
+    against = {"name": "train", "crystals": 40_000}
+    summary = {"manifest": {"references": [against]}, "elements": counts, "distributions": values}
+    assert "Oxygen\nours 50.00 %\nreference 25.00 %" in elements_section(summary, 4).body
+    assert elements_section({"manifest": {}, "elements": {}}, 4).body == ""
 
 
 def test_columns_are_compact_and_mark_what_is_missing() -> None:
