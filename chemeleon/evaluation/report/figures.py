@@ -68,10 +68,9 @@ def histogram(sample: Sequence[float], reference: Sequence[float] = ()) -> Histo
         edges = np.linspace(low, high + pad, _BINS + 1)
     sets = (ours, theirs)
     shares = [100 * np.histogram(values, edges)[0] / max(len(values), 1) for values in sets]
-    inside = [float(share.sum()) for share in shares]
-    beyond = 100 - inside[0] if len(ours) else 0.0, 100 - inside[1] if len(theirs) else 0.0
+    beyond = [max(0.0, 100 - float(s.sum())) if s.any() else 0.0 for s in shares]
     beside, counts = shares[1] if len(theirs) else None, (len(ours), len(theirs))
-    return Histogram(edges, shares[0], beside, discrete, beyond, counts)
+    return Histogram(edges, shares[0], beside, discrete, (beyond[0], beyond[1]), counts)
 
 
 def chart(width: float = 4.2, height: float = 2.3) -> tuple[Figure, Axes]:
