@@ -30,11 +30,11 @@ FLAT = Structure(np.diag([4.0, 4.0, 0.0]), ["C"], [[0, 0, 0]])
 def test_table_rows() -> None:
     primitive = SPINEL.get_primitive_structure()
     rows = structure_table([SALT, primitive, None], [None, "atoms 0 and 1 are 0.20 A apart", "x"])
-    assert rows[0] == ("NaCl", "Fm-3m", "2.16", "22.4", "valid")
-    assert rows[1][:2] == ("MgAl2O4", "Fd-3m")
-    assert rows[1].verdict == "atoms 0 and 1 are 0.20 A apart"
-    assert rows[2] == ("-", "-", "-", "-", "x")
-    assert structure_table([FLAT], ["volume 0 A^3"])[0][1:] == ("-", "-", "-", "volume 0 A^3")
+    assert rows.iloc[0].tolist() == ["NaCl", "Fm-3m", 2.16, 22.4, "valid"]
+    assert rows.iloc[1, :2].tolist() == ["MgAl2O4", "Fd-3m"]
+    assert rows["valid"].tolist()[1:] == ["atoms 0 and 1 are 0.20 A apart", "x"]
+    assert rows.fillna("-").iloc[2, :4].tolist() == ["-"] * 4
+    assert structure_table([FLAT], ["volume 0 A^3"]).iloc[0, 2:4].isna().all()
     with pytest.raises(DataError, match="2 structures but 1 reasons"):
         structure_table([SALT, SALT], [None])
 

@@ -209,7 +209,9 @@ def test_prediction_is_on_the_page(tmp_path: Path, control: str) -> None:
     )
     assert report.summary["csp"]["at_1"]["count"] == 1
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert '<section id="csp">' in page
+    assert "Structure prediction" in page
+    assert "Match rate at 1, cRMSE" in page
+    assert report.headline.loc["csp_at_1", "value"] == pytest.approx(1 / 3)
     assert "1 of 3" in page
     assert '<section id="energies">' not in page
 

@@ -177,7 +177,7 @@ def test_wanted_properties_that_cannot_be(words, message, tmp_path) -> None:
 OWN = '''
 """Crystals of one element."""
 
-from chemeleon.evaluation.metrics.base import Column, Figure, Metric
+from chemeleon.evaluation.metrics.base import Bars, Column, Figure, Metric, Shown, Table
 
 
 class Elemental(Metric):
@@ -196,7 +196,18 @@ class Elemental(Metric):
         yield Figure("elemental", "Of one element", flag=crystals.numbers("elemental_size") > 0)
 
     def facts(self, crystals, control, options, headline):
-        return {"elemental": {"of": len(crystals), "share": headline["elemental"]["value"]}}
+        return {"elemental": {"of": len(crystals), "value": headline["elemental"]["value"]}}
+
+    def entries(self, summary):
+        yield {"name": "again", "label": "Of one again", "group": "own", **summary["elemental"]}
+
+    def sections(self, summary):
+        found = summary["elemental"]
+        rows = [["all <b>", found["of"]], ["pure", found], ["nothing", None]]
+        bars = Bars("Pure bars", ["Cu"], {"Cu": 100 * found["value"]}, {})
+        parts = [Table("Pure table", ["", "n"], rows), bars]
+        yield Shown("Pure section", parts, "Said.", ["validity"])
+        yield Shown("Nothing pure", [])
 '''
 
 
@@ -208,19 +219,26 @@ def test_a_metric_in_a_file_of_its_own_is_in_summary_table_and_report(tmp_path, 
     try:
         copper = Structure(Lattice.cubic(3.6), ["Cu"] * 4, FCC)
         report = chemeleon.evaluate([copper, CSCL, None], output=tmp_path / "out")
+        headline = report.headline
     finally:
         METRICS.remove(own)
     assert report.crystals["elemental_size"].fillna(0).tolist() == [4, 0, 0]
-    entry = report.headline.loc["elemental"]
+    entry = headline.loc["elemental"]
     assert (entry["label"], entry["value"]) == ("Of one element", pytest.approx(1 / 3))
     assert 0 < entry["low"] < entry["value"]
     summary = report.summary
-    assert summary["elemental"] == {"of": 3, "share": pytest.approx(1 / 3)}
+    assert summary["elemental"] == {"of": 3, "value": pytest.approx(1 / 3)}
     assert summary["distributions"]["elemental_size"]["sample"] == [4]
     assert summary["bins"]["elements"][0]["elemental"]["value"] == 1
     assert summary["manifest"]["metrics"]["elemental"]["basis"] == own.basis
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    for words in ("<td>Of one element", own.basis, 'data-distribution="elemental_size"'):
+    for words in (
+        "<td>Of one element", own.basis, "<h3>Pure size", "<h3>Own</h3>", "<td>Of one again",
+        '<section id="pure-section">', f"{own.basis} Said.", "<h3>Pure table", "<td>all &lt;b&gt;",
+        '<span class="value">33.3 %', "<td>–</td>", "<h3>Pure bars", "Cu\nours 33.3 %",
+    ):  # fmt: skip
         assert words in page
+    assert "Nothing pure" not in page
+    assert headline.loc["again", "value"] == pytest.approx(1 / 3)
     shown = column_table(report.crystals, [0], [*METRICS, own])
     assert shown["values"]["elemental_size"] == [4]

@@ -94,7 +94,7 @@ def settle(page: Page) -> None:
 def test_opens_without_network_and_without_errors(shown: Page) -> None:
     assert shown.problems == []
     assert [url for url in shown.requests if not url.startswith(("file:", "data:"))] == []
-    assert shown.eval("document.querySelectorAll('[data-distribution] svg').length") == 6
+    assert shown.eval("document.querySelectorAll('#distributions .card svg').length") == 6
     assert shown.eval("document.querySelectorAll('.ptable').length") == 2
     assert "Control" in shown.eval("document.getElementById('headline').textContent")
 

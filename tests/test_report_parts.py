@@ -16,6 +16,7 @@ from energy_helpers import rocksalt_cube
 from pymatgen.core import Lattice, Structure
 from report_fixture import make_report
 
+from chemeleon.evaluation.metrics.base import Bars
 from chemeleon.evaluation.report.columns import column_table
 from chemeleon.evaluation.report.crystal_view import (
     MOST_ATOMS_IN_ALL,
@@ -29,9 +30,17 @@ from chemeleon.evaluation.report.figures import (
     paired_bars,
     write_figures,
 )
-from chemeleon.evaluation.report.page import data_block, definition_list, interval_bar, number
+from chemeleon.evaluation.report.page import (
+    data_block,
+    definition_list,
+    figure_text,
+    interval_bar,
+    interval_text,
+    number,
+)
 from chemeleon.evaluation.report.periodic import place
 from chemeleon.evaluation.report.picture import picture
+from chemeleon.evaluation.report.sections import elements_section
 
 SALT = rocksalt_cube()
 IRON = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
@@ -64,8 +73,12 @@ def test_histogram_states_what_lies_beyond_its_axis() -> None:
 
 
 def test_numbers() -> None:
-    assert [number(v) for v in (12345, -0.1234, 1.0, None, float("nan"))] == [
-        "12,345", "−0.123", "1", "–", "–"]  # fmt: skip
+    assert [number(v) for v in (12345, 4321.6, -0.12346, 1.0, 2e7, None, float("nan"))] == [
+        "12,345", "4,322", "−0.1235", "1", "2e+07", "–", "–"]  # fmt: skip
+    share = {"value": 0.5, "low": 0.25, "high": 0.751, "of": 8}
+    assert (figure_text(share), interval_text(share)) == ("50.0 %", "25.0 to 75.1")
+    assert figure_text({"value": 0.5, "unit": "eV"}) == "0.5 eV"
+    assert figure_text({**share, "value": None}) == figure_text({}) == "–"
 
 
 def svg_parts(drawn: str) -> tuple[list[ElementTree.Element], list[str]]:
@@ -93,11 +106,12 @@ def test_a_histogram_of_a_page_tells_each_bin_and_takes_its_colours_from_the_pag
 
 
 def test_bars_and_intervals_of_a_page() -> None:
-    hits, texts = svg_parts(paired_bars(["P1", "<i>"], [75.0, 25.0], [0.0, 100.0]))
-    assert texts == ["P1\nours 75.0 %\nreference 0.0 %", "<i>\nours 25.0 %\nreference 100.0 %"]
+    both = Bars("", ["P1", "<i>"], {"P1": 75.0, "<i>": 25.0}, {"<i>": 100.0}, "base model")
+    hits, texts = svg_parts(paired_bars(both))
+    assert texts == ["P1\nours 75.0 %\nbase model 0.0 %", "<i>\nours 25.0 %\nbase model 100.0 %"]
     assert float(hits[0].attrib["y"]) < float(hits[1].attrib["y"])
-    assert svg_parts(paired_bars(["P1"], [0.0], None))[1] == ["P1\nours 0.0 %"]
-    assert svg_parts(paired_bars([], [], []))[1] == []
+    assert svg_parts(paired_bars(Bars("", ["P1"], {}, {})))[1] == ["P1\nours 0.0 %"]
+    assert svg_parts(paired_bars(Bars("", [], {}, {})))[1] == []
     bar = interval_bar(0.5, 0.25, 0.75, 0.9)
     assert '"whisker" style="left:25.00%;width:50.00%"' in bar
     assert '"control" style="left:90.00%;width:0.00%"' in bar
@@ -108,6 +122,16 @@ def test_places_in_the_periodic_table() -> None:
     known = {"H": (1, 1), "He": (1, 18), "Fe": (4, 8), "O": (2, 16), "La": (8, 3), "Lu": (8, 17),
              "U": (9, 6), "Hf": (6, 4), "Ra": (7, 2)}  # fmt: skip
     assert {symbol: place(symbol) for symbol in known} == known
+
+
+def test_shares_of_elements_are_of_whole_sets() -> None:
+    # of a large set the summary keeps some values alone, but counts the elements of all
+    values = {"a": {"sample": [1.0], "reference": [1.0]}}
+    counts = {"sample": {"O": 2}, "reference": {"O": 10_000}}
+    against = {"name": "train", "crystals": 40_000}
+    summary = {"manifest": {"references": [against]}, "elements": counts, "distributions": values}
+    assert "Oxygen\nours 50.00 %\nreference 25.00 %" in elements_section(summary, 4).body
+    assert elements_section({"manifest": {}, "elements": {}}, 4).body == ""
 
 
 def test_columns_are_compact_and_mark_what_is_missing() -> None:

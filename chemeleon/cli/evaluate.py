@@ -14,9 +14,6 @@ from chemeleon.cli.words import say
 from chemeleon.evaluation.settings import Settings
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from chemeleon.evaluation.report.comparison import Comparison
     from chemeleon.evaluation.report.data import Report
 
 
@@ -93,10 +90,7 @@ def evaluate(
     with shares() as settings["progress"]:
         several = len(source) > 1
         found = api.compare(source, **settings) if several else api.evaluate(source[0], **settings)
-    if isinstance(found, Comparison):
-        print_comparison(found, output)
-    else:
-        print_report(found, output)
+    print_figures(found.reports if isinstance(found, Comparison) else {"": found}, output)
 
 
 def _interval_of(text: str) -> float | tuple[float, float]:
@@ -126,112 +120,48 @@ def shares() -> Iterator[Callable[[str, float], None]]:
         yield show
 
 
-def print_report(report: Report, output: Path) -> None:
-    """Print the headline and where the rest is."""
+def print_figures(reports: Mapping[str, Report], output: Path) -> None:
+    """Print the figures of one set, or of several side by side, and where the rest is."""
     from rich.table import Table
-
-    from chemeleon.evaluation.metrics.csp import rates
-    from chemeleon.evaluation.report.basis import basis
-    from chemeleon.terminal import Terminal
-
-    summary = report.summary
-    manifest = summary["manifest"]
-    control = manifest["control"]
-    table = Table(title=f"{manifest['requested']} crystals, matcher {manifest['matcher']['name']}")
-    table.add_column("")
-    for name in ("value", "95 % interval", control["name"] if control else "control"):
-        table.add_column(name, justify="right")
-    _add_groups(table, summary["headline"], _row)
-    if "csp" in summary:
-        table.add_section()
-        for _, label, rate, error in rates(summary["csp"]):
-            value = f"{_figure(rate['value'], True)} ({error})"
-            table.add_row(label, value, _interval(rate), "")
-    Terminal().print(table)
-    _say_basis(basis(manifest))
-    failed = manifest["requested"] - manifest["parsed"]
-    if failed:
-        say(f"{failed} crystals could not be read; crystals.csv says why")
-    if manifest["matcher"]["timed_out_pairs"]:
-        say(f"{manifest['matcher']['timed_out_pairs']} comparisons had no verdict in time")
-    for text in summary["warnings"]:
-        say(f"warning: {text}")
-    say(f"written to {output}")
-
-
-def print_comparison(found: Comparison, output: Path) -> None:
-    """Print the figures of several sets side by side."""
-    from rich.table import Table
-
-    from chemeleon.terminal import Terminal
-
-    summary = found.summary
-    table = Table(title=f"{len(found.reports)} sets of crystals, 95 % intervals below each share")
-    table.add_column("")
-    for name in (*found.reports, "control"):
-        table.add_column(name, justify="right")
-    _add_groups(table, summary["headline"], lambda entry: _row_of_sets(entry, list(found.reports)))
-    Terminal().print(table)
-    _say_basis(summary["manifest"]["basis"])
-    for name, texts in summary["warnings"].items():
-        for text in texts:
-            say(f"warning: {name}: {text}")
-    say(f"written to {output}: report.html, and the report of each set in sets/")
-
-
-def _add_groups(
-    table: Table, headline: list[Any], row: Callable[[Mapping[str, Any]], list[str]]
-) -> None:
     from rich.text import Text
 
     from chemeleon.evaluation.metrics.base import GROUPS
     from chemeleon.evaluation.report.basis import grouped
+    from chemeleon.evaluation.report.comparison import Comparison
+    from chemeleon.evaluation.report.page import figure_text, interval_text
+    from chemeleon.terminal import Terminal
 
-    for group, entries in grouped(headline).items():
+    found = Comparison(reports).summary
+    manifests = found["manifest"]["sets"]
+    first, alone = next(iter(manifests.values())), len(manifests) == 1
+    if alone:
+        title = f"{first['requested']} crystals, matcher {first['matcher']['name']}"
+    else:
+        title = f"{len(manifests)} sets of crystals, 95 % intervals below each share"
+    table = Table(title=title)
+    table.add_column("")
+    control = first["control"]["name"] if first["control"] else "control"
+    for name in (*(["value", "95 % interval"] if alone else manifests), control):
+        table.add_column(name, justify="right")
+    for group, entries in grouped(found["headline"]).items():
         table.add_section()
         table.add_row(Text(GROUPS.get(group, group), "bold"))
         for entry in entries:
-            table.add_row(*row(entry))
-
-
-def _row(entry: Mapping[str, Any]) -> list[str]:
-    share = entry["of"] is not None
-    value, control = (_figure(entry[key], share) for key in ("value", "control"))
-    return [f"  {entry['label']}", value, _interval(entry), control]
-
-
-def _row_of_sets(entry: Mapping[str, Any], names: list[str]) -> list[str]:
-    cells, share = [], False
-    for name in names:
-        found = entry["sets"].get(name)
-        if found is None:
-            cells.append("-")
-            continue
-        share = found["of"] is not None
-        interval = _interval(found)
-        below = f"\n{interval}" if interval else ""
-        cells.append(f"{_figure(found['value'], share)}{below}")
-    return [f"  {entry['label']}", *cells, _figure(entry["control"], share)]
-
-
-def _interval(entry: Mapping[str, Any]) -> str:
-    low, high = entry["low"], entry["high"]
-    if entry["of"] is None or low is None:
-        return ""
-    return f"{100 * low:.1f} to {100 * high:.1f}"
-
-
-def _say_basis(found: Mapping[str, str]) -> None:
-    from chemeleon.evaluation.metrics.base import GROUPS
-
-    for group, text in found.items():
-        say(f"{GROUPS[group]}: {text}")
-
-
-def _figure(value: float | None, share: bool) -> str:
-    if value is None:
-        return "-"
-    if share:
-        return f"{100 * value:.1f} %"
-    whole = value == round(value) or abs(value) >= 100
-    return f"{value:,.0f}" if whole else f"{value:.4f}"
+            sets = [entry["sets"].get(name, {}) for name in manifests]
+            cells = [[figure_text(one), interval_text(one)] for one in sets]
+            shown = cells[0] if alone else ["\n".join(filter(None, pair)) for pair in cells]
+            real = {**next(iter(entry["sets"].values())), "value": entry["control"]}
+            table.add_row(f"  {entry['label']}", *shown, figure_text(real))
+    Terminal().print(table)
+    for group, text in found["manifest"]["basis"].items():
+        say(f"{GROUPS.get(group, group)}: {text}")
+    for name, manifest in manifests.items():
+        of = "" if alone else f"{name}: "
+        if failed := manifest["requested"] - manifest["parsed"]:
+            say(f"{of}{failed} crystals could not be read; crystals.csv says why")
+        if late := manifest["matcher"]["timed_out_pairs"]:
+            say(f"{of}{late} comparisons had no verdict in time")
+        for text in found["warnings"][name]:
+            say(f"warning: {of}{text}")
+    where = "" if alone else ": report.html, and the report of each set in sets/"
+    say(f"written to {output}{where}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -135,7 +136,7 @@ def _evaluate(result: SampleResult, output: Path, references: list[str]) -> None
     import json
 
     from chemeleon import api
-    from chemeleon.cli.evaluate import print_report, shares
+    from chemeleon.cli.evaluate import print_figures, shares
     from chemeleon.evaluation.origin import told
 
     made = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
@@ -148,21 +149,25 @@ def _evaluate(result: SampleResult, output: Path, references: list[str]) -> None
             manifest=told(made),
             progress=progress,
         )
-    print_report(report, output / "evaluation")
+    print_figures({"": report}, output / "evaluation")
 
 
 def _print_table(result: SampleResult) -> None:
     from rich.table import Table
 
-    from chemeleon.evaluation.report.draw import structure_table
     from chemeleon.terminal import Terminal
 
+    found = result.table()
     table = Table(title="generated crystals")
-    for name, side in (("#", "right"), ("formula", "left"), ("space group", "left")):
-        table.add_column(name, justify=side)  # pyright: ignore[reportArgumentType]
-    for name in ("density g/cm³", "Å³/atom"):
-        table.add_column(name, justify="right")
-    table.add_column("valid")
-    for number, row in enumerate(structure_table(result.structures, result.problems)):
-        table.add_row(str(number), *row)
+    table.add_column("#", justify="right")
+    for name, kind in found.dtypes.items():
+        table.add_column(str(name), justify="right" if kind.kind == "f" else "left")
+    for number, row in enumerate(found.itertuples(index=False)):
+        table.add_row(str(number), *map(_cell, row))
     Terminal().print(table)
+
+
+def _cell(value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    return "-" if math.isnan(value) else f"{value:.2f}"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from chemeleon.crystals.batch import Crystal
-from chemeleon.crystals.lattice import plane_spacings, whole_steps
+from chemeleon.crystals.lattice import plane_spacings
 
 SYMPREC = 0.1  # angstrom, unless another tolerance is asked for
 TIGHT = 0.01  # angstrom: a crystal that has its symmetry exactly has it at this tolerance too
@@ -155,11 +155,22 @@ def in_cell(
     numbers, lattice = numbers[first], axes @ lattice
     if cell == "conventional":
         whole = np.round(conventional @ np.linalg.inv(axes))  # in units of the primitive vectors
-        inside = whole_steps(4, 4, 4) @ np.linalg.inv(whole)  # no centred cell reaches further
-        inside = inside[((inside > -1e-6) & (inside < 1 - 1e-6)).all(1)]
+        inside = lattice_points(whole)
         coords = ((coords @ np.linalg.inv(whole))[:, None] + inside).reshape(-1, 3)
         numbers, lattice = numbers.repeat(len(inside)), whole @ lattice
     return Crystal(numbers, wrapped(coords), lattice)
+
+
+def lattice_points(axes: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the lattice points in a cell, ``(P, 3)`` in units of its axes, 0 included.
+
+    Args:
+        axes: ``(3, 3)``, rows in units of the vectors of the lattice, whole numbers.
+    """
+    low, high = np.minimum(axes, 0).sum(0), np.maximum(axes, 0).sum(0)
+    steps = [np.arange(first, last + 1) for first, last in zip(low, high, strict=True)]
+    points = np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, 3) @ np.linalg.inv(axes)
+    return points[((points > -1e-6) & (points < 1 - 1e-6)).all(1)]
 
 
 def wrapped(coords: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -309,21 +309,10 @@ class SampleResult(list["Structure"]):
 
     def table(self) -> pandas.DataFrame:
         """Return a row for each requested crystal, as `--table` prints them."""
-        import pandas
-
         from chemeleon.evaluation.report.draw import structure_table
 
-        rows = structure_table(self.structures, self.problems)
-        return pandas.DataFrame(
-            {
-                "formula": [row.formula for row in rows],
-                "space group": [row.space_group for row in rows],
-                "density g/cm³": pandas.to_numeric([r.density for r in rows], errors="coerce"),
-                "Å³/atom": pandas.to_numeric([r.volume_per_atom for r in rows], errors="coerce"),
-                "valid": [row.verdict for row in rows],
-            },
-            index=pandas.Index(self.names, name="name"),
-        )
+        table = structure_table(self.structures, self.problems)
+        return table.set_axis(self.names).rename_axis("name")
 
     def picture(self, columns: int = 6) -> Image:
         """Draw the crystals side by side; a notebook shows what is returned, ``.save`` writes it.

@@ -14,13 +14,14 @@ import numpy as np
 
 from chemeleon.config.requests import whole_number
 from chemeleon.config.schema import RLTrainConfig
+from chemeleon.evaluation.metrics.statistics import evenly
 from chemeleon.evaluation.report.figures import CONTROL, LINE, OURS, chart, svg
 from chemeleon.evaluation.report.page import (
     Section,
     card,
+    cards,
     definition_list,
     escape,
-    facts_line,
     number,
     page,
     table,
@@ -57,31 +58,30 @@ def write_report(config: RLTrainConfig, folder: Path) -> Path:
     rows = read_metrics(folder)
     updates = [row for row in rows if "formulas" in row]
     sections = [
-        Section("rewards", "Rewards", _rewards(config, rows), "Means over each update's crystals;"
+        Section("Rewards", _rewards(config, rows), "Means over each update's crystals;"
                 " the band is one standard deviation. Dots: validation, always from the same"
                 " noise."),
-        Section("shares", "What is made", _charts(updates, MADE)),
-        Section("policy", "Policy", _charts(updates, POLICY)),
-        Section("formulas", "Most frequent formulas", _formulas(updates)),
-        Section("pictures", "Best crystals", _pictures(folder), "Highest weighted reward of an"
+        Section("What is made", _charts(updates, MADE)),
+        Section("Policy", _charts(updates, POLICY)),
+        Section("Most frequent formulas", _formulas(updates)),
+        Section("Best crystals", _pictures(folder), "Highest weighted reward of an"
                 " update, one of each formula."),
-        Section("settings", "Settings", definition_list(config.model_dump(mode="json"))),
+        Section("Settings", card("", definition_list(config.model_dump(mode="json")))),
     ]  # fmt: skip
     title = f"Reinforcement learning: {folder.name}"
-    header = f"<h1>{escape(title)}</h1>{_facts(config, updates)}"
     target = folder / REPORT
-    write_text(target, page(title, header, [part for part in sections if part.body]))
+    write_text(target, page(title, _facts(config, updates), sections))
     return target
 
 
-def _facts(config: RLTrainConfig, updates: Sequence[Mapping[str, Any]]) -> str:
+def _facts(config: RLTrainConfig, updates: Sequence[Mapping[str, Any]]) -> list[str]:
     parts = [f"<b>{len(updates):,}</b> updates", f"algorithm <b>{escape(config.rl.algorithm)}</b>"]
     for name in ("rollout", "rewards", "learning"):
         times = [row[f"seconds/{name}"] for row in updates if row.get(f"seconds/{name}")]
         if times:
             middle = sorted(times)[len(times) // 2]
             parts.append(f"{name} <b>{number(middle)}</b> s per update")
-    return facts_line(parts)
+    return parts
 
 
 def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[Point]:
@@ -95,15 +95,11 @@ def _rewards(config: RLTrainConfig, rows: Sequence[Mapping[str, Any]]) -> str:
         spread = dict(_points(rows, f"rollout/{name}_std"))
         label = "weighted sum" if name == "reward" else name
         charts.append(curve(label, line, spread, _points(rows, f"val/{name}")))
-    return _grid(charts)
+    return cards("grid", charts)
 
 
 def _charts(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
-    return _grid([curve(label, _points(rows, key)) for key, label in names.items()])
-
-
-def _grid(charts: Sequence[str]) -> str:
-    return f'<div class="grid">{"".join(charts)}</div>' if any(charts) else ""
+    return cards("grid", [curve(label, _points(rows, key)) for key, label in names.items()])
 
 
 def curve(
@@ -139,7 +135,7 @@ def curve(
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlabel("update")
     edges = [0.0, *(updates[1:] + updates[:-1]) / 2, axes.get_xlim()[1]]
-    texts = [f"update {number(update, 6)}\n{number(value, 4)}" for update, value in line]
+    texts = [f"update {number(update)}\n{number(value)}" for update, value in line]
     drawn = svg(figure, label, list(zip(edges[:-1], edges[1:], texts, strict=True)))
     return card(f"{label}: {texts[-1].splitlines()[-1]}", drawn)
 
@@ -159,12 +155,9 @@ def _formulas(updates: Sequence[Mapping[str, Any]]) -> str:
 def _pictures(folder: Path) -> str:
     numbers = {p: whole_number(p.stem[7:]) for p in (folder / PICTURES).glob("update-*.png")}
     files = sorted(path for path, update in numbers.items() if update is not None)
-    if len(files) > MOST_PICTURES:  # first, last, and evenly between
-        last = len(files) - 1
-        files = [files[round(i * last / (MOST_PICTURES - 1))] for i in range(MOST_PICTURES)]
     parts = []
-    for path in files:
+    for path in (files[i] for i in evenly(len(files), MOST_PICTURES)):
         data = base64.b64encode(path.read_bytes()).decode()
         shown = f'<img style="width:100%" src="data:image/png;base64,{data}" alt="best crystals">'
         parts.append(card(f"update {numbers[path]}", shown))
-    return f'<div class="halves">{"".join(parts)}</div>' if parts else ""
+    return cards("halves", parts)

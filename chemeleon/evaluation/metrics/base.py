@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 STATES = {"": "", "relaxed_": " (relaxed)", "idealised_": " (idealised)"}
 # which figures stand together, and how their groups are headed
 GROUPS = {
+    "csp": "Structure prediction",
     "validity": "Validity",
     "novelty": "Uniqueness and novelty",
     "energy": "Energy, as given",
@@ -39,7 +40,6 @@ GROUPS = {
     "property": "Properties",
     "supply": "Elements",
     "distance": "Distance to the reference",
-    "csp": "Structure prediction",
 }
 
 
@@ -101,6 +101,54 @@ class Figure:
         """The share as JSON, with its interval."""
         assert self.flag is not None
         return share(int(self.flag.sum()), len(self.flag))
+
+
+class Table(NamedTuple):
+    """A table of a report.
+
+    Attributes:
+        title: above it, if any.
+        header: above its columns.
+        rows: their cells: text, numbers, shares as JSON (`statistics.share`), or None.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+class Bars(NamedTuple):
+    """A bar for each name: its percentage among the crystals, and among others.
+
+    Attributes:
+        title: above them.
+        names: in order.
+        ours: percent by name; what it lacks has none.
+        theirs: the same of others; empty without any.
+        others: what those are called.
+    """
+
+    title: str
+    names: Sequence[str]
+    ours: Mapping[str, float]
+    theirs: Mapping[str, float]
+    others: str = "reference"
+
+
+class Shown(NamedTuple):
+    """A section of a report.
+
+    Attributes:
+        title: above it.
+        parts: side by side.
+        lead: said below the title.
+        rests_on: groups of figures, whose basis is said before that.
+    """
+
+    title: str
+    parts: Sequence[Table | Bars]
+    lead: str = ""
+    rests_on: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -239,6 +287,14 @@ class Metric:
             headline: figures of the set by name, with those of the control.
         """
         return {}
+
+    def entries(self, summary: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+        """Return rows that stand in tables as those of the headline do, made of `facts`."""
+        return ()
+
+    def sections(self, summary: Mapping[str, Any]) -> Iterable[Shown]:
+        """Return sections of the report, made of `facts`; those without parts are left out."""
+        return ()
 
 
 def start_table(crystals: Collection) -> pandas.DataFrame:

@@ -44,12 +44,27 @@ _MATCHER = "cdvae"
 _METRE_PAIRS = 200_000  # beyond the targets' own; some 20 ms each
 _SUFFIX = re.compile(r"[-_.](?:sample[-_]?)?(\d+)$")
 _PAIRS = 20_000  # held at a time
+RATES = {
+    "at_1": "Match rate at 1",
+    "at_k": "Match rate at {k}",
+    "valid_at_1": "Match rate at 1, valid pairs",
+    "valid_at_k": "Match rate at {k}, valid pairs",
+    "among_valid_at_1": "Met at 1, of targets with a valid pair",
+    "among_valid_at_k": "Met at {k}, of targets with a valid pair",
+    "metre_at_1": "METRe at 1: met by any first sample of the composition",
+    "metre_at_k": "METRe at {k}: met by any sample of the composition",
+}
 
 
 class Prediction(Metric):
-    """Match rates, METRe and RMSE; they have a table of their own beside the headline."""
+    """Match rates, METRe and RMSE: rows of their own beside the headline."""
 
     name = group = "csp"
+    basis = (
+        f"Of all targets, by matcher {_MATCHER}. RMSE of those met, cRMSE of all with"
+        f" {TOLERANCES[_MATCHER][1]:g} for those not met, in units of (V/N)^(1/3). A valid pair is"
+        " a sample and a target that CDVAE's rule passes, SMACT included; others count as not met."
+    )
 
     def facts(
         self, crystals: View, control: View | None, options: Options, headline: Any
@@ -63,6 +78,30 @@ class Prediction(Metric):
             seconds=options.settings.seconds_per_pair,
         )
         return {"csp": found}
+
+    def entries(self, summary: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        found = summary.get("csp") or {}
+        rows: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        for name, label in RATES.items():
+            met = found.get(name) or {}
+            if met.get("value") is None or (name.endswith("_k") and found.get("k") == 1):
+                continue
+            label = label.format(k=found.get("k", "k"))
+            rows[name] = label, met
+        for name, (label, met) in list(rows.items()):
+            for error, value in (("RMSE", met.get("rmse")), ("cRMSE", corrected(met))):
+                rounded = value and round(value, 6)  # what is left of equal crystals is noise
+                rows[f"{name}_{error.lower()}"] = f"{label}, {error}", {"value": rounded}
+        metre = found.get("metre") or {}
+        if metre:
+            label = "Targets that share their composition with another"
+            rows["polymorphs"] = label, {"value": metre.get("polymorphs")}
+        if "left_out" in metre:
+            rows["metre_at_1"] = f"METRe, left out: {metre['left_out']}", {"value": None}
+        if found:
+            rows["timed_out"] = "Pairs that timed out", {"value": found.get("timed_out", 0)}
+        for name, (label, values) in rows.items():
+            yield {"name": f"csp_{name}", "label": label, "group": self.group, **values}
 
 
 def assign(samples: list[str], targets: list[str]) -> list[list[int]]:
@@ -215,26 +254,3 @@ def corrected(found: Mapping[str, Any]) -> float:
     """Return the cRMSE of a `rate`: targets that are not met count with the matcher's stol."""
     missed = TOLERANCES[_MATCHER][1] * (found["of"] - found["count"])
     return (found["count"] * (found["rmse"] or 0.0) + missed) / found["of"]
-
-
-RATES = {
-    "at_1": "Match rate at 1",
-    "at_k": "Match rate at {k}",
-    "valid_at_1": "Match rate at 1, valid pairs",
-    "valid_at_k": "Match rate at {k}, valid pairs",
-    "among_valid_at_1": "Met at 1, of targets with a valid pair",
-    "among_valid_at_k": "Met at {k}, of targets with a valid pair",
-    "metre_at_1": "METRe at 1: met by any first sample of the composition",
-    "metre_at_k": "METRe at {k}: met by any sample of the composition",
-}
-
-
-def rates(found: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any], str]]:
-    """Yield name, label, rate and what is said of its RMSE, for tables of `match_targets`."""
-    for name, label in RATES.items():
-        entry = found.get(name) or {}
-        if entry.get("value") is None or (name.endswith("_k") and found.get("k") == 1):
-            continue
-        error = f"RMSE {entry['rmse']:.4f}, " if entry.get("rmse") is not None else ""
-        error += f"cRMSE {corrected(entry):.4f}"
-        yield name, label.format(k=found.get("k", "k")), entry, error

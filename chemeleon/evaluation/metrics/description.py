@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.metrics.base import Column, Metric, Options, View
-from chemeleon.evaluation.metrics.statistics import share
+from chemeleon.evaluation.metrics.base import Bars, Column, Metric, Options, Shown, Table, View
+from chemeleon.evaluation.metrics.statistics import percentages, share
 from chemeleon.evaluation.reference import novel_column
+
+_MOST_SHOWN = 15  # elements, those whose share changed most
 
 
 class Description(Metric):
@@ -94,6 +96,30 @@ class Repetition(Metric):
             found["crystals"] = {"sample": int(readable.sum()), "base": read}
             found["base_top_ten"] = _top_ten(base.words("reduced_formula"))[1]
         return {"repetition": found}
+
+    def sections(self, summary: Mapping[str, Any]) -> Iterator[Shown]:
+        found = summary.get("repetition") or {}
+        if not found.get("top_formulas"):
+            return
+        shares = {
+            "the ten most frequent formulas": found.get("top_ten"),
+            "the same, base model": found.get("base_top_ten"),
+            "memorisation: duplicates of the training set": found.get("memorisation"),
+        }
+        rows = [[label, part] for label, part in shares.items() if part]
+        top = [[entry["formula"], entry["count"]] for entry in found["top_formulas"]]
+        parts: list[Table | Bars] = [
+            Table("Shares", ["", "Share"], rows),
+            Table("Most frequent formulas", ["Formula", "Crystals"], top),
+        ]
+        crystals = found.get("crystals") or {}
+        if crystals.get("sample") and crystals.get("base"):
+            title = "Elements that changed most against the base model"
+            ours, base = (percentages(found["elements"][k], n) for k, n in crystals.items())
+            change = {x: abs(ours.get(x, 0.0) - base.get(x, 0.0)) for x in {*ours, *base}}
+            names = sorted(change, key=lambda x: (-change[x], x))[:_MOST_SHOWN]
+            parts.append(Bars(title, names, ours, base, "base model"))
+        yield Shown("Repetition", parts, "What fine-tuning for a reward may spoil.")
 
 
 def _top_ten(formulas: Sequence[str | None]) -> tuple[list[tuple[str, int]], dict[str, Any]]:

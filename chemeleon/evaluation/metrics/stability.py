@@ -15,13 +15,28 @@ from typing import Any
 
 import numpy as np
 
-from chemeleon.evaluation.metrics.base import STATES, Column, Figure, Metric, Options, View
+from chemeleon.evaluation.metrics.base import (
+    STATES,
+    Column,
+    Figure,
+    Metric,
+    Options,
+    Shown,
+    Table,
+    View,
+)
 from chemeleon.evaluation.metrics.novelty import against
 from chemeleon.evaluation.reference import NOVEL
 
 ABOVE = "e_above_hull_ev"  # of several hulls the highest; then each has a column ABOVE_HULL
 METASTABLE_EV = 0.1
 _HULL_TOLERANCE_EV = 1e-6
+_HULL_STATES = {
+    "ok": "judged",
+    "system missing": "judged, but the hull has no phase of all its elements: likely too low",
+    "element missing": "not judged: the hull does not know an element",
+    "no energy": "not judged: the potential gave no energy",
+}
 
 
 class Stability(Metric):
@@ -88,6 +103,22 @@ class Stability(Metric):
                     "hull_states": dict(sorted(counts.items())),
                 }
         return {"energies": found}
+
+    def sections(self, summary: Mapping[str, Any]) -> Iterator[Shown]:
+        found = summary.get("energies") or {}
+        if not found:
+            return
+        counts = {
+            words: [part["hull_states"].get(state, 0) for part in found.values()]
+            for state, words in _HULL_STATES.items()
+        }
+        rows = [[words, *row] for words, row in counts.items() if any(row)]
+        for words, key in (("with an energy", "with_energy"), ("requested", "requested")):
+            rows.append([words, *(part[key] for part in found.values())])
+        header = ["Crystals", *map(str.capitalize, found)]
+        lead = "What is not judged counts as not stable, which it need not be."
+        rests_on = ("energy", "relaxed", "idealised")
+        yield Shown("Energies", [Table("", header, rows)], lead, rests_on)
 
 
 class Relaxation(Metric):

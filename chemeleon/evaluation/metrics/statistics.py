@@ -6,6 +6,7 @@ Shapes: ``S`` samples, ``R`` references, ``F`` features.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,12 @@ def share(count: int, total: int) -> dict[str, Any]:
         half = _Z95 * spread / (1 + z2 / total)
         low, high = max(0.0, centre - half), min(1.0, centre + half)
     return {"value": value, "low": low, "high": high, "count": count, "of": total}
+
+
+def percentages(counts: Mapping[str, float], total: float | None = None) -> dict[str, float]:
+    """Return counts by name in percent of a total, by default of their sum."""
+    total = sum(counts.values()) if total is None else total
+    return {name: 100 * count / max(total, 1) for name, count in counts.items()}
 
 
 def finite(value: float | None) -> float | None:

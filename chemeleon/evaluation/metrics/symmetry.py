@@ -7,11 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from chemeleon.crystals.symmetry import SYMPREC, TIGHT, crystal_system
+from chemeleon.config.requests import whole_number
+from chemeleon.crystals.symmetry import SYMPREC, TIGHT, crystal_system, group_of
 from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.metrics.base import Column, Figure, Metric, Options, View
-from chemeleon.evaluation.metrics.statistics import jensen_shannon
+from chemeleon.evaluation.metrics.base import (
+    Bars,
+    Column,
+    Figure,
+    Metric,
+    Options,
+    Shown,
+    View,
+)
+from chemeleon.evaluation.metrics.statistics import jensen_shannon, percentages
 
+_MOST_SHOWN = 15  # space groups of either set
 SYSTEMS = tuple(dict.fromkeys(map(crystal_system, range(1, 231))))
 
 
@@ -63,6 +73,26 @@ class Symmetry(Metric):
     ) -> Mapping[str, Any]:
         theirs = {} if control is None else _counts(control)
         return {"space_groups": {"sample": _counts(crystals), "reference": theirs}}
+
+    def sections(self, summary: Mapping[str, Any]) -> Iterator[Shown]:
+        counts = summary.get("space_groups") or {}
+        ours, theirs = (
+            percentages({_symbol(name): n for name, n in (counts.get(side) or {}).items()})
+            for side in ("sample", "reference")
+        )
+        sets = {"Most frequent here": ours, "Most frequent in the reference": theirs}
+        parts = [
+            Bars(title, sorted(by, key=lambda name: -by[name])[:_MOST_SHOWN], ours, theirs)
+            for title, by in sets.items()
+            if by
+        ]
+        yield Shown("Space groups", parts)
+
+
+def _symbol(name: str) -> str:
+    """Return symbol and number of a space group given by its number; other names stay."""
+    number = whole_number(name) or 0
+    return f"{group_of(number).symbol} ({number})" if 1 <= number <= 230 else name
 
 
 def _counts(crystals: View) -> dict[str, int]:

@@ -1,4 +1,5 @@
-"""What figures rest on: who judged, against what and by which limits; and what to mistrust.
+"""The figures of sets, and what they rest on: who judged, against what and by which limits; and
+what to mistrust.
 
 A figure without this is not comparable: a share of stable crystals may differ twofold by potential
 and hull. So every figure belongs to a group, and the basis of each group is said beside it.
@@ -11,8 +12,31 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from chemeleon.energy.potentials import NAMES
+from chemeleon.evaluation.metrics import METRICS
 from chemeleon.evaluation.metrics.base import GROUPS
 from chemeleon.evaluation.metrics.stability import METASTABLE_EV
+
+_KEPT = ("value", "low", "high", "count", "of", "unit")  # of each set
+
+
+def side_by_side(sets: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return all rows that tables of figures have, in the order of the set that has them first.
+
+    Args:
+        sets: summary of each set by its name.
+
+    Returns:
+        ``name``, ``label``, ``group``, ``control`` (the first set's) and ``sets``: the figure of
+        each set that has it.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for name, summary in sets.items():
+        further = (entry for metric in METRICS for entry in metric.entries(summary))
+        for entry in (*(summary.get("headline") or ()), *further):
+            row = {key: entry.get(key) for key in ("name", "label", "group", "control")}
+            row = rows.setdefault(entry["name"], {**row, "sets": {}})
+            row["sets"][name] = {key: entry.get(key) for key in _KEPT}
+    return list(rows.values())
 
 
 def grouped(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -23,14 +47,15 @@ def grouped(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str,
     return {name: members for name, members in found.items() if members}
 
 
-def basis(manifest: Mapping[str, Any], *, before: bool = True) -> dict[str, str]:
-    """Return one sentence for each group of which the manifest says what it rests on.
+def basis(summary: Mapping[str, Any], *, before: bool = True) -> dict[str, str]:
+    """Return what figures of a set rest on, by their group.
 
     Args:
-        manifest: of the evaluation.
+        summary: of the set.
         before: also say what had been done to the crystals, see `made_by`.
     """
-    found = {}
+    found, manifest = {}, summary["manifest"]
+    groups = {entry["group"] for entry in side_by_side({"": summary})}
     references = manifest.get("references") or []
     if matcher := manifest.get("matcher"):
         limits = f"ltol {matcher['ltol']}, stol {matcher['stol']}"
@@ -38,7 +63,7 @@ def basis(manifest: Mapping[str, Any], *, before: bool = True) -> dict[str, str]
         found["novelty"] = f"Matcher {matcher['name']}: {limits}."
         if references:
             found["novelty"] += f" Novel against {' and '.join(map(_set, references))}."
-    if against := manifest.get("control") or next(iter(references), None):
+    if against := compared_with(manifest):
         found["distance"] = f"To {_set(against)}."
     if limits := manifest.get("disordered_novelty"):
         found["novelty"] += (
@@ -47,11 +72,11 @@ def basis(manifest: Mapping[str, Any], *, before: bool = True) -> dict[str, str]
             f" {limits['electronegativity_difference']:g}."
         )
     for metric in (manifest.get("metrics") or {}).values():
-        if metric["group"] != "property" or manifest.get("properties"):
+        if metric["group"] in groups:
             said = found.get(metric["group"], "")
             found[metric["group"]] = f"{said} {metric['basis']}".strip()
     if asked := manifest.get("properties"):
-        found["property"] += f" By {asked['predictor']}."
+        found["property"] = f"{found.get('property', '')} By {asked['predictor']}.".lstrip()
     judge = judged_by(manifest)
     if judge:
         limits = f"SUN: E ≤ 0, MSUN: E ≤ {METASTABLE_EV} eV/atom above the hull, unique and novel."
@@ -73,6 +98,11 @@ def basis(manifest: Mapping[str, Any], *, before: bool = True) -> dict[str, str]
             " novelty are found anew."
         )
     return found
+
+
+def compared_with(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the manifest says of the set that distributions are compared with, if any."""
+    return manifest.get("control") or next(iter(manifest.get("references") or ()), {})
 
 
 def judged_by(manifest: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from chemeleon.crystals.files import cif_text
+from chemeleon.evaluation.metrics.statistics import evenly
 from chemeleon.evaluation.report.draw import EDGE_PIECE, HIGHLIGHT, SHARES, view_matrix
 from chemeleon.evaluation.report.picture import BOND_RADIUS, ball_radii, element_colours, picture
 from chemeleon.evaluation.work import Each, answers
@@ -96,8 +97,7 @@ def select(
         finite = [i for i in drawn if np.isfinite(energies[i])]
         best = sorted(finite, key=lambda i: energies[i])[: most // 2]
     rest = sorted(set(drawn) - set(best))
-    places = np.linspace(0, len(rest) - 1, min(len(rest), most - len(best))).round()
-    spread = [rest[int(place)] for place in places]
+    spread = [rest[k] for k in evenly(len(rest), most - len(best))]
     chosen, atoms = set[int](), 0
     # the evenly spread ones in an order that stays even wherever the atoms run out: those whose
     # multiple of the golden ratio has a small fraction

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chemeleon.data.tables import safe_cells
-from chemeleon.errors import ConfigError
+from chemeleon.evaluation.report.basis import side_by_side
 from chemeleon.evaluation.report.figures import write_figures
 from chemeleon.evaluation.report.html import write_html
-from chemeleon.storage import REPORT_PARTS, replacing
+from chemeleon.storage import REPORT_PARTS, replacing, write_text
 
 if TYPE_CHECKING:
     import pandas
@@ -24,8 +24,69 @@ if TYPE_CHECKING:
 CIF_LIMIT = 20_000
 
 
+class Result:
+    """What an evaluation found, of one set or several, as it is written into a folder."""
+
+    summary: Any  # can be written as JSON
+
+    def save(self, folder: str | Path, *, cif: bool | None = None, overwrite: bool = False) -> Path:
+        """Write what `write` does, all or nothing.
+
+        Args:
+            folder: made if it is missing.
+            cif: also write each crystal as a CIF, and its relaxed and idealised forms; by default
+                if there are at most `CIF_LIMIT`. Of more, the relaxed ones go to one
+                ``relaxed.extxyz``.
+            overwrite: replace an earlier evaluation there.
+
+        Raises:
+            ConfigError: if the folder holds one and it may not be replaced.
+            DataError: without a manifest.
+        """
+        with replacing(Path(folder), REPORT_PARTS, overwrite) as draft:
+            self.write(draft, Path(folder), cif=cif)
+        return Path(folder)
+
+    def write(self, folder: Path, home: Path, *, cif: bool | None = None) -> None:
+        """Write into a new folder.
+
+        Args:
+            folder: exists, and holds no evaluation.
+            home: where it will be, to which links of pages are relative.
+            cif: as with `save`.
+        """
+        raise NotImplementedError
+
+    def write_summary(self, folder: Path) -> None:
+        """Write ``summary.json``."""
+        text = json.dumps(self.summary, indent=1, ensure_ascii=False, allow_nan=False)
+        write_text(folder / "summary.json", text + "\n")
+
+    @staticmethod
+    def write_table(path: Path, table: pandas.DataFrame) -> None:
+        """Write a CSV that spreadsheets take for text alone."""
+        safe_cells(table).to_csv(path, index=False, errors="backslashreplace")
+
+
+def figures_frame(sets: Mapping[str, Mapping[str, Any]]) -> pandas.DataFrame:
+    """Return a row for each figure of summaries, by its name: ``label``, ``group``, value and ends
+    of the 95 % interval of each set, headed by its name, and the ``control`` row's value."""
+    import pandas
+
+    rows = []
+    for entry in side_by_side(sets):
+        row = {key: entry[key] for key in ("name", "label", "group")}
+        for name in sets:
+            found = entry["sets"].get(name, {})
+            row |= {f"{name} {key}".strip(): found.get(key) for key in ("value", "low", "high")}
+        rows.append({**row, "control": entry["control"]})
+    frame = pandas.DataFrame(rows).set_index("name")
+    numbers = frame.columns[2:]
+    return frame.astype(dict.fromkeys(numbers, float))
+
+
 @dataclass(frozen=True)
-class Report:
+class Report(Result):
     """What `evaluate` found.
 
     Attributes:
@@ -47,50 +108,14 @@ class Report:
     def headline(self) -> pandas.DataFrame:
         """The first figures of the report: value, 95 % interval, and the control row's value.
 
-        Shares are from 0 to 1. The names of the rows are those of ``summary["headline"]``.
+        Shares are from 0 to 1. The names of the rows are those of ``summary["headline"]``; match
+        rates of structure prediction are among them.
         """
-        import pandas
-
-        entries = self.summary["headline"]
-        names = ["label", "value", "low", "high", "control"]
-        frame = pandas.DataFrame(
-            [[entry[name] for name in names] for entry in entries],
-            index=pandas.Index([entry["name"] for entry in entries], name="name"),
-            columns=names,
-        )
-        numbers = names[1:]
-        frame[numbers] = frame[numbers].astype(float)
-        return frame
-
-    def save(self, folder: str | Path, *, cif: bool | None = None, overwrite: bool = False) -> Path:
-        """Write ``summary.json``, ``crystals.csv``, ``cif/`` and ``report.html``, all or nothing.
-
-        Args:
-            folder: made if it is missing.
-            cif: also write each crystal as a CIF, and its relaxed and idealised forms; by default
-                if there are at most `CIF_LIMIT`. Of more, the relaxed ones go to one
-                ``relaxed.extxyz``.
-            overwrite: replace an earlier evaluation there.
-
-        Raises:
-            ConfigError: if the folder holds one and it may not be replaced, or without a manifest.
-        """
-        if not self.summary.get("manifest"):
-            raise ConfigError("a result without its manifest is not written")
-        with replacing(Path(folder), REPORT_PARTS, overwrite) as draft:
-            self.write(draft, Path(folder), cif=cif)
-        return Path(folder)
+        return figures_frame({"": self.summary}).drop(columns="group")
 
     def write(self, folder: Path, home: Path, *, cif: bool | None = None) -> None:
-        """Write the same into a new folder.
-
-        Args:
-            folder: exists, and holds no evaluation.
-            home: where it will be, to which links of the page are relative.
-            cif: as with `save`.
-        """
-        table = safe_cells(self.crystals)
-        table.to_csv(folder / "crystals.csv", index=False, errors="backslashreplace")
+        """Write ``summary.json``, ``crystals.csv``, ``cif/`` and ``report.html``."""
+        self.write_table(folder / "crystals.csv", self.crystals)
         files = None
         if cif or (cif is None and len(self.structures) <= CIF_LIMIT):
             files = self._write_cifs(folder / "cif")
@@ -98,9 +123,7 @@ class Report:
             self._write_relaxed(folder / "relaxed.extxyz")
         write_figures(self.summary, folder)
         write_html(self, folder, files, home)
-        text = json.dumps(self.summary, indent=1, ensure_ascii=False, allow_nan=False)
-        path = folder / "summary.json"
-        path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        self.write_summary(folder)
 
     def _write_relaxed(self, path: Path) -> None:
         """Append one crystal after the other: a list of all would take gigabytes."""

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from chemeleon.evaluation.report.picture import (
 )
 
 if TYPE_CHECKING:
+    import pandas
     from PIL.ImageDraw import ImageDraw
     from pymatgen.core import Structure
 
@@ -42,42 +43,37 @@ _EDGE_COLOUR = np.full(3, 0.25)
 _INK, _PALE = "#1f2430", "#6b7280"
 
 
-class StructureRow(NamedTuple):
-    """One crystal in words; '-' for what cannot be said."""
-
-    formula: str
-    space_group: str
-    density: str  # g/cm3
-    volume_per_atom: str  # cubic angstrom
-    verdict: str  # 'valid' or the reason why not
-
-
 def structure_table(
     structures: Sequence[Structure | None], reasons: Sequence[str | None]
-) -> list[StructureRow]:
-    """Describe crystals in rows for a table.
+) -> pandas.DataFrame:
+    """Describe crystals: formula, space group, density, volume per atom, and what is wrong.
 
     Args:
         structures: crystals; None where there is none.
         reasons: what is wrong with each, None for sound ones (see `crystals.soundness`).
 
+    Returns:
+        A row for each; '-' and NaN for what cannot be said.
+
     Raises:
         DataError: if the two do not have the same length.
     """
+    import pandas
+
     if len(structures) != len(reasons):
         raise DataError(f"{len(structures)} structures but {len(reasons)} reasons")
     rows = []
     for structure, reason in zip(structures, reasons, strict=True):
-        formula = density = per_atom = "-"
+        formula, density, per_atom = "-", math.nan, math.nan
         if structure is not None and len(structure):
             formula = plain_formula(structure)
             volume = abs(float(structure.volume))
             if math.isfinite(volume) and volume > 1e-6:
-                density = f"{float(structure.density):.2f}"
-                per_atom = f"{volume / len(structure):.1f}"
+                density, per_atom = float(structure.density), volume / len(structure)
         symbol = space_group(structure)
-        rows.append(StructureRow(formula, symbol, density, per_atom, reason or "valid"))
-    return rows
+        rows.append((formula, symbol, round(density, 2), round(per_atom, 1), reason or "valid"))
+    header = ["formula", "space group", "density g/cm³", "Å³/atom", "valid"]
+    return pandas.DataFrame(rows, columns=header)
 
 
 def plain_formula(structure: Structure) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from chemeleon.errors import printable
+from chemeleon.evaluation.metrics.base import Bars
 from chemeleon.evaluation.report.page import escape, number
 
 if TYPE_CHECKING:
@@ -67,10 +68,9 @@ def histogram(sample: Sequence[float], reference: Sequence[float] = ()) -> Histo
         edges = np.linspace(low, high + pad, _BINS + 1)
     sets = (ours, theirs)
     shares = [100 * np.histogram(values, edges)[0] / max(len(values), 1) for values in sets]
-    inside = [float(share.sum()) for share in shares]
-    beyond = 100 - inside[0] if len(ours) else 0.0, 100 - inside[1] if len(theirs) else 0.0
+    beyond = [max(0.0, 100 - float(s.sum())) if s.any() else 0.0 for s in shares]
     beside, counts = shares[1] if len(theirs) else None, (len(ours), len(theirs))
-    return Histogram(edges, shares[0], beside, discrete, beyond, counts)
+    return Histogram(edges, shares[0], beside, discrete, (beyond[0], beyond[1]), counts)
 
 
 def chart(width: float = 4.2, height: float = 2.3) -> tuple[Figure, Axes]:
@@ -166,24 +166,22 @@ def histogram_chart(bins: Histogram, label: str, unit: str = "") -> str:
     return svg(histogram_figure(bins, label, unit), label, tips)
 
 
-def paired_bars(
-    labels: Sequence[str], sample: Sequence[float], reference: Sequence[float] | None
-) -> str:
-    """Horizontal bars for categories, shares in percent: ours thick, the reference thin below."""
-    figure, axes = chart(6.4, 0.2 + 0.24 * len(labels))
-    rows = np.arange(len(labels))
-    axes.barh(rows, sample, 0.45, color=OURS)
-    if reference is not None:
-        axes.barh(rows + 0.34, reference, 0.2, color=THEIRS, alpha=0.55)
+def paired_bars(bars: Bars) -> str:
+    """Horizontal bars for categories, shares in percent: ours thick, those of others thin below."""
+    figure, axes = chart(6.4, 0.2 + 0.24 * len(bars.names))
+    rows = np.arange(len(bars.names))
+    ours, theirs = ([by.get(x, 0.0) for x in bars.names] for by in (bars.ours, bars.theirs))
+    furthest = np.maximum(ours, theirs)
+    axes.barh(rows, ours, 0.45, color=OURS)
+    axes.barh(rows + 0.34, theirs, 0.2, color=THEIRS, alpha=0.55)
     tips = []
-    furthest = np.maximum(sample, reference if reference is not None else sample)
-    for i, share in enumerate(sample):
-        axes.annotate(f"{share:.1f} %", (furthest[i], i), (5, 0), textcoords="offset points",
+    for i, name in enumerate(bars.names):
+        axes.annotate(f"{ours[i]:.1f} %", (furthest[i], i), (5, 0), textcoords="offset points",
                       va="center", color=_INK, size=8)  # fmt: skip
-        beside = "" if reference is None else f"\nreference {reference[i]:.1f} %"
-        tips.append((i - 0.4, i + 0.6, f"{labels[i]}\nours {share:.1f} %{beside}"))
-    axes.set_yticks(rows, [plain_label(label) for label in labels])
-    axes.set_ylim(len(labels) - 0.4, -0.5)
+        beside = f"\n{bars.others} {theirs[i]:.1f} %" if bars.theirs else ""
+        tips.append((i - 0.4, i + 0.6, f"{name}\nours {ours[i]:.1f} %{beside}"))
+    axes.set_yticks(rows, [plain_label(name) for name in bars.names])
+    axes.set_ylim(len(rows) - 0.4, -0.5)
     axes.set_xlim(0, float(furthest.max(initial=1e-9)) * 1.12)
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)

@@ -15,10 +15,11 @@ from urllib.parse import quote
 import numpy as np
 
 from chemeleon.errors import DataError
+from chemeleon.evaluation.metrics.statistics import evenly
 from chemeleon.evaluation.report import sections
 from chemeleon.evaluation.report.columns import column_table
 from chemeleon.evaluation.report.crystal_view import crystal_views, select, viewer_settings
-from chemeleon.evaluation.report.page import Section, asset, escape, facts_line, page
+from chemeleon.evaluation.report.page import Section, asset, escape, page
 from chemeleon.storage import write_text
 
 if TYPE_CHECKING:
@@ -73,21 +74,19 @@ def write_html(
         words = f"{len(rows):,} of {total:,} rows; crystals.csv has all. {words}"
     parts = (
         sections.headline_section(summary),
-        sections.csp_section(summary),
-        sections.energies_section(summary),
         sections.distributions_section(summary),
         sections.elements_section(summary, total),
-        sections.space_groups_section(summary),
+        *sections.metric_sections(summary),
         sections.bins_section(summary),
-        sections.repetition_section(summary),
-        Section("crystals", "Crystals", asset("crystals.html"), words),
+        Section("Crystals", asset("crystals.html"), words),
         sections.manifest_section(summary),
     )
     title = str(summary["manifest"].get("title") or "Evaluation of generated crystals")
     text = page(
         title,
-        f"<h1>{escape(title)}</h1>{_facts(crystals, summary['manifest'])}",
-        [part for part in parts if part is not None],
+        _facts(crystals, summary["manifest"]),
+        parts,
+        warnings=summary.get("warnings") or (),
         scripts=("base.js", "viewer.js", "table.js", "report.js"),
         data={"table-data": data, "crystal-data": views, "viewer-data": viewer_settings()},
     )
@@ -95,16 +94,16 @@ def write_html(
     return target
 
 
-def _facts(crystals: pandas.DataFrame, manifest: Mapping[str, Any]) -> str:
+def _facts(crystals: pandas.DataFrame, manifest: Mapping[str, Any]) -> list[str]:
     """One line below the title: how many were asked for and how many failed, and when."""
     total = len(crystals)
     failed = crystals["status"].tolist().count("failed") if "status" in crystals else 0
     parts = [f"<b>{total:,}</b> crystals requested", f"<b>{failed:,}</b> failed"]
-    for key in ("source", "references", "created"):
+    for key in ("source", "created"):
         value = manifest.get(key)
         if isinstance(value, (str, int, float)):
             parts.append(f"{key} <b>{escape(value)}</b>")
-    return facts_line(parts)
+    return parts
 
 
 def _hull_energies(crystals: pandas.DataFrame) -> np.ndarray | None:
@@ -121,8 +120,7 @@ def _rows(total: int, drawn: Sequence[int]) -> list[int]:
     if total <= MOST_ROWS:
         return list(range(total))
     others = np.setdiff1d(np.arange(total), drawn)
-    places = np.linspace(0, len(others) - 1, MOST_ROWS - len(drawn)).round().astype(int)
-    return sorted([*drawn, *others[places].tolist()])
+    return sorted([*drawn, *others[evenly(len(others), MOST_ROWS - len(drawn))].tolist()])
 
 
 def _files(crystals: pandas.DataFrame, rows: Sequence[int], folder: Path) -> list[str | None]:

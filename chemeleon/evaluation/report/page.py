@@ -47,12 +47,16 @@ base-uri 'none'; form-action 'none'">
 
 
 class Section(NamedTuple):
-    """A part of the page; `body` is trusted HTML."""
+    """A part of the page, left out if it is empty; `body` is trusted HTML."""
 
-    anchor: str
     title: str
     body: str
     lead: str = ""  # one line below the heading, plain text
+
+    @property
+    def anchor(self) -> str:
+        """The id of its element."""
+        return self.title.lower().replace(" ", "-")
 
 
 def escape(text: object) -> str:
@@ -80,8 +84,11 @@ def data_block(name: str, value: Any) -> str:
 
 def page(
     title: str,
-    header: str,
+    facts: Sequence[str],
     sections: Sequence[Section],
+    *,
+    warnings: Sequence[str] = (),
+    lead: str = "",
     scripts: Sequence[str] = ("base.js",),
     data: Mapping[str, Any] | None = None,
 ) -> str:
@@ -89,18 +96,25 @@ def page(
 
     Args:
         title: plain text.
-        header: trusted HTML above the first section.
+        facts: trusted HTML, side by side below the title.
         sections: parts in order; each becomes a link in the bar at the top.
+        warnings: plain text, a notice each below the facts.
+        lead: plain text below these.
         scripts: files of ``assets``, joined in order into one element.
         data: what scripts read, by the id of its element.
     """
     script = "".join(asset(name) for name in scripts)
     # what is hashed is the text between the tags, with its first line break
     digest = base64.b64encode(hashlib.sha256(f"\n{script}".encode()).digest()).decode()
-    parts = [header]
+    sections = [part for part in sections if part.body]
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="facts-line">{"".join(f"<span>{fact}</span>" for fact in facts)}</p>',
+        *(f'<p class="warning">{escape(text)}</p>' for text in warnings),
+        _lead(lead),
+    ]
     for part in sections:
-        lead = f'<p class="lead">{escape(part.lead)}</p>' if part.lead else ""
-        heading = f"<h2>{escape(part.title)}</h2>{lead}"
+        heading = f"<h2>{escape(part.title)}</h2>{_lead(part.lead)}"
         parts.append(f'<section id="{escape(part.anchor)}">{heading}\n{part.body}</section>')
     return _TEMPLATE.format(
         digest=digest,
@@ -113,15 +127,45 @@ def page(
     )
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """Return a number in about that many significant digits, with a true minus; '–' for none."""
+def _lead(text: str) -> str:
+    return f'<p class="lead">{escape(text)}</p>' if text else ""
+
+
+def number(value: float | None) -> str:
+    """Return a number in about four significant digits, with a true minus; '–' for none."""
     if value is None or not math.isfinite(value):
         return "–"
-    if value == int(value) and abs(value) < 1e6:
-        return f"{int(value):,}".replace("-", "−")
-    if 10**digits <= abs(value) < 1e6:
-        return f"{value:,.0f}".replace("-", "−")
-    return f"{value:.{digits}g}".replace("-", "−")
+    whole = abs(value) < 1e6 and (value == int(value) or abs(value) >= 1000)
+    return (f"{value:,.0f}" if whole else f"{value:.4g}").replace("-", "−")
+
+
+def figure_text(figure: Mapping[str, Any], key: str = "value") -> str:
+    """Return a figure of a summary, or another number in its unit: a share in per cent."""
+    value = figure.get(key)
+    if figure.get("of") is not None and value is not None:
+        return f"{100 * value:.1f} %"
+    return f"{number(value)} {(figure.get('unit') or '') if value is not None else ''}".rstrip()
+
+
+def interval_text(figure: Mapping[str, Any]) -> str:
+    """Return the interval of a share in per cent, nothing where there is none."""
+    low, high = figure.get("low"), figure.get("high")
+    return "" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def figure_cells(figure: Mapping[str, Any], control: float | None = None) -> list[str]:
+    """Return value, interval, bar and count of a figure as cells of a `table`."""
+    bar, count, value = "", "", figure.get("value")
+    if figure.get("of") is not None and value is not None:
+        bar = interval_bar(float(value), figure.get("low"), figure.get("high"), control)
+        if figure.get("count") is not None:
+            count = f"{number(figure['count'])} of {number(figure['of'])}"
+    return [
+        f'<span class="value">{escape(figure_text(figure))}</span>',
+        f'<span class="range">{interval_text(figure)}</span>',
+        bar,
+        count,
+    ]
 
 
 def interval_bar(
@@ -138,14 +182,33 @@ def interval_bar(
     return f'<span class="interval" role="img" aria-label="{label}">{marks}</span>'
 
 
-def facts_line(parts: Sequence[str]) -> str:
-    """Return what stands below the title of a page, parts of trusted HTML side by side."""
-    return f'<p class="facts-line">{"".join(f"<span>{part}</span>" for part in parts)}</p>'
+def note(text: str) -> str:
+    """Return a remark, plain text, for a card."""
+    return f'<p class="note">{escape(text)}</p>' if text else ""
 
 
 def card(title: str, body: str) -> str:
     """Return a framed part of a section: its title as plain text, its body as trusted HTML."""
-    return f'<div class="card"><h3>{escape(title)}</h3>{body}</div>'
+    heading = f"<h3>{escape(title)}</h3>" if title else ""
+    return f'<div class="card">{heading}{body}</div>'
+
+
+def cards(layout: str, parts: Sequence[str]) -> str:
+    """Return cards as a ``grid``, in ``halves`` or as a ``stack``; nothing without any."""
+    return f'<div class="{layout}">{"".join(parts)}</div>' if any(parts) else ""
+
+
+def key(other: str, kind: str = "line") -> str:
+    """Return what marks mean: bars are these crystals, lines or ticks something else."""
+    marks = f'<span><i></i>these crystals</span><span><i class="{kind}"></i>{escape(other)}</span>'
+    return f'<div class="key">{marks}</div>'
+
+
+def cell(value: Any) -> str:
+    """Return text, a number or a share as JSON as a cell of a `table`."""
+    if isinstance(value, Mapping) and "value" in value:
+        return " ".join(filter(None, figure_cells(value)))
+    return number(value) if isinstance(value, (int, float)) or value is None else escape(value)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:

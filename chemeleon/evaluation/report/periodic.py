@@ -8,11 +8,6 @@ from collections.abc import Mapping
 from chemeleon.evaluation.report.page import escape
 
 
-def shares(counts: Mapping[str, float], crystals: float) -> dict[str, float]:
-    """Return the percent of crystals that hold each element."""
-    return {symbol: 100 * count / max(crystals, 1) for symbol, count in counts.items()}
-
-
 def place(symbol: str) -> tuple[int, int]:
     """Return row (1 to 7; 8 and 9 for the f elements) and column (1 to 18) in the table."""
     from pymatgen.core import Element

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from chemeleon.crystals.symmetry import dataset
+from chemeleon.crystals.symmetry import dataset, lattice_points
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -54,8 +54,7 @@ def picture(structure: Structure, like: Structure | None = None) -> Picture:
     model = structure
     if like is not None and np.array_equal(numbers, like.atomic_numbers):
         model = like
-    given = (model.lattice.matrix, model.frac_coords, numbers)
-    found = _conventional(*(np.asarray(part, float).tobytes() for part in given))
+    found = _conventional(model)
     lattice, inside = structure.lattice, np.asarray(structure.frac_coords, float)
     if found is not None:
         whole, points, shift = found
@@ -97,39 +96,23 @@ def _metallic() -> np.ndarray:
     return np.array([False, *(one.is_metal or one.is_metalloid for one in elements)])
 
 
-@lru_cache(maxsize=4)  # a crystal and its relaxed form ask in turn
-def _conventional(
-    matrix: bytes, places: bytes, species: bytes
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def _conventional(structure: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Find the conventional cell of a crystal; None if it is best drawn as given.
-
-    Args:
-        matrix, places, species: the float64 bytes of lattice, fractional coordinates and numbers.
 
     Returns:
         ``(3, 3)`` its vectors in units of those given, ``(P, 3)`` the lattice points in it and
         ``(3,)`` the shift of the origin, both in units of its own vectors.
     """
-    lattice, coords = np.frombuffer(matrix).reshape(3, 3), np.frombuffer(places).reshape(-1, 3)
-    numbers = np.frombuffer(species).astype(int)
-    found = dataset(numbers, coords, lattice)
+    found = dataset(structure.atomic_numbers, structure.frac_coords, structure.lattice.matrix)
     if found is None:
         return None
-    try:
-        cells = np.array(found.std_linear).T
-        whole = np.round(cells)
-        count = round(float(np.linalg.det(whole)))
-        if np.abs(cells - whole).max() > 1e-3 or not 1 <= count <= _MOST_ATOMS / len(numbers):
-            return None
-        low, high = np.minimum(whole, 0).sum(0), np.maximum(whole, 0).sum(0)
-        axes = [np.arange(first, last + 1) for first, last in zip(low, high, strict=True)]
-        points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-        points = points @ np.linalg.inv(whole)
-        points = points[((points > -1e-6) & (points < 1 - 1e-6)).all(1)]
-        shift = -np.array(found.std_origin_shift) @ np.linalg.inv(whole)
-        return (whole, points, shift) if len(points) == count else None
-    except Exception:  # whatever comes of a broken crystal, it is still worth a picture
+    cells = np.array(found.std_linear).T
+    whole = np.round(cells)
+    count = round(float(np.linalg.det(whole)))
+    if np.abs(cells - whole).max() > 1e-3 or not 1 <= count <= _MOST_ATOMS / len(structure):
         return None
+    shift = -np.array(found.std_origin_shift) @ np.linalg.inv(whole)
+    return whole, lattice_points(whole), shift
 
 
 def _repeats(lengths: Sequence[float]) -> np.ndarray:
