@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+import chemeleon
 from chemeleon import api
+from chemeleon.cli.app import app
 from chemeleon.crystals.batch import LETTERS, Array, Crystal, Crystals
 from chemeleon.crystals.orbit_sets import with_all_atoms, write_as_orbits
 from chemeleon.crystals.symmetry import operations, space_group
@@ -160,6 +164,28 @@ def test_samples_have_the_group_that_was_asked_for(orbit_ldm):
         pipeline.generate(2, num_atoms=[5])
     with pytest.raises(GenerationError, match="space group 230"):
         pipeline.generate(2, space_group=[230])
+
+
+def test_the_command_promises_a_space_group(orbit_ldm, tmp_path):
+    words = ["sample", "--model", str(orbit_ldm), "-n", "5", "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*words, "--space-group", "Fm-3m,221"])
+    assert done.exit_code == 0, done.output
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["space_group"] == [225, 221, 225, 221, 225]
+    result = chemeleon.sample(orbit_ldm, 3, space_group=225)
+    for structure in filter(None, result.structures):
+        assert structure.get_space_group_info(0.01)[1] >= 195  # or a supergroup: cubic
+    refused = CliRunner().invoke(app, [*words, "--space-group", "Fm3mm", "--overwrite"])
+    assert "'Fm3mm' is neither" in str(refused.exception)
+    with pytest.raises(ConfigError, match="given twice"):
+        chemeleon.sample(orbit_ldm, 3, space_group=[225], conditions={"space_group": 225})
+
+
+def test_for_models_on_atoms_a_space_group_is_a_condition(tiny_ldm):
+    with pytest.raises(ConfigError, match=r"trained without conditions.*space_group"):
+        chemeleon.sample(tiny_ldm, 2, space_group=["225"])
+    with pytest.raises(ConfigError, match="leave out the formulas"):
+        chemeleon.sample(formula="NaCl", n=1, space_group="225")
 
 
 def test_groups_are_drawn_as_often_as_in_training(orbit_ldm):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from pymatgen.core import Structure
 
+    from chemeleon.config.architecture import LDMConfig
     from chemeleon.data.writing import CrystalFiles
     from chemeleon.generation.finishing import Finisher, Sampled
     from chemeleon.generation.formulas import Candidates
@@ -45,7 +46,14 @@ SAMPLE_PARTS = (
     "contact_sheet.png",
     "evaluation",
 )
-_CONDITIONING = ("conditions", "guidance", "guidance_interval", "allow_elements", "forbid_elements")
+_CONDITIONING = (
+    "space_group",
+    "conditions",
+    "guidance",
+    "guidance_interval",
+    "allow_elements",
+    "forbid_elements",
+)
 
 
 @called_with(SampleSettings)
@@ -135,7 +143,8 @@ def _plan(settings: SampleSettings, model: str, part: Share) -> _Plan:
     if candidates is not None and part.rank == 0:
         for note in candidates.notes:
             logger.warning("%s", note)  # before the work, which may take long
-    conditions, guidance = settings.conditions, settings.guidance
+    groups, conditions = _space_groups(settings, count, pipeline.model.config)
+    guidance = settings.guidance
     allowed, forbidden = settings.allow_elements, settings.forbid_elements
     options = Options(
         rank=part.rank,
@@ -143,6 +152,7 @@ def _plan(settings: SampleSettings, model: str, part: Share) -> _Plan:
         precision=settings.precision,
         seed=settings.seed,
         num_atoms=settings.num_atoms,
+        space_group=groups,
         sampler=sampler,
         batch_size=settings.batch_size,
         conditions=None if conditions is None else plain(conditions),
@@ -155,6 +165,30 @@ def _plan(settings: SampleSettings, model: str, part: Share) -> _Plan:
     names = [f"sample-{i:06d}" for i in range(count)] if candidates is None else candidates.names()
     finisher = Finisher(relaxer, idealiser, scorer)
     return _Plan(settings, model, pipeline, candidates, names, options, finisher, part)
+
+
+def _space_groups(
+    settings: SampleSettings, count: int, model: LDMConfig
+) -> tuple[list[int] | None, Mapping[str, object] | None]:
+    """Return the space group of each crystal for a model on orbits; else it is a condition."""
+    from chemeleon.crystals.symbols import space_group_number
+
+    given, conditions = settings.space_group, settings.conditions
+    if given is None:
+        return None, conditions
+    if settings.of_atoms:
+        raise ConfigError("space_group is for models that choose elements: leave out the formulas")
+    if conditions and "space_group" in conditions:
+        raise ConfigError("the space group is given twice: by space_group and by a condition")
+    names = [given] if isinstance(given, str | int) else list(given)
+    if not names:
+        raise ConfigError("space_group names none: name some, or leave it out")
+    numbers = [space_group_number(str(name)) for name in names]
+    groups = [numbers[i % len(numbers)] for i in range(count)] if len(numbers) > 1 else numbers
+    if model.denoiser.space_group:
+        return groups, conditions
+    wanted = groups if len(numbers) > 1 else numbers[0]
+    return None, {**(conditions or {}), "space_group": wanted}
 
 
 def _make(plan: _Plan, draft: Path | None) -> list[Sampled]:

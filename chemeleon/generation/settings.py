@@ -55,6 +55,9 @@ class SampleSettings:
         batch_size: crystals at a time; None finds one that fits.
         num_atoms: allowed numbers of atoms per cell, such as 5,8; by default as trained, of these
             the ones that a requested composition fits into.
+        space_group: number or Hermann-Mauguin symbol of the crystals' space group, such as 225 or
+            Fm-3m; of several the crystals have one after the other. A promise of models on orbits
+            (``vae.tokens``); for others it is the condition ``space_group``.
         conditions: name of a condition that the model was trained with to a value, such as
             ``{"band_gap": 2.0, "space_group": "Fm-3m"}``, or to a list with one per crystal.
         guidance: classifier-free guidance scale (Ho & Salimans 2022, arXiv:2207.12598): 0 ignores
@@ -103,6 +106,7 @@ class SampleSettings:
     seed: int = 0
     batch_size: int | None = None
     num_atoms: Sequence[int] | None = None
+    space_group: Sequence[str] | None = None
     conditions: Mapping[str, object] | None = None
     guidance: float | None = None
     guidance_interval: tuple[float, float] | None = None
