@@ -179,13 +179,13 @@ def _last_std(reverse: ReverseDiffusion, variance: Tensor | None) -> Tensor:
 
 
 def _decoded(golden: Golden, model: LatentDiffusion, walk: str, z: Tensor) -> Iterator[Found]:
-    batch, mask = golden.batch, golden.batch.mask
+    batch = golden.batch
     with fused_gelu():
         decoded = model.vae.decode(model.unstandardise(z), batch)
     crystals = model.vae.to_crystals(decoded, batch)
     scale = batch.num_atoms.unsqueeze(-1).pow(1 / 3)
-    yield Found(f"{walk}_final_atom_types", crystals.atomic_numbers[mask], "decoded types")
-    coords = crystals.frac_coords[mask]
+    yield Found(f"{walk}_final_atom_types", crystals.atomic_numbers, "decoded types")
+    coords = crystals.frac_coords
     yield Found(f"{walk}_final_frac_coords", coords, "decoded coordinates", FUSED)
     yield Found(f"{walk}_final_lengths", decoded.lengths * scale, "decoded lengths", FUSED)
     yield Found(f"{walk}_final_angles", torch.rad2deg(decoded.angles), "decoded angles", FUSED)

@@ -69,19 +69,17 @@ def vae_arrays(golden: Golden, file: str) -> Iterator[Found]:
                 yield Found("kl_per_atom", posterior.kl()[mask], "KL per atom")
                 eps = golden.dense(golden.get(file, "eps"))
                 yield Found("z", posterior.sample(eps)[mask], "draw of the posterior")
-    yield Found("rec_atom_types", crystals.atomic_numbers[mask], "decoded types")
-    yield Found("rec_frac_coords", crystals.frac_coords[mask], "decoded coordinates", FUSED)
-    yield Found(
-        "rec_cart_coords",
-        (crystals.frac_coords @ crystals.lattice)[mask],
-        "decoded positions",
-        FUSED,
-    )
+    yield Found("rec_atom_types", crystals.atomic_numbers, "decoded types")
+    yield Found("rec_frac_coords", crystals.frac_coords, "decoded coordinates", FUSED)
+    yield Found("rec_cart_coords", crystals.cart_coords, "decoded positions", FUSED)
     yield Found("rec_lattices", crystals.lattice, "decoded cells", FUSED)
-    yield Found("rec_lengths", crystals.lengths, "decoded lengths", FUSED)
-    yield Found("rec_angles", torch.rad2deg(crystals.angles), "decoded angles", FUSED)
+    yield Found("rec_lengths", lattice_lengths(crystals.lattice), "decoded lengths", FUSED)
+    angles = torch.rad2deg(lattice_angles(crystals.lattice))
+    yield Found("rec_angles", angles, "decoded angles", FUSED)
+        "rec_angles", torch.rad2deg(lattice_angles(crystals.lattice)), "decoded angles", FUSED
+    )
     yield Found("rec_structure_lattice", crystals.lattice, "decoded cells", FUSED)
-    yield Found("rec_structure_frac", crystals.frac_coords[mask], "decoded coordinates", FUSED)
+    yield Found("rec_structure_frac", crystals.frac_coords, "decoded coordinates", FUSED)
     for mode in ("eval", "train", "evalnograd"):
         yield from _vae_losses(golden, file, vae, mode)
 

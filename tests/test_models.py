@@ -137,7 +137,9 @@ def test_wrapped_coordinate_error_takes_the_short_way():
     pair = torch.cat([torch.sin(2 * math.pi * said), torch.cos(2 * math.pi * said)])
     cell = lattice_lengths(target.lattice), lattice_angles(target.lattice)
     decoded = Decoded(torch.zeros(1, 1, 100), pair.view(1, 1, 6), *cell)
-    output = VAEOutput(Posterior(torch.zeros(1, 1, 8), torch.zeros(1, 1, 8)), decoded)
+    output = VAEOutput(
+        Posterior(torch.zeros(1, 1, 8), torch.zeros(1, 1, 8)), decoded, torch.ones(1, 1)
+    )
     terms = vae_losses(output, target, VAEConfig().loss, 1.0, 1.0)
     assert terms["coords"].item() == pytest.approx((0.1**2 + 0 + 0.25**2) / 3, abs=1e-5)
     assert terms["kl"].item() == 0

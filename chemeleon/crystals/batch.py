@@ -50,7 +50,7 @@ class _Form(Generic[A]):
     lattice: A
     num_atoms: A
     targets: dict[str, A] = field(default_factory=dict)
-    sites: A | None = None
+    sites: A | None = field(default=None, kw_only=True)
     check: bool = field(default=True, repr=False, compare=False, kw_only=True)
 
     def _check_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -298,8 +298,8 @@ class Crystals(_Form[A]):
             lattice[rows],
             counts,
             {name: value[rows] for name, value in self._targets.items()},
-            None if self.sites is None else self._sites[atoms],
             [self.ids[i] for i in rows.tolist()] if self.ids else [],
+            sites=None if self.sites is None else self._sites[atoms],
             check=False,
         )
 

@@ -138,7 +138,7 @@ class Pipeline:
         for number in groups.unique().tolist():
             if not weights[number].any():
                 raise GenerationError(
-                    f"no training crystal of this model has space group {number}: ask for another"
+                    f"no training crystal of this model has space group {number}: name another"
                 )
             sizes[groups == number] = _drawn(weights[number], draws[groups == number])
         return groups, sizes

@@ -34,7 +34,7 @@ _HULL_TOLERANCE_EV = 1e-6
 _HULL_STATES = {
     "ok": "judged",
     "system missing": "judged, but the hull has no phase of all its elements: likely too low",
-    "element missing": "not judged: the hull does not know an element",
+    "element missing": "not judged: the hull has no phase with one of its elements",
     "no energy": "not judged: the potential gave no energy",
 }
 
