@@ -76,8 +76,6 @@ def vae_arrays(golden: Golden, file: str) -> Iterator[Found]:
     yield Found("rec_lengths", lattice_lengths(crystals.lattice), "decoded lengths", FUSED)
     angles = torch.rad2deg(lattice_angles(crystals.lattice))
     yield Found("rec_angles", angles, "decoded angles", FUSED)
-        "rec_angles", torch.rad2deg(lattice_angles(crystals.lattice)), "decoded angles", FUSED
-    )
     yield Found("rec_structure_lattice", crystals.lattice, "decoded cells", FUSED)
     yield Found("rec_structure_frac", crystals.frac_coords, "decoded coordinates", FUSED)
     for mode in ("eval", "train", "evalnograd"):
