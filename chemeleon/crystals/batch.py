@@ -8,7 +8,7 @@ torch is imported by what needs tensors: worker processes, which hold arrays, st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
@@ -31,6 +31,7 @@ A = TypeVar("A", default="Tensor")
 B = TypeVar("B")
 Array = NDArray[Any]
 LETTERS = 27  # Wyckoff letters: a to z, then A
+_WHOLE = {"atomic_numbers": np.uint8, "num_atoms": np.int64, "sites": np.int64}  # in arrays
 
 
 class Crystal(NamedTuple):
@@ -61,23 +62,25 @@ class _Form(Generic[A]):
             if found != shape:
                 raise DataError(
                     f"{type(self).__name__}.{name} has shape {found}, expected {shape} from"
-                    f" atomic_numbers {tuple(self._parts[0].shape)}"
+                    f" atomic_numbers {tuple(self._atoms['atomic_numbers'].shape)}"
                 )
 
     def __len__(self) -> int:
-        return self._parts[3].shape[0]
+        return self._cells["num_atoms"].shape[0]
 
     @property
-    def _parts(self) -> tuple[Any, Any, Any, Any]:
-        return self.atomic_numbers, self.frac_coords, self.lattice, self.num_atoms
+    def _atoms(self) -> dict[str, Any]:
+        """What there is of each atom."""
+        given = {"atomic_numbers": self.atomic_numbers, "frac_coords": self.frac_coords}
+        return given if self.sites is None else {**given, "sites": self.sites}
+
+    @property
+    def _cells(self) -> dict[str, Any]:
+        return {"lattice": self.lattice, "num_atoms": self.num_atoms}
 
     @property
     def _targets(self) -> dict[str, Any]:
         return self.targets
-
-    @property
-    def _sites(self) -> Any:
-        return self.sites
 
     @property
     def device(self: _Form[Tensor]) -> torch.device:
@@ -91,22 +94,18 @@ class _Form(Generic[A]):
 
     def to(self, device: torch.device | str) -> Self:
         """Return the tensors on another device."""
-        targets = {name: value.to(device) for name, value in self._targets.items()}
-        return self._with(
-            (part.to(device) for part in self._parts),
-            targets,
-            None if self.sites is None else self._sites.to(device),
-        )
+        return self._changed(lambda _, value: value.to(device))
 
     def with_geometry(self, frac_coords: A, lattice: A) -> Self:
         """Return the same atoms at other coordinates and in other cells."""
         return replace(self, frac_coords=frac_coords, lattice=lattice, check=False)
 
-    def _with(self, parts: Iterable[Any], targets: dict[str, Any], sites: Any) -> Any:
-        """Return the same crystals in other tensors or arrays."""
-        names = ("atomic_numbers", "frac_coords", "lattice", "num_atoms")
-        given = dict(zip(names, parts, strict=True))
-        return replace(self, **given, targets=targets, sites=sites, check=False)
+    def _changed(self, change: Callable[[str, Any], Any]) -> Any:
+        """Return the same crystals in other tensors or arrays, made of name and value."""
+        parts = {**self._atoms, **self._cells}
+        parts = {name: change(name, value) for name, value in parts.items()}
+        targets = {name: change("targets", value) for name, value in self._targets.items()}
+        return replace(self, **parts, targets=targets, check=False)
 
 
 @dataclass(frozen=True)
@@ -169,12 +168,9 @@ class CrystalBatch(_Form["Tensor"]):
     def flatten(self, ids: Sequence[str] | None = None) -> Crystals:
         """Drop the padding."""
         return Crystals(
-            atomic_numbers=self.atomic_numbers[self.mask],
-            frac_coords=self.frac_coords[self.mask],
-            lattice=self.lattice,
-            num_atoms=self.num_atoms,
+            **{name: value[self.mask] for name, value in self._atoms.items()},
+            **self._cells,
             targets=dict(self.targets),
-            sites=None if self.sites is None else self.sites[self.mask],
             ids=list(ids) if ids is not None else [str(i) for i in range(len(self))],
         )
 
@@ -203,10 +199,10 @@ class Crystals(_Form[A]):
     def __post_init__(self) -> None:
         if not self.check:
             return
-        atoms, counted = self._parts[0].shape[0], int(self._parts[3].sum())
+        sizes = {name: value.shape[0] for name, value in self._atoms.items()}
+        atoms, counted = sizes["atomic_numbers"], int(self._cells["num_atoms"].sum())
         self._check_shapes({"frac_coords": (atoms, 3), "lattice": (len(self), 3, 3)})
-        sites = atoms if self.sites is None else self._sites.shape[0]
-        if counted != atoms or sites != atoms or len(self.ids) not in {0, len(self)}:
+        if {counted, *sizes.values()} != {atoms} or len(self.ids) not in {0, len(self)}:
             raise DataError(
                 f"flat crystals do not fit together: {len(self)} crystals, {len(self.ids)} ids,"
                 f" {atoms} atoms, num_atoms sums to {counted}"
@@ -237,11 +233,11 @@ class Crystals(_Form[A]):
             concatenate: Any = np.concatenate
         else:
             from torch import cat as concatenate
-        joined = [concatenate(arrays) for arrays in zip(*(p._parts for p in parts), strict=True)]
+        arrays = [{**part._atoms, **part._cells} for part in parts]
+        names = max(arrays, key=len)  # those of no crystal may lack sites
+        joined = {x: concatenate([one[x] for one in arrays if x in one]) for x in names}
         named = all(part.ids or not len(part) for part in parts)
-        ids = [name for part in parts for name in part.ids] if named else []
-        sites = [part._sites for part in parts if part.sites is not None]
-        return Crystals(*joined, sites=concatenate(sites) if sites else None, ids=ids)
+        return Crystals(**joined, ids=[x for part in parts for x in part.ids] if named else [])
 
     def __iter__(self) -> Iterator[Crystal]:
         """Yield one crystal after the other, as arrays."""
@@ -251,14 +247,14 @@ class Crystals(_Form[A]):
     @cached_property
     def starts(self) -> A:
         """``(M,)`` index of each crystal's first atom."""
-        counts = self._parts[3]
+        counts = self._cells["num_atoms"]
         return counts.cumsum(0) - counts
 
     @cached_property
     def owners(self) -> A:
         """``(A,)`` int64, the crystal of each atom."""
-        numbers, _, _, counts = self._parts
-        return repeat(arange(len(counts), counts), counts, len(numbers))
+        counts = self._cells["num_atoms"]
+        return repeat(arange(len(counts), counts), counts, len(self._atoms["atomic_numbers"]))
 
     @property
     def cart_coords(self: Crystals[Tensor]) -> Tensor:
@@ -280,7 +276,7 @@ class Crystals(_Form[A]):
         Args:
             rows: ``(K,)`` whole numbers, in whose order they come, or ``(M,)`` bool.
         """
-        numbers, frac, lattice, num_atoms = self._parts
+        num_atoms = self._cells["num_atoms"]
         if isinstance(num_atoms, np.ndarray):
             rows = np.asarray(rows)
             rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
@@ -290,29 +286,24 @@ class Crystals(_Form[A]):
             rows = torch.as_tensor(rows, device=num_atoms.device)
             rows = rows.nonzero().flatten() if rows.dtype == torch.bool else rows.long()
         starts: Any = self.starts
-        counts = num_atoms[rows]
-        atoms = ranges(starts[rows], counts)
+        atoms = ranges(starts[rows], num_atoms[rows])
         return Crystals(
-            numbers[atoms],
-            frac[atoms],
-            lattice[rows],
-            counts,
-            {name: value[rows] for name, value in self._targets.items()},
-            [self.ids[i] for i in rows.tolist()] if self.ids else [],
-            sites=None if self.sites is None else self._sites[atoms],
+            **{name: value[atoms] for name, value in self._atoms.items()},
+            **{name: value[rows] for name, value in self._cells.items()},
+            targets={name: value[rows] for name, value in self._targets.items()},
+            ids=[self.ids[i] for i in rows.tolist()] if self.ids else [],
             check=False,
         )
 
     def cut(self, size: int) -> Iterator[Crystals[A]]:
         """Yield the crystals in parts of ``size``, as views; targets are left out."""
-        numbers, frac, lattice, counts = self._parts
-        first = [0, *counts.cumsum(0).tolist()]
+        first = [0, *self._cells["num_atoms"].cumsum(0).tolist()]
         for low in range(0, len(self), size):
             rows = slice(low, low + size)
             atoms = slice(first[low], first[min(low + size, len(self))])
-            parts = numbers[atoms], frac[atoms], lattice[rows], counts[rows]
-            sites = None if self.sites is None else self._sites[atoms]
-            yield Crystals(*parts, sites=sites, ids=self.ids[rows], check=False)
+            parts = {name: value[atoms] for name, value in self._atoms.items()}
+            parts |= {name: value[rows] for name, value in self._cells.items()}
+            yield Crystals(**parts, ids=self.ids[rows], check=False)
 
     def batch(
         self: Crystals[Tensor],
@@ -337,18 +328,20 @@ class Crystals(_Form[A]):
         slots = torch.arange(width, device=num_atoms.device)
         mask = slots < num_atoms.unsqueeze(-1)
         atoms = (self.starts[indices].unsqueeze(-1) + slots).masked_fill(~mask, 0)
-        numbers, frac = self.atomic_numbers, self.frac_coords
-        if not len(numbers):  # padded slots are taken from an atom, too
-            numbers, frac = numbers.new_zeros(1), frac.new_zeros(1, 3)
+
+        def padded(values: Tensor) -> Tensor:
+            if not len(values):  # padded slots are taken from an atom, too
+                values = values.new_zeros(1, *values.shape[1:])
+            absent = ~mask.view(*mask.shape, *[1] * (values.dim() - 1))
+            return values[atoms].masked_fill(absent, 0)
+
         full = tokens == mask.numel()
         packed = tokens is not None and not full
         return CrystalBatch(
-            atomic_numbers=numbers[atoms].masked_fill(~mask, 0),
-            frac_coords=frac[atoms].masked_fill(~mask.unsqueeze(-1), 0.0),
+            **{name: padded(values) for name, values in self._atoms.items()},
             lattice=self.lattice[indices],
             num_atoms=num_atoms,
             targets={name: value[indices] for name, value in self.targets.items()},
-            sites=None if self.sites is None else self.sites[atoms].masked_fill(~mask, 0),
             # real slots first, in their order
             tokens=(~mask).flatten().argsort(stable=True)[:tokens] if packed else None,
             full=full,
@@ -359,22 +352,24 @@ class Crystals(_Form[A]):
         """Return tensors with coordinates, cells and targets in float64."""
         from torch import as_tensor
 
-        numbers, frac, lattice, counts = map(as_tensor, self._parts)
-        targets = {name: as_tensor(value).double() for name, value in self._targets.items()}
-        sites = None if self.sites is None else as_tensor(self._sites)
-        parts = numbers.long(), frac.double(), lattice.double(), counts
-        return self._with(parts, targets, sites)
+        def tensor(name: str, value: Any) -> Tensor:
+            found = as_tensor(value)
+            return found.long() if name in _WHOLE else found.double()
+
+        return self._changed(tensor)
 
     def arrays(self) -> Crystals[Array]:
         """Return numpy arrays with coordinates, cells and targets in float64."""
         if isinstance(self.num_atoms, np.ndarray):
             return self  # type: ignore[return-value]
-        numbers, frac, lattice, counts = (part.detach().cpu().numpy() for part in self._parts)
-        targets = {name: value.double().cpu().numpy() for name, value in self._targets.items()}
-        floats = np.asarray(frac, float), np.asarray(lattice, float)
-        sites = None if self.sites is None else self._sites.cpu().numpy()
-        return self._with((numbers.astype(np.uint8), *floats, counts), targets, sites)
+
+        def array(name: str, value: Tensor) -> Array:
+            found = value.detach().cpu().numpy()
+            return found.astype(_WHOLE.get(name, np.float64), copy=False)
+
+        return self._changed(array)
 
     def bytes(self: Crystals[Tensor]) -> int:
         """Return the size of the tensors in bytes."""
-        return sum(t.numel() * t.element_size() for t in [*self._parts, *self.targets.values()])
+        tensors = [*self._atoms.values(), *self._cells.values(), *self.targets.values()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
