@@ -22,9 +22,14 @@ from chemeleon.data.prepare import prepare as prepare
 from chemeleon.errors import ChemeleonError as ChemeleonError
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.idealise import symmetrize as symmetrize
-from chemeleon.evaluation.settings import CompareSettings, EvaluateSettings, WrittenSettings
+from chemeleon.evaluation.settings import (
+    REPORT_PARTS,
+    CompareSettings,
+    EvaluateSettings,
+    WrittenSettings,
+)
 from chemeleon.generation.sampling import sample as sample
-from chemeleon.storage import REPORT_PARTS, hold, refuse_inside, replacing, settle
+from chemeleon.storage import hold, refuse_inside, replacing, settle
 from chemeleon.training.reconstruct import reconstruct
 
 if TYPE_CHECKING:

@@ -23,16 +23,6 @@ from chemeleon.locks import locked
 
 MODEL_PARTS = MODEL_CONFIG, MODEL_WEIGHTS = ("config.yaml", "model.safetensors")
 _MODELS = ("best", "last", "init")  # of a run: model folders, written as such
-REPORT_PARTS = (
-    "summary.json",
-    "crystals.csv",
-    "comparison.csv",
-    "sets",
-    "cif",
-    "report.html",
-    "figures",
-    "relaxed.extxyz",
-)
 SET_PARTS = ("train.csv.gz", "val.csv.gz", "test.csv.gz", "report.json")
 
 # hidden names: a result in the making, one that is complete, one that is taking its place

@@ -177,7 +177,8 @@ def test_wanted_properties_that_cannot_be(words, message, tmp_path) -> None:
 OWN = '''
 """Crystals of one element."""
 
-from chemeleon.evaluation.metrics.base import Bars, Column, Figure, Metric, Shown, Table
+from chemeleon.evaluation.metrics.base import Column, Figure, Metric
+from chemeleon.evaluation.metrics.sections import Bars, Shown, Table
 
 
 class Elemental(Metric):

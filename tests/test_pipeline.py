@@ -17,6 +17,7 @@ from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.crystals.batch import Crystals
 from chemeleon.errors import CheckpointError, ConfigError, GenerationError
 from chemeleon.generation.pipeline import Pipeline
+from chemeleon.generation.shapes import draw_sizes
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +45,12 @@ def test_sizes_follow_the_training_histogram_or_the_choice(pipeline):
     keys = torch.arange(20_000) * 7919
     from chemeleon.crystals.random import make_keys
 
-    drawn = torch.bincount(pipeline.draw_sizes(make_keys(0, keys)), minlength=15) / 20_000
+    drawn = torch.bincount(draw_sizes(pipeline.model, make_keys(0, keys)), minlength=15) / 20_000
     expected = pipeline.model.size_histogram / pipeline.model.size_histogram.sum()
     assert (drawn - expected).abs().max() < 0.02
-    chosen = pipeline.draw_sizes(make_keys(0, keys), [2, 5])
+    chosen = draw_sizes(pipeline.model, make_keys(0, keys), [2, 5])
     assert set(chosen.tolist()) == {2, 5}
-    assert set(pipeline.draw_sizes(make_keys(0, keys), [40]).tolist()) == {40}
+    assert set(draw_sizes(pipeline.model, make_keys(0, keys), [40]).tolist()) == {40}
 
 
 def test_files_and_manifest(tiny_ldm, tmp_path):

@@ -16,7 +16,7 @@ from energy_helpers import rocksalt_cube
 from pymatgen.core import Lattice, Structure
 from report_fixture import make_report
 
-from chemeleon.evaluation.metrics.base import Bars
+from chemeleon.evaluation.metrics.sections import Bars
 from chemeleon.evaluation.report.columns import column_table
 from chemeleon.evaluation.report.crystal_view import (
     MOST_ATOMS_IN_ALL,

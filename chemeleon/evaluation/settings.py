@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 
 Predict = Callable[[Sequence["Structure"]], Sequence[Mapping[str, float] | None]]
 
+REPORT_PARTS = (
+    "summary.json",
+    "crystals.csv",
+    "comparison.csv",
+    "sets",
+    "cif",
+    "report.html",
+    "figures",
+    "relaxed.extxyz",
+)
+
 
 class Wanted(NamedTuple):
     """From where to where a property is wanted, and its unit; a single value has equal ends."""

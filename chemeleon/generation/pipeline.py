@@ -10,7 +10,7 @@ on the model, the seed and its number alone, not on the batch that it is made in
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -24,16 +24,16 @@ from torch import Tensor, nn
 from chemeleon.checkpoints.push import PushOptions
 from chemeleon.checkpoints.store import weights_hash
 from chemeleon.config.schedulers import SCHEDULERS, SamplerConfig
-from chemeleon.crystals.batch import LETTERS, MAX_ATOMIC_NUMBER, CrystalBatch, Crystals
+from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.crystals.lattice import wrap
-from chemeleon.crystals.ordering import Order, arrange_atoms
-from chemeleon.crystals.random import fold, make_keys, normal, uniform
+from chemeleon.crystals.random import fold, make_keys, normal
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.diffusion.reverse import ReverseDiffusion, Trajectory
 from chemeleon.errors import GenerationError
-from chemeleon.generation.conditioning import Conditioning, unit_sizes, warn_unusual
+from chemeleon.generation.conditioning import Conditioning, warn_unusual
 from chemeleon.generation.denoising import GuidedDenoiser, StepwiseDenoiser
 from chemeleon.generation.settings import Options, Precision
+from chemeleon.generation.shapes import Shapes
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import place
@@ -98,66 +98,6 @@ class Pipeline:
         """Return a short hash of all weights."""
         return weights_hash(self.model.state_dict())
 
-    def draw_sizes(self, keys: Tensor, allowed: Sequence[int] | None = None) -> Tensor:
-        """Draw numbers of atoms ``(M,)`` from the training histogram.
-
-        Args:
-            keys: ``(M,)`` random keys.
-            allowed: sizes to choose from, by their shares in the training data (evenly if none of
-                them occurs there).
-        """
-        weights = self.model.size_histogram.double().cpu()
-        if allowed is not None:
-            largest = max(*allowed, len(weights) - 1)
-            kept = weights.new_zeros(largest + 1)
-            index = torch.tensor(sorted(set(allowed)))
-            kept[: len(weights)] = weights
-            chosen = kept[index]
-            weights = kept.zero_().index_copy_(0, index, chosen if chosen.any() else chosen + 1)
-        return _drawn(weights, uniform(fold(keys, "size")).double().cpu())
-
-    def draw_groups(
-        self, keys: Tensor, wanted: Sequence[int] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Draw space groups and numbers of orbits, ``(M,)`` each, from the training histogram.
-
-        Args:
-            keys: ``(M,)`` random keys.
-            wanted: space group of each crystal, or one for all; by default as in training.
-
-        Raises:
-            GenerationError: if training had no crystal of a wanted group.
-        """
-        weights = self.model.group_histogram.double().cpu()
-        draws = uniform(fold(keys, "size")).double().cpu()
-        if wanted is None:
-            place = _drawn(weights.flatten(), draws)
-            return place // weights.shape[1], place % weights.shape[1]
-        groups = torch.tensor(list(wanted)).expand(len(keys))
-        sizes = torch.zeros(len(keys), dtype=torch.int64)
-        for number in groups.unique().tolist():
-            if not weights[number].any():
-                raise GenerationError(
-                    f"no training crystal of this model has space group {number}: name another"
-                )
-            sizes[groups == number] = _drawn(weights[number], draws[groups == number])
-        return groups, sizes
-
-    def _sizes(self, keys: Tensor, options: Options, types: Tensor | None) -> Tensor:
-        """Return the numbers of atoms ``(M,)``: of the atoms given, or drawn."""
-        if types is not None:
-            return (types > 0).sum(-1)
-        if (allowed := options.get("num_atoms")) is not None:
-            return self.draw_sizes(keys, allowed)
-        units, largest = unit_sizes(self.model, options), len(self.model.size_histogram) - 1
-        units = units * len(keys) if len(units) == 1 else units
-        sizes = torch.zeros(len(keys), dtype=torch.int64)
-        for unit in set(units):  # a requested formula must go into its cell
-            mine = torch.tensor([i for i, other in enumerate(units) if other == unit])
-            allowed = None if unit is None else range(unit, max(unit, largest) + 1, unit)
-            sizes[mine] = self.draw_sizes(keys[mine], allowed)
-        return sizes
-
     def generate(self, num_samples: int, **options: Unpack[Options]) -> Crystals:
         """Make crystals, ``M`` or a process's share, in the order of their numbers.
 
@@ -198,16 +138,8 @@ class Pipeline:
         if given.get("rank", 0) == 0:
             warn_unusual(self.model, given)
         keys = make_keys(given.get("seed", 0), torch.arange(num_samples))
-        types = (
-            None if atoms is None else _table(atoms, self.model.vae.config.atom_order, num_samples)
-        )
-        groups = None
-        if self.model.config.denoiser.space_group:
-            _check_orbits(given)
-            groups, sizes = self.draw_groups(keys, given.get("space_group"))
-        else:
-            sizes = self._sizes(keys, given, types)
-        order = torch.argsort(sizes, stable=True)  # like sizes together: little padding
+        shapes = Shapes.read(self.model, keys, given)
+        order = torch.argsort(shapes.sizes, stable=True)  # like sizes together: little padding
         mine = order[given.get("rank", 0) :: given.get("world", 1)]
         wanted = given.get("batch_size")
         size = wanted or AUTO_BATCH.get(self.device.type, AUTO_BATCH["cpu"])
@@ -221,10 +153,9 @@ class Pipeline:
             if self.device.type == "cuda":
                 torch.cuda.set_device(index)  # each thread has its own
             chosen = mine[start : start + size]
-            parts = [None if x is None else x[chosen] for x in (types, groups)]
-            shapes = _shapes(sizes[chosen], *parts)
             context, own = self.autocast(precision), conditioning.of(chosen, self.device)
-            made = self.make(reverse, shapes, own, keys[chosen], autocast=context, stop=stop)
+            batch = shapes.batch(chosen)
+            made = self.make(reverse, batch, own, keys[chosen], autocast=context, stop=stop)
             names = [f"sample-{i:06d}" for i in chosen.tolist()]
             return chosen, replace(made.crystals, ids=names)
 
@@ -352,51 +283,3 @@ class Pipeline:
         """Return the context that networks are called in."""
         enabled = self.precision(precision) == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
-
-
-def _drawn(weights: Tensor, draws: Tensor) -> Tensor:
-    """Return places in a list, by their weights, for uniform numbers."""
-    bounds = torch.cumsum(weights / weights.sum(), 0)
-    return torch.searchsorted(bounds, draws, right=True).clamp_max(len(weights) - 1)
-
-
-def _check_orbits(options: Options) -> None:
-    if options.get("num_atoms") is not None:
-        raise GenerationError(
-            "this model makes orbits, and the letters that it chooses say how many atoms they have:"
-            " leave out num_atoms, or use a model of tokens=atoms"
-        )
-
-
-def _shapes(
-    sizes: Tensor, types: Tensor | None = None, groups: Tensor | None = None
-) -> CrystalBatch:
-    """Return crystals of these sizes (and atoms, or groups) with no geometry yet, packed."""
-    width = int(sizes.max())
-    mask = torch.arange(width) < sizes.unsqueeze(-1)
-    full = bool(mask.all())
-    return CrystalBatch(
-        atomic_numbers=mask.long() if types is None else types[:, :width],
-        frac_coords=torch.zeros(len(sizes), width, 3),
-        lattice=torch.eye(3).expand(len(sizes), 3, 3),
-        num_atoms=sizes,
-        sites=None if groups is None else mask * groups.unsqueeze(-1) * LETTERS,
-        tokens=None if full else torch.nonzero(mask.flatten()).squeeze(-1),
-        full=full,
-        check=False,
-    )
-
-
-def _table(atoms: Sequence[Sequence[int]], order: Order, num_samples: int) -> Tensor:
-    """Return atomic numbers in the order of training, ``(M, most atoms)``, padded with 0."""
-    if len(atoms) != num_samples:
-        raise GenerationError(f"{num_samples} crystals are requested, with atoms of {len(atoms)}")
-    for number, row in enumerate(atoms):
-        if not row or min(row) < 1 or max(row) > MAX_ATOMIC_NUMBER:
-            raise GenerationError(
-                f"crystal {number}: atoms must be atomic numbers of 1 to {MAX_ATOMIC_NUMBER}, at"
-                f" least one, got {list(row)}"
-            )
-    width = max(map(len, atoms), default=0)
-    rows = [arrange_atoms(row, order) for row in atoms]
-    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])

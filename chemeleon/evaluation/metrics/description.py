@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.metrics.base import Bars, Column, Metric, Options, Shown, Table, View
+from chemeleon.evaluation.metrics.base import Column, Metric, Options, View
+from chemeleon.evaluation.metrics.sections import Bars, Shown, Table
 from chemeleon.evaluation.metrics.statistics import percentages, share
 from chemeleon.evaluation.reference import novel_column
 

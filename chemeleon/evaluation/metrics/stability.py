@@ -15,17 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from chemeleon.evaluation.metrics.base import (
-    STATES,
-    Column,
-    Figure,
-    Metric,
-    Options,
-    Shown,
-    Table,
-    View,
-)
+from chemeleon.evaluation.metrics.base import STATES, Column, Figure, Metric, Options, View
 from chemeleon.evaluation.metrics.novelty import against
+from chemeleon.evaluation.metrics.sections import Shown, Table
 from chemeleon.evaluation.reference import NOVEL
 
 ABOVE = "e_above_hull_ev"  # of several hulls the highest; then each has a column ABOVE_HULL

@@ -10,15 +10,8 @@ import numpy as np
 from chemeleon.config.requests import whole_number
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, crystal_system, group_of
 from chemeleon.evaluation.collection import Collection
-from chemeleon.evaluation.metrics.base import (
-    Bars,
-    Column,
-    Figure,
-    Metric,
-    Options,
-    Shown,
-    View,
-)
+from chemeleon.evaluation.metrics.base import Column, Figure, Metric, Options, View
+from chemeleon.evaluation.metrics.sections import Bars, Shown
 from chemeleon.evaluation.metrics.statistics import jensen_shannon, percentages
 
 _MOST_SHOWN = 15  # space groups of either set

@@ -13,7 +13,8 @@ from chemeleon.data.tables import safe_cells
 from chemeleon.evaluation.report.basis import side_by_side
 from chemeleon.evaluation.report.figures import write_figures
 from chemeleon.evaluation.report.html import write_html
-from chemeleon.storage import REPORT_PARTS, replacing, write_text
+from chemeleon.evaluation.settings import REPORT_PARTS
+from chemeleon.storage import replacing, write_text
 
 if TYPE_CHECKING:
     import pandas

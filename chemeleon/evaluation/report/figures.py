@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from chemeleon.errors import printable
-from chemeleon.evaluation.metrics.base import Bars
+from chemeleon.evaluation.metrics.sections import Bars
 from chemeleon.evaluation.report.page import escape, number
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from chemeleon.evaluation.metrics import METRICS
-from chemeleon.evaluation.metrics.base import GROUPS, Shown, Table
+from chemeleon.evaluation.metrics.base import GROUPS
+from chemeleon.evaluation.metrics.sections import Shown, Table
 from chemeleon.evaluation.metrics.statistics import percentages
 from chemeleon.evaluation.report.basis import basis, compared_with, grouped, side_by_side
 from chemeleon.evaluation.report.figures import distributions, histogram_chart, paired_bars
