@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -259,6 +260,8 @@ def _send(process: subprocess.Popen[bytes], value: Any) -> None:
 def serve() -> None:
     """Answer jobs on standard input until it ends; the body of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    # pymatgen puts elements without one last, which is all that we ask
+    warnings.filterwarnings("ignore", message="No Pauling electronegativity")
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints must not break the pipe
     while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from chemeleon.crystals.wyckoff import group
 from chemeleon.errors import ChemeleonError, ConfigError, DataError, GenerationError
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.generation.shapes import draw_groups
+from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.sites import SiteEncoder
 from chemeleon.models.vae import CrystalVAE
+from chemeleon.reinforcement.rewards._vae import features_of, mean_element
 from tests.conftest import TINY_LDM, TINY_VAE, demo_crystals
 
 FORM = ["data.augment={rotate: false, translate: false}"]
@@ -163,8 +166,11 @@ def test_samples_have_the_group_that_was_asked_for(orbit_ldm):
     torch.testing.assert_close(free.frac_coords, again.frac_coords, atol=1e-4, rtol=0)
     with pytest.raises(GenerationError, match="num_atoms"):
         pipeline.generate(2, num_atoms=[5])
-    with pytest.raises(GenerationError, match="space group 230"):
-        pipeline.generate(2, space_group=[230])
+    for numbers, said in (([230], "space group 230"), ([231], "231"), ([-1], "-1")):
+        with pytest.raises(GenerationError, match=said):
+            pipeline.generate(2, space_group=numbers)
+    with pytest.raises(GenerationError, match="3 space groups are given for 4 crystals"):
+        pipeline.generate(4, space_group=[225, 221, 225])
 
 
 def test_the_command_promises_a_space_group(orbit_ldm, tmp_path):
@@ -178,6 +184,10 @@ def test_the_command_promises_a_space_group(orbit_ldm, tmp_path):
         assert structure.get_space_group_info(0.01)[1] >= 195  # or a supergroup: cubic
     refused = CliRunner().invoke(app, [*words, "--space-group", "Fm3mm", "--overwrite"])
     assert "'Fm3mm' is neither" in str(refused.exception)
+    with pytest.raises(ConfigError, match="1 crystals cannot have 2"):
+        chemeleon.sample(orbit_ldm, 1, space_group="225,221")
+    with pytest.raises(ConfigError, match="--space-group"):
+        chemeleon.sample(orbit_ldm, 1, conditions={"space_group": 225})
     with pytest.raises(ConfigError, match="given twice"):
         chemeleon.sample(orbit_ldm, 3, space_group=[225], conditions={"space_group": 225})
 
@@ -185,6 +195,8 @@ def test_the_command_promises_a_space_group(orbit_ldm, tmp_path):
 def test_for_models_on_atoms_a_space_group_is_a_condition(tiny_ldm):
     with pytest.raises(ConfigError, match=r"trained without conditions.*space_group"):
         chemeleon.sample(tiny_ldm, 2, space_group=["225"])
+    with pytest.raises(GenerationError, match="leave out space_group"):
+        Pipeline.from_pretrained(tiny_ldm, "cpu").generate(2, space_group=[225])
     with pytest.raises(ConfigError, match="leave out the formulas"):
         chemeleon.sample(formula="NaCl", n=1, space_group="225")
 
@@ -214,6 +226,32 @@ def test_policy_gradients_take_orbits(orbit_ldm, tmp_path):
     made = Pipeline.from_pretrained(tmp_path / "rl", "cpu").generate(3, space_group=[225])
     for crystal in made:
         assert_symmetric(crystal, 225)
+
+
+def test_features_count_all_atoms_of_an_orbit(orbit_vae, tmp_path, monkeypatch):
+    monkeypatch.setenv("CHEMELEON_CACHE", str(tmp_path))
+    cubic = 4.0 * torch.eye(3)
+    places = torch.tensor([[0.0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
+    elements = torch.tensor([79, 29, 29, 29, 79, 79, 29, 29, 79, 29, 29, 29])
+    moved = places + 0.02 * torch.tensor([[0.0, 0, 0], [1, 2, 0], [0, -1, 2], [2, 1, -1]])
+    cells = torch.stack([cubic] * 3)
+    crystals = Crystals(elements, torch.cat([places, places, moved]), cells, torch.tensor([4] * 3))
+    vae = CrystalVAE.from_pretrained(orbit_vae)
+    found = features_of(vae, crystals, mean_element)
+    assert (found[0] - found[1]).norm() > 0.1  # AuCu3, AuCu
+    crooked = write_as_orbits(crystals.subset([2]), keep=False)
+    assert len(crooked.atomic_numbers) == 4
+    torch.testing.assert_close(found[0], found[2])
+    assert not (tmp_path / "orbits").exists()  # made once, and never seen again
+
+
+def test_adapters_do_not_depend_on_the_groups_of_their_base(orbit_ldm, tmp_path):
+    words = [f"ldm.init_ckpt_path={orbit_ldm}", "ldm.denoiser.space_group=true", "ldm.lora.rank=2"]
+    words += ["trainer.max_steps=2", "data.where=num_atoms <= 6"]
+    api.ldm_train("demo/null", [*TINY_LDM, *words], output=tmp_path / "run")
+    shutil.copytree(tmp_path / "run" / "last", tmp_path / "alone")
+    ours = LatentDiffusion.from_pretrained(tmp_path / "alone").group_histogram
+    assert ours.sum() < LatentDiffusion.from_pretrained(orbit_ldm).group_histogram.sum()
 
 
 def test_a_predictor_reads_orbits(orbit_vae, tmp_path):

@@ -19,7 +19,7 @@ from chemeleon.errors import printable
 
 BASE_IN_RUN = "init"  # of a run's folder: the model before training
 # not the base's, even where it has them
-_OWN = ("denoiser.conditions.", "size_histogram", "formula_histogram")
+_OWN = ("denoiser.conditions.", "size_histogram", "formula_histogram", "group_histogram")
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 

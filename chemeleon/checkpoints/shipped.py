@@ -86,8 +86,9 @@ def resolve(reference: str) -> Path:
     if name in known:
         return known[name].path
     holds = ", ".join(model.reference for model in known.values()) or "no trained model"
+    close = nearest(reference, [model.reference for model in known.values()])
     raise CheckpointError(
-        f"'{reference}' is not in this package{nearest(name, known) or '.'} It holds {holds}. Name"
+        f"'{reference}' is not in this package{close or '.'} It holds {holds}. Name"
         " a run or model folder, or one of the hub (chemeleon hub list)"
     )
 

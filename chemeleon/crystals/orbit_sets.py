@@ -28,25 +28,17 @@ _CHUNK = 128
 _IN_PROCESS = 200  # starting workers takes longer than writing so few
 
 
-def write_as_orbits(crystals: Crystals) -> Crystals:
-    """Return the crystals with one atom for each orbit, see `Crystals.sites`; from the cache if
-    they were written before.
+def write_as_orbits(crystals: Crystals, keep: bool = True) -> Crystals:
+    """Return the crystals with one atom for each orbit, see `Crystals.sites`.
 
     Args:
         crystals: ``M``, on the CPU.
+        keep: take them from the cache if they were written before, and put them there.
 
     Raises:
         DataError: if there are some that no symmetry can be looked for in, as their cells are flat.
     """
-    given = crystals.arrays()
-    digest = hashlib.sha256(f"{_VERSION} {version('moyopy')}".encode())
-    for part in (given.atomic_numbers, given.frac_coords, given.lattice, given.num_atoms):
-        digest.update(part.tobytes())
-    file = cache_dir() / "orbits" / f"{digest.hexdigest()[:32]}.npz"
-    found = _read(file)
-    if found is None:
-        found = _written(given)
-        _write(file, found)
+    found = _kept(crystals.arrays()) if keep else _written(crystals.arrays())
     none = np.flatnonzero(found.num_atoms == 0)
     if len(none):
         first = crystals.ids[none[0]] if crystals.ids else f"number {none[0]}"
@@ -73,6 +65,18 @@ def with_all_atoms(crystals: Crystals) -> Crystals:
     return whole.with_geometry(
         whole.frac_coords.to(crystals.frac_coords), whole.lattice.to(crystals.lattice)
     )
+
+
+def _kept(crystals: Crystals[Array]) -> Crystals[Array]:
+    digest = hashlib.sha256(f"{_VERSION} {version('moyopy')}".encode())
+    for name in ("atomic_numbers", "frac_coords", "lattice", "num_atoms"):
+        digest.update(getattr(crystals, name).tobytes())
+    file = cache_dir() / "orbits" / f"{digest.hexdigest()[:32]}.npz"
+    found = _read(file)
+    if found is None:
+        found = _written(crystals)
+        _write(file, found)
+    return found
 
 
 def _written(crystals: Crystals[Array]) -> Crystals[Array]:

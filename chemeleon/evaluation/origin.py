@@ -19,6 +19,7 @@ _TOLD = (
     "model",
     "weights",
     "sampler",
+    "space_group",
     "conditions",
     "guidance",
     "guidance_interval",

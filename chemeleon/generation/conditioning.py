@@ -133,10 +133,16 @@ def _facts(model: LatentDiffusion) -> dict[str, Any]:
 def _check_names(model: LatentDiffusion, given: Mapping[str, object], crystals: int) -> None:
     known = _known(model)
     for name, value in given.items():
+        if name == "space_group" and name not in known and model.config.denoiser.space_group:
+            raise ConfigError(
+                "this model is on orbits, whose space group is no condition:"
+                " say space_group (--space-group) instead"
+            )
         if not known:
+            preset = "mp/space_group" if name == "space_group" else "mp/band_gap"
             raise ConfigError(
                 f"this model was trained without conditions, so it cannot be conditioned on {name}:"
-                " train one, for example with `chemeleon ldm train --preset mp/band_gap`"
+                f" train one, for example with `chemeleon ldm train --preset {preset}`"
             )
         if name not in known:
             meant = "; ".join(_said(model, other) for other in known)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -176,10 +177,10 @@ def _space_groups(
         raise ConfigError("space_group is for models that choose elements: leave out the formulas")
     if conditions and "space_group" in conditions:
         raise ConfigError("the space group is given twice: by space_group and by a condition")
-    names = [given] if isinstance(given, str | int) else list(given)
-    if not names:
-        raise ConfigError("space_group names none: name some, or leave it out")
-    numbers = [space_group_number(str(name)) for name in names]
+    names = str(given).split(",") if isinstance(given, str | Integral) else list(given)
+    if not 0 < len(names) <= count:
+        raise ConfigError(f"{count} crystals cannot have {len(names)} space groups in turn")
+    numbers = [space_group_number(str(name).strip()) for name in names]
     groups = [numbers[i % len(numbers)] for i in range(count)] if len(numbers) > 1 else numbers
     if model.denoiser.space_group:
         return groups, conditions

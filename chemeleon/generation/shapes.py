@@ -49,6 +49,11 @@ class Shapes(NamedTuple):
                 )
             groups, sizes = draw_groups(model, keys, options.get("space_group"))
             return cls(sizes, groups=groups)
+        if options.get("space_group") is not None:
+            raise GenerationError(
+                "this model makes atoms, of any space group: leave out space_group, or use a model"
+                " on orbits (docs/orbits.md); a model may have the condition space_group"
+            )
         atoms = options.get("atoms")
         if atoms is None:
             return cls(_sizes(model, keys, options))
@@ -104,17 +109,19 @@ def draw_groups(
         wanted: space group of each crystal, or one for all; by default as in training.
 
     Raises:
-        GenerationError: if training had no crystal of a wanted group.
+        GenerationError: if there are others than one or ``M``, or training had no crystal of one.
     """
     weights = model.group_histogram.double().cpu()
     draws = uniform(fold(keys, "size")).double().cpu()
     if wanted is None:
         place = _drawn(weights.flatten(), draws)
         return place // weights.shape[1], place % weights.shape[1]
+    if len(wanted) not in (1, len(keys)):
+        raise GenerationError(f"{len(wanted)} space groups are given for {len(keys)} crystals")
     groups = torch.tensor(list(wanted)).expand(len(keys))
     sizes = torch.zeros(len(keys), dtype=torch.int64)
     for number in groups.unique().tolist():
-        if not weights[number].any():
+        if number not in range(1, len(weights)) or not weights[number].any():
             raise GenerationError(
                 f"no training crystal of this model has space group {number}: name another"
             )

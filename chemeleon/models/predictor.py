@@ -15,7 +15,6 @@ from torch import Tensor
 from chemeleon.checkpoints.opened import ModelFolder
 from chemeleon.config.architecture import PredictorConfig, VAEConfig
 from chemeleon.crystals.batch import CrystalBatch, Crystals
-from chemeleon.errors import ConfigError
 from chemeleon.models.heads import GraphHead, PooledHead
 from chemeleon.models.pretrained import Pretrained
 from chemeleon.models.vae import CrystalVAE
@@ -46,11 +45,6 @@ class Predictor(Pretrained):
             vae.requires_grad_(False)
         else:
             vae.drop_decoder()
-        if vae.sites is not None and config.head == "graph":
-            raise ConfigError(
-                "predict.head=graph looks at distances of atoms, and a VAE of tokens=orbits has"
-                " one atom of each orbit: set predict.head=pooled"
-            )
         inputs = vae.config.latent_dim + (vae.config.width if config.encoder_features else 0)
         self.head = HEADS[config.head](config, inputs)
         self.register_buffer("target_mean", torch.zeros(len(config.targets)))

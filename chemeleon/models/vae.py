@@ -129,10 +129,15 @@ class CrystalVAE(Pretrained):
         """See ``Pretrained``."""
         return {"vae": self.config.model_dump(mode="json")}
 
-    def arranged(self, crystals: Crystals) -> Crystals:
-        """Return crystals as the encoder was shown them: in its order of atoms, or as orbits."""
+    def arranged(self, crystals: Crystals, keep: bool = False) -> Crystals:
+        """Return crystals as the encoder was shown them: in its order of atoms, or as orbits.
+
+        Args:
+            crystals: on the CPU.
+            keep: orbits go to the cache, as is worth it for crystals that come again.
+        """
         if self.sites is not None:
-            return crystals if crystals.sites is not None else write_as_orbits(crystals)
+            return crystals if crystals.sites is not None else write_as_orbits(crystals, keep)
         return arrange(crystals, self.config.atom_order)
 
     def encode(self, batch: CrystalBatch) -> Posterior:
@@ -187,16 +192,18 @@ class CrystalVAE(Pretrained):
             else self.sites.logits(features, _sites_of(batch)),
         )
 
-    def scale(self, batch: CrystalBatch) -> Tensor:
-        """Return the cube root of the atoms in the cell, which scaled lengths go with, ``(B, 1)``.
+    def atoms(self, batch: CrystalBatch) -> Tensor:
+        """Return the atoms that each token stands for, ``(B, N)`` floats, 0 on padded slots.
 
-        Of crystals written as orbits it is the conventional cell, whose sites must be known.
+        Of crystals written as orbits they are those of the conventional cell.
         """
         if self.sites is None:
-            atoms = batch.num_atoms.to(torch.float32)
-        else:
-            atoms = (self.sites.multiplicity(_sites_of(batch)) * batch.mask).sum(-1)
-        return atoms.unsqueeze(-1).pow(1 / 3)
+            return batch.mask.float()
+        return self.sites.multiplicity(_sites_of(batch)) * batch.mask
+
+    def scale(self, batch: CrystalBatch) -> Tensor:
+        """Return the cube root of the atoms of the cell, which scales lengths, ``(B, 1)``."""
+        return self.atoms(batch).sum(-1, keepdim=True).pow(1 / 3)
 
     def forward(self, batch: CrystalBatch, noise: Tensor) -> VAEOutput:
         """Encode, draw with ``noise`` ``(B, N, L)``, decode."""

@@ -15,7 +15,7 @@ from chemeleon.config.schema import PredictTrainConfig
 from chemeleon.crystals.augment import augment, jitter
 from chemeleon.crystals.batch import Crystals
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
-from chemeleon.errors import DataError
+from chemeleon.errors import ConfigError, DataError
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.prediction.scoring import score, with_targets
@@ -47,7 +47,7 @@ class PredictStage(DataStage):
             vae = new_encoder(config.predict) if vae is None else vae
             start = Predictor(_with_units(config), vae)
             start.fit(train.targets)
-        train, val = start.vae.arranged(train), start.vae.arranged(val)
+        train, val = start.vae.arranged(train, keep=True), start.vae.arranged(val, keep=True)
         self.loader = Loader.from_config(config, train, *place[:3])
         self.val = EvalLoader(val, config.data.batch_size, device=device)
         self.model = start.to(device)
@@ -155,4 +155,10 @@ def _start(
         return None, start
     if predict.encoder == "scratch":
         return None, None
-    return load_vae("predict", predict.vae_ckpt_path, config), None
+    vae = load_vae("predict", predict.vae_ckpt_path, config)
+    if vae.config.tokens == "orbits" and predict.head == "graph":
+        raise ConfigError(
+            "predict.head=graph looks at distances of atoms, and a VAE of tokens=orbits has one"
+            " atom of each orbit: set predict.head=pooled"
+        )
+    return vae, None

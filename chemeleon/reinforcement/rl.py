@@ -77,7 +77,7 @@ class RLStage(WritesLDM):
         for module in self.model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # with it the model would not be the policy that made the rollout
-        train, val = start.vae.arranged(train), start.vae.arranged(val)
+        train, val = start.vae.arranged(train, keep=True), start.vae.arranged(val, keep=True)
         multiple, graphs = config.data.pad_to_multiple, config.trainer.cuda_graphs
         given = (rl.guidance, rl.guidance_interval, multiple, autocast)
         self.policy = Policy(self.model, train, *given, graphs=graphs)

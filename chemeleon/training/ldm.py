@@ -49,7 +49,7 @@ class LDMStage(WritesLDM, DataStage):
         torch.manual_seed(config.seed)
         known = vae if start is None else start.vae
         assert known is not None
-        train, val = known.arranged(train), known.arranged(val)
+        train, val = known.arranged(train, keep=True), known.arranged(val, keep=True)
         self.loader = Loader.from_config(config, train, *place[:3])
         self.val = EvalLoader(val, config.data.batch_size, device=device)
         # the loss of a csp model grows for a long time while its structures still get better

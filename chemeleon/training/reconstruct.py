@@ -55,7 +55,7 @@ def reconstruct(
     named = find_set(dataset, split, default="test", on_error=on_error)
     vae = place(CrystalVAE.from_pretrained(model), device)
     where = vae.frequencies.device
-    crystals = vae.arranged(named.load().crystals)
+    crystals = vae.arranged(named.load().crystals, keep=True)
     pairs = []
     for begin in range(0, len(crystals), batch_size):
         rows = torch.arange(begin, min(begin + batch_size, len(crystals)))

@@ -35,7 +35,7 @@ class VAEStage(DataStage):
         self.config = config
         torch.manual_seed(config.seed)
         self.model = CrystalVAE(config.vae)
-        train, val = self.model.arranged(train), self.model.arranged(val)
+        train, val = self.model.arranged(train, keep=True), self.model.arranged(val, keep=True)
         self.loader = Loader.from_config(config, train, *place[:3])
         self.val = EvalLoader(val, config.data.batch_size, device=place.device)
 

@@ -88,7 +88,6 @@ class Prediction(Metric):
                 continue
             label = label.format(k=found.get("k", "k"))
             rows[name] = label, met
-        for name, (label, met) in list(rows.items()):
             for error, value in (("RMSE", met.get("rmse")), ("cRMSE", corrected(met))):
                 rounded = value and round(value, 6)  # what is left of equal crystals is noise
                 rows[f"{name}_{error.lower()}"] = f"{label}, {error}", {"value": rounded}

@@ -13,6 +13,7 @@ import hashlib
 import html
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -56,7 +57,7 @@ class Section(NamedTuple):
     @property
     def anchor(self) -> str:
         """The id of its element."""
-        return self.title.lower().replace(" ", "-")
+        return re.sub(r"\W+", "-", self.title.lower()).strip("-")
 
 
 def escape(text: object) -> str:

@@ -18,17 +18,19 @@ _PAIRS = {"cpu": 2**15, "cuda": 2**21}  # pairs of atoms in a batch
 
 def mean_latent(vae: CrystalVAE, batch: CrystalBatch) -> Tensor:
     """Return the mean over atoms of the posterior's mean, ``(B, L)``."""
-    return _mean(vae.encode(batch).mean, batch)
+    return _mean(vae.encode(batch).mean, vae.atoms(batch))
 
 
 def mean_element(vae: CrystalVAE, batch: CrystalBatch) -> Tensor:
     """Return the mean over atoms of the elements' embeddings, ``(B, D)``."""
-    return _mean(vae.type_embedding(batch.atomic_numbers), batch)
+    return _mean(vae.type_embedding(batch.atomic_numbers), vae.atoms(batch))
 
 
-def _mean(values: Tensor, batch: CrystalBatch) -> Tensor:
-    real = values.double().masked_fill(~batch.mask.unsqueeze(-1), 0.0)
-    return real.sum(1) / batch.num_atoms.unsqueeze(-1)
+def _mean(values: Tensor, atoms: Tensor) -> Tensor:
+    """Return the mean of ``(B, N, F)`` numbers, of which each stands for ``(B, N)`` atoms."""
+    real = values.double().masked_fill(~(atoms > 0).unsqueeze(-1), 0.0)
+    weights = atoms.double().unsqueeze(-1)
+    return (real * weights).sum(1) / weights.sum(1)
 
 
 @torch.no_grad()
