@@ -142,7 +142,7 @@ def test_a_name_stands_for_the_model_wherever_one_is_asked_for(full):
     vae = CrystalVAE.from_pretrained("shipped:de_novo")
     for name, value in vae.state_dict().items():
         assert torch.equal(value, whole.vae.state_dict()[name])
-    with pytest.raises(CheckpointError, match=r"did you mean 'de_novo'\?"):
+    with pytest.raises(CheckpointError, match=r"did you mean 'shipped:de_novo'\?"):
         LatentDiffusion.from_pretrained("shipped:de_nvo")
     with pytest.raises(CheckpointError, match="take that of the package: shipped:de_novo"):
         LatentDiffusion.from_pretrained("de_novo")
