@@ -38,12 +38,6 @@ def at_home(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
-def cache_dir() -> Path:
-    """Return ``$CHEMELEON_CACHE``, else ``~/.cache/chemeleon``."""
-    given = os.environ.get("CHEMELEON_CACHE")
-    return at_home(given or "~/.cache/chemeleon")
-
-
 def is_there(path: Path) -> bool:
     """Tell whether a path leads to something; words that are too long for one do not."""
     try:

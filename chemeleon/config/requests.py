@@ -7,6 +7,15 @@ from collections.abc import Iterable, Sequence
 
 from chemeleon.errors import ConfigError, nearest
 
+# keywords and keys of a sample's manifest that say what its crystals are conditioned on
+CONDITIONING = (
+    "space_group",
+    "conditions",
+    "guidance",
+    "guidance_interval",
+    "allow_elements",
+    "forbid_elements",
+)
 MAX_CRYSTALS = 1_000_000  # of one sample: all of them are held in memory
 MAX_ATOMS = 1_000  # of a cell or a formula; published sets have at most 52 in a cell
 MAX_SEED = 2**64 - 1  # what keyed random numbers can tell apart

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 FORMATS = ("cif", "extxyz", "json", "poscar")
 _LONGEST_NAME = 240  # bytes, as a suffix is to come
 _WIDTH = 70  # of lines of a CIF, in characters
+_ATOM_LOOP = (
+    "loop_",
+    " _atom_site_type_symbol",
+    " _atom_site_label",
+    " _atom_site_symmetry_multiplicity",
+    *(f" _atom_site_fract_{x}" for x in "xyz"),
+    " _atom_site_occupancy",
+)
 FOLDER_FORMATS = {"cif": ".cif", "poscar": ".vasp"}  # one file each, in a folder of that name
 
 
@@ -171,12 +179,7 @@ def _p1(crystal: Crystal) -> str:
         " _symmetry_equiv_pos_site_id",
         " _symmetry_equiv_pos_as_xyz",
         "  1  'x, y, z'",
-        "loop_",
-        " _atom_site_type_symbol",
-        " _atom_site_label",
-        " _atom_site_symmetry_multiplicity",
-        *(f" _atom_site_fract_{x}" for x in "xyz"),
-        " _atom_site_occupancy",
+        *_ATOM_LOOP,
     ]  # fmt: skip
     rows = zip(symbols, crystal.frac_coords.tolist(), strict=True)
     lines += (
@@ -228,12 +231,7 @@ def _cif(
         " _space_group_symop_id",
         " _space_group_symop_operation_xyz",
         *(f"  {i}  '{triplet}'" for i, triplet in enumerate(triplets, start=1)),
-        "loop_",
-        " _atom_site_type_symbol",
-        " _atom_site_label",
-        " _atom_site_symmetry_multiplicity",
-        *(f" _atom_site_fract_{x}" for x in "xyz"),
-        " _atom_site_occupancy",
+        *_ATOM_LOOP,
     ]  # fmt: skip
     for label, (first, multiplicity) in enumerate(parts):
         name, place = symbols[first], "  ".join(f"{x:.12f}" for x in coords[first])

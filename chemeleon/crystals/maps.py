@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from chemeleon.crystals.batch import Array
+from chemeleon.crystals.lattice import whole_steps
 
 ZERO = 1e-6  # fractional; what tells places apart is a twenty-fourth at least
-STEPS = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3, indexing="ij"), -1).reshape(-1, 3)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Maps:
 
 def fixed_by(every: Maps) -> Maps:
     """Return the projections onto what each operation, with each translation, leaves fixed."""
-    steps = STEPS[(np.abs(STEPS) < 2).all(1)]
+    steps = whole_steps(1, 1, 1)
     moving = every[(every.rotations != np.eye(3)).any((1, 2))]
     shifts = (moving.shifts[:, None] + steps).reshape(-1, 3)
     moves = Maps(moving.rotations.repeat(len(steps), 0).astype(float), shifts)

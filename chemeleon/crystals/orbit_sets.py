@@ -6,6 +6,7 @@ Shapes: ``M`` crystals.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,16 +16,17 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from chemeleon.caching import cache_file, keep
 from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.crystals.canonical import in_orbits
 from chemeleon.crystals.orbits import crystals_of
 from chemeleon.errors import DataError
-from chemeleon.storage import cache_dir, write_atomically
 from chemeleon.workers import run_parallel, worker_count
 
 logger = logging.getLogger(__name__)
 _VERSION = 1  # of canonical descriptions; those of another are made again
 _CHUNK = 128
+_ARRAYS = ("atomic_numbers", "frac_coords", "lattice", "num_atoms", "sites")
 _IN_PROCESS = 200  # starting workers takes longer than writing so few
 
 
@@ -68,14 +70,15 @@ def with_all_atoms(crystals: Crystals) -> Crystals:
 
 
 def _kept(crystals: Crystals[Array]) -> Crystals[Array]:
-    digest = hashlib.sha256(f"{_VERSION} {version('moyopy')}".encode())
+    digest = hashlib.sha256()
     for name in ("atomic_numbers", "frac_coords", "lattice", "num_atoms"):
         digest.update(getattr(crystals, name).tobytes())
-    file = cache_dir() / "orbits" / f"{digest.hexdigest()[:32]}.npz"
+    file = cache_file("orbits", [_VERSION, version("moyopy"), digest.hexdigest()], ".npz")
     found = _read(file)
     if found is None:
-        found = _written(crystals)
-        _write(file, found)
+        found, content = _written(crystals), io.BytesIO()
+        np.savez(content, **{name: getattr(found, name) for name in _ARRAYS})
+        keep(file, content.getvalue(), "orbits are")
     return found
 
 
@@ -85,23 +88,6 @@ def _written(crystals: Crystals[Array]) -> Crystals[Array]:
         return Crystals.join([in_orbits(part) for part in parts])
     place = "chemeleon.crystals.canonical:in_orbits"
     return Crystals.join(list(run_parallel(place, parts, worker_count())))
-
-
-def _write(file: Path, crystals: Crystals[Array]) -> None:
-    arrays = {name: getattr(crystals, name) for name in _ARRAYS}
-
-    def save(path: Path) -> None:
-        with path.open("wb") as stream:
-            np.savez(stream, **arrays)
-
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, save)
-    except OSError as error:
-        logger.warning("orbits are not cached: %s (set CHEMELEON_CACHE)", error)
-
-
-_ARRAYS = ("atomic_numbers", "frac_coords", "lattice", "num_atoms", "sites")
 
 
 def _read(file: Path) -> Crystals[Array] | None:

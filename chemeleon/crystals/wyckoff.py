@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chemeleon.crystals.batch import Array
-from chemeleon.crystals.maps import STEPS, ZERO, Maps, fixed_by, meetings
+from chemeleon.crystals.lattice import whole_steps
+from chemeleon.crystals.maps import ZERO, Maps, fixed_by, meetings
 from chemeleon.crystals.symmetry import TIGHT, crystal_system, dataset, operations
 
 _GENERIC = np.array([0.137283, 0.292871, 0.418934])  # on no special position
@@ -104,7 +105,8 @@ class Group:
         first.sort()
         self.operations = Maps(every.rotations[first].astype(float), every.shifts[first] % 1.0)
         self.polar = np.abs(self.operations.rotations.mean(0) - np.eye(3)).max(0) < ZERO
-        self._lattice = (STEPS[:, None] + self.centring).reshape(-1, 3).astype(float)
+        steps = whole_steps(2, 2, 2)[:, None] + self.centring
+        self._lattice = steps.reshape(-1, 3).astype(float)
         self._known: dict[bytes, tuple[Array, Array]] = {}
         self._changes: dict[bytes, Changes] = {}
         found = _ask(self, every)

@@ -6,7 +6,6 @@ same time wait for its result.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable
@@ -17,12 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from chemeleon.caching import cache_file, keep
 from chemeleon.config.plain_json import parse_json
 from chemeleon.crystals.batch import Crystals
 from chemeleon.data.labels import Labels
 from chemeleon.data.parse import PARSER_VERSION
 from chemeleon.data.problems import Problem
-from chemeleon.storage import cache_dir, hold, write_atomically
+from chemeleon.storage import hold
 
 logger = logging.getLogger(__name__)
 _FORMAT = 4
@@ -86,9 +86,7 @@ def cached(source: str, options: dict[str, object], build: Callable[[], ParsedSe
         options: everything else that changes the result.
         build: parses the source; called by one process at a time.
     """
-    key = json.dumps([_FORMAT, PARSER_VERSION, source, options], sort_keys=True)
-    folder = cache_dir() / "data"
-    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+    path = cache_file("data", [_FORMAT, PARSER_VERSION, source, options], ".safetensors")
     found = _read(path)
     if found is not None:
         return found
@@ -99,10 +97,7 @@ def cached(source: str, options: dict[str, object], build: Callable[[], ParsedSe
         found = _read(path)  # another process may have built it while we waited
         if found is None:
             found = build()
-            try:
-                _write(path, found)
-            except OSError as error:
-                logger.warning("parsed crystals are not cached: %s (set CHEMELEON_CACHE)", error)
+            keep(path, _content(found), "parsed crystals are")
     return found
 
 
@@ -117,7 +112,7 @@ def _lines(data: Tensor, count: int) -> list[str]:
     return text.split("\n") if count else []
 
 
-def _write(path: Path, parsed: ParsedSet) -> None:
+def _content(parsed: ParsedSet) -> bytes:
     from safetensors.torch import save
 
     details = {
@@ -137,8 +132,7 @@ def _write(path: Path, parsed: ParsedSet) -> None:
         **{f"column:{i}": value for i, value in enumerate(parsed.columns.values())},
         **{f"codes:{i}": torch.from_numpy(v.codes) for i, v in enumerate(parsed.labels.values())},
     }
-    content = save(tensors)
-    write_atomically(path, lambda beside: beside.write_bytes(content))
+    return save(tensors)
 
 
 def _read(path: Path) -> ParsedSet | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from chemeleon.config.plain_json import parse_json
 from chemeleon.config.renamed import current
+from chemeleon.config.requests import CONDITIONING
 from chemeleon.data.crystal import Record
 from chemeleon.errors import DataError
 from chemeleon.storage import settle
@@ -19,12 +20,7 @@ _TOLD = (
     "model",
     "weights",
     "sampler",
-    "space_group",
-    "conditions",
-    "guidance",
-    "guidance_interval",
-    "allow_elements",
-    "forbid_elements",
+    *CONDITIONING,
     "formulas",
     "formulas_from",
     "seed",

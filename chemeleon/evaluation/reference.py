@@ -7,7 +7,6 @@ of the code that made it, and put in place in one step.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from chemeleon.caching import cache_file, keep
 from chemeleon.config.plain_json import parse_json
 from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.data.named import find_set
@@ -31,7 +31,6 @@ from chemeleon.evaluation.describe import DESCRIPTION_VERSION, NUMBERS, TEXTS
 from chemeleon.evaluation.matching.grouping import Prepared, composition_keys, prepare
 from chemeleon.evaluation.matching.reduced import REDUCTION_VERSION
 from chemeleon.evaluation.work import Progress
-from chemeleon.storage import cache_dir, write_atomically
 
 NOVEL, DISORDERED = "novel", "novel_disordered"  # columns of novelty against all references
 logger = logging.getLogger(__name__)
@@ -108,21 +107,6 @@ def load_reference(
         _write(file, collection, prepared)
     found[0].check(on_error, name)
     return Reference(name, str(path), content, *found, where=source.where)
-
-
-def cache_file(folder: str, key: Any, suffix: str) -> Path:
-    """Return the file of the cache for what a key stands for, which can be written as JSON."""
-    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
-    return cache_dir() / folder / f"{name}{suffix}"
-
-
-def keep(file: Path, content: bytes, what: str) -> None:
-    """Put a file of the cache in place; that it cannot be written is said, and stops nothing."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda path: path.write_bytes(content))
-    except OSError as error:
-        logger.warning("%s not cached: %s (set CHEMELEON_CACHE)", what, error)
 
 
 def _write(file: Path, collection: Collection, prepared: Prepared) -> None:

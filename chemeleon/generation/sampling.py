@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from chemeleon.checkpoints.shipped import default_model
 from chemeleon.config.keywords import called_with
 from chemeleon.config.launched import Share, share
+from chemeleon.config.requests import CONDITIONING
 from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.crystals.files import FOLDER_FORMATS
 from chemeleon.errors import ConfigError
@@ -42,14 +43,6 @@ SAMPLE_PARTS = (
     "structures.json.gz",
     "contact_sheet.png",
     "evaluation",
-)
-_CONDITIONING = (
-    "space_group",
-    "conditions",
-    "guidance",
-    "guidance_interval",
-    "allow_elements",
-    "forbid_elements",
 )
 
 
@@ -255,7 +248,7 @@ def _manifest(plan: _Plan, made: Sequence[Sampled]) -> dict[str, Any]:
     rewarded_by = pipeline.model.origin.get("rewarded_by")  # who must not judge it
     candidates, by = plan.candidates, scorer and scorer.name
     ranked = {} if candidates is None else candidates.to_manifest(order, scores, by)
-    conditioned = {name: options.get(name) for name in _CONDITIONING}
+    conditioned = {name: options.get(name) for name in CONDITIONING}
     if conditions := options.get("conditions"):
         conditioned["conditions"] = _in_order(conditions, order)
     return {

@@ -65,8 +65,7 @@ class SiteEncoder(nn.Module):
             mask: ``(B, N)`` real tokens.
             sites: ``(B, N)``; only their space groups are read.
         """
-        first = sites[:, :1] // LETTERS * LETTERS
-        known = first + torch.arange(LETTERS, device=sites.device)
+        known = _all_of_group(sites)
         single = (self.facts[known, :9] == 0).all(-1).unsqueeze(1)  # (B, 1, 27)
         score = logits.log_softmax(-1)
         while True:
@@ -76,7 +75,7 @@ class SiteEncoder(nn.Module):
             best = F.one_hot(claims.argmax(1), len(mask[0])).mT > 0  # (B, N, 27)
             lost = wants & ~best
             if not lost.any():
-                return (first + letters).masked_fill(~mask, 0)
+                return known.gather(1, letters).masked_fill(~mask, 0)
             score = score.masked_fill(lost, -torch.inf)
 
     def logits(self, features: Tensor, sites: Tensor) -> Tensor:
@@ -86,12 +85,16 @@ class SiteEncoder(nn.Module):
             features: ``(B, N, D)`` of the decoder.
             sites: ``(B, N)``; only their space groups are read.
         """
-        first = sites[:, :1] // LETTERS * LETTERS
-        known = first + torch.arange(LETTERS, device=sites.device)  # (B, 27)
+        known = _all_of_group(sites)
         keys = self.key(self.embed(known))
         found = self.query(features) @ keys.mT * _KEYS**-0.5
         absent = self.multiplicity(known) == 0
         return found.float().masked_fill(absent.unsqueeze(1), -torch.inf)
+
+
+def _all_of_group(sites: Tensor) -> Tensor:
+    """Return all sites of the space groups of ``(B, N)`` sites, ``(B, 27)``."""
+    return sites[:, :1] // LETTERS * LETTERS + torch.arange(LETTERS, device=sites.device)
 
 
 def site_facts() -> Tensor:

@@ -26,12 +26,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chemeleon.caching import cache_file, keep
 from chemeleon.crystals.batch import Array, Crystal, Crystals
 from chemeleon.data.crystal import structure_of
 from chemeleon.errors import ConfigError, DataError
 from chemeleon.evaluation.matching.limits import TimeUpError, time_limit
 from chemeleon.evaluation.metrics.base import Figure, Metric, Options, View
-from chemeleon.evaluation.reference import Reference, cache_file, keep
+from chemeleon.evaluation.reference import Reference
 from chemeleon.evaluation.work import Each, answers, told
 
 Floats = NDArray[np.float64]

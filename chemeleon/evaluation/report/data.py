@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 CIF_LIMIT = 20_000
 
 
-class Result:
+class Result(ABC):
     """What an evaluation found, of one set or several, as it is written into a folder."""
 
     summary: Any  # can be written as JSON
@@ -48,6 +49,7 @@ class Result:
             self.write(draft, Path(folder), cif=cif)
         return Path(folder)
 
+    @abstractmethod
     def write(self, folder: Path, home: Path, *, cif: bool | None = None) -> None:
         """Write into a new folder.
 
@@ -56,7 +58,6 @@ class Result:
             home: where it will be, to which links of pages are relative.
             cif: as with `save`.
         """
-        raise NotImplementedError
 
     def write_summary(self, folder: Path) -> None:
         """Write ``summary.json``."""

@@ -16,6 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from chemeleon.caching import cache_file
 from chemeleon.config.bounds import OpenSection
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.symbols import symbol
@@ -34,7 +35,6 @@ from chemeleon.reinforcement.rewards.base import (
     Reward,
     needs_reference,
 )
-from chemeleon.storage import cache_dir
 
 logger = logging.getLogger(__name__)
 _load = functools.lru_cache(maxsize=1)(load_potential)  # checked, then used
@@ -141,8 +141,7 @@ def _ground(options: EnergyOptions, context: Context, potential: Potential) -> G
         return known
     assert context.reference is not None
     key = f"{potential.name} {potential.version} {options.relax_steps} {_digest(context.reference)}"
-    name = hashlib.sha256(key.encode()).hexdigest()[:32]
-    path = cache_dir() / "hulls" / f"{name}.json.gz"
+    path = cache_file("hulls", key, ".json.gz")
     if path.is_file():
         with suppress(DataError):  # a damaged file of the cache is made again
             return Ground(Hull.load(path), str(path), False)
