@@ -17,6 +17,7 @@ from chemeleon.config.bounds import (
     HiddenWidth,
     Layers,
     Location,
+    MoreLayers,
     NonNegative,
     Radials,
     Rank,
@@ -105,6 +106,11 @@ class VAEConfig(Section):
         description="Bring input coordinates into [0, 1) first, so that a lattice translation"
         " changes nothing; imported models keep the raw numbers.",
     )
+    latent_noise: Fraction = Field(
+        default=0.0,
+        description="Least noise on latents in training, as a share of their spread: what they say"
+        " then survives such errors of the denoiser.",
+    )
     loss: VAELossConfig = Field(default_factory=VAELossConfig)
 
     @model_validator(mode="after")
@@ -156,15 +162,27 @@ class DenoiserConfig(Section):
         description="The denoiser sees its own last estimate of the clean latents (Chen et al."
         " 2023, arXiv:2208.04202); for prediction v or flow, and not for rl.",
     )
+    neighbour_layers: MoreLayers = Field(
+        default=0,
+        description="Layers before the blocks that see how far apart all atoms of the last estimate"
+        " are, symmetry images included; needs self_conditioning.",
+    )
     token_layout: Literal["per_atom", "interleaved"] = Field(
         default="per_atom",
         description="`per_atom`: an atom's outputs come from its own token; `interleaved`: the"
         " published models' view of (B, N, 2L) as (B, 2N, L), which imported weights need.",
     )
 
+    @property
+    def told(self) -> float:
+        """Share of training crystals whose last estimate is shown, with self_conditioning."""
+        return 0.9 if self.neighbour_layers else 0.5
+
     @model_validator(mode="after")
     def _heads_divide(self) -> DenoiserConfig:
         _check_heads(self.width, self.heads)
+        if self.neighbour_layers and not self.self_conditioning:
+            raise ValueError("neighbour_layers needs self_conditioning=true")
         if self.types and self.space_group:
             raise ValueError("types=true and space_group=true do not go together")
         return self

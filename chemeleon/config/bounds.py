@@ -20,6 +20,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 Layers = Annotated[int, Field(gt=0, le=128)]  # of one transformer; the largest preset has 24
+MoreLayers = Annotated[int, Field(ge=0, le=128)]  # before others, if any
 Width = Annotated[int, Field(gt=0, le=16_384)]  # 1,024
 HiddenWidth = Annotated[int, Field(gt=0, le=65_536)]  # of an MLP: 3,072
 WidthRatio = Annotated[int, Field(gt=0, le=64)]  # of an MLP to the block around it: 4

@@ -20,7 +20,9 @@ from chemeleon.crystals.symbols import SPACE_GROUPS
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.networks.base import Denoised, find_network
+from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import Pretrained
+from chemeleon.models.surroundings import Surroundings, Unfolding
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.storage import MODEL_CONFIG
 
@@ -47,6 +49,8 @@ class LatentDiffusion(Pretrained):
         self.vae = vae.requires_grad_(False)
         latent_dim = vae.config.latent_dim
         self.denoiser = find_network(config.denoiser.network)(config, latent_dim)
+        sees = config.denoiser.neighbour_layers > 0
+        self.unfolding = Unfolding(vae.config.tokens, len(size_histogram) - 1) if sees else None
         if config.conditions and self.denoiser.conditions is None:
             raise ConfigError(
                 f"the network {config.denoiser.network} takes no conditions, and ldm.conditions has"
@@ -142,9 +146,36 @@ class LatentDiffusion(Pretrained):
         """Undo ``standardise``."""
         return z * self.latent_std + self.latent_mean
 
-    def forward(self, *inputs: Any, **named: Any) -> Denoised:
+    def forward(
+        self,
+        z: Tensor,
+        t: Tensor,
+        num_atoms: Tensor,
+        features: Mapping[str, Tensor] | None = None,
+        drop: Mapping[str, Tensor] | None = None,
+        layout: Layout | None = None,
+        known: Tensor | None = None,
+        estimate: Tensor | None = None,
+    ) -> Denoised:
         """Denoise standardised latents; see ``Network.forward``."""
-        return self.denoiser(*inputs, **named)
+        seen = None
+        if self.unfolding is not None and estimate is not None:
+            seen = self._look_around(num_atoms, known, estimate)
+        return self.denoiser(z, t, num_atoms, features, drop, layout, known, estimate, seen)
+
+    def _look_around(self, num_atoms: Tensor, known: Tensor | None, clean: Tensor) -> Surroundings:
+        assert self.unfolding is not None
+        mask = torch.arange(clean.shape[1], device=clean.device) < num_atoms.unsqueeze(-1)
+        batch = CrystalBatch(
+            atomic_numbers=known if self.config.denoiser.types and known is not None else mask,
+            frac_coords=clean.new_zeros(*clean.shape[:2], 3),
+            lattice=clean.new_zeros(len(clean), 3, 3),
+            num_atoms=num_atoms,
+            sites=known if self.config.denoiser.space_group else None,
+            check=False,
+        )
+        told = (clean != 0).flatten(1).any(1)  # a trajectory begins without an estimate
+        return self.unfolding(self.vae, self.unstandardise(clean), batch, told)
 
 
 def _sizes(folder: ModelFolder) -> Tensor:

@@ -208,8 +208,28 @@ class CrystalVAE(Pretrained):
     def forward(self, batch: CrystalBatch, noise: Tensor) -> VAEOutput:
         """Encode, draw with ``noise`` ``(B, N, L)``, decode."""
         posterior = self.encode(batch)
-        decoded = self.decode(posterior.sample(noise), batch)
+        z = posterior.sample(noise)
+        if self.config.latent_noise:
+            least = self.config.latent_noise * _spread(posterior.mean.detach(), batch.mask)
+            z = posterior.mean + torch.maximum(torch.exp(0.5 * posterior.logvar), least) * noise
+        decoded = self.decode(z, batch)
         return VAEOutput(posterior, decoded, self.scale(batch))
+
+    def geometry(self, decoded: Decoded, batch: CrystalBatch) -> tuple[Tensor, Tensor]:
+        """Return fractional coordinates ``(B, N, 3)``, 0 on padded slots, and cells ``(B, 3, 3)``.
+
+        Args:
+            decoded: of ``decode``.
+            batch: what was decoded; of orbits, sites say how many atoms the cell has.
+        """
+        lengths = decoded.lengths.float() * self.scale(batch)
+        if self.config.coordinate_head == "angle":
+            sine, cosine = decoded.coords.float().chunk(2, dim=-1)
+            frac_coords = torch.atan2(sine, cosine) / (2 * math.pi)
+        else:
+            frac_coords = decoded.coords.float()
+        frac_coords = frac_coords.masked_fill(~batch.mask.unsqueeze(-1), 0.0)
+        return frac_coords, lattice_from_parameters(lengths, decoded.angles.float())
 
     def to_crystals(
         self, decoded: Decoded, batch: CrystalBatch, composition_penalty: float = 0.0
@@ -229,21 +249,15 @@ class CrystalVAE(Pretrained):
             given = _sites_of(batch)
             sites = self.sites.choose(decoded.letter_logits, batch.mask, given)
             batch = replace(batch, sites=sites, check=False)
-        lengths = decoded.lengths.float() * self.scale(batch)
         if decoded.type_logits is None:
             types = batch.atomic_numbers
         else:
             types = choose_elements(decoded.type_logits, batch.mask, composition_penalty)
-        if self.config.coordinate_head == "angle":
-            sine, cosine = decoded.coords.float().chunk(2, dim=-1)
-            frac_coords = torch.atan2(sine, cosine) / (2 * math.pi)
-        else:
-            frac_coords = decoded.coords.float()
-        frac_coords = frac_coords.masked_fill(~batch.mask.unsqueeze(-1), 0.0)
+        frac_coords, lattice = self.geometry(decoded, batch)
         made = CrystalBatch(
             atomic_numbers=types.masked_fill(~batch.mask, 0),
             frac_coords=frac_coords,
-            lattice=lattice_from_parameters(lengths, decoded.angles.float()),
+            lattice=lattice,
             num_atoms=batch.num_atoms,
             sites=batch.sites,
             check=False,
@@ -311,6 +325,13 @@ def _coordinate_error(coords: Tensor, target: Tensor) -> Tensor:
     ) / (2 * math.pi)
     length = torch.sqrt(sine.square() + cosine.square() + 1e-8)
     return (difference.square() + 0.01 * (length - 1).square()).mean(-1)
+
+
+def _spread(z: Tensor, mask: Tensor) -> Tensor:
+    """Return the standard deviation of each channel of latents ``(B, N, L)``, ``(L,)``."""
+    weights = mask.unsqueeze(-1) / mask.sum()
+    mean = (z * weights).sum((0, 1))
+    return ((z - mean).square() * weights).sum((0, 1)).sqrt()
 
 
 def _sites_of(batch: CrystalBatch) -> Tensor:

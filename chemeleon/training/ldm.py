@@ -143,7 +143,9 @@ class LDMStage(WritesLDM, DataStage):
         if self.config.ldm.denoiser.self_conditioning:
             with torch.no_grad():
                 first = model(*asked).prediction.float()
-            estimate = self.process.estimate(first, noised, batch.keys)
+            estimate = self.process.estimate(
+                first, noised, batch.keys, self.model.config.denoiser.told
+            )
         prediction, variance = model(*asked, estimate)
         per_crystal = self.process.losses(prediction, variance, x0, noised, mask)
         terms = {name: value.sum() / batch.size for name, value in per_crystal.items()}

@@ -22,6 +22,7 @@ from chemeleon.errors import ConfigError, nearest
 from chemeleon.models import networks
 from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.packing import Layout
+from chemeleon.models.surroundings import Surroundings
 
 
 class Denoised(NamedTuple):
@@ -67,6 +68,7 @@ class Network(nn.Module, ABC):
         layout: Layout | None = None,
         known: Tensor | None = None,
         estimate: Tensor | None = None,
+        seen: Surroundings | None = None,
     ) -> Denoised:
         """Predict the noise (or velocity, or flow) in ``z``.
 
@@ -83,6 +85,8 @@ class Network(nn.Module, ABC):
                 atomic numbers (``types``), or sites, whose space groups are read (``space_group``).
             estimate: ``(B, N, L)`` the clean latents that were predicted at the time before, for a
                 model with self-conditioning; without them it is told nothing.
+            seen: what tokens see around them in that estimate, for a model with
+                ``neighbour_layers``.
         """
 
 

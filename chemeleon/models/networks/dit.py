@@ -25,6 +25,7 @@ from chemeleon.models.layers import (
 from chemeleon.models.modulation import fused, modulate
 from chemeleon.models.networks.base import Denoised, Network
 from chemeleon.models.packing import Layout
+from chemeleon.models.surroundings import Looking, Surroundings
 
 TIME_FEATURES = 256
 
@@ -43,6 +44,7 @@ class Denoiser(Network):
         self.groups = nn.Embedding(SPACE_GROUPS + 1, width) if grouped else None
         again = self.config.self_conditioning
         self.estimate = nn.Linear(latent_dim, width, bias=False) if again else None
+        self.looking = Looking(self.config) if self.config.neighbour_layers else None
         self.time = nn.Sequential(
             nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width)
         )
@@ -74,6 +76,7 @@ class Denoiser(Network):
         layout: Layout | None = None,
         known: Tensor | None = None,
         estimate: Tensor | None = None,
+        seen: Surroundings | None = None,
     ) -> Denoised:
         """See ``Network``."""
         slots = torch.arange(z.shape[1], device=z.device)
@@ -92,8 +95,10 @@ class Denoiser(Network):
             x = x + self.groups(known[:, :1] // LETTERS)
         if self.estimate is not None and estimate is not None:
             x = x + self.estimate(estimate)
-        x = layout.pack(x)
         condition = self.time(timestep_embedding(t, TIME_FEATURES))
+        if self.looking is not None and seen is not None:
+            x = x + self.looking(x + condition.unsqueeze(1), seen, slots <= last)
+        x = layout.pack(x)
         if self.conditions is not None:
             assert features is not None
             assert drop is not None
