@@ -17,7 +17,7 @@ from torch import Tensor
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import to_structures
 from chemeleon.crystals.soundness import structural_problems, writable
-from chemeleon.crystals.symmetry import SYMPREC, TIGHT, Cell
+from chemeleon.crystals.symmetry import SYMPREC, TIGHT, Axes, Cell
 from chemeleon.energy.relax import Relaxed
 from chemeleon.evaluation.idealise import Idealised, in_standard_cell
 from chemeleon.generation.ranking import Scorer
@@ -35,7 +35,7 @@ class Sampled:
         move: what relaxation did to it, or None without.
         ideal: what idealising did to it, or None without.
         score: by which it is ranked, the lower the better; NaN for none.
-        symmetric: cell in which CIFs list its symmetry; None for one without.
+        symmetric: cell in which CIFs list its symmetry; None lists all atoms.
     """
 
     number: int
@@ -44,7 +44,7 @@ class Sampled:
     move: Relaxed | None
     ideal: Idealised | None
     score: float
-    symmetric: Cell | None = None
+    symmetric: Axes | None = None
 
 
 class Finished(NamedTuple):
@@ -64,8 +64,14 @@ class Finished(NamedTuple):
     ideals: list[Idealised]
     scores: Tensor | None
 
-    def sampled(self, cell: Cell | None) -> list[Sampled]:
-        """Return the crystals one by one, in the requested cell; None keeps their cells."""
+    def sampled(self, cell: Cell | None, symmetric: bool = False) -> list[Sampled]:
+        """Return the crystals one by one.
+
+        Args:
+            cell: the requested one; None keeps their cells.
+            symmetric: they were made on orbits, so CIFs list the symmetry that each has exactly,
+                which relaxation may have changed.
+        """
         problems = structural_problems(self.crystals)
         rows = torch.nonzero(torch.as_tensor(writable(self.crystals))).squeeze(-1)
         made = dict(zip(rows.tolist(), to_structures(self.crystals.subset(rows)), strict=True))
@@ -75,21 +81,23 @@ class Finished(NamedTuple):
         columns = structures, problems, self.moves or nothing, self.ideals or nothing, scores
         found = [Sampled(*row) for row in zip(self.numbers.tolist(), *columns, strict=True)]
         for one in found:
-            _shape(one, cell)
+            _shape(one, cell, symmetric)
         return found
 
 
-def _shape(one: Sampled, cell: Cell | None) -> None:
+def _shape(one: Sampled, cell: Cell | None, symmetric: bool) -> None:
     """Put a crystal into the requested cell; an invalid one keeps its own."""
     if one.structure is None:
         return
+    one.symmetric = "given" if symmetric else None
     if one.ideal is not None and one.ideal.ideal:
         ideal = one.ideal.structure(cell or "primitive")
         assert ideal is not None  # what has no atoms is not ideal
         ideal.properties = one.structure.properties
         one.structure, one.symmetric = ideal, cell or "conventional"
     elif cell is not None and one.problem is None:
-        symprec = SYMPREC if one.ideal is None else TIGHT  # a higher group was refused
+        # a higher group was refused, or is not there
+        symprec = TIGHT if symmetric or one.ideal is not None else SYMPREC
         one.structure = in_standard_cell(one.structure, cell, symprec)
 
 

@@ -188,6 +188,7 @@ def _make(plan: _Plan, draft: Path | None) -> list[Sampled]:
     from chemeleon.generation.ranking import best_first
 
     settings, names, ranked = plan.settings, plan.names, plan.finisher.scorer is not None
+    on_orbits = plan.pipeline.model.config.denoiser.space_group
     single = [form for form in settings.formats if form in FOLDER_FORMATS]
     files = CrystalFiles(draft, single, len(names)) if draft is not None and single else None
     if plan.candidates is not None and files is not None:
@@ -197,7 +198,7 @@ def _make(plan: _Plan, draft: Path | None) -> list[Sampled]:
     finished = (plan.finisher.finish(*batch) for batch in stream)
     with files or nullcontext(), closing(stream):
         for batch in plan.share.gather(finished):
-            new = batch.sampled(settings.cell)
+            new = batch.sampled(settings.cell, on_orbits)
             found |= {one.number: one for one in new}
             if not ranked:
                 _add(files, [names[one.number] for one in new], new)
