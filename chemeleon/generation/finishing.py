@@ -21,6 +21,7 @@ from chemeleon.crystals.symmetry import SYMPREC, TIGHT, Axes, Cell
 from chemeleon.energy.relax import Relaxed
 from chemeleon.evaluation.idealise import Idealised, in_standard_cell
 from chemeleon.generation.ranking import Scorer
+from chemeleon.generation.redraw import Drawn
 from chemeleon.generation.relaxation import Idealiser, Relaxer
 
 
@@ -35,6 +36,8 @@ class Sampled:
         move: what relaxation did to it, or None without.
         ideal: what idealising did to it, or None without.
         score: by which it is ranked, the lower the better; NaN for none.
+        redraws: how often it was drawn again; this and what follows see `redraw.Drawn`.
+        close, invalid: what was still wrong with it then.
         symmetric: cell in which CIFs list its symmetry; None lists all atoms.
     """
 
@@ -44,6 +47,9 @@ class Sampled:
     move: Relaxed | None
     ideal: Idealised | None
     score: float
+    redraws: int
+    close: bool
+    invalid: bool
     symmetric: Axes | None = None
 
 
@@ -56,6 +62,7 @@ class Finished(NamedTuple):
         moves: what relaxation did to each; empty without.
         ideals: what idealising did to each; empty without.
         scores: ``(M,)`` by which they are ranked, or None.
+        said: of each ``(M,)`` redraws, close and invalid, see `redraw.Drawn`.
     """
 
     numbers: Tensor
@@ -63,6 +70,7 @@ class Finished(NamedTuple):
     moves: list[Relaxed]
     ideals: list[Idealised]
     scores: Tensor | None
+    said: tuple[Tensor, ...]
 
     def sampled(self, cell: Cell | None, symmetric: bool = False) -> list[Sampled]:
         """Return the crystals one by one.
@@ -79,7 +87,8 @@ class Finished(NamedTuple):
         scores = [math.nan] * len(problems) if self.scores is None else self.scores.tolist()
         structures = [made.get(row) for row in range(len(problems))]
         columns = structures, problems, self.moves or nothing, self.ideals or nothing, scores
-        found = [Sampled(*row) for row in zip(self.numbers.tolist(), *columns, strict=True)]
+        said = [values.tolist() for values in self.said]
+        found = [Sampled(*row) for row in zip(self.numbers.tolist(), *columns, *said, strict=True)]
         for one in found:
             _shape(one, cell, symmetric)
         return found
@@ -108,8 +117,9 @@ class Finisher(NamedTuple):
     idealiser: Idealiser | None
     scorer: Scorer | None
 
-    def finish(self, numbers: Tensor, crystals: Crystals) -> Finished:
-        """Return a batch of the pipeline's, ``(M,)`` numbers and crystals, finished."""
+    def finish(self, drawn: Drawn) -> Finished:
+        """Return a batch of the pipeline's finished."""
+        numbers, crystals, *said = drawn
         moves: list[Relaxed] = []
         ideals: list[Idealised] = []
         if self.relaxer is not None:
@@ -117,7 +127,7 @@ class Finisher(NamedTuple):
         if self.idealiser is not None:
             crystals, ideals = self.idealiser(crystals)
         scores = None if self.scorer is None else self.scorer.score(crystals)
-        return Finished(numbers, crystals, moves, ideals, scores)
+        return Finished(numbers, crystals, moves, ideals, scores, tuple(said))
 
     def to_manifest(self, made: Sequence[Sampled], names: Sequence[str]) -> dict[str, Any]:
         """Return what a manifest says of the steps that change crystals."""

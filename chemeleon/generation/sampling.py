@@ -195,7 +195,7 @@ def _make(plan: _Plan, draft: Path | None) -> list[Sampled]:
         check_file_names(names)
     found: dict[int, Sampled] = {}
     stream = plan.pipeline.stream(len(names), **plan.options)
-    finished = (plan.finisher.finish(*batch) for batch in stream)
+    finished = (plan.finisher.finish(batch) for batch in stream)
     with files or nullcontext(), closing(stream):
         for batch in plan.share.gather(finished):
             new = batch.sampled(settings.cell, on_orbits)
@@ -270,6 +270,7 @@ def _manifest(plan: _Plan, made: Sequence[Sampled]) -> dict[str, Any]:
             for name, one in zip(plan.names, made, strict=True)
             if one.problem is not None
         ],
+        **({"redraw": _redrawn(made)} if sampler.redraw else {}),
         **ranked,
         **plan.finisher.to_manifest(made, plan.names),
         **({} if settings.cell is None else {"cell": settings.cell}),
@@ -278,6 +279,19 @@ def _manifest(plan: _Plan, made: Sequence[Sampled]) -> dict[str, Any]:
             "chemeleon": __version__,
             **{name: version(name) for name in ("torch", "diffusers", "accelerate", "pymatgen")},
         },
+    }
+
+
+def _redrawn(made: Sequence[Sampled]) -> dict[str, Any]:
+    """Return how many crystals were drawn again, and what it did not help."""
+    from chemeleon.crystals.soundness import MIN_CONTACT
+
+    return {
+        "least_distance_over_radii": MIN_CONTACT,
+        "redrawn": sum(one.redraws > 0 for one in made),
+        "redraws": sum(one.redraws for one in made),
+        "still_close": sum(one.close for one in made),
+        "still_invalid": sum(one.invalid for one in made),
     }
 
 
