@@ -126,6 +126,16 @@ def test_what_has_lost_its_symmetry_does_not_say_that_it_has_it() -> None:
     assert said(cif_text(tight, "given")) == 221
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_axes_that_are_not_those_of_the_symmetry_are_exchanged() -> None:
+    skewed = Structure([[4.0, 0, 0], [350, 5, 0], [90, 300, 6]], ["Na", "Cl"], [[0] * 3, [0.5] * 3])
+    text = cif_text(skewed, "given")
+    read = Structure.from_str(text, fmt="cif")
+    assert said(text) == exact_group(read) == 12
+    assert len(read) == 2
+    assert StructureMatcher(scale=False).fit(read, skewed)
+
+
 def test_without_a_group_all_atoms_are_listed() -> None:
     flat = Structure(Lattice.from_parameters(500, 4, 4, 90, 90, 90), ["Na"], [[0, 0, 0]])
     text = cif_text(flat, "given")

@@ -147,8 +147,8 @@ def exact(crystal: Crystal, axes: Axes) -> Exact | None:
     Args:
         crystal: in any cell.
         axes: of a standard cell, or ``given``: the cell stays, its origin moves to the group's.
-            Of several primitive cells in one, whose axes the operations may not keep, one is left
-            then.
+            Where its axes are not those of the symmetry, as in a skewed cell or in some of several
+            primitive ones, the standard primitive cell takes its place.
 
     Returns:
         None where no group is found. What is not symmetric has group 1. Atoms move by less than
@@ -170,10 +170,12 @@ def _in_own_axes(crystal: Crystal, group: Any) -> Exact | None:
     back = np.linalg.inv(axes)
     rotations, shifts = operations(group.number, primitive=True)
     turned = axes @ rotations @ back
-    inside = lattice_points(np.round(back.T))
+    several = len(owner) > len(ideal.atomic_numbers)  # else a skewed cell is not searched
+    inside = lattice_points(np.round(back.T)) if several else np.zeros((1, 3))
     moved = (shifts @ axes.T)[:, None] + inside
     wholes = np.concatenate([turned.ravel(), PARTS * moved.ravel()])
-    if np.abs(wholes - np.round(wholes)).max() > 1e-6:
+    # readers know no 2x beside y, as it would stand in the axes of a skewed cell
+    if np.abs(wholes - np.round(wholes)).max() > 1e-6 or np.abs(turned).max() > 1.5:
         return None
     coords = (crystal.frac_coords - np.array(group.prim_std_origin_shift)) @ back.T
     places = ideal.frac_coords[owner]
