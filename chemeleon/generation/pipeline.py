@@ -32,6 +32,7 @@ from chemeleon.diffusion.reverse import ReverseDiffusion, Trajectory
 from chemeleon.errors import GenerationError
 from chemeleon.generation.conditioning import Conditioning, warn_unusual
 from chemeleon.generation.denoising import GuidedDenoiser, StepwiseDenoiser
+from chemeleon.generation.redraw import Drawn, Queue
 from chemeleon.generation.settings import Options, Precision
 from chemeleon.generation.shapes import Shapes
 from chemeleon.models.denoiser import LatentDiffusion
@@ -108,15 +109,14 @@ class Pipeline:
             raise GenerationError(
                 f"{num_samples} crystals leave none for this process: request more"
             )
-        numbers, parts = zip(*made, strict=True)
-        return Crystals.join(parts).subset(torch.argsort(torch.cat(numbers)))
+        numbers = torch.cat([drawn.numbers for drawn in made])
+        return Crystals.join([drawn.crystals for drawn in made]).subset(torch.argsort(numbers))
 
-    def stream(
-        self, num_samples: int, **options: Unpack[Options]
-    ) -> Generator[tuple[Tensor, Crystals]]:
-        """Make crystals and yield each finished batch with the crystals' numbers.
+    def stream(self, num_samples: int, **options: Unpack[Options]) -> Generator[Drawn]:
+        """Make crystals and yield each finished batch.
 
-        While the caller is busy with a batch, the next one is made by another thread.
+        While the caller is busy with a batch, the next one is made by another thread. With
+        ``redraw`` of the sampler, crystals that are to be drawn again come later.
 
         Args:
             num_samples: how many, ``M``.
@@ -141,30 +141,30 @@ class Pipeline:
         shapes = Shapes.read(self.model, keys, given)
         order = torch.argsort(shapes.sizes, stable=True)  # like sizes together: little padding
         mine = order[given.get("rank", 0) :: given.get("world", 1)]
+        queue = Queue(mine, keys, reverse.sampler.redraw)
         wanted = given.get("batch_size")
         size = wanted or AUTO_BATCH.get(self.device.type, AUTO_BATCH["cpu"])
-        # even parts, or the last one may be too small to fill the device
-        size = max(1, min(size, -(-len(mine) // max(1, -(-len(mine) // size)))))
         precision, stop, index = given.get("precision", "auto"), Event(), self.device.index
         if self.device.type == "cuda" and index is None:
             index = torch.cuda.current_device()
 
-        def make(start: int) -> tuple[Tensor, Crystals]:
+        def make(chosen: Tensor) -> Drawn:
             if self.device.type == "cuda":
                 torch.cuda.set_device(index)  # each thread has its own
-            chosen = mine[start : start + size]
             context, own = self.autocast(precision), conditioning.of(chosen, self.device)
             batch = shapes.batch(chosen)
-            made = self.make(reverse, batch, own, keys[chosen], autocast=context, stop=stop)
+            own_keys = queue.keys_of(chosen)
+            made = self.make(reverse, batch, own, own_keys, autocast=context, stop=stop)
             names = [f"sample-{i:06d}" for i in chosen.tolist()]
-            return chosen, replace(made.crystals, ids=names)
+            return queue.judge(chosen, replace(made.crystals, ids=names), self.device)
 
         with ThreadPoolExecutor(1) as worker:
             try:
-                start, running = 0, worker.submit(make, 0) if len(mine) else None
+                chosen = queue.take(size)
+                running = worker.submit(make, chosen) if len(chosen) else None
                 while running is not None:
                     try:
-                        chosen, crystals = running.result()
+                        drawn = running.result()
                     except torch.OutOfMemoryError:
                         if wanted is not None or size == 1:
                             raise GenerationError(
@@ -173,11 +173,15 @@ class Pipeline:
                             ) from None
                         torch.cuda.empty_cache()
                         size = max(1, size // 2)
-                        running = worker.submit(make, start)
+                        queue.put_back(chosen)
+                        chosen = queue.take(size)
+                        running = worker.submit(make, chosen)
                         continue
-                    start += len(chosen)
-                    running = worker.submit(make, start) if start < len(mine) else None
-                    yield chosen, crystals
+                    kept = queue.kept(drawn)
+                    chosen = queue.take(size)
+                    running = worker.submit(make, chosen) if len(chosen) else None
+                    if len(kept.numbers):
+                        yield kept
             finally:
                 stop.set()  # whoever leaves early does not wait for the batch under way
 

@@ -17,7 +17,7 @@ from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError
 from chemeleon.generation.pipeline import Pipeline
-from chemeleon.generation.settings import Precision
+from chemeleon.generation.settings import Options, Precision
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.networks.base import find_network
 from chemeleon.models.packing import Layout
@@ -167,9 +167,12 @@ class LDMStage(WritesLDM, DataStage):
         wanted = self.wanted.subset(chosen)
         atoms = [part.tolist() for part in wanted.atomic_numbers.split(wanted.num_atoms.tolist())]
         pipeline = Pipeline(self.model, self.val.device)
+        # a model that has not learned much would be asked again for nearly all of them
+        sampler = self.model.config.sampler.model_copy(update={"redraw": 0})
+        how = Options(atoms=atoms, precision=self.precision, sampler=sampler)
         # blocks that are compiled for training would be compiled again for each batch's shape
         with torch.compiler.set_stance("force_eager"):
-            made = pipeline.generate(len(atoms), atoms=atoms, precision=self.precision)
+            made = pipeline.generate(len(atoms), **how)
         return match_shares(list(zip(made, wanted, strict=True)), world)
 
     def _facts(self, targets: Mapping[str, Tensor]) -> dict[str, dict[str, object]]:
