@@ -28,7 +28,7 @@ from chemeleon.crystals.batch import Array, Crystal, Crystals
 from chemeleon.crystals.idealise import STEP, distortion
 from chemeleon.crystals.lattice import cells_of, whole_steps
 from chemeleon.crystals.maps import Maps
-from chemeleon.crystals.orbits import OrbitCrystal, basis_of, put_together
+from chemeleon.crystals.orbits import Assignment, OrbitCrystal, basis_of, put_together
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, crystal_system, dataset
 from chemeleon.crystals.wyckoff import Changes, Group, group
 
@@ -62,6 +62,22 @@ def orbits_of(crystal: Crystal, symprec: float = SYMPREC) -> OrbitCrystal | None
         tolerance *= STEP
         found = dataset(*crystal, tolerance)
     return _without_symmetry(crystal)
+
+
+def canonical_assignment(given: Assignment) -> Assignment:
+    """Return the same orbits as `orbits_of` writes them: with letters by rule 2, and sorted.
+
+    Which axes are reduced depends on the cell, so of triclinic and monoclinic groups those of the
+    assignment are kept.
+    """
+    table = group(given.number)
+    kept = table.normaliser
+    if table.system in ("triclinic", "monoclinic"):
+        kept = kept[(kept.rotations == np.eye(3)).all((1, 2))]
+    numbers, letters = np.asarray(given.atomic_numbers), np.asarray(given.letters)
+    _, kinds = _first_letters(table.changes(kept), numbers, letters)
+    best = np.sort(kinds[0])
+    return Assignment(given.number, best // _KINDS, best % _KINDS)
 
 
 def in_orbits(crystals: Crystals[Array], symprec: float = SYMPREC) -> Crystals[Array]:
@@ -128,10 +144,7 @@ def _placed(table: Group, letter: int, position: Array) -> Array:
 def _canonical(
     table: Group, basis: Array, numbers: Array, letters: Array, coords: Array
 ) -> OrbitCrystal:
-    changes = _changes(table, basis)
-    kinds = numbers * _KINDS + changes.letters[:, letters]
-    chosen = _first(np.concatenate([np.sort(kinds % _KINDS), np.sort(kinds)], 1))
-    changes, kinds = changes[chosen], kinds[chosen]
+    changes, kinds = _first_letters(_changes(table, basis), numbers, letters)
     cells = cells_of(np.swapaxes(np.linalg.inv(changes.axes), 1, 2) @ basis)
     chosen = _first(_cell_order(cells), SAME_CELL)
     changes, kinds, cells = changes[chosen], kinds[chosen], cells[chosen]
@@ -146,6 +159,13 @@ def _canonical(
     order = order[best]
     kinds, coords = kinds[best, order], coords[best, order]
     return OrbitCrystal(table.number, cells[best], kinds // _KINDS, kinds % _KINDS, coords)
+
+
+def _first_letters(changes: Changes, numbers: Array, letters: Array) -> tuple[Changes, Array]:
+    """Return the changes that rule 2 allows, and elements and letters ``(C, n)`` after each."""
+    kinds = numbers * _KINDS + changes.letters[:, letters]
+    chosen = _first(np.concatenate([np.sort(kinds % _KINDS), np.sort(kinds)], 1))
+    return changes[chosen], kinds[chosen]
 
 
 def _anchored(table: Group, kinds: Array, coords: Array) -> tuple[Array, Array]:

@@ -19,7 +19,7 @@ from chemeleon.crystals.formula import atom_histogram, formula_histogram
 from chemeleon.crystals.symbols import SPACE_GROUPS
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.models.condition_encoder import ConditionEncoder
-from chemeleon.models.networks.base import Denoised, find_network
+from chemeleon.models.networks.base import Denoised, Known, find_network
 from chemeleon.models.pretrained import Pretrained
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.storage import MODEL_CONFIG
@@ -29,8 +29,8 @@ class LatentDiffusion(Pretrained):
     """A frozen VAE, a denoiser of its standardised latents, and what sampling needs to know.
 
     Buffers: ``latent_mean`` and ``latent_std`` ``(L,)``; ``size_histogram`` counts training
-    crystals by number of atoms; ``formula_histogram`` (of models that are told the elements) by
-    atoms of the reduced formula and of the cell; ``group_histogram`` (of models that are
+    crystals by number of atoms; ``formula_histogram`` (of models that are told the elements of
+    atoms) by atoms of the reduced formula and of the cell; ``group_histogram`` (of models that are
     conditioned on the space group, whose sizes are numbers of orbits) by group and size.
     """
 
@@ -55,7 +55,7 @@ class LatentDiffusion(Pretrained):
         self.register_buffer("latent_mean", torch.zeros(latent_dim))
         self.register_buffer("latent_std", torch.ones(latent_dim))
         self.register_buffer("size_histogram", size_histogram.to(torch.float32))
-        if config.denoiser.types:
+        if config.denoiser.of_formulas:
             sizes = len(size_histogram)
             self.register_buffer("formula_histogram", torch.zeros(sizes, sizes))
         if config.denoiser.space_group:
@@ -74,7 +74,7 @@ class LatentDiffusion(Pretrained):
                 f" most {MAX_ATOMS:,}: set data.max_atoms={MAX_ATOMS}"
             )
         self.size_histogram = sizes
-        if self.config.denoiser.types:
+        if self.config.denoiser.of_formulas:
             self.formula_histogram = formula_histogram(train).to(sizes)
         if self.config.denoiser.space_group:
             assert train.sites is not None
@@ -82,18 +82,18 @@ class LatentDiffusion(Pretrained):
             counts = torch.bincount(place, minlength=self.group_histogram.shape[0] * len(sizes))
             self.group_histogram = counts.view(-1, len(sizes)).to(sizes)
 
-    def known(self, batch: CrystalBatch) -> Tensor | None:
-        """Return what the denoiser is conditioned on, of each token; see ``Network.forward``."""
-        if self.config.denoiser.types:
-            return batch.atomic_numbers
-        return batch.sites if self.config.denoiser.space_group else None
+    def known(self, batch: CrystalBatch) -> Known:
+        """Return what the denoiser is conditioned on."""
+        told = self.config.denoiser
+        types = batch.atomic_numbers if told.types else None
+        return Known(types, batch.sites if told.space_group else None)
 
     @classmethod
     def outline(cls, folder: ModelFolder) -> LatentDiffusion:
         """See ``Pretrained``."""
         config = folder.section("ldm", LDMConfig)
         sizes = _sizes(folder)
-        if config.denoiser.types and "formula_histogram" not in folder.stored:
+        if config.denoiser.of_formulas and "formula_histogram" not in folder.stored:
             # saved before formulas were counted: sizes are known, but not of which formulas
             unknown = torch.zeros(len(sizes), len(sizes)).index_fill_(0, torch.tensor([0]), 1)
             folder.stored["formula_histogram"] = unknown * sizes

@@ -25,7 +25,7 @@ from chemeleon.models.elements import CLASSES, choose_elements, element_embeddin
 from chemeleon.models.layers import Transformer, index_embedding
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import Pretrained
-from chemeleon.models.sites import SiteEncoder
+from chemeleon.models.sites import SiteChooser, SiteEncoder
 
 
 class Posterior(NamedTuple):
@@ -48,7 +48,7 @@ class Decoded(NamedTuple):
 
     ``type_logits`` ``(B, N, 100)`` or None (csp); ``coords`` ``(B, N, 3)`` for the raw head or
     ``(B, N, 6)`` (three sines, three cosines) for the angle head; ``lengths`` scaled, ``(B, 3)``;
-    ``angles`` ``(B, 3)``; ``letter_logits`` ``(B, N, 27)`` of Wyckoff letters or None (atoms).
+    ``angles`` ``(B, 3)``; ``letter_logits`` ``(B, N, 27)`` of Wyckoff letters or None (atoms, csp).
     """
 
     type_logits: Tensor | None
@@ -59,11 +59,16 @@ class Decoded(NamedTuple):
 
 
 class VAEOutput(NamedTuple):
-    """Result of ``forward``; ``scale`` ``(B, 1)`` is what scaled lengths are multiplied with."""
+    """Result of ``forward``.
+
+    ``scale`` ``(B, 1)`` is what scaled lengths are multiplied with; ``fixed`` ``(B, N, 3)`` bool
+    says which coordinates need not be decoded as given sites tell them, None where there are none.
+    """
 
     posterior: Posterior
     decoded: Decoded
     scale: Tensor
+    fixed: Tensor | None = None
 
 
 class CrystalVAE(Pretrained):
@@ -82,7 +87,9 @@ class CrystalVAE(Pretrained):
         width = config.width
         coords_in = 3 if config.coordinate_input == "raw" else 6 * len(config.fourier_frequencies)
         self.type_embedding = nn.Embedding(CLASSES, width)
-        self.sites = SiteEncoder(width) if config.tokens == "orbits" else None
+        self.sites: SiteEncoder | None = None
+        if config.tokens == "orbits":
+            self.sites = SiteChooser(width) if config.kind == "dng" else SiteEncoder(width)
         self.lattice_embedding = _embedder(9, width)
         self.coords_embedding = _embedder(coords_in, width)
         self.encoder = self._transformer(config.encoder_layers)
@@ -172,10 +179,15 @@ class CrystalVAE(Pretrained):
         return index_embedding(torch.arange(batch.width, device=batch.device), self.config.width)
 
     def decode(self, z: Tensor, batch: CrystalBatch) -> Decoded:
-        """Decode latents ``(B, N, L)``; of ``batch`` only the sizes (and types, csp) are used."""
+        """Decode latents ``(B, N, L)``.
+
+        Of ``batch`` only sizes are used, of orbits also the space group; csp: types, and sites.
+        """
         x = self.from_latent(z) + self._places(batch)
         if self.sites is not None:
             x = x + self.sites.of_group(_sites_of(batch))
+            if self.config.kind == "csp":
+                x = x + self.sites.embed(_sites_of(batch))
         if self.decoder_types is not None:
             x = x + self.decoder_types(batch.atomic_numbers)
         features = self.decoder(x, Layout.of(batch))
@@ -187,9 +199,9 @@ class CrystalVAE(Pretrained):
             coords=self.coords_head(features),
             lengths=lattice[:, :3],
             angles=lattice[:, 3:],
-            letter_logits=None
-            if self.sites is None
-            else self.sites.logits(features, _sites_of(batch)),
+            letter_logits=self.sites.logits(features, _sites_of(batch))
+            if isinstance(self.sites, SiteChooser)
+            else None,
         )
 
     def atoms(self, batch: CrystalBatch) -> Tensor:
@@ -209,12 +221,20 @@ class CrystalVAE(Pretrained):
         """Encode, draw with ``noise`` ``(B, N, L)``, decode."""
         posterior = self.encode(batch)
         decoded = self.decode(posterior.sample(noise), batch)
-        return VAEOutput(posterior, decoded, self.scale(batch))
+        fixed = self._fixed(batch)
+        told = None if fixed is None else fixed[0]
+        return VAEOutput(posterior, decoded, self.scale(batch), told)
+
+    def _fixed(self, batch: CrystalBatch) -> tuple[Tensor, Tensor] | None:
+        """Return which coordinates follow from given sites, see `SiteEncoder.fixed`."""
+        if self.sites is None or self.config.kind == "dng":
+            return None
+        return self.sites.fixed(_sites_of(batch))
 
     def to_crystals(
         self, decoded: Decoded, batch: CrystalBatch, composition_penalty: float = 0.0
     ) -> Crystals:
-        """Turn the decoder's answer into crystals of the sizes (and types, csp) of ``batch``.
+        """Turn the decoder's answer into crystals of the sizes (csp: types, sites) of ``batch``.
 
         They are in main memory with all of their atoms, also those that were decoded as orbits;
         then one whose cell cannot be has no atoms.
@@ -224,7 +244,7 @@ class CrystalVAE(Pretrained):
             batch: what was decoded.
             composition_penalty: see ``choose_elements``.
         """
-        if self.sites is not None:
+        if isinstance(self.sites, SiteChooser):
             assert decoded.letter_logits is not None
             given = _sites_of(batch)
             sites = self.sites.choose(decoded.letter_logits, batch.mask, given)
@@ -239,6 +259,8 @@ class CrystalVAE(Pretrained):
             frac_coords = torch.atan2(sine, cosine) / (2 * math.pi)
         else:
             frac_coords = decoded.coords.float()
+        if (fixed := self._fixed(batch)) is not None:
+            frac_coords = torch.where(*fixed, frac_coords)
         frac_coords = frac_coords.masked_fill(~batch.mask.unsqueeze(-1), 0.0)
         made = CrystalBatch(
             atomic_numbers=types.masked_fill(~batch.mask, 0),
@@ -274,7 +296,7 @@ def vae_losses(
     terms = {
         "lengths": (decoded.lengths - lengths / output.scale).square().sum() / (3 * crystals),
         "angles": (decoded.angles - angles).square().sum() / (3 * crystals),
-        "coords": (_coordinate_error(decoded.coords, target.frac_coords) * mask).sum() / atoms,
+        "coords": (_coordinate_error(output, target.frac_coords) * mask).sum() / atoms,
         "kl": (output.posterior.kl() * mask).sum() / atoms,
     }
     if decoded.type_logits is not None:
@@ -293,12 +315,13 @@ def vae_losses(
     return {"loss": torch.as_tensor(total), **terms}
 
 
-def _coordinate_error(coords: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared error of an atom's coordinates, ``(B, N)``.
+def _coordinate_error(output: VAEOutput, target: Tensor) -> Tensor:
+    """Return the mean squared error of an atom's coordinates, ``(B, N)``; fixed ones have none.
 
     For the angle head it is the square of the wrapped difference, in units of the cell, plus a
     pull of the pair's length towards 1, without which the pair may shrink and the angle jump.
     """
+    coords = output.decoded.coords
     if coords.shape[-1] == 3:
         return (coords - target).square().mean(-1)
     sine, cosine = coords.chunk(2, dim=-1)
@@ -310,7 +333,10 @@ def _coordinate_error(coords: Tensor, target: Tensor) -> Tensor:
         sine * true_cosine - cosine * true_sine, cosine * true_cosine + sine * true_sine + 1e-8
     ) / (2 * math.pi)
     length = torch.sqrt(sine.square() + cosine.square() + 1e-8)
-    return (difference.square() + 0.01 * (length - 1).square()).mean(-1)
+    error = difference.square() + 0.01 * (length - 1).square()
+    if output.fixed is not None:
+        error = error.masked_fill(output.fixed, 0.0)
+    return error.mean(-1)
 
 
 def _sites_of(batch: CrystalBatch) -> Tensor:
