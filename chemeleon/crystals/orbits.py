@@ -21,18 +21,41 @@ from chemeleon.crystals.wyckoff import group
 _FLAT = 1e-6  # square of a cell's volume over that of a box with its sides
 
 
-class Assignment(NamedTuple):
-    """A crystal as orbits without its geometry: which elements are on which Wyckoff positions.
+class OrbitCrystal(NamedTuple):
+    """One crystal as orbits, sorted by element, then letter, then coordinates.
 
     Attributes:
         number: of the space group.
-        atomic_numbers: ``(n,)`` elements of the orbits.
-        letters: ``(n,)`` their Wyckoff letters, 0 for a, in the settings of `wyckoff`.
+        cell: ``(6,)`` of the conventional cell: a, b, c in angstrom, alpha, beta, gamma in radian.
+        atomic_numbers: ``(n,)`` int64.
+        letters: ``(n,)`` int64, 0 for Wyckoff letter a.
+        coords: ``(n, 3)`` fractional coordinates of one atom, on the letter's `wyckoff.Place`.
     """
 
     number: int
-    atomic_numbers: Sequence[int] | Array
-    letters: Sequence[int] | Array
+    cell: Array
+    atomic_numbers: Array
+    letters: Array
+    coords: Array
+
+    @property
+    def assignment(self) -> Assignment:
+        """Which letters its elements are on."""
+        return Assignment(self.number, self.atomic_numbers, self.letters)
+
+
+class Assignment(NamedTuple):
+    """Which Wyckoff letters the elements of a crystal are on: an `OrbitCrystal` without geometry.
+
+    Attributes:
+        number: of the space group.
+        atomic_numbers: ``(n,)`` int64.
+        letters: ``(n,)`` int64, 0 for Wyckoff letter a.
+    """
+
+    number: int
+    atomic_numbers: Array
+    letters: Array
 
     def problem(self) -> str | None:
         """Return why no crystal can have these orbits, or None."""
@@ -59,29 +82,6 @@ class Assignment(NamedTuple):
                     f" group {number}, whose points cannot be moved apart: one orbit takes them all"
                 )
         return None
-
-
-class OrbitCrystal(NamedTuple):
-    """One crystal as orbits, sorted by element, then letter, then coordinates.
-
-    Attributes:
-        number: of the space group.
-        cell: ``(6,)`` of the conventional cell: a, b, c in angstrom, alpha, beta, gamma in radian.
-        atomic_numbers: ``(n,)`` int64.
-        letters: ``(n,)`` int64, 0 for Wyckoff letter a.
-        coords: ``(n, 3)`` fractional coordinates of one atom, on the letter's `wyckoff.Place`.
-    """
-
-    number: int
-    cell: Array
-    atomic_numbers: Array
-    letters: Array
-    coords: Array
-
-    @property
-    def assignment(self) -> Assignment:
-        """What is known of it without its geometry."""
-        return Assignment(self.number, self.atomic_numbers, self.letters)
 
 
 def put_together(crystals: Sequence[OrbitCrystal | None]) -> Crystals[Array]:

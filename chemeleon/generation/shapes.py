@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from chemeleon.crystals.batch import LETTERS, MAX_ATOMIC_NUMBER, CrystalBatch
-from chemeleon.crystals.canonical import canonical_assignment
+from chemeleon.crystals.canonical import standard
 from chemeleon.crystals.orbits import Assignment
 from chemeleon.crystals.ordering import Order, arrange_atoms
 from chemeleon.crystals.random import fold, uniform
@@ -181,7 +181,7 @@ def _orbits(assignments: Sequence[Assignment], num_samples: int) -> tuple[Tensor
     for number, assignment in enumerate(assignments):
         if (problem := assignment.problem()) is not None:
             raise GenerationError(f"crystal {number}: {problem}")
-    rows = [canonical_assignment(assignment) for assignment in assignments]
+    rows = [standard(assignment) for assignment in assignments]
     sites = [[row.number * LETTERS + int(letter) for letter in row.letters] for row in rows]
     return _padded([list(row.atomic_numbers) for row in rows]), _padded(sites)
 

@@ -144,7 +144,8 @@ class CrystalVAE(Pretrained):
             keep: orbits go to the cache, as is worth it for crystals that come again.
         """
         if self.sites is not None:
-            return crystals if crystals.sites is not None else write_as_orbits(crystals, keep)
+            told = self.config.kind == "csp"
+            return write_as_orbits(crystals, keep, told) if crystals.sites is None else crystals
         return arrange(crystals, self.config.atom_order)
 
     def encode(self, batch: CrystalBatch) -> Posterior:
