@@ -85,7 +85,7 @@ def standard(given: Assignment) -> Assignment:
     """
     numbers = np.asarray(given.atomic_numbers, np.int64)
     letters = np.asarray(given.letters, np.int64)
-    _, kinds = _first_letters(_any_axes(group(given.number)), numbers, letters)
+    _, kinds = _first_letters(any_axes(group(given.number)), numbers, letters)
     first = np.sort(kinds[0])
     return Assignment(given.number, first // _KINDS, first % _KINDS)
 
@@ -105,7 +105,7 @@ def by_letters(crystal: OrbitCrystal) -> OrbitCrystal:
     if (standard(crystal.assignment).letters == letters).all():
         return crystal
     basis = basis_of(crystal.number, crystal.cell)
-    changes, _ = _first_letters(_any_axes(table), numbers, letters)
+    changes, _ = _first_letters(any_axes(table), numbers, letters)
     cells = _moved_cells(changes, basis)
     sizes = (cells[:, :3] ** 2).sum(1)
     shortest = sizes <= sizes.min() * (1 + SAME_CELL)
@@ -260,8 +260,8 @@ def _changes(table: Group, basis: Array) -> Changes:
     return _with_axes(table, _reduced_axes(table.number, basis))
 
 
-def _any_axes(table: Group) -> Changes:
-    """Return all that become of letters, with monoclinic axes that need not be reduced."""
+def any_axes(table: Group) -> Changes:
+    """Return all changes of letters and points, of monoclinic groups with unreduced axes, too."""
     if table.system == "monoclinic":
         return _with_axes(table, _steps(table.number))
     return table.changes(table.normaliser)
