@@ -25,6 +25,7 @@ from chemeleon.crystals.wyckoff import group
 from chemeleon.errors import ConfigError, GenerationError
 from chemeleon.evaluation.matching.pairs import match_pairs
 from chemeleon.generation.pipeline import Pipeline
+from chemeleon.generation.ranking import denoising_error
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.vae import CrystalVAE
 
@@ -127,6 +128,10 @@ def test_a_model_of_seven_crystals_gives_them_back(taught):
     for crystal, one in zip(made, wanted * 2, strict=True):
         assert space_group(*crystal, 0.01).number == one.number
         assert sorted(crystal.atomic_numbers.tolist()) == atoms_of(one)
+    # ranked by the model: what has no atoms has no score
+    errors = denoising_error(pipeline, Crystals.join([Crystals.of([None]).tensors(), crystals]))
+    assert errors.isnan().tolist() == [True] + [False] * 7
+    torch.testing.assert_close(errors[1:], denoising_error(pipeline, crystals))
     rates = [
         row["val/match_rate"]
         for row in map(json.loads, (taught / "ldm" / "metrics.jsonl").read_text().splitlines())
