@@ -69,8 +69,8 @@ class VAEConfig(Section):
     dropout: Fraction = Field(default=0.0, description="Dropout inside the blocks.")
     kind: Literal["dng", "csp"] = Field(
         default="dng",
-        description="`dng` decodes elements; `csp` is conditioned on them (crystal structure"
-        " prediction).",
+        description="`dng` decodes elements; `csp` is conditioned on them, and on the Wyckoff"
+        " letters of orbits (crystal structure prediction).",
     )
     tokens: Literal["atoms", "orbits"] = Field(
         default="atoms",
@@ -116,13 +116,13 @@ class VAEConfig(Section):
     @model_validator(mode="after")
     def _heads_divide(self) -> VAEConfig:
         _check_heads(self.width, self.heads)
-        if self.tokens == "orbits" and (self.kind, self.coordinate_head) != ("dng", "angle"):
-            raise ValueError("tokens=orbits needs kind=dng and coordinate_head=angle")
+        if self.tokens == "orbits" and self.coordinate_head != "angle":
+            raise ValueError("tokens=orbits needs coordinate_head=angle")
         if self.tokens == "orbits" and self.atom_order != "file":
             raise ValueError("tokens=orbits has an order of its own: leave out atom_order")
         if self.decoder_types and self.kind == "dng":
             raise ValueError("decoder_types=true would tell the decoder of kind=dng the answer")
-        if self.decoder_types and self.atom_order == "file":
+        if self.decoder_types and self.atom_order == "file" and self.tokens == "atoms":
             raise ValueError(
                 "decoder_types=true needs an atom_order that follows from the formula: set it to"
                 " canonical"
@@ -155,7 +155,7 @@ class DenoiserConfig(Section):
     space_group: bool = Field(
         default=False,
         description="The denoiser is conditioned on the space group; goes with a VAE of"
-        " tokens=orbits.",
+        " tokens=orbits. With types also on the Wyckoff letters.",
     )
     self_conditioning: bool = Field(
         default=False,
@@ -183,9 +183,17 @@ class DenoiserConfig(Section):
         _check_heads(self.width, self.heads)
         if self.neighbour_layers and not self.self_conditioning:
             raise ValueError("neighbour_layers needs self_conditioning=true")
-        if self.types and self.space_group:
-            raise ValueError("types=true and space_group=true do not go together")
         return self
+
+    @property
+    def sites(self) -> bool:
+        """Whether it is conditioned on element and site of each orbit, all but the geometry."""
+        return self.types and self.space_group
+
+    @property
+    def of_formulas(self) -> bool:
+        """Whether it is conditioned on the elements of atoms, which a formula tells."""
+        return self.types and not self.space_group
 
 
 class DiffusionConfig(Section):

@@ -127,10 +127,10 @@ class Pipeline:
             ConfigError: if a request cannot be read, or the model does not know of it.
         """
         given = Options(**options)
-        atoms = given.get("atoms")
-        self.check_kind(atoms is not None)
+        formula, assigned = given.get("atoms") is not None, given.get("assignments") is not None
+        self.check_kind(formula, assigned)
         reverse = self.reverse(given.get("sampler") or self.model.config.sampler)
-        if reverse.sampler.composition_penalty > 0 and atoms is not None:
+        if reverse.sampler.composition_penalty > 0 and (formula or assigned):
             raise GenerationError(
                 "the atoms are given, so none can be left out: leave out composition_penalty"
             )
@@ -185,13 +185,31 @@ class Pipeline:
             finally:
                 stop.set()  # whoever leaves early does not wait for the batch under way
 
-    def check_kind(self, formula: bool) -> None:
+    def check_kind(self, formula: bool, assigned: bool = False) -> None:
         """Refuse a formula for a model that chooses elements, and none for one that does not.
+
+        Args:
+            formula: atoms are given.
+            assigned: orbits are given.
 
         Raises:
             GenerationError: naming the presets that train the other kind.
         """
-        conditioned = self.model.config.denoiser.types
+        conditioned, orbits = self.model.config.denoiser.types, self.model.config.denoiser.sites
+        if orbits and (formula or not assigned):
+            raise GenerationError(
+                "this model places given orbits (kind csp, tokens=orbits), and no formula alone"
+                " tells them: give Pipeline.generate assignments=[...], a space group with the"
+                " element and Wyckoff letter of each orbit (docs/orbits.md), or use shipped:csp for"
+                " formulas"
+            )
+        if orbits:
+            return
+        if assigned:
+            raise GenerationError(
+                "assignments are for models that place given orbits (chemeleon ldm train --preset"
+                " mp/orbits_csp_mini), and this is none: leave them out"
+            )
         if formula and not conditioned:
             raise GenerationError(
                 "this model chooses the elements itself and cannot be conditioned on a formula: use"
@@ -237,7 +255,8 @@ class Pipeline:
 
         Args:
             reverse: of `reverse`, or one with a likelihood.
-            shapes: sizes of the crystals and, for csp, their elements; their geometry is not read.
+            shapes: sizes of the crystals, of orbits their groups and, for csp, elements and
+                letters; their geometry is not read.
             conditioning: conditions, guidance and elements, on the device.
             keys: ``(B,)`` random keys.
             autocast: context in which networks run.

@@ -23,6 +23,7 @@ from chemeleon.errors import ConfigError
 
 if TYPE_CHECKING:
     from chemeleon.config.schedulers import SamplerConfig
+    from chemeleon.crystals.orbits import Assignment
 
 Precision = Literal["auto", "fp32", "bf16"]
 Format = Literal["cif", "extxyz", "json", "poscar"]
@@ -196,6 +197,8 @@ class Options(TypedDict, total=False):
     Attributes:
         atoms: atomic numbers of each crystal, ``M`` lists, for a model of kind csp; the crystals
             have exactly these, in the order of the model's training.
+        assignments: space group, elements and Wyckoff letters of each crystal, ``M``, for a model
+            of kind csp on orbits; the crystals have exactly these orbits.
         space_group: of each crystal, or one for all, for a model on orbits; by default as in
             training.
         sampler: scheduler, steps, eta and the like; by default what the model's config says.
@@ -206,6 +209,7 @@ class Options(TypedDict, total=False):
     seed: int
     num_atoms: Sequence[int] | None
     atoms: Sequence[Sequence[int]] | None
+    assignments: Sequence[Assignment] | None
     space_group: Sequence[int] | None
     sampler: SamplerConfig | None
     batch_size: int | None
