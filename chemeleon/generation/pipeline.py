@@ -39,7 +39,7 @@ from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import place
 
-AUTO_BATCH = {"cpu": 256, "cuda": 2048}
+AUTO_BATCH = {"cpu": 64, "cuda": 2048}  # on a CPU little padding counts for more
 
 
 class Made(NamedTuple):

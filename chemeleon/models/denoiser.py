@@ -162,10 +162,13 @@ class LatentDiffusion(Pretrained):
         """Denoise standardised latents; see ``Network.forward``."""
         seen = None
         if self.unfolding is not None and estimate is not None:
-            seen = self._look_around(num_atoms, known, estimate)
+            slots = None if layout is None else layout.slots
+            seen = self._look_around(num_atoms, known, estimate, slots)
         return self.denoiser(z, t, num_atoms, features, drop, layout, known, estimate, seen)
 
-    def _look_around(self, num_atoms: Tensor, known: Known, clean: Tensor) -> Surroundings:
+    def _look_around(
+        self, num_atoms: Tensor, known: Known, clean: Tensor, slots: Tensor | None
+    ) -> Surroundings:
         assert self.unfolding is not None
         mask = torch.arange(clean.shape[1], device=clean.device) < num_atoms.unsqueeze(-1)
         batch = CrystalBatch(
@@ -174,10 +177,11 @@ class LatentDiffusion(Pretrained):
             lattice=clean.new_zeros(len(clean), 3, 3),
             num_atoms=num_atoms,
             sites=known.sites,
+            tokens=slots,
             check=False,
         )
         told = (clean != 0).flatten(1).any(1)  # a trajectory begins without an estimate
-        return self.unfolding(self.vae, self.unstandardise(clean), batch, told)
+        return self.unfolding(self.vae, self.unstandardise(clean), batch, told, slots)
 
 
 def _sizes(folder: ModelFolder) -> Tensor:

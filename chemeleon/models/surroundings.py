@@ -4,8 +4,9 @@ Latents say where atoms are, but how far two of them are apart follows from the 
 on orbits, from the operations of 230 space groups. Here the estimate is decoded and its atoms are
 put in their places, so that the denoiser need not know all that by heart.
 
-Shapes: ``B`` crystals, ``N`` padded tokens (atoms, or orbits), ``A`` padded atoms of the primitive
-cell, ``T`` lattice translations, ``F`` features of a pair of tokens, ``E`` classes of elements.
+Shapes: ``B`` crystals, ``N`` padded tokens (atoms, or orbits), ``K`` of them that are looked from,
+``A`` padded atoms of the primitive cell, ``T`` lattice translations, ``F`` features of a pair of
+tokens, ``E`` classes of elements.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from chemeleon.crystals.wyckoff import group
 from chemeleon.models.elements import CLASSES
 from chemeleon.models.heads import GraphBlock
 from chemeleon.models.layers import zero_linear
+from chemeleon.models.packing import Layout
 from chemeleon.models.vae import CrystalVAE
 
 IMAGES = 8_834  # atoms of all sites of all space groups, and one of a padded token
@@ -109,7 +111,12 @@ class Unfolding(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, vae: CrystalVAE, z: Tensor, batch: CrystalBatch, known: Tensor
+        self,
+        vae: CrystalVAE,
+        z: Tensor,
+        batch: CrystalBatch,
+        known: Tensor,
+        slots: Tensor | None = None,
     ) -> Surroundings:
         """Look around in the crystals that latents stand for.
 
@@ -118,6 +125,8 @@ class Unfolding(nn.Module):
             z: ``(B, N, L)`` latents.
             batch: sizes, and what else the decoder is told.
             known: ``(B,)``, see `Surroundings`.
+            slots: ``(K,)`` that hold tokens, counted through the batch, see `Layout`; all if not
+                given.
         """
         decoded = vae.decode(z, batch)
         with torch.autocast(z.device.type, enabled=False):  # bf16 has no digits for distances
@@ -130,10 +139,17 @@ class Unfolding(nn.Module):
                 sites = (batch.sites // LETTERS * LETTERS + letters) * batch.mask
                 batch = replace(batch, sites=sites, check=False)
             coords, cell = vae.geometry(decoded, batch)
-            pairs = self.pairs(coords, cell, batch.sites, batch.mask)
+            pairs = self.pairs(coords, cell, batch.sites, batch.mask, slots)
         return Surroundings(types, pairs * known.view(-1, 1, 1, 1), known)
 
-    def pairs(self, coords: Tensor, cell: Tensor, sites: Tensor | None, mask: Tensor) -> Tensor:
+    def pairs(
+        self,
+        coords: Tensor,
+        cell: Tensor,
+        sites: Tensor | None,
+        mask: Tensor,
+        slots: Tensor | None = None,
+    ) -> Tensor:
         """Return what tokens see of each other, ``(B, N, N, F)``; 0 on padded slots.
 
         Of each shell the number of atoms in it, then the sums of the unit vectors to them.
@@ -144,21 +160,29 @@ class Unfolding(nn.Module):
             sites: ``(B, N)`` of orbits, whose atoms the coordinates need not be moved onto; None
                 where tokens are atoms.
             mask: ``(B, N)`` real tokens.
+            slots: ``(K,)``, see `forward`.
         """
+        size, width = mask.shape
+        places = torch.arange(width, device=mask.device)
         if sites is None:
-            slots = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-            atoms = _Atoms(coords, slots, torch.zeros_like(slots), mask)
+            tokens = places.expand_as(mask)
+            atoms = _Atoms(coords, tokens, torch.zeros_like(tokens), mask)
         else:
             coords, cell, atoms = self._unfolded(coords, cell, sites, mask)
-        way = atoms.coords.unsqueeze(1) - coords.unsqueeze(2)
-        way = _times(way - way.round(), cell[:, None, None])  # (B, N, A, 3)
-        moves = _times(self.steps, cell.unsqueeze(1))  # (B, T, 3)
-        tokens = torch.arange(mask.shape[1], device=mask.device).view(1, -1, 1)
-        itself = (atoms.token.unsqueeze(1) == tokens) & (atoms.image == 0).unsqueeze(1)
+        if slots is None:
+            slots = torch.arange(size * width, device=mask.device)
+        crystal = slots // width
+        # from here on there are K tokens in place of the B N slots
+        way = atoms.coords[crystal] - coords.flatten(0, 1)[slots].unsqueeze(1)
+        way = _times(way - way.round(), cell[crystal].unsqueeze(1))  # (K, A, 3)
+        moves = _times(self.steps, cell.unsqueeze(1))[crystal]  # (K, T, 3)
         square = torch.zeros((), device=cell.device)
-        for axis in range(3):  # one at a time: no (B, N, A, T, 3)
-            along = way[..., axis].unsqueeze(-1) + moves[:, None, None, :, axis]
+        for axis in range(3):  # one at a time: no (K, A, T, 3)
+            along = way[..., axis].unsqueeze(-1) + moves[:, None, :, axis]
             square = square + along.square()
+        itself = (atoms.token[crystal] == (slots % width).unsqueeze(1)) & (
+            atoms.image[crystal] == 0
+        )
         square[..., len(self.steps) // 2] += itself * _ITSELF
         distance = square.clamp_min(1e-12).sqrt()
         counts, directions = [], []
@@ -166,14 +190,13 @@ class Unfolding(nn.Module):
             counts.append(near.sum(-1))
             if shell < DIRECTED:
                 near = near / distance.clamp_min(_NEAREST)
-                moved = (near.flatten(1, 2) @ moves).view(way.shape)
-                directions.append(way * near.sum(-1, keepdim=True) + moved)
-        seen = torch.cat([torch.stack(counts, -1), *directions], -1)  # (B, N, A, F)
-        seen = seen * (mask.unsqueeze(2) & atoms.real.unsqueeze(1)).unsqueeze(-1)
-        if sites is None:
-            return seen
-        owners = (atoms.token.unsqueeze(1) == tokens).to(seen.dtype)  # (B, N, A)
-        return owners.unsqueeze(1) @ seen
+                directions.append(way * near.sum(-1, keepdim=True) + near @ moves)
+        seen = torch.cat([torch.stack(counts, -1), *directions], -1)  # (K, A, F)
+        owners = (atoms.token.unsqueeze(1) == places.view(1, -1, 1)) & atoms.real.unsqueeze(1)
+        owners = (owners & mask.unsqueeze(-1)).to(seen.dtype)  # (B, N, A)
+        seen = (owners[crystal] @ seen) * mask.flatten()[slots].view(-1, 1, 1)
+        whole = seen.new_zeros(size * width, width, FEATURES).index_copy(0, slots, seen)
+        return whole.view(size, width, width, FEATURES)
 
     def _unfolded(
         self, coords: Tensor, cell: Tensor, sites: Tensor, mask: Tensor
@@ -186,11 +209,11 @@ class Unfolding(nn.Module):
         first = counts.cumsum(0) - counts
         sizes = counts[sites] * mask
         ends = sizes.cumsum(1)
-        slots = torch.arange(self.most_atoms, device=mask.device).expand(len(mask), -1)
-        token = torch.searchsorted(ends, slots.contiguous(), right=True)
+        places = torch.arange(self.most_atoms, device=mask.device).expand(len(mask), -1)
+        token = torch.searchsorted(ends, places.contiguous(), right=True)
         token = token.clamp_max(mask.shape[1] - 1)
-        image = slots - (ends - sizes).gather(1, token)
-        real = slots < ends[:, -1:]
+        image = places - (ends - sizes).gather(1, token)
+        real = places < ends[:, -1:]
         image = image * real
         maps = self.images[first[sites].gather(1, token) + image].float()
         own = coords.gather(1, token.unsqueeze(-1).expand(-1, -1, 3))
@@ -213,20 +236,19 @@ class Looking(nn.Module):
         )
         self.out = zero_linear(width, width)
 
-    def forward(self, x: Tensor, seen: Surroundings, mask: Tensor) -> Tensor:
-        """Return ``(B, N, D)``, 0 for crystals without an estimate.
+    def forward(self, x: Tensor, seen: Surroundings, layout: Layout) -> Tensor:
+        """Return something of the form of ``x``, 0 for crystals without an estimate.
 
         Args:
-            x: ``(B, N, D)`` tokens, with the time.
+            x: ``(B, N, D)`` or ``(T, D)`` tokens, with the time.
             seen: what is around them.
-            mask: ``(B, N)`` real tokens.
+            layout: how tokens belong to crystals.
         """
-        hidden = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, -torch.inf)
         pairs = F.silu(self.pairs(seen.pairs))
-        x = x + self.types(seen.types)
+        x = x + self.types(layout.pack(seen.types))
         for layer in self.layers:
-            x = layer(x, pairs, hidden[:, None, None, :], mask.unsqueeze(-1))
-        return self.out(x) * seen.known.view(-1, 1, 1)
+            x = layer(x, pairs, layout)
+        return self.out(x) * layout.spread(seen.known.to(x.dtype).unsqueeze(-1))
 
 
 def _shells(distance: Tensor) -> list[Tensor]:

@@ -100,10 +100,10 @@ class Denoiser(Network):
             x = x + self.sites.embed(known.sites) + self.sites.of_group(known.sites)
         if self.estimate is not None and estimate is not None:
             x = x + self.estimate(estimate)
+        x = layout.pack(x)
         condition = self.time(timestep_embedding(t, TIME_FEATURES))
         if self.looking is not None and seen is not None:
-            x = x + self.looking(x + condition.unsqueeze(1), seen, slots <= last)
-        x = layout.pack(x)
+            x = x + self.looking(x + layout.spread(condition), seen, layout)
         if self.conditions is not None:
             assert features is not None
             assert drop is not None
