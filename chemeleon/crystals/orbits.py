@@ -38,6 +38,22 @@ class OrbitCrystal(NamedTuple):
     coords: Array
 
 
+class Assignment(NamedTuple):
+    """Which Wyckoff letters the elements of a crystal are on: an `OrbitCrystal` without geometry.
+
+    Orbits are sorted by element, then letter.
+
+    Attributes:
+        number: of the space group.
+        atomic_numbers: ``(n,)`` int64.
+        letters: ``(n,)`` int64, 0 for Wyckoff letter a.
+    """
+
+    number: int
+    atomic_numbers: Array
+    letters: Array
+
+
 def put_together(crystals: Sequence[OrbitCrystal | None]) -> Crystals[Array]:
     """Put crystals one after the other, as `Crystals` with sites; None becomes one of no orbits."""
     good = [c for c in crystals if c is not None]
