@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -67,6 +68,24 @@ def assignments_of(orbits: Crystals[Array]) -> list[Assignment]:
         own = slice(start, start + count)
         found.append(standard(Assignment(int(groups[start]), numbers[own], letters[own])))
     return found
+
+
+def in_standard_form(orbits: Crystals) -> Crystals:
+    """Return crystals with sites in `standard` form, without geometry: coordinates are zeros.
+
+    Args:
+        orbits: ``M`` crystals as tensors, on the CPU.
+    """
+    found = assignments_of(orbits.arrays())
+    numbers = np.concatenate([np.zeros(0, np.int64), *(one.atomic_numbers for one in found)])
+    sites = [one.number * LETTERS + one.letters for one in found]
+    whole = np.concatenate([np.zeros(0, np.int64), *sites])
+    return replace(
+        orbits,
+        atomic_numbers=orbits.atomic_numbers.new_tensor(numbers),
+        frac_coords=orbits.frac_coords.new_zeros(orbits.frac_coords.shape),
+        sites=orbits.num_atoms.new_tensor(whole),
+    )
 
 
 def standard(assignment: Assignment) -> Assignment:
