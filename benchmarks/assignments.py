@@ -1,4 +1,4 @@
-"""From formulas to assignments of Wyckoff letters, and to crystals: how often the truth is proposed.
+"""Formulas to assignments of Wyckoff letters, and to crystals: how often the truth is there.
 
     python benchmarks/assignments.py "mp/train" mp/val --limit 1000 --structures
 

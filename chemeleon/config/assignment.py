@@ -24,5 +24,7 @@ class AssignmentConfig(Section):
     @model_validator(mode="after")
     def _heads_divide(self) -> AssignmentConfig:
         if self.width % self.heads or self.width % 2:
-            raise ValueError(f"width {self.width} must be even and a multiple of {self.heads} heads")
+            raise ValueError(
+                f"width {self.width} must be even and a multiple of {self.heads} heads"
+            )
         return self

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -19,6 +20,7 @@ import numpy as np
 
 from chemeleon.crystals.batch import LETTERS, Array, Crystals
 from chemeleon.crystals.orbits import Assignment
+from chemeleon.crystals.symbols import symbol
 from chemeleon.crystals.wyckoff import group
 
 GROUPS = 230
@@ -56,6 +58,24 @@ def atoms_of(assignment: Assignment) -> dict[int, int]:
     sizes = np.array(letters_of(assignment.number).multiplicities)[assignment.letters]
     counts = np.bincount(assignment.atomic_numbers, sizes).astype(np.int64)
     return {int(element): int(counts[element]) for element in np.flatnonzero(counts)}
+
+
+def written(assignment: Assignment) -> tuple[int, str, str]:
+    """Return formula units of the primitive cell, space group, and letters of each element.
+
+    Letters have the number of their orbits behind them: ``Li a, P c, O c2 d``.
+    """
+    import gemmi
+
+    units = math.gcd(*atoms_of(assignment).values())
+    group_symbol = gemmi.SpaceGroup(assignment.number).short_name()
+    places, parts = group(assignment.number).places, []
+    for element in np.unique(assignment.atomic_numbers).tolist():
+        own = assignment.letters[assignment.atomic_numbers == element]
+        counts = zip(*np.unique(own, return_counts=True), strict=True)
+        named = [places[letter].letter + (str(n) if n > 1 else "") for letter, n in counts]
+        parts.append(f"{symbol(element)} {' '.join(named)}")
+    return units, f"{group_symbol} ({assignment.number})", ", ".join(parts)
 
 
 def assignments_of(orbits: Crystals[Array]) -> list[Assignment]:

@@ -58,7 +58,8 @@ class _Node(NamedTuple):
         rank: what beams are cut by.
         units: formula units per primitive cell; 0 before they are chosen.
         group: space group; 0 before it is chosen.
-        steps: element (its place in the formula), atoms left of it before, and letter of each orbit.
+        steps: of each orbit the place of its element in the formula, the atoms left of it before,
+            and the letter.
         used: letters that one orbit may have and has, as bits.
     """
 
@@ -188,15 +189,13 @@ class LetterSearch:
                 found[i] = self._followed(whole[i], allowed[i], *logits)
         return found
 
-    def _followed(
-        self, whole: _Node, units: Iterable[int] | None, *logits: Array
-    ) -> float:
+    def _followed(self, whole: _Node, units: Iterable[int] | None, *logits: Array) -> float:
         """Return the log-probability of all choices of one node."""
         node = _Node(whole.formula, 0)
         total = 0.0
         of_units, of_group, of_letters = logits
         choices = [whole.units, whole.group, *(letter for *_, letter in whole.steps)]
-        for choice, own in zip(choices, [of_units, of_group, *of_letters]):
+        for choice, own in zip(choices, [of_units, of_group, *of_letters], strict=False):
             options = node.choices(self.most, units)
             here = np.flatnonzero(options == choice)
             if not len(here):
@@ -315,9 +314,7 @@ def _cut(
         whole = done[target]
         floor = sorted((node.rank for node in whole), reverse=True)
         own.sort(key=lambda child: (-child[0], child[2:]))
-        kept = [
-            child for i, child in enumerate(own[:width]) if i + _above(floor, child[0]) < width
-        ]
+        kept = [child for i, child in enumerate(own[:width]) if i + _above(floor, child[0]) < width]
         new = [beam[row].chosen(choice, log, rank) for rank, log, row, choice in kept]
         done[target] = sorted(
             [*whole, *(node for node in new if node.complete)], key=lambda node: -node.rank

@@ -33,12 +33,14 @@ class Candidate(NamedTuple):
         assignment: in standard form.
         share: of the votes of all training crystals for the formula.
         example: row of the training crystal with the heaviest vote.
+        name: of that crystal; empty if it has none.
         elements: ``(n,)`` atomic numbers of the orbits of that crystal, after the exchange.
     """
 
     assignment: Assignment
     share: float
     example: int
+    name: str
     elements: Array
 
 
@@ -84,6 +86,11 @@ class Prototypes:
                 turns = [tuple(place[element] for element in order) for order in orders]
                 self._turns[pattern] = turns
         self._shelves = {key: _shelf(found, own) for key, own in rows.items()}
+
+    @property
+    def most_atoms(self) -> int:
+        """Atoms of the largest primitive cell."""
+        return max(map(sum, self._shelves))
 
     def __len__(self) -> int:
         """Return how many distinct patterns there are."""
@@ -137,7 +144,8 @@ class Prototypes:
         scores = [sum(self.similarities[a, b] for a, b in zip(o, way, strict=True)) for o in orders]
         new = dict(zip(orders[int(np.argmax(scores))], way, strict=True))
         elements = np.array([new[z] for z in example.atomic_numbers.tolist()])
-        return Candidate(pattern.filled(way), share, row, elements)
+        name = self.orbits.ids[row] if self.orbits.ids else ""
+        return Candidate(pattern.filled(way), share, row, name, elements)
 
     def example(self, row: int) -> OrbitCrystal:
         """Return a training crystal."""

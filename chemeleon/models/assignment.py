@@ -167,9 +167,7 @@ class AssignmentModel(Pretrained):
             "letters": (each.view_as(letters) * orbits.mask).sum(1),
         }
 
-    def read(
-        self, batch: CrystalBatch, energies: Tensor | None
-    ) -> tuple[Formulas, Tensor, Orbits]:
+    def read(self, batch: CrystalBatch, energies: Tensor | None) -> tuple[Formulas, Tensor, Orbits]:
         """Return the formulas, formula units ``(B,)`` and orbits of crystals with sites."""
         assert batch.sites is not None
         numbers, mask, sites = batch.atomic_numbers, batch.mask, batch.sites
