@@ -1,12 +1,13 @@
 """Formulas to assignments of Wyckoff letters, and to crystals: how often the truth is there.
 
-    python benchmarks/assignments.py "mp/train" mp/val --limit 1000 --structures
+    python benchmarks/assignments.py mp/val --prototypes mp/train --limit 1000 --structures
+    python benchmarks/assignments.py mp/val --prototypes mp/train --model runs/assign --limit 1000
 
-Recall at k: the share of targets whose assignment is among the first k. With ``--structures`` the
-prototypes are made crystals (elements exchanged, volume scaled) and matched with the targets as
-`benchmarks/csp.py` does. The number of formula units per cell is given, as it is to models that
-are sampled with the atoms of a cell, unless ``--any-units`` is. Choose on val; test is for the last
-run.
+Recall at k: the share of targets whose assignment is among the first k. Lines are of each source,
+and of both with several weights of the model. With ``--structures`` the prototypes are made
+crystals (elements exchanged, volume scaled) and matched with the targets as `benchmarks/csp.py`
+does. The number of formula units per cell is given, as it is to models that are sampled with the
+atoms of a cell, unless ``--any-units`` is. Choose on val; test is for the last run.
 """
 
 from __future__ import annotations
@@ -23,28 +24,30 @@ import torch
 from csp import match
 
 from chemeleon.crystals.assignments import assignments_of, atoms_of, key_of
-from chemeleon.crystals.batch import Array, Crystals
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.orbit_sets import write_as_orbits
-from chemeleon.crystals.orbits import crystals_of, put_together
+from chemeleon.crystals.orbits import Assignment, crystals_of, put_together
 from chemeleon.data.named import find_set
 from chemeleon.evaluation.metrics.csp import rate
+from chemeleon.generation.assignments import Proposal, Proposer, load_prototypes
+from chemeleon.generation.letter_search import LetterSearch
 from chemeleon.generation.prototypes import Candidate, Prototypes
+from chemeleon.models.assignment import AssignmentModel
+from chemeleon.models.pretrained import place
 
 KS = (1, 5, 20)
+CHUNK = 50  # formulas at a time
+WEIGHTS = (0.2, 0.35, 0.5, 0.65, 0.8)  # of the model beside prototypes
 
 
-def load(name: str) -> tuple[Crystals, Crystals[Array], Array | None]:
-    """Return the crystals of a set, the same as orbits, and their energies above the hull."""
-    report = find_set(name).load()
-    energies = report.columns.get("e_above_hull")
-    orbits = write_as_orbits(report.crystals).arrays()
-    return report.crystals, orbits, None if energies is None else energies.numpy()
-
-
-def recall(ranks: Sequence[float]) -> dict[str, float]:
-    """Return the share of targets that are among the first k, and of those found at all."""
-    found = {f"recall_at_{k}": float(np.mean([rank < k for rank in ranks])) for k in KS}
-    return found | {"recall": float(np.mean([rank < math.inf for rank in ranks]))}
+def recall(truth: Sequence[Assignment], found: Sequence[Sequence[Proposal]]) -> dict[str, Any]:
+    """Return the share of targets whose assignment is among the first k."""
+    ranks = []
+    for one, of in zip(truth, found, strict=True):
+        keys = [key_of(proposal.assignment) for proposal in of]
+        ranks.append(keys.index(key_of(one)) if key_of(one) in keys else math.inf)
+    recalls = {f"recall_at_{k}": float(np.mean([rank < k for rank in ranks])) for k in KS}
+    return recalls | {"recall_at_all": float(np.mean([rank < math.inf for rank in ranks]))}
 
 
 def structures(
@@ -56,55 +59,72 @@ def structures(
     owner = [i for i, of in enumerate(proposals) for _ in of]
     pairs = [(one, wanted[i]) for one, i in zip(crystals_of(made), owner, strict=True)]
     rmse, late = match(pairs, None)
-    place = np.concatenate([np.arange(len(of)) for of in proposals])
+    order = np.concatenate([np.arange(len(of)) for of in proposals])
     found: dict[str, Any] = {"late": late}
     for k in KS:
         best = np.full(len(wanted), np.inf)
-        np.minimum.at(best, np.array(owner)[place < k], rmse[place < k])
+        np.minimum.at(best, np.array(owner)[order < k], rmse[order < k])
         found[f"match_at_{k}"] = rate(best)
     return found
 
 
 def main() -> None:
-    """Print one line of figures."""
+    """Print one line of figures for each source."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("train", help="SET of prototypes, NAME/SPLIT")
     parser.add_argument("targets", help="SET whose formulas are asked, NAME/SPLIT")
+    parser.add_argument("--prototypes", action="append", help="SET of prototypes; repeatable")
+    parser.add_argument("--model", help="run or model folder of chemeleon assign train")
     parser.add_argument("--limit", type=int, help="only so many targets, evenly spread")
+    parser.add_argument("-k", type=int, default=20, help="assignments of each formula")
     parser.add_argument("--any-units", action="store_true", help="formula units are not given")
-    parser.add_argument("--structures", action="store_true", help="match the crystals, too")
+    parser.add_argument("--structures", action="store_true", help="match prototypes' crystals")
     args = parser.parse_args()
     start = time.perf_counter()
-    _, orbits, energies = load(args.train)
-    prototypes = Prototypes(orbits, energies)
-    ready = time.perf_counter()
-    crystals, targets, _ = load(args.targets)
+    prototypes = load_prototypes(args.prototypes) if args.prototypes else None
+    index = time.perf_counter() - start
+    search = (
+        LetterSearch(place(AssignmentModel.from_pretrained(args.model))) if args.model else None
+    )
+    crystals = find_set(args.targets).load().crystals
+    targets = write_as_orbits(crystals).arrays()
     if args.limit and args.limit < len(crystals):
         rows = torch.linspace(0, len(crystals) - 1, args.limit).long()
         crystals, targets = crystals.subset(rows), targets.subset(rows.numpy())
-    ranks, proposals = [], []
-    begin = time.perf_counter()
-    for truth in assignments_of(targets):
-        atoms = atoms_of(truth)
-        units = math.gcd(*atoms.values())
-        formula = {element: count // units for element, count in atoms.items()}
-        found = prototypes.propose(formula, 1000, None if args.any_units else [units])
-        keys = [key_of(one.assignment) for one in found]
-        ranks.append(keys.index(key_of(truth)) if key_of(truth) in keys else math.inf)
-        proposals.append(found[: max(KS)])
-    row: dict[str, Any] = {
-        "train": args.train,
-        "targets": args.targets,
-        "count": len(ranks),
-        "patterns": len(prototypes),
-        "units_given": not args.any_units,
-        **recall(ranks),
-        "index_s": ready - start,
-        "per_formula_s": (time.perf_counter() - begin) / len(ranks),
-    }
-    if args.structures:
-        row |= structures(prototypes, proposals, crystals)
-    print(json.dumps(row), flush=True)
+    truth = assignments_of(targets)
+    atoms = [atoms_of(one) for one in truth]
+    times = [math.gcd(*one.values()) for one in atoms]
+    pairs = zip(atoms, times, strict=True)
+    formulas = [{element: count // n for element, count in one.items()} for one, n in pairs]
+    units = None if args.any_units else [[n] for n in times]
+    sources: list[tuple[str, Proposer]] = []
+    if prototypes is not None:
+        sources.append(("prototypes", Proposer(prototypes)))
+    if search is not None:
+        sources.append(("model", Proposer(None, search)))
+    if prototypes is not None and search is not None:
+        sources += [(f"both, model {w:g}", Proposer(prototypes, search, w)) for w in WEIGHTS]
+    for name, proposer in sources:
+        begin = time.perf_counter()
+        found: list[list[Proposal]] = []
+        for low in range(0, len(formulas), CHUNK):
+            part = slice(low, low + CHUNK)
+            own = None if units is None else units[part]
+            found += proposer.propose_all(formulas[part], args.k, units=own)
+        row: dict[str, Any] = {
+            "targets": args.targets,
+            "count": len(truth),
+            "source": name,
+            "prototypes": args.prototypes,
+            "model": args.model,
+            "units_given": not args.any_units,
+            **recall(truth, found),
+            "index_s": round(index, 1),
+            "per_formula_s": round((time.perf_counter() - begin) / len(truth), 4),
+        }
+        if args.structures and prototypes is not None and search is None:
+            named = [[one.prototype for one in of if one.prototype] for of in found]
+            row |= {"patterns": len(prototypes)} | structures(prototypes, named, crystals)
+        print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

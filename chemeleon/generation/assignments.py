@@ -146,7 +146,7 @@ class Proposer:
         seed: int | None = None,
     ) -> list[list[Proposal]]:
         """Return proposals for many formulas, as `LetterSearch.search` takes them."""
-        allowed = [None] * len(formulas) if units is None else [u and list(u) for u in units]
+        allowed = [None if some is None else list(some) for some in units or [None] * len(formulas)]
         pool = max(POOL * k, LEAST_POOL)
         sampled = seed if self.prototypes is None else None  # else the pool is sampled
         known: list[dict[tuple[int, bytes], Proposal]] = [{} for _ in formulas]

@@ -11,27 +11,19 @@ Shapes: ``R`` partial assignments, ``N`` orbits.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
 
-from chemeleon.crystals.assignments import (
-    Counts,
-    atoms_of,
-    key_of,
-    letters_of,
-    next_letters,
-    possible_groups,
-    standard,
-)
-from chemeleon.crystals.batch import LETTERS, Array
+from chemeleon.crystals.assignments import key_of
+from chemeleon.crystals.batch import Array
 from chemeleon.crystals.orbits import Assignment
-from chemeleon.models.assignment import AssignmentModel, Formulas, Orbits, Scores
+from chemeleon.generation.partial_assignments import PartialAssignment, completed, tensors
+from chemeleon.models.assignment import AssignmentModel
 
 BEAM = 2  # partial assignments for each that is wanted: some describe the same crystals
 ROWS = 1024  # of one evaluation of the model
@@ -46,84 +38,6 @@ class Scored(NamedTuple):
 
     assignment: Assignment
     log_probability: float
-
-
-class _Node(NamedTuple):
-    """A partial assignment.
-
-    Attributes:
-        formula: its elements and amounts, lightest first.
-        target: number of the formula.
-        log: logarithm of its probability.
-        rank: what beams are cut by.
-        units: formula units per primitive cell; 0 before they are chosen.
-        group: space group; 0 before it is chosen.
-        steps: of each orbit the place of its element in the formula, the atoms left of it before,
-            and the letter.
-        used: letters that one orbit may have and has, as bits.
-    """
-
-    formula: tuple[tuple[int, int], ...]
-    target: int
-    log: float = 0.0
-    rank: float = 0.0
-    units: int = 0
-    group: int = 0
-    steps: tuple[tuple[int, int, int], ...] = ()
-    used: int = 0
-
-    def next(self) -> tuple[int, int, int]:
-        """Return the place and the atoms left of the next orbit's element, and the last letter.
-
-        Behind the last orbit the place is that of no element.
-        """
-        place, left, last = 0, self.units * self.formula[0][1], 0
-        if self.steps:
-            place, before, last = self.steps[-1]
-            left = before - letters_of(self.group).multiplicities[last]
-            if not left:
-                place, last = place + 1, 0
-                left = self.units * self.formula[place][1] if place < len(self.formula) else 0
-        return place, left, last
-
-    def choices(self, most: int, units: Iterable[int] | None) -> Array:
-        """Return what may be chosen next so that the formula can still be met exactly.
-
-        Args:
-            most: atoms of a cell.
-            units: formula units that are allowed; None: all.
-        """
-        amounts = [count for _, count in self.formula]
-        if not self.units:
-            every = range(1, most // sum(amounts) + 1) if units is None else units
-            return np.array(sorted(every), np.int64)
-        if not self.group:
-            return np.flatnonzero(possible_groups([self.units * count for count in amounts]))
-        place, left, last = self.next()
-        later: Counts = tuple(self.units * count for count in amounts[place + 1 :])
-        return np.array(next_letters(self.group, (left, *later), last, self.used), np.int64)
-
-    def chosen(self, choice: int, log: float, rank: float) -> _Node:
-        """Return what this becomes by a choice."""
-        new = self._replace(log=log, rank=rank)
-        if not self.units:
-            return new._replace(units=choice)
-        if not self.group:
-            return new._replace(group=choice)
-        place, left, _ = self.next()
-        used = self.used | letters_of(self.group).single[choice] << choice
-        return new._replace(steps=(*self.steps, (place, left, choice)), used=used)
-
-    @property
-    def complete(self) -> bool:
-        """Whether all atoms have letters."""
-        return bool(self.steps) and self.next()[0] == len(self.formula)
-
-    def assignment(self) -> Assignment:
-        """Return a complete one in standard form."""
-        numbers = np.array([self.formula[place][0] for place, _, _ in self.steps])
-        letters = np.array([letter for *_, letter in self.steps])
-        return standard(Assignment(self.group, numbers, letters))
 
 
 class LetterSearch:
@@ -160,8 +74,8 @@ class LetterSearch:
         """
         generator = None if seed is None else np.random.default_rng(seed)
         allowed = [None] * len(formulas) if units is None else units
-        beam = [_Node(tuple(sorted(one.items())), i) for i, one in enumerate(formulas)]
-        done: dict[int, list[_Node]] = defaultdict(list)
+        beam = [PartialAssignment(tuple(sorted(one.items())), i) for i, one in enumerate(formulas)]
+        done: dict[int, list[PartialAssignment]] = defaultdict(list)
         while beam:
             options = [node.choices(self.most, allowed[node.target]) for node in beam]
             logs = self._log_probabilities(beam, options)
@@ -181,7 +95,7 @@ class LetterSearch:
         """
         allowed = [None] * len(assignments) if units is None else units
         found = np.zeros(len(assignments))
-        whole = [_node_of(one) for one in assignments]
+        whole = [completed(one) for one in assignments]
         for low in range(0, len(whole), ROWS):
             rows = range(low, min(low + ROWS, len(whole)))
             scores = self._scores([whole[i] for i in rows])
@@ -189,9 +103,11 @@ class LetterSearch:
                 found[i] = self._followed(whole[i], allowed[i], *logits)
         return found
 
-    def _followed(self, whole: _Node, units: Iterable[int] | None, *logits: Array) -> float:
+    def _followed(
+        self, whole: PartialAssignment, units: Iterable[int] | None, *logits: Array
+    ) -> float:
         """Return the log-probability of all choices of one node."""
-        node = _Node(whole.formula, 0)
+        node = PartialAssignment(whole.formula, 0)
         total = 0.0
         of_units, of_group, of_letters = logits
         choices = [whole.units, whole.group, *(letter for *_, letter in whole.steps)]
@@ -204,7 +120,9 @@ class LetterSearch:
             node = node.chosen(choice, 0.0, 0.0)
         return total
 
-    def _log_probabilities(self, nodes: Sequence[_Node], options: Sequence[Array]) -> list[Array]:
+    def _log_probabilities(
+        self, nodes: Sequence[PartialAssignment], options: Sequence[Array]
+    ) -> list[Array]:
         """Return the log-probabilities of the next choices of nodes that have made as many."""
         found: list[Array] = []
         for low in range(0, len(nodes), ROWS):
@@ -216,65 +134,23 @@ class LetterSearch:
         return found
 
     @torch.no_grad()
-    def _scores(self, nodes: Sequence[_Node]) -> Scores:
-        """Return the logits of all choices made and of the next; those of units begin at 0."""
+    def _scores(self, nodes: Sequence[PartialAssignment]) -> list[Array]:
+        """Return logits of 0, 1, ... units, of groups, and of all letters chosen and of the next.
+
+        Their shapes are those of `Scores`, with one more for 0 units.
+        """
         device = self.model.atoms.device
-        formulas, units, group, orbits = _tensors(nodes, self.energy)
-        formulas, orbits = (type(x)(*(t.to(device) for t in x)) for x in (formulas, orbits))
-        found = self.model.score(formulas, units.to(device), group.to(device), orbits)
-        shifted = torch.nn.functional.pad(found.units, (1, 0))
-        return Scores(*(x.double().cpu().numpy() for x in (shifted, found.group, found.letters)))
+        found = self.model.score(*tensors(nodes, self.energy, device))
+        units = F.pad(found.units, (1, 0))
+        return [x.double().cpu().numpy() for x in (units, found.group, found.letters)]
 
 
 def _normalised(logits: Array) -> Array:
     return logits - np.logaddexp.reduce(logits) if len(logits) else logits
 
 
-def _tensors(nodes: Sequence[_Node], energy: float) -> tuple[Formulas, Tensor, Tensor, Orbits]:
-    """Return what the model reads of nodes: what is given, units, groups and orbits."""
-    size, most = len(nodes), max(len(node.formula) for node in nodes)
-    elements, amounts = np.zeros((2, size, most), np.int64)
-    steps = [[*node.steps, *_next_step(node)] for node in nodes]
-    width = max(map(len, steps))
-    owner, left, before = np.zeros((3, size, width), np.int64)
-    mask = np.zeros((size, width), bool)
-    for i, (node, own) in enumerate(zip(nodes, steps, strict=True)):
-        elements[i, : len(node.formula)], amounts[i, : len(node.formula)] = zip(
-            *node.formula, strict=True
-        )
-        for j, (place, rest, letter) in enumerate(own):
-            owner[i, j], left[i, j], mask[i, j] = place, rest, True
-            if j + 1 < width:
-                before[i, j + 1] = LETTERS * node.group + letter
-    units = torch.tensor([node.units for node in nodes])
-    group = torch.tensor([node.group for node in nodes])
-    arrays = (torch.from_numpy(x) for x in (owner, left, before, mask))
-    energies = torch.full((size,), energy)
-    formulas = Formulas(torch.from_numpy(elements), torch.from_numpy(amounts), energies)
-    return formulas, units, group, Orbits(*arrays)
-
-
-def _next_step(node: _Node) -> list[tuple[int, int, int]]:
-    """Return the orbit whose letter is to be chosen, if one is."""
-    if not node.group or node.complete:
-        return []
-    place, left, _ = node.next()
-    return [(place, left, 0)]
-
-
-def _node_of(assignment: Assignment) -> _Node:
-    """Return the complete node of a standard assignment."""
-    atoms = atoms_of(assignment)
-    units = math.gcd(*atoms.values())
-    formula = tuple((element, count // units) for element, count in atoms.items())
-    node = _Node(formula, 0, units=units, group=assignment.number)
-    for letter in assignment.letters.tolist():
-        node = node.chosen(letter, 0.0, 0.0)
-    return node
-
-
 def _children(
-    beam: Sequence[_Node],
+    beam: Sequence[PartialAssignment],
     options: Sequence[Array],
     logs: Sequence[Array],
     generator: np.random.Generator | None,
@@ -300,11 +176,11 @@ def _perturbed(logs: Array, most: float, generator: np.random.Generator) -> Arra
 
 
 def _cut(
-    beam: Sequence[_Node],
+    beam: Sequence[PartialAssignment],
     children: Sequence[tuple[float, float, int, int]],
-    done: dict[int, list[_Node]],
+    done: dict[int, list[PartialAssignment]],
     width: int,
-) -> list[_Node]:
+) -> list[PartialAssignment]:
     """Return the best partial nodes of each formula; complete ones among the best go to done."""
     ranked: dict[int, list[tuple[float, float, int, int]]] = defaultdict(list)
     for child in children:
@@ -327,7 +203,7 @@ def _above(ranks: Sequence[float], rank: float) -> int:
     return sum(one > rank for one in ranks)
 
 
-def _distinct(nodes: Sequence[_Node], k: int) -> list[Scored]:
+def _distinct(nodes: Sequence[PartialAssignment], k: int) -> list[Scored]:
     """Return the first k assignments, with the probabilities of all their descriptions here."""
     found: dict[tuple[int, bytes], Scored] = {}
     for node in nodes:

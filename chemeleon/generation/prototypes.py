@@ -116,7 +116,10 @@ class Prototypes:
             found += self._votes(shelf, fillings(key, atoms))
         total = sum(votes for votes, *_ in found)
         found.sort(key=lambda one: (-one[0], one[1:]))
-        return [self._candidate(votes / total, *rest) for votes, *rest in found[:k]]
+        return [
+            self._candidate(votes / total, pattern, way, row)
+            for votes, pattern, way, row in found[:k]
+        ]
 
     def _votes(
         self, shelf: _Shelf, ways: Sequence[Order]
