@@ -53,7 +53,7 @@ class LetterSearch:
         self, model: AssignmentModel, energy: float = 0.0, most_atoms: int | None = None
     ) -> None:
         self.model, self.energy = model.eval(), energy
-        self.most = int(model.largest) if most_atoms is None else most_atoms
+        self.most = model.largest if most_atoms is None else most_atoms
 
     def search(
         self,
@@ -139,7 +139,7 @@ class LetterSearch:
 
         Their shapes are those of `Scores`, with one more for 0 units.
         """
-        device = self.model.atoms.device
+        device = self.model.multiplicities.device
         found = self.model.score(*tensors(nodes, self.energy, device))
         units = F.pad(found.units, (1, 0))
         return [x.double().cpu().numpy() for x in (units, found.group, found.letters)]

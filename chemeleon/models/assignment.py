@@ -32,7 +32,6 @@ from chemeleon.models.sites import GROUP_CLASSES, SiteEncoder
 MOST_ELEMENTS = 10
 ENERGY = "e_above_hull"
 MOST_ATOMS = 128  # of a primitive cell
-_KEYS = 64
 
 
 class Formulas(NamedTuple):
@@ -76,14 +75,13 @@ class Scores(NamedTuple):
 class AssignmentModel(Pretrained):
     """A transformer over the tokens of a formula and of its assignment.
 
-    Buffers: ``atoms`` ``(S,)``, of each site in the primitive cell; ``single`` ``(S,)``, sites that
-    nothing can move; ``largest`` ``()``, atoms of the largest training cell.
+    Buffers: ``multiplicities`` ``(S,)``, atoms of each site in the primitive cell, and
+    ``largest_cell`` ``()``, atoms of the largest training cell, as floats.
     """
 
     kinds = ("assignment",)
-    atoms: Tensor
-    single: Tensor
-    largest: Tensor
+    multiplicities: Tensor
+    largest_cell: Tensor
 
     def __init__(self, config: AssignmentConfig) -> None:
         super().__init__()
@@ -100,15 +98,13 @@ class AssignmentModel(Pretrained):
         self.trunk = Transformer(width, config.layers, heads, hidden, config.dropout)
         self.units = Linear(width, MOST_ATOMS)
         self.group = Linear(width, GROUP_CLASSES)
-        self.query = Linear(width, _KEYS)
-        self.key = Linear(width, _KEYS)
         for table in (self.own, self.amounts, self.left, self.of_units, self.ask):
             if not table.weight.is_meta:
                 nn.init.normal_(table.weight, std=0.0 if table is self.own else 0.5)
-        atoms, single = _tables(self.own.weight.is_meta)
-        self.register_buffer("atoms", atoms)
-        self.register_buffer("single", single)
-        self.register_buffer("largest", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("multiplicities", torch.zeros(GROUP_CLASSES * LETTERS))
+        self.register_buffer("largest_cell", torch.zeros(()))
+        if not self.multiplicities.is_meta:
+            self.multiplicities.copy_(_multiplicities())
 
     @classmethod
     def outline(cls, folder: ModelFolder) -> AssignmentModel:
@@ -119,6 +115,21 @@ class AssignmentModel(Pretrained):
     def architecture(self) -> dict[str, Any]:
         """See ``Pretrained``."""
         return {"assign": self.config.model_dump(mode="json")}
+
+    @property
+    def atoms(self) -> Tensor:
+        """Atoms of each site in the primitive cell, ``(S,)`` int64."""
+        return self.multiplicities.long()
+
+    @property
+    def single(self) -> Tensor:
+        """Sites that nothing can move, ``(S,)`` bool."""
+        return (self.sites.facts[:, :9] == 0).all(-1)
+
+    @property
+    def largest(self) -> int:
+        """Atoms of the largest training cell."""
+        return int(self.largest_cell)
 
     def fit(self, train: Crystals) -> AssignmentModel:
         """Take the size of the largest cell from training crystals with sites.
@@ -141,7 +152,7 @@ class AssignmentModel(Pretrained):
             raise DataError(
                 f"there are cells of {int(atoms.max())} atoms: set data.max_atoms={MOST_ATOMS}"
             )
-        self.largest.fill_(int(atoms.max()))
+        self.largest_cell.fill_(int(atoms.max()))
         return self
 
     def forward(self, batch: CrystalBatch, energies: Tensor | None = None) -> dict[str, Tensor]:
@@ -220,8 +231,8 @@ class AssignmentModel(Pretrained):
         tokens = self.trunk(tokens, _causal(present, orbits.mask))
         place = present.shape[1]
         known_sites = group.unsqueeze(1) * LETTERS + torch.arange(LETTERS, device=group.device)
-        keys = self.key(self.sites.embed(known_sites) + self.own(known_sites))
-        letters = self.query(tokens[:, place + 2 :]) @ keys.mT * _KEYS**-0.5
+        keys = self.sites.key(self.sites.embed(known_sites) + self.own(known_sites))
+        letters = self.sites.query(tokens[:, place + 2 :]) @ keys.mT * keys.shape[-1] ** -0.5
         absent = self.atoms[known_sites] == 0
         return Scores(
             self.units(tokens[:, place]).float(),
@@ -254,11 +265,9 @@ def _causal(present: Tensor, orbits: Tensor) -> Layout:
     return Layout(starts, counts, total, keys.unsqueeze(1), ragged=False)
 
 
-def _tables(meta: bool) -> tuple[Tensor, Tensor]:
-    atoms = torch.zeros(GROUP_CLASSES, LETTERS, dtype=torch.int64)
-    single = torch.zeros(GROUP_CLASSES, LETTERS, dtype=torch.bool)
-    for number in range(1, 1 if meta else GROUP_CLASSES):
-        own = letters_of(number)
-        atoms[number, : len(own.single)] = torch.tensor(own.multiplicities)
-        single[number, : len(own.single)] = torch.tensor(own.single)
-    return atoms.flatten(), single.flatten()
+def _multiplicities() -> Tensor:
+    atoms = torch.zeros(GROUP_CLASSES, LETTERS)
+    for number in range(1, GROUP_CLASSES):
+        own = letters_of(number).multiplicities
+        atoms[number, : len(own)] = torch.tensor(own, dtype=torch.float32)
+    return atoms.flatten()
