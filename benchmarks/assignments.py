@@ -50,6 +50,16 @@ def recall(truth: Sequence[Assignment], found: Sequence[Sequence[Proposal]]) -> 
     return recalls | {"recall_at_all": float(np.mean([rank < math.inf for rank in ranks]))}
 
 
+def ranked(proposals: Sequence[Proposal], weight: float) -> list[Proposal]:
+    """Return proposals of both sources in the order that a weight of the model gives."""
+
+    def chance(one: Proposal) -> float:
+        share = 0.0 if one.prototype is None else one.prototype.share
+        return weight * one.by_model + (1 - weight) * share
+
+    return sorted(proposals, key=chance, reverse=True)[: max(KS)]
+
+
 def structures(
     prototypes: Prototypes, proposals: Sequence[Sequence[Candidate]], targets: Crystals
 ) -> dict[str, Any]:
@@ -102,14 +112,15 @@ def main() -> None:
     if search is not None:
         sources.append(("model", Proposer(None, search)))
     if prototypes is not None and search is not None:
-        sources += [(f"both, model {w:g}", Proposer(prototypes, search, w)) for w in WEIGHTS]
+        sources.append(("both", Proposer(prototypes, search)))
     for name, proposer in sources:
+        most = args.k if name != "both" else 3 * args.k  # to be ranked by other weights, too
         begin = time.perf_counter()
         found: list[list[Proposal]] = []
         for low in range(0, len(formulas), CHUNK):
             part = slice(low, low + CHUNK)
             own = None if units is None else units[part]
-            found += proposer.propose_all(formulas[part], args.k, units=own)
+            found += proposer.propose_all(formulas[part], most, units=own)
         row: dict[str, Any] = {
             "targets": args.targets,
             "count": len(truth),
@@ -117,13 +128,17 @@ def main() -> None:
             "prototypes": args.prototypes,
             "model": args.model,
             "units_given": not args.any_units,
-            **recall(truth, found),
+            **recall(truth, [of[: args.k] for of in found]),
             "index_s": round(index, 1),
             "per_formula_s": round((time.perf_counter() - begin) / len(truth), 4),
         }
         if args.structures and prototypes is not None and search is None:
             named = [[one.prototype for one in of if one.prototype] for of in found]
             row |= {"patterns": len(prototypes)} | structures(prototypes, named, crystals)
+        if name == "both":
+            row |= {
+                f"weight_{w:g}": recall(truth, [ranked(of, w) for of in found]) for w in WEIGHTS
+            }
         print(json.dumps(row), flush=True)
 
 

@@ -68,7 +68,8 @@ def written(assignment: Assignment) -> tuple[int, str, str]:
     import gemmi
 
     units = math.gcd(*atoms_of(assignment).values())
-    group_symbol = gemmi.SpaceGroup(assignment.number).short_name()
+    # gemmi has H for rhombohedral groups on hexagonal axes
+    group_symbol = gemmi.SpaceGroup(assignment.number).short_name().replace("H", "R")
     places, parts = group(assignment.number).places, []
     for element in np.unique(assignment.atomic_numbers).tolist():
         own = assignment.letters[assignment.atomic_numbers == element]

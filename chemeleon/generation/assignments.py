@@ -28,8 +28,8 @@ from chemeleon.generation.prototypes import Candidate, Prototypes
 from chemeleon.models.assignment import ENERGY, AssignmentModel
 from chemeleon.models.pretrained import place
 
-MODEL_WEIGHT = 0.5  # of the model beside prototypes; chosen on mp/val
-POOL = 5  # candidates of each source for each that is wanted
+MODEL_WEIGHT = 0.35  # of the model beside prototypes; chosen on mp/val
+POOL = 2  # prototypes for each assignment that is wanted
 LEAST_POOL = 40
 
 
@@ -38,12 +38,14 @@ class Proposal(NamedTuple):
 
     Attributes:
         assignment: in standard form.
-        probability: as far as it is known, see `Proposer`.
+        probability: the weighted mean of what both sources say, of those that there are.
+        by_model: what the model says; 0 without one.
         prototype: the training crystal that it is taken from; None if only the model proposes it.
     """
 
     assignment: Assignment
     probability: float
+    by_model: float
     prototype: Candidate | None
 
 
@@ -154,8 +156,9 @@ class Proposer:
             found = self.search.search(formulas, k, units=allowed, seed=sampled)
             for own, scored in zip(known, found, strict=True):
                 for one in scored:
-                    by_model = self.weight * math.exp(one.log_probability)
-                    own[key_of(one.assignment)] = Proposal(one.assignment, by_model, None)
+                    chance = math.exp(one.log_probability)
+                    new = Proposal(one.assignment, self.weight * chance, chance, None)
+                    own[key_of(one.assignment)] = new
         if self.prototypes is not None:
             for own, formula, some in zip(known, formulas, allowed, strict=True):
                 self._add_prototypes(own, self.prototypes.propose(formula, pool, some), some)
@@ -177,11 +180,11 @@ class Proposer:
         if self.search is not None and new:
             asked = [candidates[i].assignment for i in new]
             by_model = np.exp(self.search.log_probabilities(asked, [units] * len(new)))
-        for i, probability in zip(new, by_model.tolist(), strict=True):
-            known[keys[i]] = Proposal(candidates[i].assignment, self.weight * probability, None)
+        for i, chance in zip(new, by_model.tolist(), strict=True):
+            known[keys[i]] = Proposal(candidates[i].assignment, self.weight * chance, chance, None)
         for key, candidate in zip(keys, candidates, strict=True):
             total = known[key].probability + (1 - self.weight) * candidate.share
-            known[key] = Proposal(candidate.assignment, total, candidate)
+            known[key] = known[key]._replace(probability=total, prototype=candidate)
 
 
 def _first(

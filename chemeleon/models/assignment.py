@@ -11,6 +11,7 @@ width, ``Q = E + 2 + N`` tokens, ``S`` sites, numbered as in `Crystals.sites`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -219,19 +220,19 @@ class AssignmentModel(Pretrained):
         told = torch.stack([formulas.energies.nan_to_num().clamp(0, 1), known.float()], -1)
         start = (self.ask.weight[0] + self.energy(told.to(x.dtype))).unsqueeze(1)
         asked = (self.ask.weight[1] + self.of_units(units.clamp(0, MOST_ATOMS))).unsqueeze(1)
-        sites = orbits.before
+        sites, table = orbits.before, self._table(len(group))
         of_orbits = (
             self.ask.weight[2]
             + self.sites.groups(group).unsqueeze(1)
             + x.gather(1, orbits.owner.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
             + self.left(orbits.left.clamp(0, MOST_ATOMS))
-            + (self.sites.embed(sites) + self.own(sites)) * (sites > 0).unsqueeze(-1)
+            + table(sites) * (sites > 0).unsqueeze(-1)
         )
         tokens = torch.cat([x, start, asked, of_orbits], 1)
         tokens = self.trunk(tokens, _causal(present, orbits.mask))
         place = present.shape[1]
         known_sites = group.unsqueeze(1) * LETTERS + torch.arange(LETTERS, device=group.device)
-        keys = self.sites.key(self.sites.embed(known_sites) + self.own(known_sites))
+        keys = self.sites.key(table(known_sites))
         letters = self.sites.query(tokens[:, place + 2 :]) @ keys.mT * keys.shape[-1] ** -0.5
         absent = self.atoms[known_sites] == 0
         return Scores(
@@ -239,6 +240,14 @@ class AssignmentModel(Pretrained):
             self.group(tokens[:, place + 1]).float(),
             letters.float().masked_fill(absent.unsqueeze(1), -torch.inf),
         )
+
+    def _table(self, size: int) -> Callable[[Tensor], Tensor]:
+        """Return what embeds sites; of many crystals all sites are embedded once."""
+        if size < GROUP_CLASSES:
+            return lambda sites: self.sites.embed(sites) + self.own(sites)
+        every = torch.arange(GROUP_CLASSES * LETTERS, device=self.own.weight.device)
+        table = self.sites.embed(every) + self.own.weight
+        return lambda sites: F.embedding(sites, table)
 
     def _allowed(self, orbits: Orbits, sites: Tensor) -> Tensor:
         """Return letters that fit in, come in order and are not taken, ``(B, N, 27)``."""
