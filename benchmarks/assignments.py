@@ -66,14 +66,14 @@ def structures(
     """Match the crystals of proposals with their targets."""
     wanted = list(targets)
     made = put_together([prototypes.crystal(one) for of in proposals for one in of])
-    owner = [i for i, of in enumerate(proposals) for _ in of]
-    pairs = [(one, wanted[i]) for one, i in zip(crystals_of(made), owner, strict=True)]
-    rmse, late = match(pairs, None)
-    order = np.concatenate([np.arange(len(of)) for of in proposals])
+    owner = np.repeat(np.arange(len(wanted)), [len(of) for of in proposals])
+    pairs = [(one, wanted[i]) for one, i in zip(crystals_of(made), owner.tolist(), strict=True)]
+    rmse, late = match(pairs, None) if pairs else (np.zeros(0), 0)
+    order = np.concatenate([np.arange(len(of), dtype=np.int64) for of in proposals])
     found: dict[str, Any] = {"late": late}
     for k in KS:
         best = np.full(len(wanted), np.inf)
-        np.minimum.at(best, np.array(owner)[order < k], rmse[order < k])
+        np.minimum.at(best, owner[order < k], rmse[order < k])
         found[f"match_at_{k}"] = rate(best)
     return found
 
