@@ -30,10 +30,10 @@ PAIRS = 20_000  # held at a time
 
 
 def sampler(text: str) -> SamplerConfig:
-    """Read SCHEDULER:STEPS:ETA[:TEMPERATURE[:COMPOSITION_PENALTY]]."""
+    """Read SCHEDULER:STEPS:ETA[:TEMPERATURE[:COMPOSITION_PENALTY[:REDRAW]]]."""
     scheduler, steps, eta, *more = text.split(":")
     values: dict[str, object] = {"scheduler": scheduler, "steps": int(steps), "eta": float(eta)}
-    names = ("temperature", "composition_penalty")[: len(more)]
+    names = ("temperature", "composition_penalty", "redraw")[: len(more)]
     values |= {name: float(word) for name, word in zip(names, more, strict=True)}
     return SamplerConfig.model_validate(values)
 

@@ -87,7 +87,7 @@ def show(row: dict[str, Any]) -> None:
     """Print a line."""
     s = row["sampler"]
     words = [f"{row['model']} {s['scheduler']}:{s['steps']}:{s['eta']:g}:{s['temperature']:g}"]
-    words[0] += f":{s['composition_penalty']:g}"
+    words[0] += f":{s['composition_penalty']:g}:{s['redraw']}"
     words += [f"{label} {100 * row[n]:.1f}" for n, label in SHARES.items() if row[n] is not None]
     words += [f"density {row['density']:.3f}", f"elements {row['elements']:.3f}"]
     for name, label in (

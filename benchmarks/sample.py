@@ -71,8 +71,8 @@ def main() -> None:
             atoms = float(crystals.num_atoms.float().mean())
             times.append((time.perf_counter() - start, made - start))
             start = time.perf_counter()
-            for _, part in pipeline.stream(arguments.num, seed=seed, **how):
-                to_structures(part)
+            for part in pipeline.stream(arguments.num, seed=seed, **how):
+                to_structures(part.crystals)
             streamed.append(time.perf_counter() - start)
         total, generated = sorted(times)[len(times) // 2]
         blocks: Any = pipeline.model.denoiser.blocks

@@ -227,6 +227,7 @@ CONFIGS: dict[str, Hostile] = {
     "an infinite temperature": Hostile("ldm", edit(ldm__sampler__temperature=float("inf")), BOTH),
     "NaN as temperature": Hostile("ldm", edit(ldm__sampler__temperature=float("nan")), BOTH),
     "infinite penalty": Hostile("ldm", edit(ldm__sampler__composition_penalty=float("inf")), BOTH),
+    "10^9 redraws": Hostile("ldm", edit(ldm__sampler__redraw=10**9), BOTH),
     "NaN as penalty": Hostile("ldm", edit(ldm__sampler__composition_penalty=float("nan")), BOTH),
     "NaN as dropout": Hostile("ldm", edit(vae__dropout=float("nan")), BOTH),
     "NaN as decay": Hostile("ldm", edit(ldm__ema_decay=float("nan")), BOTH),

@@ -30,7 +30,8 @@ from chemeleon.diffusion.schedulers import (
 from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.layers import index_embedding, timestep_embedding
 from chemeleon.models.predictor import Predictor
-from chemeleon.models.vae import CrystalVAE, vae_losses
+from chemeleon.models.vae import CrystalVAE
+from chemeleon.models.vae_losses import vae_losses
 
 FORMULAS = ["BaTiO3", "Fe4O6", "CuCdN3", "C12", "LiFePO4", "NaCl"]
 SYSTEMS = ["Ba-Ti-O", "Fe-O", "Cu-Cd-N", "C", "Li-Fe-P-O", "Na-Cl"]

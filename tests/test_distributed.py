@@ -62,6 +62,8 @@ IDEALISING = [
     "20",
     "--batch-size",
     "2",
+    "--redraw",
+    "2",
     "--symmetrize",
     "--potential",
     "none",
@@ -146,9 +148,11 @@ def test_two_processes_say_of_each_crystal_what_one_does(tmp_path, two):
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     theirs, ours = (
-        json.loads((folder / "ideal" / "manifest.json").read_text())["symmetrization"]
-        for folder in (two, tmp_path)
+        json.loads((folder / "ideal" / "manifest.json").read_text()) for folder in (two, tmp_path)
     )
+    assert theirs["redraw"] == ours["redraw"]
+    assert ours["redraw"]["redrawn"] > 0
+    theirs, ours = theirs["symmetrization"], ours["symmetrization"]
     assert theirs == ours
     assert list(ours["groups"]) == sorted(ours["groups"])
     assert len(set(ours["groups"].values())) > 3  # in another order it would show

@@ -130,7 +130,7 @@ def test_a_stream_and_one_batch_give_the_same_crystals(models):
     pipeline = Pipeline.from_pretrained(models / "ldm")
     whole = pipeline.generate(64, precision="fp32")
     small = {}
-    for numbers, crystals in pipeline.stream(64, precision="fp32", batch_size=16):
+    for numbers, crystals, *_ in pipeline.stream(64, precision="fp32", batch_size=16):
         small |= dict(zip(numbers.tolist(), to_structures(crystals), strict=True))
     for number, structure in enumerate(to_structures(whole)):
         assert structure.formula == small[number].formula

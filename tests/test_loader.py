@@ -89,7 +89,8 @@ def test_tokens_are_the_atoms_and_gradients_do_not_know_of_packing():
     from dataclasses import replace
 
     from chemeleon.config.architecture import VAEConfig
-    from chemeleon.models.vae import CrystalVAE, vae_losses
+    from chemeleon.models.vae import CrystalVAE
+    from chemeleon.models.vae_losses import vae_losses
 
     chosen = torch.arange(0, len(SET), len(SET) // 12)
     atoms, width = int(SET.num_atoms[chosen].sum()), int(SET.num_atoms[chosen].max())

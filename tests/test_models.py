@@ -19,7 +19,8 @@ from chemeleon.crystals.lattice import lattice_angles, lattice_lengths
 from chemeleon.crystals.random import make_keys, normal
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.models.denoiser import LatentDiffusion
-from chemeleon.models.vae import CrystalVAE, Decoded, Posterior, VAEOutput, vae_losses
+from chemeleon.models.vae import CrystalVAE, Decoded, Posterior, VAEOutput
+from chemeleon.models.vae_losses import vae_losses
 from chemeleon.storage import Draft
 from chemeleon.training.launch import RUN_PARTS
 

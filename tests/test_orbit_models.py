@@ -23,7 +23,7 @@ from chemeleon.errors import ChemeleonError, ConfigError, DataError, GenerationE
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.generation.shapes import draw_groups
 from chemeleon.models.denoiser import LatentDiffusion
-from chemeleon.models.sites import SiteEncoder
+from chemeleon.models.sites import SiteChooser
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.reinforcement.rewards._vae import features_of, mean_element
 from tests.conftest import TINY_LDM, TINY_VAE, demo_crystals
@@ -120,7 +120,7 @@ def test_sites_go_where_their_orbits_go(crystals):
 
 def test_points_that_cannot_move_are_taken_once():
     torch.manual_seed(0)
-    encoder = SiteEncoder(8)
+    encoder = SiteChooser(8)
     sites = torch.tensor([[225 * LETTERS] * 4, [1 * LETTERS] * 2 + [0] * 2])
     mask = sites > 0
     logits = encoder.logits(torch.zeros(2, 4, 8), sites)
@@ -268,7 +268,7 @@ def test_a_predictor_reads_orbits(orbit_vae, tmp_path):
     [
         (["vae.tokens=orbits", "vae.atom_order=file"], "translate"),
         ([*ORBITS, "vae.atom_order=canonical"], "leave out atom_order"),
-        ([*ORBITS, "vae.kind=csp"], "kind=dng"),
+        ([*ORBITS, "vae.coordinate_head=raw"], "coordinate_head=angle"),
         ([*ORBITS, "data.augment.noise_angstrom=0.1"], "noise_angstrom"),
     ],
 )

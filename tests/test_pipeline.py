@@ -17,6 +17,7 @@ from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.crystals.batch import Crystals
 from chemeleon.errors import CheckpointError, ConfigError, GenerationError
 from chemeleon.generation.pipeline import Pipeline
+from chemeleon.generation.redraw import Drawn
 from chemeleon.generation.shapes import draw_sizes
 
 
@@ -62,7 +63,7 @@ def test_files_and_manifest(tiny_ldm, tmp_path):
     assert manifest["requested"] == 6
     assert manifest["seed"] == 3
     expected = {"scheduler": "ddim", "steps": 5, "eta": 0.0, "temperature": 1.0}
-    expected["composition_penalty"] = 0.0
+    expected |= {"composition_penalty": 0.0, "redraw": 0}
     assert manifest["sampler"] == expected
     assert len(manifest["weights"]) == 16
     written = [s for s in result.structures if s is not None]
@@ -90,7 +91,7 @@ def test_an_earlier_sample_is_kept_unless_told(tiny_ldm, tmp_path):
 
 def test_broken_crystals_are_counted_and_named(tiny_ldm, tmp_path, monkeypatch):
     def broken(self, num_samples, **options):
-        yield (
+        yield Drawn.unjudged(
             torch.arange(3),
             Crystals(
                 atomic_numbers=torch.tensor([11, 17, 11, 17, 6, 6]),

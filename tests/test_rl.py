@@ -377,7 +377,7 @@ def test_the_guides_names_work_and_faithful_settings_are_published():
     assert (found.data.batch_size, rl.num_group_samples, rl.minibatches) == (5, 64, 2)
     assert (found.optim.lr, found.trainer.clip_norm) == (1e-5, 1.0)
     assert (rl.clip_ratio, rl.kl_weight, rl.entropy_weight) == (1e-3, 1.0, 1e-5)
-    assert list(rl.sampler.model_dump().values()) == ["ddim", 50, 1.0, 1.0, 0.0]
+    assert list(rl.sampler.model_dump().values()) == ["ddim", 50, 1.0, 1.0, 0.0, 0]
     assert rl.ldm_ckpt_path == "${hub:mp_20_ldm_base}"
     weights = {name: (r.weight, r.normalise) for name, r in rl.rewards.items()}
     assert weights == {
@@ -395,6 +395,7 @@ def test_the_guides_names_work_and_faithful_settings_are_published():
     [
         (["rl.sampler.eta=0"], ["eta=0", "nothing to learn"]),
         (["rl.sampler.scheduler=unipc"], ["unipc", "ddim"]),
+        (["rl.sampler.redraw=8"], ["sampler.redraw must be 0"]),
         (["rl.window=5"], ["window=5", "steps=5"]),
         (["rl.num_group_samples=5"], ["5", "minibatches=2"]),
         (["rl.rewards.share=null"], ["rl.rewards", "at least 1"]),

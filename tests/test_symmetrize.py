@@ -24,6 +24,7 @@ from chemeleon.cli.app import app
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import from_structures, to_structures
 from chemeleon.crystals.files import _named, cif_text, write_structures
+from chemeleon.crystals.idealise import Exact
 from chemeleon.crystals.symmetry import Cell, in_cell, operations, space_group
 from chemeleon.data.crystal import Crystal
 from chemeleon.data.parse import parse_as_given
@@ -156,11 +157,12 @@ def test_cifs_with_operations_are_read_back(
 
 
 def test_all_groups_have_operations_with_names() -> None:
+    nothing = crystal(IDEALS[1])
     for group in range(1, 231):
-        triplets, names = _named(group, "conventional")
+        triplets, names = _named(Exact(nothing, group, *operations(group, False)))
         assert len(names) == 2
         assert len(triplets) == len(set(triplets)) == len(operations(group, False)[0])
-        small, _ = _named(group, "primitive")
+        small, _ = _named(Exact(nothing, group, *operations(group, True)))
         assert gemmi.GroupOps([gemmi.Op(t) for t in small]).cen_ops == [[0, 0, 0]]
 
 

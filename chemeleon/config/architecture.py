@@ -17,6 +17,7 @@ from chemeleon.config.bounds import (
     HiddenWidth,
     Layers,
     Location,
+    MoreLayers,
     NonNegative,
     Radials,
     Rank,
@@ -68,8 +69,8 @@ class VAEConfig(Section):
     dropout: Fraction = Field(default=0.0, description="Dropout inside the blocks.")
     kind: Literal["dng", "csp"] = Field(
         default="dng",
-        description="`dng` decodes elements; `csp` is conditioned on them (crystal structure"
-        " prediction).",
+        description="`dng` decodes elements; `csp` is conditioned on them, and on the Wyckoff"
+        " letters of orbits (crystal structure prediction).",
     )
     tokens: Literal["atoms", "orbits"] = Field(
         default="atoms",
@@ -105,18 +106,23 @@ class VAEConfig(Section):
         description="Bring input coordinates into [0, 1) first, so that a lattice translation"
         " changes nothing; imported models keep the raw numbers.",
     )
+    latent_noise: Fraction = Field(
+        default=0.0,
+        description="Least noise on latents in training, as a share of their spread: what they say"
+        " then survives such errors of the denoiser.",
+    )
     loss: VAELossConfig = Field(default_factory=VAELossConfig)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> VAEConfig:
         _check_heads(self.width, self.heads)
-        if self.tokens == "orbits" and (self.kind, self.coordinate_head) != ("dng", "angle"):
-            raise ValueError("tokens=orbits needs kind=dng and coordinate_head=angle")
+        if self.tokens == "orbits" and self.coordinate_head != "angle":
+            raise ValueError("tokens=orbits needs coordinate_head=angle")
         if self.tokens == "orbits" and self.atom_order != "file":
             raise ValueError("tokens=orbits has an order of its own: leave out atom_order")
         if self.decoder_types and self.kind == "dng":
             raise ValueError("decoder_types=true would tell the decoder of kind=dng the answer")
-        if self.decoder_types and self.atom_order == "file":
+        if self.decoder_types and self.atom_order == "file" and self.tokens == "atoms":
             raise ValueError(
                 "decoder_types=true needs an atom_order that follows from the formula: set it to"
                 " canonical"
@@ -149,12 +155,17 @@ class DenoiserConfig(Section):
     space_group: bool = Field(
         default=False,
         description="The denoiser is conditioned on the space group; goes with a VAE of"
-        " tokens=orbits.",
+        " tokens=orbits. With types also on the Wyckoff letters.",
     )
     self_conditioning: bool = Field(
         default=False,
         description="The denoiser sees its own last estimate of the clean latents (Chen et al."
         " 2023, arXiv:2208.04202); for prediction v or flow, and not for rl.",
+    )
+    neighbour_layers: MoreLayers = Field(
+        default=0,
+        description="Layers before the blocks that see how far apart all atoms of the last estimate"
+        " are, symmetry images included; needs self_conditioning.",
     )
     token_layout: Literal["per_atom", "interleaved"] = Field(
         default="per_atom",
@@ -162,12 +173,27 @@ class DenoiserConfig(Section):
         " published models' view of (B, N, 2L) as (B, 2N, L), which imported weights need.",
     )
 
+    @property
+    def told(self) -> float:
+        """Share of training crystals whose last estimate is shown, with self_conditioning."""
+        return 0.9 if self.neighbour_layers else 0.5
+
     @model_validator(mode="after")
     def _heads_divide(self) -> DenoiserConfig:
         _check_heads(self.width, self.heads)
-        if self.types and self.space_group:
-            raise ValueError("types=true and space_group=true do not go together")
+        if self.neighbour_layers and not self.self_conditioning:
+            raise ValueError("neighbour_layers needs self_conditioning=true")
         return self
+
+    @property
+    def sites(self) -> bool:
+        """Whether it is conditioned on element and site of each orbit, all but the geometry."""
+        return self.types and self.space_group
+
+    @property
+    def of_formulas(self) -> bool:
+        """Whether it is conditioned on the elements of atoms, which a formula tells."""
+        return self.types and not self.space_group
 
 
 class DiffusionConfig(Section):

@@ -20,6 +20,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 Layers = Annotated[int, Field(gt=0, le=128)]  # of one transformer; the largest preset has 24
+MoreLayers = Annotated[int, Field(ge=0, le=128)]  # before others, if any
 Width = Annotated[int, Field(gt=0, le=16_384)]  # 1,024
 HiddenWidth = Annotated[int, Field(gt=0, le=65_536)]  # of an MLP: 3,072
 WidthRatio = Annotated[int, Field(gt=0, le=64)]  # of an MLP to the block around it: 4
@@ -29,6 +30,7 @@ Waves = Annotated[int, Field(gt=0, le=1_024)]  # per cell: 8
 Radials = Annotated[int, Field(ge=4, le=1_024)]  # functions of a distance: 24
 Cutoff = Annotated[float, Field(gt=1, le=100)]  # of neighbours, angstrom: 5
 TimeSteps = Annotated[int, Field(gt=0, le=10_000)]  # of diffusion: 1,000
+Redraws = Annotated[int, Field(ge=0, le=100)]  # of a crystal in sampling: 8
 Classes = Annotated[int, Field(gt=0, le=1_000)]  # of a condition; there are 230 space groups
 MOST_CLASSES = 2_000  # of all conditions; those of the training data are listed in the model
 Rank = Annotated[int, Field(gt=0, le=1_024)]  # of adapters: 16

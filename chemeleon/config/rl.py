@@ -208,6 +208,8 @@ class RLConfig(Section):
             problems.append(
                 "sampler.temperature must be 1: likelihoods are those of the model itself"
             )
+        if self.sampler.redraw:
+            problems.append("sampler.redraw must be 0: bad crystals are learned from, too")
         if name != "ddpm" and self.sampler.eta == 0:
             problems.append("sampler.eta=0 is deterministic, so there is nothing to learn from")
         if self.window is not None and name == "ddpm":

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from chemeleon.config.bounds import Fraction, NonNegative, Section, TimeSteps, checked
+from chemeleon.config.bounds import Fraction, NonNegative, Redraws, Section, TimeSteps, checked
 from chemeleon.config.requests import check_word, either
 
 
@@ -113,6 +113,11 @@ class SamplerConfig(Section):
         default=0.0,
         description="Composition penalty on the number of elements: log-probability, summed over"
         " its atoms, that another element has to add to a crystal's; 0 decodes every atom alone.",
+    )
+    redraw: Redraws = Field(
+        default=0,
+        description="How often a crystal that is invalid, or has atoms closer than 0.75 of their"
+        " covalent radii, is drawn again from other noise; 0 keeps every first one.",
     )
 
     def unread_eta(self, *more: str) -> str | None:

@@ -28,7 +28,7 @@ from chemeleon.crystals.batch import Array, Crystal, Crystals
 from chemeleon.crystals.idealise import STEP, distortion
 from chemeleon.crystals.lattice import cells_of, whole_steps
 from chemeleon.crystals.maps import Maps
-from chemeleon.crystals.orbits import OrbitCrystal, basis_of, put_together
+from chemeleon.crystals.orbits import Assignment, OrbitCrystal, basis_of, put_together
 from chemeleon.crystals.symmetry import SYMPREC, TIGHT, crystal_system, dataset
 from chemeleon.crystals.wyckoff import Changes, Group, group
 
@@ -72,6 +72,46 @@ def in_orbits(crystals: Crystals[Array], symprec: float = SYMPREC) -> Crystals[A
     return put_together([orbits_of(crystal, symprec) for crystal in crystals])
 
 
+def in_assigned_orbits(crystals: Crystals[Array]) -> Crystals[Array]:
+    """Return crystals as `in_orbits` does, in the settings of `by_letters`."""
+    found = [orbits_of(crystal) for crystal in crystals]
+    return put_together([None if one is None else by_letters(one) for one in found])
+
+
+def standard(given: Assignment) -> Assignment:
+    """Return the description of the same orbits that comes first by rule 2, sorted.
+
+    Monoclinic axes may be any: `orbits_of` takes reduced ones, `by_letters` those that fit.
+    """
+    numbers = np.asarray(given.atomic_numbers, np.int64)
+    letters = np.asarray(given.letters, np.int64)
+    _, kinds = _first_letters(any_axes(group(given.number)), numbers, letters)
+    first = np.sort(kinds[0])
+    return Assignment(given.number, first // _KINDS, first % _KINDS)
+
+
+def by_letters(crystal: OrbitCrystal) -> OrbitCrystal:
+    """Return the description whose letters are `standard`, for models that are told the letters.
+
+    So whoever knows the letters alone knows the setting. It differs from that of `orbits_of` in
+    monoclinic groups: their axes are the shortest that give these letters.
+
+    Args:
+        crystal: as `orbits_of` returns it.
+    """
+    table, numbers, letters = group(crystal.number), crystal.atomic_numbers, crystal.letters
+    if table.system != "monoclinic":
+        return crystal
+    if (standard(crystal.assignment).letters == letters).all():
+        return crystal
+    basis = basis_of(crystal.number, crystal.cell)
+    changes, _ = _first_letters(any_axes(table), numbers, letters)
+    cells = _moved_cells(changes, basis)
+    sizes = (cells[:, :3] ** 2).sum(1)
+    shortest = sizes <= sizes.min() * (1 + SAME_CELL)
+    return _canonical(table, basis, numbers, letters, crystal.coords, changes[shortest])
+
+
 def _is_exact(crystal: Crystal, found: Any, symprec: float) -> bool:
     """Tell whether a crystal is so near to its symmetry that it certainly keeps its group."""
     if found.symprec < symprec * (1 - 1e-9):
@@ -105,7 +145,8 @@ def _read(crystal: Crystal, found: Any) -> OrbitCrystal:
     letters = np.array([named.index(found.wyckoffs[i]) for i in first])
     coords = np.stack([_placed(table, *pair) for pair in zip(letters, positions, strict=True)])
     numbers = np.asarray(crystal.atomic_numbers, np.int64)[first]
-    return _canonical(table, np.array(found.std_cell.basis), numbers, letters, coords)
+    basis = np.array(found.std_cell.basis)
+    return _canonical(table, basis, numbers, letters, coords, _changes(table, basis))
 
 
 def _without_symmetry(crystal: Crystal) -> OrbitCrystal | None:
@@ -115,7 +156,8 @@ def _without_symmetry(crystal: Crystal) -> OrbitCrystal | None:
         return None
     letters, hand = np.zeros(len(numbers), np.int64), np.sign(np.linalg.det(basis))
     # both turned round: the same atoms, with right-handed axes
-    return _canonical(group(1), hand * basis, np.asarray(numbers, np.int64), letters, hand * coords)
+    table, basis, numbers = group(1), hand * basis, np.asarray(numbers, np.int64)
+    return _canonical(table, basis, numbers, letters, hand * coords, _changes(table, basis))
 
 
 def _placed(table: Group, letter: int, position: Array) -> Array:
@@ -126,13 +168,11 @@ def _placed(table: Group, letter: int, position: Array) -> Array:
 
 
 def _canonical(
-    table: Group, basis: Array, numbers: Array, letters: Array, coords: Array
+    table: Group, basis: Array, numbers: Array, letters: Array, coords: Array, changes: Changes
 ) -> OrbitCrystal:
-    changes = _changes(table, basis)
-    kinds = numbers * _KINDS + changes.letters[:, letters]
-    chosen = _first(np.concatenate([np.sort(kinds % _KINDS), np.sort(kinds)], 1))
-    changes, kinds = changes[chosen], kinds[chosen]
-    cells = cells_of(np.swapaxes(np.linalg.inv(changes.axes), 1, 2) @ basis)
+    """Return what rules 2 to 5 choose of these changes."""
+    changes, kinds = _first_letters(changes, numbers, letters)
+    cells = _moved_cells(changes, basis)
     chosen = _first(_cell_order(cells), SAME_CELL)
     changes, kinds, cells = changes[chosen], kinds[chosen], cells[chosen]
     coords = changes.maps[:, letters](coords)
@@ -146,6 +186,17 @@ def _canonical(
     order = order[best]
     kinds, coords = kinds[best, order], coords[best, order]
     return OrbitCrystal(table.number, cells[best], kinds // _KINDS, kinds % _KINDS, coords)
+
+
+def _first_letters(changes: Changes, numbers: Array, letters: Array) -> tuple[Changes, Array]:
+    """Return the changes that rule 2 allows, and elements and letters ``(C, n)`` after each."""
+    kinds = numbers * _KINDS + changes.letters[:, letters]
+    chosen = _first(np.concatenate([np.sort(kinds % _KINDS), np.sort(kinds)], 1))
+    return changes[chosen], kinds[chosen]
+
+
+def _moved_cells(changes: Changes, basis: Array) -> Array:
+    return cells_of(np.swapaxes(np.linalg.inv(changes.axes), 1, 2) @ basis)
 
 
 def _anchored(table: Group, kinds: Array, coords: Array) -> tuple[Array, Array]:
@@ -206,7 +257,19 @@ def _changes(table: Group, basis: Array) -> Changes:
     """Return the changes of axes and origin to choose from; see the first rule above."""
     if table.system not in ("triclinic", "monoclinic"):
         return table.changes(table.normaliser)
-    axes = np.linalg.inv(_reduced_axes(table.number, basis)).swapaxes(1, 2)
+    return _with_axes(table, _reduced_axes(table.number, basis))
+
+
+def any_axes(table: Group) -> Changes:
+    """Return all changes of letters and points, of monoclinic groups with unreduced axes, too."""
+    if table.system == "monoclinic":
+        return _with_axes(table, _steps(table.number))
+    return table.changes(table.normaliser)
+
+
+def _with_axes(table: Group, vectors: Array) -> Changes:
+    """Return the changes of axes and origin that go with changes of the cell vectors, (C, 3, 3)."""
+    axes = np.linalg.inv(vectors).swapaxes(1, 2)
     kept = table.normaliser
     # what is left of the change of axes when one of the table's is taken off keeps the origin
     rest = axes[:, None] @ np.linalg.inv(kept.rotations)

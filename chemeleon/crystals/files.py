@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chemeleon.crystals.batch import Crystal
-from chemeleon.crystals.idealise import exact, orbits
+from chemeleon.crystals.idealise import Exact, exact, orbits
 from chemeleon.crystals.lattice import cells_of
 from chemeleon.crystals.symbols import symbol
-from chemeleon.crystals.symmetry import Cell, gemmi_operations, operations
+from chemeleon.crystals.symmetry import Axes, gemmi_operations
 from chemeleon.errors import DataError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def write_structures(
     folder: str | Path,
     formats: Iterable[str] = ("cif",),
     names: Sequence[str] | None = None,
-    symmetric: Sequence[Cell | None] | None = None,
+    symmetric: Sequence[Axes | None] | None = None,
 ) -> list[Path]:
     """Write crystals in one or more formats.
 
@@ -56,7 +56,7 @@ def write_structures(
             list of pymatgen dictionaries).
         names: file names without suffix and ids; numbers with leading zeros if not given.
         symmetric: for exactly symmetric crystals, the cell in which their CIFs list one atom of
-            each orbit and the operations; None, for one or all, lists all atoms.
+            each orbit and the operations; None, for one or all, lists all atoms. See `crystal_cif`.
 
     Returns:
         The files written.
@@ -119,7 +119,7 @@ def check_file_names(names: Iterable[str]) -> None:
             )
 
 
-def _write(folder: Path, form: str, name: str, crystal: Crystal, cell: Cell | None) -> Path:
+def _write(folder: Path, form: str, name: str, crystal: Crystal, cell: Axes | None) -> Path:
     """Write one crystal as CIF or POSCAR into the folder of that name."""
     text = crystal_cif(crystal, cell) if form == "cif" else _poscar(crystal, name)
     path = folder / form / f"{name}{FOLDER_FORMATS[form]}"
@@ -127,7 +127,7 @@ def _write(folder: Path, form: str, name: str, crystal: Crystal, cell: Cell | No
     return path
 
 
-def write_chunk(job: tuple[str, list[str], list[tuple[str, Crystal, Cell | None]]]) -> int:
+def write_chunk(job: tuple[str, list[str], list[tuple[str, Crystal, Axes | None]]]) -> int:
     """Write crystals in a worker process: folder, formats, and name, crystal and cell of each."""
     folder, formats, rows = job
     for name, crystal, cell in rows:
@@ -136,24 +136,22 @@ def write_chunk(job: tuple[str, list[str], list[tuple[str, Crystal, Cell | None]
     return len(rows)
 
 
-def cif_text(structure: Structure, cell: Cell | None = None) -> str:
+def cif_text(structure: Structure, axes: Axes | None = None) -> str:
     """Return an ordered structure as CIF; see `crystal_cif`."""
-    return crystal_cif(_arrays(structure), cell)
+    return crystal_cif(_arrays(structure), axes)
 
 
-def crystal_cif(crystal: Crystal, cell: Cell | None = None) -> str:
+def crystal_cif(crystal: Crystal, axes: Axes | None = None) -> str:
     """Return a crystal as CIF.
 
     Args:
         crystal: what to write.
-        cell: of an exactly symmetric crystal, the standard cell to write, with one atom of each
-            orbit and the operations; None lists all atoms as given, in P1.
+        axes: of an exactly symmetric crystal, the cell to write, a standard one or the given one,
+            with one atom of each orbit and the operations; None lists all atoms as given, in P1.
+            In the given axes the group is that which the crystal has exactly, whatever it is.
     """
-    found = None if cell is None else exact(crystal, cell)
-    if cell is None or found is None:
-        return _p1(crystal)
-    crystal, group = found
-    return _cif(crystal, group, *_named(group, cell), orbits(crystal, group, cell))
+    found = None if axes is None else exact(crystal, axes)
+    return _p1(crystal) if found is None else _cif(found)
 
 
 def _p1(crystal: Crystal) -> str:
@@ -203,15 +201,10 @@ def _arrays(structure: Structure) -> Crystal:
     return Crystal(numbers, structure.frac_coords, structure.lattice.matrix)
 
 
-def _cif(
-    crystal: Crystal,
-    group: int,
-    triplets: Sequence[str],
-    names: Sequence[str],
-    parts: Sequence[tuple[int, int]],
-) -> str:
+def _cif(found: Exact) -> str:
     """Return a CIF of the operations of a group, its names, and an atom and the size of orbits."""
-    numbers, coords, lattice = crystal
+    numbers, coords, lattice = found.crystal
+    triplets, names = _named(found)
     symbols = [symbol(z) for z in numbers.tolist()]
     lengths, angles = np.split(cells_of(lattice), 2)
     counts = Counter(symbols)
@@ -219,7 +212,7 @@ def _cif(
     lines = [
         f"data_{_formula(counts, units)}",
         *names,
-        f"_space_group_IT_number  {group}",
+        f"_space_group_IT_number  {found.number}",
         *(f"_cell_length_{x}  {v:.10f}" for x, v in zip("abc", lengths, strict=True)),
         *(f"_cell_angle_{x}  {v:.10f}"
           for x, v in zip(("alpha", "beta", "gamma"), np.degrees(angles), strict=True)),
@@ -233,7 +226,7 @@ def _cif(
         *(f"  {i}  '{triplet}'" for i, triplet in enumerate(triplets, start=1)),
         *_ATOM_LOOP,
     ]  # fmt: skip
-    for label, (first, multiplicity) in enumerate(parts):
+    for label, (first, multiplicity) in enumerate(orbits(found)):
         name, place = symbols[first], "  ".join(f"{x:.12f}" for x in coords[first])
         lines.append(f"  {name}  {name}{label}  {multiplicity}  {place}  1")
     return "\n".join(lines) + "\n"
@@ -252,14 +245,14 @@ def _poscar(crystal: Crystal, comment: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _named(number: int, cell: Cell) -> tuple[list[str], list[str]]:
+def _named(found: Exact) -> tuple[list[str], list[str]]:
     """Return operations as ``x,y,z``, and names of the group where its axes are those of a name."""
     import gemmi
 
-    found = gemmi_operations(*operations(number, cell == "primitive"))
-    group = gemmi.find_spacegroup_by_ops(gemmi.GroupOps(found))
-    triplets = [operation.triplet() for operation in found]
-    if group is None or group.number != number:
+    every = gemmi_operations(found.rotations, found.shifts)
+    group = gemmi.find_spacegroup_by_ops(gemmi.GroupOps(every))
+    triplets = [operation.triplet() for operation in every]
+    if group is None or group.number != found.number:
         return triplets, []
     names = [
         f"_space_group_name_H-M_alt  '{group.xhm()}'",

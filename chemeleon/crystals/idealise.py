@@ -9,9 +9,19 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chemeleon.crystals.batch import Crystal
-from chemeleon.crystals.symmetry import TIGHT, Cell, dataset, operations, wrapped
+from chemeleon.crystals.symmetry import (
+    EXACT,
+    PARTS,
+    TIGHT,
+    Axes,
+    dataset,
+    lattice_points,
+    operations,
+    wrapped,
+)
 
 STEP = 2 / 3  # of one tolerance to the next
 
@@ -115,29 +125,79 @@ def distortion(crystal: Crystal, group: Any) -> tuple[float, float]:
     return float(moved), float(np.abs(np.sqrt(stretch) - 1).max())
 
 
-def exact(crystal: Crystal, cell: Cell) -> tuple[Crystal, int] | None:
-    """Return an exactly symmetric crystal in its standard cell, and the number of its group."""
-    group = dataset(*crystal, TIGHT)
+class Exact(NamedTuple):
+    """A crystal that operations map onto itself, in the axes of a cell.
+
+    Attributes:
+        crystal: all atoms of the cell.
+        number: of its space group.
+        rotations, shifts: ``(G, 3, 3)`` whole numbers and ``(G, 3)``: all operations of the group,
+            modulo translations of the cell.
+    """
+
+    crystal: Crystal
+    number: int
+    rotations: NDArray[np.int64]
+    shifts: NDArray[np.float64]
+
+
+def exact(crystal: Crystal, axes: Axes) -> Exact | None:
+    """Return a crystal with its symmetry as exact as rounding lets it be, and its operations.
+
+    Args:
+        crystal: in any cell.
+        axes: of a standard cell, or ``given``: the cell stays, its origin moves to the group's.
+            Where its axes are not those of the symmetry, as in a skewed cell or in some of several
+            primitive ones, the standard primitive cell takes its place.
+
+    Returns:
+        None where no group is found. What is not symmetric has group 1. Atoms move by less than
+        `EXACT` in given axes, by less than `TIGHT` in those of a standard cell.
+    """
+    group = dataset(*crystal, EXACT if axes == "given" else TIGHT)
     if group is None:
         return None
-    found = group.std_cell if cell == "conventional" else group.prim_std_cell
-    return _arrays(found), group.number
+    if axes == "given" and (found := _in_own_axes(crystal, group)) is not None:
+        return found
+    cell = group.std_cell if axes == "conventional" else group.prim_std_cell
+    return Exact(_arrays(cell), group.number, *operations(group.number, axes != "conventional"))
 
 
-def orbits(crystal: Crystal, number: int, cell: Cell) -> list[tuple[int, int]]:
-    """Return the first atom of every orbit of a standard cell, and how many atoms it has."""
-    numbers, frac, lattice = crystal
-    rotations, shifts = operations(number, cell == "primitive")
-    left, found = np.ones(len(numbers), bool), []
+def _in_own_axes(crystal: Crystal, group: Any) -> Exact | None:
+    """Return a crystal in the axes it has; None if operations are no triplets of a CIF there."""
+    ideal, owner = _arrays(group.prim_std_cell), np.array(group.mapping_std_prim)
+    axes = np.array(group.prim_std_linear)  # columns: the primitive vectors in the given axes
+    back = np.linalg.inv(axes)
+    rotations, shifts = operations(group.number, primitive=True)
+    turned = axes @ rotations @ back
+    several = len(owner) > len(ideal.atomic_numbers)  # else a skewed cell is not searched
+    inside = lattice_points(np.round(back.T)) if several else np.zeros((1, 3))
+    moved = (shifts @ axes.T)[:, None] + inside
+    wholes = np.concatenate([turned.ravel(), PARTS * moved.ravel()])
+    # readers know no 2x beside y, as it would stand in the axes of a skewed cell
+    if np.abs(wholes - np.round(wholes)).max() > 1e-6 or np.abs(turned).max() > 1.5:
+        return None
+    coords = (crystal.frac_coords - np.array(group.prim_std_origin_shift)) @ back.T
+    places = ideal.frac_coords[owner]
+    places = places + np.round(coords - places)
+    whole = Crystal(crystal.atomic_numbers, wrapped(places @ axes.T), back.T @ ideal.lattice)
+    turned = np.round(turned).astype(np.int64).repeat(len(inside), 0)
+    return Exact(whole, group.number, turned, moved.reshape(-1, 3))
+
+
+def orbits(found: Exact) -> list[tuple[int, int]]:
+    """Return the first atom of every orbit, and how many atoms of the cell it has."""
+    numbers, frac, lattice = found.crystal
+    left, parts = np.ones(len(numbers), bool), []
     while left.any():
         first = int(left.argmax())
-        images = rotations @ frac[first] + shifts
+        images = found.rotations @ frac[first] + found.shifts
         ways = images[:, None] - frac[None]
         near = np.linalg.norm((ways - np.round(ways)) @ lattice, axis=-1) < TIGHT
         members = near.any(0) & left & (numbers == numbers[first])
-        found.append((first, int(members.sum())))
+        parts.append((first, int(members.sum())))
         left &= ~members
-    return found
+    return parts
 
 
 def _arrays(cell: Any) -> Crystal:

@@ -18,7 +18,7 @@ import numpy as np
 
 from chemeleon.caching import cache_file, keep
 from chemeleon.crystals.batch import Array, Crystals
-from chemeleon.crystals.canonical import in_orbits
+from chemeleon.crystals.canonical import in_assigned_orbits, in_orbits
 from chemeleon.crystals.orbits import crystals_of
 from chemeleon.errors import DataError
 from chemeleon.workers import run_parallel, worker_count
@@ -30,17 +30,18 @@ _ARRAYS = ("atomic_numbers", "frac_coords", "lattice", "num_atoms", "sites")
 _IN_PROCESS = 200  # starting workers takes longer than writing so few
 
 
-def write_as_orbits(crystals: Crystals, keep: bool = True) -> Crystals:
+def write_as_orbits(crystals: Crystals, keep: bool = True, by_letters: bool = False) -> Crystals:
     """Return the crystals with one atom for each orbit, see `Crystals.sites`.
 
     Args:
         crystals: ``M``, on the CPU.
         keep: take them from the cache if they were written before, and put them there.
+        by_letters: in the settings of `canonical.by_letters`.
 
     Raises:
         DataError: if there are some that no symmetry can be looked for in, as their cells are flat.
     """
-    found = _kept(crystals.arrays()) if keep else _written(crystals.arrays())
+    found = (_kept if keep else _written)(crystals.arrays(), by_letters)
     none = np.flatnonzero(found.num_atoms == 0)
     if len(none):
         first = crystals.ids[none[0]] if crystals.ids else f"number {none[0]}"
@@ -69,24 +70,26 @@ def with_all_atoms(crystals: Crystals) -> Crystals:
     )
 
 
-def _kept(crystals: Crystals[Array]) -> Crystals[Array]:
+def _kept(crystals: Crystals[Array], by_letters: bool) -> Crystals[Array]:
     digest = hashlib.sha256()
     for name in ("atomic_numbers", "frac_coords", "lattice", "num_atoms"):
         digest.update(getattr(crystals, name).tobytes())
-    file = cache_file("orbits", [_VERSION, version("moyopy"), digest.hexdigest()], ".npz")
+    made_by = [_VERSION, version("moyopy"), *(["by letters"] if by_letters else [])]
+    file = cache_file("orbits", [*made_by, digest.hexdigest()], ".npz")
     found = _read(file)
     if found is None:
-        found, content = _written(crystals), io.BytesIO()
+        found, content = _written(crystals, by_letters), io.BytesIO()
         np.savez(content, **{name: getattr(found, name) for name in _ARRAYS})
         keep(file, content.getvalue(), "orbits are")
     return found
 
 
-def _written(crystals: Crystals[Array]) -> Crystals[Array]:
+def _written(crystals: Crystals[Array], by_letters: bool) -> Crystals[Array]:
     parts: Iterator[Crystals[Array]] = crystals.cut(_CHUNK)
+    write = in_assigned_orbits if by_letters else in_orbits
     if len(crystals) < _IN_PROCESS or worker_count() == 1:
-        return Crystals.join([in_orbits(part) for part in parts])
-    place = "chemeleon.crystals.canonical:in_orbits"
+        return Crystals.join([write(part) for part in parts])
+    place = f"{write.__module__}:{write.__name__}"
     return Crystals.join(list(run_parallel(place, parts, worker_count())))
 
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chemeleon.crystals.batch import LETTERS, Array, Crystals
+from chemeleon.crystals.batch import LETTERS, MAX_ATOMIC_NUMBER, Array, Crystals
 from chemeleon.crystals.lattice import cells_of
 from chemeleon.crystals.ragged import ranges
+from chemeleon.crystals.symbols import SPACE_GROUPS
 from chemeleon.crystals.symmetry import crystal_system, wrapped
 from chemeleon.crystals.wyckoff import group
 
@@ -36,6 +37,51 @@ class OrbitCrystal(NamedTuple):
     atomic_numbers: Array
     letters: Array
     coords: Array
+
+    @property
+    def assignment(self) -> Assignment:
+        """Which letters its elements are on."""
+        return Assignment(self.number, self.atomic_numbers, self.letters)
+
+
+class Assignment(NamedTuple):
+    """Which Wyckoff letters the elements of a crystal are on: an `OrbitCrystal` without geometry.
+
+    Attributes:
+        number: of the space group.
+        atomic_numbers: ``(n,)`` int64.
+        letters: ``(n,)`` int64, 0 for Wyckoff letter a.
+    """
+
+    number: int
+    atomic_numbers: Array
+    letters: Array
+
+    def problem(self) -> str | None:
+        """Return why no crystal can have these orbits, or None."""
+        number, elements, letters = self.number, list(self.atomic_numbers), list(self.letters)
+        if not 1 <= number <= SPACE_GROUPS:
+            return f"space groups have numbers of 1 to {SPACE_GROUPS}, got {number}"
+        if not elements or len(elements) != len(letters):
+            return (
+                "each orbit has an element and a letter, and there is at least one orbit: got"
+                f" {len(elements)} elements and {len(letters)} letters"
+            )
+        if min(elements) < 1 or max(elements) > MAX_ATOMIC_NUMBER:
+            return f"elements are atomic numbers of 1 to {MAX_ATOMIC_NUMBER}, got {elements}"
+        places = group(number).places
+        if min(letters) < 0 or max(letters) >= len(places):
+            return (
+                f"Wyckoff letters of space group {number} are 0 (a) to {len(places) - 1}"
+                f" ({places[-1].letter}), got {letters}"
+            )
+        for letter in set(letters):
+            if letters.count(letter) > 1 and not places[letter].free.any():
+                return (
+                    f"{letters.count(letter)} orbits are on letter {places[letter].letter} of space"
+                    f" group {number}, whose points cannot be moved apart: one orbit takes them all"
+                )
+        return None
 
 
 class Assignment(NamedTuple):

@@ -21,6 +21,7 @@ from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, Array, CrystalBatch, Cry
 from chemeleon.crystals.neighbours import cell_volume, finite, nearest_images
 
 MIN_DISTANCE = 0.5
+MIN_CONTACT = 0.75  # of distance and covalent radii; 0.7 % of 4,500 of MP-20 have a shorter one
 MIN_VOLUME = 0.1
 MAX_VECTOR_RATIO = 100.0
 MIN_ANGLE_DEGREE = 1.0
@@ -44,23 +45,20 @@ def structural_problems(crystals: CrystalBatch | Crystals) -> list[str | None]:
     """
     problems: list[str | None] = []
     for batch in _chunks(crystals):
-        closest = _closest_pairs(batch)
-        lattice = batch.lattice.double()
-        lengths, volume = torch.linalg.vector_norm(lattice, dim=-1), cell_volume(lattice)
-        ratio = lengths.amax(-1) / lengths.amin(-1).clamp_min(1e-12)
-        angle = _degrees_from_straight(lattice)
-        rows = zip(
-            batch.num_atoms.tolist(),
-            batch.atomic_numbers.amax(-1).tolist(),
-            finite(batch).tolist(),
-            volume.tolist(),
-            ratio.tolist(),
-            angle.tolist(),
-            *(column.tolist() for column in closest),
-            strict=True,
-        )
-        problems += [_problem(*row) for row in rows]
+        checks = _checks(batch)
+        failed = torch.stack([failed for failed, _ in checks], -1)
+        first = failed.int().argmax(-1).tolist()
+        found = zip(failed.any(-1).tolist(), first, strict=True)
+        problems += [checks[at][1](row) if bad else None for row, (bad, at) in enumerate(found)]
     return problems
+
+
+def unsound(crystals: CrystalBatch | Crystals) -> Tensor:
+    """Return which crystals have a problem of `structural_problems`, ``(B,)`` bool."""
+    found = [
+        torch.stack([failed for failed, _ in _checks(batch)]).any(0) for batch in _chunks(crystals)
+    ]
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.bool)
 
 
 def shortest_distances(crystals: CrystalBatch | Crystals) -> Tensor:
@@ -73,34 +71,34 @@ def shortest_distances(crystals: CrystalBatch | Crystals) -> Tensor:
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
 
 
-def _problem(
-    atoms: int,
-    element: int,
-    finite: bool,
-    volume: float,
-    ratio: float,
-    angle: float,
-    distance: float,
-    first: int,
-    second: int,
-) -> str | None:
-    if atoms == 0:
-        return "no atoms"
-    if not finite:
-        return "not finite"
-    if element > MAX_ATOMIC_NUMBER:
-        return f"atomic number {element}"
-    if not volume > MIN_VOLUME:
-        return f"volume {volume:.2g} A^3"
-    if ratio > MAX_VECTOR_RATIO:
-        return f"longest cell vector is {ratio:.0f} times the shortest"
-    if angle < MIN_ANGLE_DEGREE:
-        return f"two cell vectors are {angle:.2g} degrees from parallel"
-    if not distance > MIN_DISTANCE:
+def _checks(batch: CrystalBatch) -> list[tuple[Tensor, Callable[[int], str]]]:
+    """Return what can be wrong, the worst first: ``(B,)`` bool, and what to say of a crystal."""
+    closest, lattice = _closest_pairs(batch), batch.lattice.double()
+    lengths, volume = torch.linalg.vector_norm(lattice, dim=-1), cell_volume(lattice)
+    ratio = lengths.amax(-1) / lengths.amin(-1).clamp_min(1e-12)
+    angle, element = _degrees_from_straight(lattice), batch.atomic_numbers.amax(-1)
+
+    def too_close(row: int) -> str:
+        distance, first, second = (column[row] for column in closest)
         if first == second:
             return f"atom {first} is {distance:.2f} A from its own image"
         return f"atoms {first} and {second} are {distance:.2f} A apart"
-    return None
+
+    return [
+        (batch.num_atoms == 0, lambda row: "no atoms"),
+        (~finite(batch), lambda row: "not finite"),
+        (element > MAX_ATOMIC_NUMBER, lambda row: f"atomic number {element[row]}"),
+        (~(volume > MIN_VOLUME), lambda row: f"volume {volume[row]:.2g} A^3"),
+        (
+            ratio > MAX_VECTOR_RATIO,
+            lambda row: f"longest cell vector is {ratio[row]:.0f} times the shortest",
+        ),
+        (
+            angle < MIN_ANGLE_DEGREE,
+            lambda row: f"two cell vectors are {angle[row]:.2g} degrees from parallel",
+        ),
+        (~(closest.distance > MIN_DISTANCE), too_close),
+    ]
 
 
 def _chunks(crystals: CrystalBatch | Crystals) -> Iterator[CrystalBatch]:
@@ -171,6 +169,11 @@ def closest_contacts(crystals: CrystalBatch | Crystals) -> Tensor:
             least = torch.minimum(least, between.amin(-1))
         found.append(least.masked_fill(~near.usable, torch.nan))
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
+
+
+def close_contacts(crystals: CrystalBatch | Crystals) -> Tensor:
+    """Return which crystals have atoms nearer than `MIN_CONTACT` of their radii, ``(B,)`` bool."""
+    return closest_contacts(crystals) < MIN_CONTACT
 
 
 def writable(crystals: CrystalBatch | Crystals) -> Tensor:

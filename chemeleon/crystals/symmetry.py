@@ -18,6 +18,7 @@ from chemeleon.crystals.lattice import plane_spacings
 
 SYMPREC = 0.1  # angstrom, unless another tolerance is asked for
 TIGHT = 0.01  # angstrom: a crystal that has its symmetry exactly has it at this tolerance too
+EXACT = 1e-3  # angstrom: rounding to float32, also in relaxation, stays far below it
 MAX_RATIO = 100.0  # of cell vectors; the search takes minutes beyond it
 MIN_ATOM_VOLUME = 0.5  # angstrom^3 per atom: of diamond 5.7, of solid hydrogen 11
 # the search may never end where the tolerance is not small beside the cell
@@ -25,6 +26,7 @@ MIN_HEIGHT = 1.5  # angstrom, between lattice planes of the reduced cell; 1.96 o
 MIN_TOLERANCES = 10  # that this distance holds: the tolerance is lowered to it
 PARTS = 24  # translations of space groups are multiples of 1/24 in every tabulated setting
 Cell = Literal["primitive", "conventional"]
+Axes = Cell | Literal["given"]  # of a file
 _SYSTEMS = {
     2: "triclinic", 15: "monoclinic", 74: "orthorhombic", 142: "tetragonal", 167: "trigonal",
     194: "hexagonal", 230: "cubic",

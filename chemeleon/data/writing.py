@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chemeleon.crystals.files import write_structures
-from chemeleon.crystals.symmetry import Cell
+from chemeleon.crystals.symmetry import Axes
 from chemeleon.data.parse import from_structure
 from chemeleon.errors import DataError
 from chemeleon.workers import run_parallel, worker_count
@@ -50,7 +50,7 @@ class CrystalFiles:
         self,
         names: Sequence[str],
         structures: Sequence[Structure],
-        symmetric: Sequence[Cell | None],
+        symmetric: Sequence[Axes | None],
     ) -> None:
         """Write crystals under these names, now or soon; see `write_structures`."""
         if self.running is None:

@@ -82,13 +82,15 @@ class NoiseProcess:
         alpha = self.alphas_cumprod[t].view(-1, 1, 1)
         return predicted_x0(prediction, z, alpha, self.config.prediction)
 
-    def estimate(self, prediction: Tensor, noised: Noised, keys: Tensor) -> Tensor:
+    def estimate(
+        self, prediction: Tensor, noised: Noised, keys: Tensor, share: float = 0.5
+    ) -> Tensor:
         """Return the clean latents that a model with self-conditioning is given in training.
 
-        Those of its own prediction, and 0 for half of the crystals: a trajectory begins without an
-        estimate (Chen et al. 2022, arXiv:2208.04202).
+        Those of its own prediction for a share of the crystals, and 0 for the others: a trajectory
+        begins without an estimate (Chen et al. 2022, arXiv:2208.04202).
         """
-        told = (uniform(fold(keys, "estimate")) < 0.5).view(-1, 1, 1)
+        told = (uniform(fold(keys, "estimate")) < share).view(-1, 1, 1)
         return self.clean(prediction, noised.z, noised.t) * told
 
     def losses(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.generation.conditioning import Conditioning
 from chemeleon.models.condition_encoder import Request
+from chemeleon.models.networks.base import Known
 from chemeleon.models.packing import Layout
 from chemeleon.models.replay import Replayed
 
@@ -42,7 +43,7 @@ class GuidedDenoiser:
         network: nn.Module,
         num_atoms: Tensor,
         layout: Layout,
-        known: Tensor | None,
+        known: Known,
         conditioning: Conditioning,
         process: NoiseProcess | None,
     ) -> None:

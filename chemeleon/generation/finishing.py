@@ -17,10 +17,11 @@ from torch import Tensor
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.convert import to_structures
 from chemeleon.crystals.soundness import structural_problems, writable
-from chemeleon.crystals.symmetry import SYMPREC, TIGHT, Cell
+from chemeleon.crystals.symmetry import SYMPREC, TIGHT, Axes, Cell
 from chemeleon.energy.relax import Relaxed
 from chemeleon.evaluation.idealise import Idealised, in_standard_cell
 from chemeleon.generation.ranking import Scorer
+from chemeleon.generation.redraw import Drawn
 from chemeleon.generation.relaxation import Idealiser, Relaxer
 
 
@@ -35,7 +36,9 @@ class Sampled:
         move: what relaxation did to it, or None without.
         ideal: what idealising did to it, or None without.
         score: by which it is ranked, the lower the better; NaN for none.
-        symmetric: cell in which CIFs list its symmetry; None for one without.
+        redraws: how often it was drawn again; this and what follows see `redraw.Drawn`.
+        close, invalid: what was still wrong with it then.
+        symmetric: cell in which CIFs list its symmetry; None lists all atoms.
     """
 
     number: int
@@ -44,7 +47,10 @@ class Sampled:
     move: Relaxed | None
     ideal: Idealised | None
     score: float
-    symmetric: Cell | None = None
+    redraws: int
+    close: bool
+    invalid: bool
+    symmetric: Axes | None = None
 
 
 class Finished(NamedTuple):
@@ -56,6 +62,7 @@ class Finished(NamedTuple):
         moves: what relaxation did to each; empty without.
         ideals: what idealising did to each; empty without.
         scores: ``(M,)`` by which they are ranked, or None.
+        said: of each ``(M,)`` redraws, close and invalid, see `redraw.Drawn`.
     """
 
     numbers: Tensor
@@ -63,9 +70,16 @@ class Finished(NamedTuple):
     moves: list[Relaxed]
     ideals: list[Idealised]
     scores: Tensor | None
+    said: tuple[Tensor, ...]
 
-    def sampled(self, cell: Cell | None) -> list[Sampled]:
-        """Return the crystals one by one, in the requested cell; None keeps their cells."""
+    def sampled(self, cell: Cell | None, symmetric: bool = False) -> list[Sampled]:
+        """Return the crystals one by one.
+
+        Args:
+            cell: the requested one; None keeps their cells.
+            symmetric: they were made on orbits, so CIFs list the symmetry that each has exactly,
+                which relaxation may have changed.
+        """
         problems = structural_problems(self.crystals)
         rows = torch.nonzero(torch.as_tensor(writable(self.crystals))).squeeze(-1)
         made = dict(zip(rows.tolist(), to_structures(self.crystals.subset(rows)), strict=True))
@@ -73,23 +87,26 @@ class Finished(NamedTuple):
         scores = [math.nan] * len(problems) if self.scores is None else self.scores.tolist()
         structures = [made.get(row) for row in range(len(problems))]
         columns = structures, problems, self.moves or nothing, self.ideals or nothing, scores
-        found = [Sampled(*row) for row in zip(self.numbers.tolist(), *columns, strict=True)]
+        said = [values.tolist() for values in self.said]
+        found = [Sampled(*row) for row in zip(self.numbers.tolist(), *columns, *said, strict=True)]
         for one in found:
-            _shape(one, cell)
+            _shape(one, cell, symmetric)
         return found
 
 
-def _shape(one: Sampled, cell: Cell | None) -> None:
+def _shape(one: Sampled, cell: Cell | None, symmetric: bool) -> None:
     """Put a crystal into the requested cell; an invalid one keeps its own."""
     if one.structure is None:
         return
+    one.symmetric = "given" if symmetric else None
     if one.ideal is not None and one.ideal.ideal:
         ideal = one.ideal.structure(cell or "primitive")
         assert ideal is not None  # what has no atoms is not ideal
         ideal.properties = one.structure.properties
         one.structure, one.symmetric = ideal, cell or "conventional"
     elif cell is not None and one.problem is None:
-        symprec = SYMPREC if one.ideal is None else TIGHT  # a higher group was refused
+        # a higher group was refused, or is not there
+        symprec = TIGHT if symmetric or one.ideal is not None else SYMPREC
         one.structure = in_standard_cell(one.structure, cell, symprec)
 
 
@@ -100,8 +117,9 @@ class Finisher(NamedTuple):
     idealiser: Idealiser | None
     scorer: Scorer | None
 
-    def finish(self, numbers: Tensor, crystals: Crystals) -> Finished:
-        """Return a batch of the pipeline's, ``(M,)`` numbers and crystals, finished."""
+    def finish(self, drawn: Drawn) -> Finished:
+        """Return a batch of the pipeline's finished."""
+        numbers, crystals, *said = drawn
         moves: list[Relaxed] = []
         ideals: list[Idealised] = []
         if self.relaxer is not None:
@@ -109,7 +127,7 @@ class Finisher(NamedTuple):
         if self.idealiser is not None:
             crystals, ideals = self.idealiser(crystals)
         scores = None if self.scorer is None else self.scorer.score(crystals)
-        return Finished(numbers, crystals, moves, ideals, scores)
+        return Finished(numbers, crystals, moves, ideals, scores, tuple(said))
 
     def to_manifest(self, made: Sequence[Sampled], names: Sequence[str]) -> dict[str, Any]:
         """Return what a manifest says of the steps that change crystals."""

@@ -32,13 +32,14 @@ from chemeleon.diffusion.reverse import ReverseDiffusion, Trajectory
 from chemeleon.errors import GenerationError
 from chemeleon.generation.conditioning import Conditioning, warn_unusual
 from chemeleon.generation.denoising import GuidedDenoiser, StepwiseDenoiser
+from chemeleon.generation.redraw import Drawn, Queue
 from chemeleon.generation.settings import Options, Precision
 from chemeleon.generation.shapes import Shapes
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import place
 
-AUTO_BATCH = {"cpu": 256, "cuda": 2048}
+AUTO_BATCH = {"cpu": 64, "cuda": 2048}  # on a CPU little padding counts for more
 
 
 class Made(NamedTuple):
@@ -108,15 +109,14 @@ class Pipeline:
             raise GenerationError(
                 f"{num_samples} crystals leave none for this process: request more"
             )
-        numbers, parts = zip(*made, strict=True)
-        return Crystals.join(parts).subset(torch.argsort(torch.cat(numbers)))
+        numbers = torch.cat([drawn.numbers for drawn in made])
+        return Crystals.join([drawn.crystals for drawn in made]).subset(torch.argsort(numbers))
 
-    def stream(
-        self, num_samples: int, **options: Unpack[Options]
-    ) -> Generator[tuple[Tensor, Crystals]]:
-        """Make crystals and yield each finished batch with the crystals' numbers.
+    def stream(self, num_samples: int, **options: Unpack[Options]) -> Generator[Drawn]:
+        """Make crystals and yield each finished batch.
 
-        While the caller is busy with a batch, the next one is made by another thread.
+        While the caller is busy with a batch, the next one is made by another thread. With
+        ``redraw`` of the sampler, crystals that are to be drawn again come later.
 
         Args:
             num_samples: how many, ``M``.
@@ -127,10 +127,10 @@ class Pipeline:
             ConfigError: if a request cannot be read, or the model does not know of it.
         """
         given = Options(**options)
-        atoms = given.get("atoms")
-        self.check_kind(atoms is not None)
+        formula, assigned = given.get("atoms") is not None, given.get("assignments") is not None
+        self.check_kind(formula, assigned)
         reverse = self.reverse(given.get("sampler") or self.model.config.sampler)
-        if reverse.sampler.composition_penalty > 0 and atoms is not None:
+        if reverse.sampler.composition_penalty > 0 and (formula or assigned):
             raise GenerationError(
                 "the atoms are given, so none can be left out: leave out composition_penalty"
             )
@@ -141,30 +141,30 @@ class Pipeline:
         shapes = Shapes.read(self.model, keys, given)
         order = torch.argsort(shapes.sizes, stable=True)  # like sizes together: little padding
         mine = order[given.get("rank", 0) :: given.get("world", 1)]
+        queue = Queue(mine, keys, reverse.sampler.redraw)
         wanted = given.get("batch_size")
         size = wanted or AUTO_BATCH.get(self.device.type, AUTO_BATCH["cpu"])
-        # even parts, or the last one may be too small to fill the device
-        size = max(1, min(size, -(-len(mine) // max(1, -(-len(mine) // size)))))
         precision, stop, index = given.get("precision", "auto"), Event(), self.device.index
         if self.device.type == "cuda" and index is None:
             index = torch.cuda.current_device()
 
-        def make(start: int) -> tuple[Tensor, Crystals]:
+        def make(chosen: Tensor) -> Drawn:
             if self.device.type == "cuda":
                 torch.cuda.set_device(index)  # each thread has its own
-            chosen = mine[start : start + size]
             context, own = self.autocast(precision), conditioning.of(chosen, self.device)
             batch = shapes.batch(chosen)
-            made = self.make(reverse, batch, own, keys[chosen], autocast=context, stop=stop)
+            own_keys = queue.keys_of(chosen)
+            made = self.make(reverse, batch, own, own_keys, autocast=context, stop=stop)
             names = [f"sample-{i:06d}" for i in chosen.tolist()]
-            return chosen, replace(made.crystals, ids=names)
+            return queue.judge(chosen, replace(made.crystals, ids=names), self.device)
 
         with ThreadPoolExecutor(1) as worker:
             try:
-                start, running = 0, worker.submit(make, 0) if len(mine) else None
+                chosen = queue.take(size)
+                running = worker.submit(make, chosen) if len(chosen) else None
                 while running is not None:
                     try:
-                        chosen, crystals = running.result()
+                        drawn = running.result()
                     except torch.OutOfMemoryError:
                         if wanted is not None or size == 1:
                             raise GenerationError(
@@ -173,21 +173,43 @@ class Pipeline:
                             ) from None
                         torch.cuda.empty_cache()
                         size = max(1, size // 2)
-                        running = worker.submit(make, start)
+                        queue.put_back(chosen)
+                        chosen = queue.take(size)
+                        running = worker.submit(make, chosen)
                         continue
-                    start += len(chosen)
-                    running = worker.submit(make, start) if start < len(mine) else None
-                    yield chosen, crystals
+                    kept = queue.kept(drawn)
+                    chosen = queue.take(size)
+                    running = worker.submit(make, chosen) if len(chosen) else None
+                    if len(kept.numbers):
+                        yield kept
             finally:
                 stop.set()  # whoever leaves early does not wait for the batch under way
 
-    def check_kind(self, formula: bool) -> None:
+    def check_kind(self, formula: bool, assigned: bool = False) -> None:
         """Refuse a formula for a model that chooses elements, and none for one that does not.
+
+        Args:
+            formula: atoms are given.
+            assigned: orbits are given.
 
         Raises:
             GenerationError: naming the presets that train the other kind.
         """
-        conditioned = self.model.config.denoiser.types
+        conditioned, orbits = self.model.config.denoiser.types, self.model.config.denoiser.sites
+        if orbits and (formula or not assigned):
+            raise GenerationError(
+                "this model places given orbits (kind csp, tokens=orbits), and no formula alone"
+                " tells them: give Pipeline.generate assignments=[...], a space group with the"
+                " element and Wyckoff letter of each orbit (docs/orbits.md), or use shipped:csp for"
+                " formulas"
+            )
+        if orbits:
+            return
+        if assigned:
+            raise GenerationError(
+                "assignments are for models that place given orbits (chemeleon ldm train --preset"
+                " mp/orbits_csp_mini), and this is none: leave them out"
+            )
         if formula and not conditioned:
             raise GenerationError(
                 "this model chooses the elements itself and cannot be conditioned on a formula: use"
@@ -233,7 +255,8 @@ class Pipeline:
 
         Args:
             reverse: of `reverse`, or one with a likelihood.
-            shapes: sizes of the crystals and, for csp, their elements; their geometry is not read.
+            shapes: sizes of the crystals, of orbits their groups and, for csp, elements and
+                letters; their geometry is not read.
             conditioning: conditions, guidance and elements, on the device.
             keys: ``(B,)`` random keys.
             autocast: context in which networks run.

@@ -18,6 +18,7 @@ from chemeleon.config.requests import check_word
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.lattice import lattice_angles, lattice_from_parameters, lattice_lengths
 from chemeleon.crystals.random import make_keys
+from chemeleon.crystals.soundness import writable
 from chemeleon.errors import ConfigError
 from chemeleon.generation.conditioning import Conditioning
 from chemeleon.generation.denoising import GuidedDenoiser
@@ -86,17 +87,21 @@ def denoising_error(
     The training loss of each crystal's latents (posterior means), averaged over 16 evenly spread
     times: up to weights of the times a bound of -log p (Ho et al. 2020, arXiv:2006.11239, eq. 12;
     used to judge images in Li et al. 2023, arXiv:2303.16203). All crystals see the same noise, so
-    that their differences are their own. It costs 16 evaluations of the denoiser.
+    that their differences are their own. It costs 16 evaluations of the denoiser. NaN where a
+    crystal has no atoms or no cell.
     """
-    model, nothing = pipeline.model, Conditioning.read(pipeline.model, len(crystals), {})
-    crystals = model.vae.arranged(crystals)
+    model, errors = pipeline.model, torch.full((len(crystals),), math.nan, dtype=torch.float64)
+    rows = torch.nonzero(writable(crystals)).squeeze(-1)  # others have no orbits
+    if not len(rows):
+        return errors
+    crystals = model.vae.arranged(crystals.subset(rows))
+    nothing = Conditioning.read(model, len(crystals), {})
     # turned as training crystals are: the encoder looks at the matrix of the cell
     cells = lattice_from_parameters(
         lattice_lengths(crystals.lattice), lattice_angles(crystals.lattice)
     )
     crystals = replace(crystals, lattice=cells)
     process = pipeline.process
-    errors = torch.full((len(crystals),), math.nan, dtype=torch.float64)
     order = torch.argsort(crystals.num_atoms, stable=True)
     for chunk in order.split(BATCH):
         batch = crystals.batch(chunk).to(pipeline.device)
@@ -114,7 +119,7 @@ def denoising_error(
                 noised = process.at(x0, mask, keys, t)
                 prediction, _ = denoiser.predict(noised.z, t)
                 total += process.losses(prediction, None, x0, noised, mask)["mse"]
-        errors[chunk] = (total / TIMES).double().cpu()
+        errors[rows[chunk]] = (total / TIMES).double().cpu()
     return errors
 
 

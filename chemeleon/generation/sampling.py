@@ -188,16 +188,17 @@ def _make(plan: _Plan, draft: Path | None) -> list[Sampled]:
     from chemeleon.generation.ranking import best_first
 
     settings, names, ranked = plan.settings, plan.names, plan.finisher.scorer is not None
+    on_orbits = plan.pipeline.model.config.denoiser.space_group
     single = [form for form in settings.formats if form in FOLDER_FORMATS]
     files = CrystalFiles(draft, single, len(names)) if draft is not None and single else None
     if plan.candidates is not None and files is not None:
         check_file_names(names)
     found: dict[int, Sampled] = {}
     stream = plan.pipeline.stream(len(names), **plan.options)
-    finished = (plan.finisher.finish(*batch) for batch in stream)
+    finished = (plan.finisher.finish(batch) for batch in stream)
     with files or nullcontext(), closing(stream):
         for batch in plan.share.gather(finished):
-            new = batch.sampled(settings.cell)
+            new = batch.sampled(settings.cell, on_orbits)
             found |= {one.number: one for one in new}
             if not ranked:
                 _add(files, [names[one.number] for one in new], new)
@@ -269,6 +270,7 @@ def _manifest(plan: _Plan, made: Sequence[Sampled]) -> dict[str, Any]:
             for name, one in zip(plan.names, made, strict=True)
             if one.problem is not None
         ],
+        **({"redraw": _redrawn(made)} if sampler.redraw else {}),
         **ranked,
         **plan.finisher.to_manifest(made, plan.names),
         **({} if settings.cell is None else {"cell": settings.cell}),
@@ -277,6 +279,19 @@ def _manifest(plan: _Plan, made: Sequence[Sampled]) -> dict[str, Any]:
             "chemeleon": __version__,
             **{name: version(name) for name in ("torch", "diffusers", "accelerate", "pymatgen")},
         },
+    }
+
+
+def _redrawn(made: Sequence[Sampled]) -> dict[str, Any]:
+    """Return how many crystals were drawn again, and what it did not help."""
+    from chemeleon.crystals.soundness import MIN_CONTACT
+
+    return {
+        "least_distance_over_radii": MIN_CONTACT,
+        "redrawn": sum(one.redraws > 0 for one in made),
+        "redraws": sum(one.redraws for one in made),
+        "still_close": sum(one.close for one in made),
+        "still_invalid": sum(one.invalid for one in made),
     }
 
 

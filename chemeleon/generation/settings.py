@@ -23,6 +23,7 @@ from chemeleon.errors import ConfigError
 
 if TYPE_CHECKING:
     from chemeleon.config.schedulers import SamplerConfig
+    from chemeleon.crystals.orbits import Assignment
 
 Precision = Literal["auto", "fp32", "bf16"]
 Format = Literal["cif", "extxyz", "json", "poscar"]
@@ -76,6 +77,9 @@ class SampleSettings:
             crystals.
         composition_penalty: penalty on the number of elements: log-probability that another element
             has to add to the crystal's; 0 is none, 1 to 6 are usual against stray elements.
+        redraw: how often a crystal is drawn again, of the same size and conditions but from other
+            noise, while atoms are closer than 0.75 of their covalent radii or it is invalid. That
+            is rejection sampling, and costs time; 0 is off.
         relax: most steps of relaxation, positions and cell, before ranking and writing; 0 is none.
         potential: by which to relax, and to tell whether symmetry costs energy: chgnet (default),
             mace, pkg:thing or another; see `energy.potentials.load_potential`.
@@ -117,6 +121,7 @@ class SampleSettings:
     eta: float | None = None
     temperature: float | None = None
     composition_penalty: float | None = None
+    redraw: int | None = None
     relax: int = 0
     potential: str | None = None
     symmetrize: bool = False
@@ -192,9 +197,11 @@ class Options(TypedDict, total=False):
     Attributes:
         atoms: atomic numbers of each crystal, ``M`` lists, for a model of kind csp; the crystals
             have exactly these, in the order of the model's training.
+        assignments: space group, elements and Wyckoff letters of each crystal, ``M``, for a model
+            of kind csp on orbits; the crystals have exactly these orbits.
         space_group: of each crystal, or one for all, for a model on orbits; by default as in
             training.
-        sampler: scheduler, steps and eta; by default what the model's config says.
+        sampler: scheduler, steps, eta and the like; by default what the model's config says.
         rank: make only every ``world``-th crystal, in the order of sizes, beginning with this one.
         world: processes that share the work.
     """
@@ -202,6 +209,7 @@ class Options(TypedDict, total=False):
     seed: int
     num_atoms: Sequence[int] | None
     atoms: Sequence[Sequence[int]] | None
+    assignments: Sequence[Assignment] | None
     space_group: Sequence[int] | None
     sampler: SamplerConfig | None
     batch_size: int | None

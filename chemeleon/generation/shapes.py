@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from chemeleon.crystals.batch import LETTERS, MAX_ATOMIC_NUMBER, CrystalBatch
+from chemeleon.crystals.canonical import standard
+from chemeleon.crystals.orbits import Assignment
 from chemeleon.crystals.ordering import Order, arrange_atoms
 from chemeleon.crystals.random import fold, uniform
 from chemeleon.errors import GenerationError
@@ -27,12 +29,13 @@ class Shapes(NamedTuple):
         sizes: ``(M,)`` numbers of atoms, or of orbits for a model on these.
         types: ``(M, N)`` atomic numbers in the order of training, 0 on padded slots; None where
             the model chooses them.
-        groups: ``(M,)`` space groups, for a model on orbits.
+        sites: ``(M, N)`` of a model on orbits, see `Crystals`, 0 on padded slots. Where the model
+            chooses the letters, they are all a.
     """
 
     sizes: Tensor
     types: Tensor | None = None
-    groups: Tensor | None = None
+    sites: Tensor | None = None
 
     @classmethod
     def read(cls, model: LatentDiffusion, keys: Tensor, options: Options) -> Self:
@@ -47,8 +50,15 @@ class Shapes(NamedTuple):
                     "this model makes orbits, and the letters that it chooses say how many atoms"
                     " they have: leave out num_atoms, or use a model of tokens=atoms"
                 )
-            groups, sizes = draw_groups(model, keys, options.get("space_group"))
-            return cls(sizes, groups=groups)
+            wanted, assignments = options.get("space_group"), options.get("assignments")
+            if assignments is None:
+                groups, sizes = draw_groups(model, keys, wanted)
+                real = torch.arange(int(sizes.max())) < sizes.unsqueeze(-1)
+                return cls(sizes, sites=real * groups.unsqueeze(-1) * LETTERS)
+            if wanted is not None:
+                raise GenerationError("assignments name the space groups: leave out space_group")
+            types, sites = _orbits(assignments, len(keys))
+            return cls((types > 0).sum(-1), types, sites)
         if options.get("space_group") is not None:
             raise GenerationError(
                 "this model makes atoms, of any space group: leave out space_group, or use a model"
@@ -65,13 +75,13 @@ class Shapes(NamedTuple):
         sizes = self.sizes[rows]
         width = int(sizes.max())
         mask = torch.arange(width) < sizes.unsqueeze(-1)
-        full, groups = bool(mask.all()), self.groups
+        full = bool(mask.all())
         return CrystalBatch(
             atomic_numbers=mask.long() if self.types is None else self.types[rows, :width],
             frac_coords=torch.zeros(len(sizes), width, 3),
             lattice=torch.eye(3).expand(len(sizes), 3, 3),
             num_atoms=sizes,
-            sites=None if groups is None else mask * groups[rows].unsqueeze(-1) * LETTERS,
+            sites=None if self.sites is None else self.sites[rows, :width],
             tokens=None if full else torch.nonzero(mask.flatten()).squeeze(-1),
             full=full,
             check=False,
@@ -159,6 +169,23 @@ def _table(atoms: Sequence[Sequence[int]], order: Order, num_samples: int) -> Te
                 f"crystal {number}: atoms must be atomic numbers of 1 to {MAX_ATOMIC_NUMBER}, at"
                 f" least one, got {list(row)}"
             )
-    width = max(map(len, atoms), default=0)
-    rows = [arrange_atoms(row, order) for row in atoms]
+    return _padded([arrange_atoms(row, order) for row in atoms])
+
+
+def _orbits(assignments: Sequence[Assignment], num_samples: int) -> tuple[Tensor, Tensor]:
+    """Return atomic numbers and sites in the order of training, ``(M, most orbits)`` each."""
+    if len(assignments) != num_samples:
+        raise GenerationError(
+            f"{num_samples} crystals are requested, with assignments of {len(assignments)}"
+        )
+    for number, assignment in enumerate(assignments):
+        if (problem := assignment.problem()) is not None:
+            raise GenerationError(f"crystal {number}: {problem}")
+    rows = [standard(assignment) for assignment in assignments]
+    sites = [[row.number * LETTERS + int(letter) for letter in row.letters] for row in rows]
+    return _padded([list(row.atomic_numbers) for row in rows]), _padded(sites)
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    width = max(map(len, rows), default=0)
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])

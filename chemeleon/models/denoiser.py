@@ -19,18 +19,22 @@ from chemeleon.crystals.formula import atom_histogram, formula_histogram
 from chemeleon.crystals.symbols import SPACE_GROUPS
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.models.condition_encoder import ConditionEncoder
-from chemeleon.models.networks.base import Denoised, find_network
+from chemeleon.models.networks.base import Denoised, Known, find_network
+from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import Pretrained
+from chemeleon.models.surroundings import Surroundings, Unfolding
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.storage import MODEL_CONFIG
+
+FEW_ATOMS = 20  # that all estimates may have; sizes of a training set of orbits say nothing of it
 
 
 class LatentDiffusion(Pretrained):
     """A frozen VAE, a denoiser of its standardised latents, and what sampling needs to know.
 
     Buffers: ``latent_mean`` and ``latent_std`` ``(L,)``; ``size_histogram`` counts training
-    crystals by number of atoms; ``formula_histogram`` (of models that are told the elements) by
-    atoms of the reduced formula and of the cell; ``group_histogram`` (of models that are
+    crystals by number of atoms; ``formula_histogram`` (of models that are told the elements of
+    atoms) by atoms of the reduced formula and of the cell; ``group_histogram`` (of models that are
     conditioned on the space group, whose sizes are numbers of orbits) by group and size.
     """
 
@@ -47,6 +51,8 @@ class LatentDiffusion(Pretrained):
         self.vae = vae.requires_grad_(False)
         latent_dim = vae.config.latent_dim
         self.denoiser = find_network(config.denoiser.network)(config, latent_dim)
+        sees, most = config.denoiser.neighbour_layers > 0, max(FEW_ATOMS, len(size_histogram) - 1)
+        self.unfolding = Unfolding(vae.config.tokens, most) if sees else None
         if config.conditions and self.denoiser.conditions is None:
             raise ConfigError(
                 f"the network {config.denoiser.network} takes no conditions, and ldm.conditions has"
@@ -55,7 +61,7 @@ class LatentDiffusion(Pretrained):
         self.register_buffer("latent_mean", torch.zeros(latent_dim))
         self.register_buffer("latent_std", torch.ones(latent_dim))
         self.register_buffer("size_histogram", size_histogram.to(torch.float32))
-        if config.denoiser.types:
+        if config.denoiser.of_formulas:
             sizes = len(size_histogram)
             self.register_buffer("formula_histogram", torch.zeros(sizes, sizes))
         if config.denoiser.space_group:
@@ -74,7 +80,7 @@ class LatentDiffusion(Pretrained):
                 f" most {MAX_ATOMS:,}: set data.max_atoms={MAX_ATOMS}"
             )
         self.size_histogram = sizes
-        if self.config.denoiser.types:
+        if self.config.denoiser.of_formulas:
             self.formula_histogram = formula_histogram(train).to(sizes)
         if self.config.denoiser.space_group:
             assert train.sites is not None
@@ -82,18 +88,18 @@ class LatentDiffusion(Pretrained):
             counts = torch.bincount(place, minlength=self.group_histogram.shape[0] * len(sizes))
             self.group_histogram = counts.view(-1, len(sizes)).to(sizes)
 
-    def known(self, batch: CrystalBatch) -> Tensor | None:
-        """Return what the denoiser is conditioned on, of each token; see ``Network.forward``."""
-        if self.config.denoiser.types:
-            return batch.atomic_numbers
-        return batch.sites if self.config.denoiser.space_group else None
+    def known(self, batch: CrystalBatch) -> Known:
+        """Return what the denoiser is conditioned on."""
+        told = self.config.denoiser
+        types = batch.atomic_numbers if told.types else None
+        return Known(types, batch.sites if told.space_group else None)
 
     @classmethod
     def outline(cls, folder: ModelFolder) -> LatentDiffusion:
         """See ``Pretrained``."""
         config = folder.section("ldm", LDMConfig)
         sizes = _sizes(folder)
-        if config.denoiser.types and "formula_histogram" not in folder.stored:
+        if config.denoiser.of_formulas and "formula_histogram" not in folder.stored:
             # saved before formulas were counted: sizes are known, but not of which formulas
             unknown = torch.zeros(len(sizes), len(sizes)).index_fill_(0, torch.tensor([0]), 1)
             folder.stored["formula_histogram"] = unknown * sizes
@@ -142,9 +148,40 @@ class LatentDiffusion(Pretrained):
         """Undo ``standardise``."""
         return z * self.latent_std + self.latent_mean
 
-    def forward(self, *inputs: Any, **named: Any) -> Denoised:
+    def forward(
+        self,
+        z: Tensor,
+        t: Tensor,
+        num_atoms: Tensor,
+        features: Mapping[str, Tensor] | None = None,
+        drop: Mapping[str, Tensor] | None = None,
+        layout: Layout | None = None,
+        known: Known = Known(),
+        estimate: Tensor | None = None,
+    ) -> Denoised:
         """Denoise standardised latents; see ``Network.forward``."""
-        return self.denoiser(*inputs, **named)
+        seen = None
+        if self.unfolding is not None and estimate is not None:
+            slots = None if layout is None else layout.slots
+            seen = self._look_around(num_atoms, known, estimate, slots)
+        return self.denoiser(z, t, num_atoms, features, drop, layout, known, estimate, seen)
+
+    def _look_around(
+        self, num_atoms: Tensor, known: Known, clean: Tensor, slots: Tensor | None
+    ) -> Surroundings:
+        assert self.unfolding is not None
+        mask = torch.arange(clean.shape[1], device=clean.device) < num_atoms.unsqueeze(-1)
+        batch = CrystalBatch(
+            atomic_numbers=mask.long() if known.types is None else known.types,
+            frac_coords=clean.new_zeros(*clean.shape[:2], 3),
+            lattice=clean.new_zeros(len(clean), 3, 3),
+            num_atoms=num_atoms,
+            sites=known.sites,
+            tokens=slots,
+            check=False,
+        )
+        told = (clean != 0).flatten(1).any(1)  # a trajectory begins without an estimate
+        return self.unfolding(self.vae, self.unstandardise(clean), batch, told, slots)
 
 
 def _sizes(folder: ModelFolder) -> Tensor:

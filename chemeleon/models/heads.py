@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from chemeleon.config.architecture import PredictorConfig
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from chemeleon.models.neighbours import PairFeatures
+from chemeleon.models.packing import Layout
 
 NEIGHBOURS = 8.0  # sums over neighbours are divided by this, so that they start near 1
 
@@ -66,13 +67,12 @@ class GraphHead(nn.Module):
 
     def forward(self, features: Tensor, batch: CrystalBatch) -> Tensor:
         """Turn ``(B, N, F)`` into ``(B, P)``: each atom's share, then their mean or sum."""
-        mask = batch.mask
-        x = self.types(batch.atomic_numbers) + self.embed(self.norm_in(features))
+        layout = Layout.of(batch)
+        x = layout.pack(self.types(batch.atomic_numbers) + self.embed(self.norm_in(features)))
         pairs = self.pairs(batch)
-        hidden = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, float("-inf"))
         for block in self.blocks:
-            x = block(x, pairs, hidden[:, None, None, :], mask.unsqueeze(-1))
-        shares = (self.out(self.norm(x)) * mask.unsqueeze(-1)).sum(1)
+            x = block(x, pairs, layout)
+        shares = (layout.unpack(self.out(self.norm(x))) * batch.mask.unsqueeze(-1)).sum(1)
         return shares / batch.num_atoms.unsqueeze(-1) if self.reduce == "mean" else shares
 
 
@@ -103,32 +103,36 @@ class GraphBlock(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, pairs: Tensor, hidden: Tensor, real: Tensor) -> Tensor:
+    def forward(self, x: Tensor, pairs: Tensor, layout: Layout) -> Tensor:
         """Mix atoms.
 
         Args:
-            x: ``(B, N, D)``.
+            x: ``(B, N, D)`` or ``(T, D)``.
             pairs: ``(B, N, N, K)``, 0 for padding.
-            hidden: ``(B, 1, 1, N)``, 0 on real atoms and minus infinity on padding.
-            real: ``(B, N, 1)`` bool.
+            layout: how tokens belong to crystals.
         """
-        x = x + self.dropout(self._attend(self.norm1(x), pairs, hidden))
-        x = x + self.dropout(self._sum(self.norm2(x), pairs))
-        return (x + self.dropout(self.mlp(self.norm3(x)))) * real
+        x = x + self.dropout(self._attend(self.norm1(x), pairs, layout))
+        x = x + self.dropout(self._sum(self.norm2(x), pairs, layout))
+        return x + self.dropout(self.mlp(self.norm3(x)))
 
-    def _attend(self, x: Tensor, pairs: Tensor, hidden: Tensor) -> Tensor:
-        size, atoms, width = x.shape
-        q, k, v = self.qkv(x).view(size, atoms, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        bias = self.bias(pairs).permute(0, 3, 1, 2) + hidden
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        return self.attended(mixed.transpose(1, 2).reshape(size, atoms, width))
+    def _attend(self, x: Tensor, pairs: Tensor, layout: Layout) -> Tensor:
+        qkv = layout.unpack(self.qkv(x))
+        size, atoms, width = qkv.shape
+        qkv = qkv.view(size, atoms, 3, self.heads, width // (3 * self.heads))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        bias = self.bias(pairs).permute(0, 3, 1, 2).to(q.dtype)
+        if layout.keys is not None:
+            bias = bias.masked_fill(~layout.keys, -torch.inf)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.attended(layout.pack(mixed.transpose(1, 2).flatten(2)))
 
-    def _sum(self, x: Tensor, pairs: Tensor) -> Tensor:
-        size, atoms, width = x.shape
+    def _sum(self, x: Tensor, pairs: Tensor, layout: Layout) -> Tensor:
+        value = layout.unpack(self.value(x))
+        size, atoms, width = value.shape
         # (B, N K, N) @ (B, N, D): what surrounds an atom, by distance; then the filters
-        by_distance = pairs.transpose(2, 3).reshape(size, -1, atoms) @ self.value(x)
+        by_distance = pairs.transpose(2, 3).reshape(size, -1, atoms) @ value
         around = by_distance.view(size, atoms, -1, width) * self.filters
-        return self.summed(F.silu(around.sum(2) / NEIGHBOURS))
+        return self.summed(F.silu(layout.pack(around.sum(2)) / NEIGHBOURS))
 
 
 def _layer(inputs: int, outputs: int, dropout: float) -> list[nn.Module]:

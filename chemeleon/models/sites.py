@@ -1,4 +1,4 @@
-"""What a VAE knows of space groups when its tokens are orbits.
+"""What models know of space groups when their tokens are orbits.
 
 Shapes: ``B`` crystals, ``N`` padded orbits, ``D`` width, ``S`` sites: all Wyckoff letters of all
 space groups, numbered as in `Crystals.sites`.
@@ -20,7 +20,7 @@ _KEYS = 64
 
 
 class SiteEncoder(nn.Module):
-    """Embeds space groups and Wyckoff positions, and tells the letters of a group apart.
+    """Embeds space groups and Wyckoff positions.
 
     A position is known by its letter and by the points that belong to it, so that what is learnt of
     one group serves others, too.
@@ -35,8 +35,6 @@ class SiteEncoder(nn.Module):
         self.position = nn.Sequential(
             nn.Linear(FACTS, width), nn.SiLU(), nn.Linear(width, width, bias=False)
         )
-        self.key = nn.Linear(width, _KEYS, bias=False)
-        self.query = nn.Linear(width, _KEYS)
         self.register_buffer("facts", torch.zeros(GROUP_CLASSES * LETTERS, FACTS))
         if not self.facts.is_meta:
             self.facts.copy_(site_facts())
@@ -47,13 +45,31 @@ class SiteEncoder(nn.Module):
 
     def embed(self, sites: Tensor) -> Tensor:
         """Return what orbits are made of, ``(..., D)``."""
-        facts = self.facts[sites].to(self.key.weight.dtype)
+        facts = self.facts[sites].to(self.letters.weight.dtype)
         facts = torch.cat([facts[..., :-1], torch.log1p(facts[..., -1:])], -1)
         return self.position(facts) + self.letters(sites % LETTERS)
 
     def of_group(self, sites: Tensor) -> Tensor:
         """Return the space groups of crystals for all of their tokens, ``(B, 1, D)``."""
         return self.groups(sites[:, :1] // LETTERS)
+
+    def fixed(self, sites: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which coordinates are the same on all points of a site, and what they are.
+
+        Returns:
+            ``(..., 3)`` bool, and ``(..., 3)`` fractional coordinates that mean nothing elsewhere.
+        """
+        facts = self.facts[sites]
+        return (facts[..., :9].unflatten(-1, (3, 3)) == 0).all(-1), facts[..., 9:12].float()
+
+
+class SiteChooser(SiteEncoder):
+    """Also tells the letters of a group apart, for orbits whose letters a model chooses."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.key = nn.Linear(width, _KEYS, bias=False)
+        self.query = nn.Linear(width, _KEYS)
 
     def choose(self, logits: Tensor, mask: Tensor, sites: Tensor) -> Tensor:
         """Return the likeliest sites, ``(B, N)``; a point that nothing can move is taken once.

@@ -11,13 +11,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chemeleon.checkpoints.opened import ModelFolder
-from chemeleon.config.architecture import VAEConfig, VAELossConfig
-from chemeleon.crystals.batch import LETTERS, CrystalBatch, Crystals
-from chemeleon.crystals.lattice import lattice_angles, lattice_from_parameters, lattice_lengths
+from chemeleon.config.architecture import VAEConfig
+from chemeleon.crystals.batch import CrystalBatch, Crystals
+from chemeleon.crystals.lattice import lattice_from_parameters
 from chemeleon.crystals.orbit_sets import with_all_atoms, write_as_orbits
 from chemeleon.crystals.ordering import arrange
 from chemeleon.errors import CheckpointError, DataError
@@ -25,7 +24,7 @@ from chemeleon.models.elements import CLASSES, choose_elements, element_embeddin
 from chemeleon.models.layers import Transformer, index_embedding
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import Pretrained
-from chemeleon.models.sites import SiteEncoder
+from chemeleon.models.sites import SiteChooser, SiteEncoder
 
 
 class Posterior(NamedTuple):
@@ -48,7 +47,7 @@ class Decoded(NamedTuple):
 
     ``type_logits`` ``(B, N, 100)`` or None (csp); ``coords`` ``(B, N, 3)`` for the raw head or
     ``(B, N, 6)`` (three sines, three cosines) for the angle head; ``lengths`` scaled, ``(B, 3)``;
-    ``angles`` ``(B, 3)``; ``letter_logits`` ``(B, N, 27)`` of Wyckoff letters or None (atoms).
+    ``angles`` ``(B, 3)``; ``letter_logits`` ``(B, N, 27)`` of Wyckoff letters or None (atoms, csp).
     """
 
     type_logits: Tensor | None
@@ -59,11 +58,16 @@ class Decoded(NamedTuple):
 
 
 class VAEOutput(NamedTuple):
-    """Result of ``forward``; ``scale`` ``(B, 1)`` is what scaled lengths are multiplied with."""
+    """Result of ``forward``.
+
+    ``scale`` ``(B, 1)`` is what scaled lengths are multiplied with; ``fixed`` ``(B, N, 3)`` bool
+    says which coordinates need not be decoded as given sites tell them, None where there are none.
+    """
 
     posterior: Posterior
     decoded: Decoded
     scale: Tensor
+    fixed: Tensor | None = None
 
 
 class CrystalVAE(Pretrained):
@@ -82,7 +86,9 @@ class CrystalVAE(Pretrained):
         width = config.width
         coords_in = 3 if config.coordinate_input == "raw" else 6 * len(config.fourier_frequencies)
         self.type_embedding = nn.Embedding(CLASSES, width)
-        self.sites = SiteEncoder(width) if config.tokens == "orbits" else None
+        self.sites: SiteEncoder | None = None
+        if config.tokens == "orbits":
+            self.sites = SiteChooser(width) if config.kind == "dng" else SiteEncoder(width)
         self.lattice_embedding = _embedder(9, width)
         self.coords_embedding = _embedder(coords_in, width)
         self.encoder = self._transformer(config.encoder_layers)
@@ -137,7 +143,8 @@ class CrystalVAE(Pretrained):
             keep: orbits go to the cache, as is worth it for crystals that come again.
         """
         if self.sites is not None:
-            return crystals if crystals.sites is not None else write_as_orbits(crystals, keep)
+            told = self.config.kind == "csp"
+            return write_as_orbits(crystals, keep, told) if crystals.sites is None else crystals
         return arrange(crystals, self.config.atom_order)
 
     def encode(self, batch: CrystalBatch) -> Posterior:
@@ -154,7 +161,7 @@ class CrystalVAE(Pretrained):
             + self._places(batch)
         )
         if self.sites is not None:
-            sites = _sites_of(batch)
+            sites = sites_of(batch)
             x = x + self.sites.embed(sites) + self.sites.of_group(sites)
         features = self.encoder(x, Layout.of(batch))
         mean, logvar = self.to_moments(features).float().chunk(2, dim=-1)
@@ -172,10 +179,15 @@ class CrystalVAE(Pretrained):
         return index_embedding(torch.arange(batch.width, device=batch.device), self.config.width)
 
     def decode(self, z: Tensor, batch: CrystalBatch) -> Decoded:
-        """Decode latents ``(B, N, L)``; of ``batch`` only the sizes (and types, csp) are used."""
+        """Decode latents ``(B, N, L)``.
+
+        Of ``batch`` only sizes are used, of orbits also the space group; csp: types, and sites.
+        """
         x = self.from_latent(z) + self._places(batch)
         if self.sites is not None:
-            x = x + self.sites.of_group(_sites_of(batch))
+            x = x + self.sites.of_group(sites_of(batch))
+            if self.config.kind == "csp":
+                x = x + self.sites.embed(sites_of(batch))
         if self.decoder_types is not None:
             x = x + self.decoder_types(batch.atomic_numbers)
         features = self.decoder(x, Layout.of(batch))
@@ -187,9 +199,9 @@ class CrystalVAE(Pretrained):
             coords=self.coords_head(features),
             lengths=lattice[:, :3],
             angles=lattice[:, 3:],
-            letter_logits=None
-            if self.sites is None
-            else self.sites.logits(features, _sites_of(batch)),
+            letter_logits=self.sites.logits(features, sites_of(batch))
+            if isinstance(self.sites, SiteChooser)
+            else None,
         )
 
     def atoms(self, batch: CrystalBatch) -> Tensor:
@@ -199,7 +211,7 @@ class CrystalVAE(Pretrained):
         """
         if self.sites is None:
             return batch.mask.float()
-        return self.sites.multiplicity(_sites_of(batch)) * batch.mask
+        return self.sites.multiplicity(sites_of(batch)) * batch.mask
 
     def scale(self, batch: CrystalBatch) -> Tensor:
         """Return the cube root of the atoms of the cell, which scales lengths, ``(B, 1)``."""
@@ -208,13 +220,43 @@ class CrystalVAE(Pretrained):
     def forward(self, batch: CrystalBatch, noise: Tensor) -> VAEOutput:
         """Encode, draw with ``noise`` ``(B, N, L)``, decode."""
         posterior = self.encode(batch)
-        decoded = self.decode(posterior.sample(noise), batch)
-        return VAEOutput(posterior, decoded, self.scale(batch))
+        z = posterior.sample(noise)
+        if self.config.latent_noise:
+            least = self.config.latent_noise * _spread(posterior.mean.detach(), batch.mask)
+            z = posterior.mean + torch.maximum(torch.exp(0.5 * posterior.logvar), least) * noise
+        decoded = self.decode(z, batch)
+        fixed = self._fixed(batch)
+        told = None if fixed is None else fixed[0]
+        return VAEOutput(posterior, decoded, self.scale(batch), told)
+
+    def _fixed(self, batch: CrystalBatch) -> tuple[Tensor, Tensor] | None:
+        """Return which coordinates follow from given sites, see `SiteEncoder.fixed`."""
+        if self.sites is None or self.config.kind == "dng":
+            return None
+        return self.sites.fixed(sites_of(batch))
+
+    def geometry(self, decoded: Decoded, batch: CrystalBatch) -> tuple[Tensor, Tensor]:
+        """Return fractional coordinates ``(B, N, 3)``, 0 on padded slots, and cells ``(B, 3, 3)``.
+
+        Args:
+            decoded: of ``decode``.
+            batch: what was decoded; of orbits, sites say how many atoms the cell has.
+        """
+        lengths = decoded.lengths.float() * self.scale(batch)
+        if self.config.coordinate_head == "angle":
+            sine, cosine = decoded.coords.float().chunk(2, dim=-1)
+            frac_coords = torch.atan2(sine, cosine) / (2 * math.pi)
+        else:
+            frac_coords = decoded.coords.float()
+        if (fixed := self._fixed(batch)) is not None:
+            frac_coords = torch.where(*fixed, frac_coords)
+        frac_coords = frac_coords.masked_fill(~batch.mask.unsqueeze(-1), 0.0)
+        return frac_coords, lattice_from_parameters(lengths, decoded.angles.float())
 
     def to_crystals(
         self, decoded: Decoded, batch: CrystalBatch, composition_penalty: float = 0.0
     ) -> Crystals:
-        """Turn the decoder's answer into crystals of the sizes (and types, csp) of ``batch``.
+        """Turn the decoder's answer into crystals of the sizes (csp: types, sites) of ``batch``.
 
         They are in main memory with all of their atoms, also those that were decoded as orbits;
         then one whose cell cannot be has no atoms.
@@ -224,26 +266,20 @@ class CrystalVAE(Pretrained):
             batch: what was decoded.
             composition_penalty: see ``choose_elements``.
         """
-        if self.sites is not None:
+        if isinstance(self.sites, SiteChooser):
             assert decoded.letter_logits is not None
-            given = _sites_of(batch)
+            given = sites_of(batch)
             sites = self.sites.choose(decoded.letter_logits, batch.mask, given)
             batch = replace(batch, sites=sites, check=False)
-        lengths = decoded.lengths.float() * self.scale(batch)
         if decoded.type_logits is None:
             types = batch.atomic_numbers
         else:
             types = choose_elements(decoded.type_logits, batch.mask, composition_penalty)
-        if self.config.coordinate_head == "angle":
-            sine, cosine = decoded.coords.float().chunk(2, dim=-1)
-            frac_coords = torch.atan2(sine, cosine) / (2 * math.pi)
-        else:
-            frac_coords = decoded.coords.float()
-        frac_coords = frac_coords.masked_fill(~batch.mask.unsqueeze(-1), 0.0)
+        frac_coords, lattice = self.geometry(decoded, batch)
         made = CrystalBatch(
             atomic_numbers=types.masked_fill(~batch.mask, 0),
             frac_coords=frac_coords,
-            lattice=lattice_from_parameters(lengths, decoded.angles.float()),
+            lattice=lattice,
             num_atoms=batch.num_atoms,
             sites=batch.sites,
             check=False,
@@ -251,69 +287,14 @@ class CrystalVAE(Pretrained):
         return with_all_atoms(made.to("cpu").flatten())
 
 
-def vae_losses(
-    output: VAEOutput,
-    target: CrystalBatch,
-    weights: VAELossConfig,
-    atoms: float | Tensor,
-    crystals: float | Tensor,
-) -> dict[str, Tensor]:
-    """Return the weighted total ``loss`` and its unweighted terms.
-
-    Args:
-        output: what the model made of ``target``.
-        target: the crystals to be reproduced.
-        weights: weights of the terms.
-        atoms: number that sums over atoms are divided by (the batch's, unless it is a share of a
-            larger one).
-        crystals: the same for sums over crystals.
-    """
-    mask = target.mask
-    decoded = output.decoded
-    lengths, angles = lattice_lengths(target.lattice), lattice_angles(target.lattice)
-    terms = {
-        "lengths": (decoded.lengths - lengths / output.scale).square().sum() / (3 * crystals),
-        "angles": (decoded.angles - angles).square().sum() / (3 * crystals),
-        "coords": (_coordinate_error(decoded.coords, target.frac_coords) * mask).sum() / atoms,
-        "kl": (output.posterior.kl() * mask).sum() / atoms,
-    }
-    if decoded.type_logits is not None:
-        # flat over atoms: PyTorch sums classes more exactly along the last axis
-        entropy = F.cross_entropy(
-            decoded.type_logits.flatten(0, 1), target.atomic_numbers.flatten(), reduction="none"
-        )
-        terms["types"] = (entropy * mask.flatten()).sum() / atoms
-    if decoded.letter_logits is not None:
-        letters = _sites_of(target) % LETTERS
-        entropy = F.cross_entropy(
-            decoded.letter_logits.flatten(0, 1), letters.flatten(), reduction="none"
-        )
-        terms["letters"] = (entropy * mask.flatten()).sum() / atoms
-    total = sum(getattr(weights, name) * term for name, term in terms.items())
-    return {"loss": torch.as_tensor(total), **terms}
+def _spread(z: Tensor, mask: Tensor) -> Tensor:
+    """Return the standard deviation of each channel of latents ``(B, N, L)``, ``(L,)``."""
+    weights = mask.unsqueeze(-1) / mask.sum()
+    mean = (z * weights).sum((0, 1))
+    return ((z - mean).square() * weights).sum((0, 1)).sqrt()
 
 
-def _coordinate_error(coords: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared error of an atom's coordinates, ``(B, N)``.
-
-    For the angle head it is the square of the wrapped difference, in units of the cell, plus a
-    pull of the pair's length towards 1, without which the pair may shrink and the angle jump.
-    """
-    if coords.shape[-1] == 3:
-        return (coords - target).square().mean(-1)
-    sine, cosine = coords.chunk(2, dim=-1)
-    angle = 2 * math.pi * target
-    true_sine, true_cosine = torch.sin(angle), torch.cos(angle)
-    # atan2 of the rotated pair is the signed difference on the circle: no wrap-around, and the
-    # gradient is that of the shortest way
-    difference = torch.atan2(
-        sine * true_cosine - cosine * true_sine, cosine * true_cosine + sine * true_sine + 1e-8
-    ) / (2 * math.pi)
-    length = torch.sqrt(sine.square() + cosine.square() + 1e-8)
-    return (difference.square() + 0.01 * (length - 1).square()).mean(-1)
-
-
-def _sites_of(batch: CrystalBatch) -> Tensor:
+def sites_of(batch: CrystalBatch) -> Tensor:
     if batch.sites is None:
         raise DataError("a VAE with tokens=orbits takes crystals of `arranged`, with sites")
     return batch.sites

@@ -292,7 +292,8 @@ class Rejection:
         if self.policy.model.config.denoiser.self_conditioning:
             with torch.no_grad():
                 first, _ = predict(torch.zeros_like(x0))
-            estimate = [self.process.estimate(first, noised, values["keys"])]
+            told = self.policy.model.config.denoiser.told
+            estimate = [self.process.estimate(first, noised, values["keys"], told)]
         prediction, variance = predict(*estimate)
         each = self.process.losses(prediction, variance, x0, noised, mask)
         terms = {name: (value * values["weight"]).sum() for name, value in each.items()}

@@ -23,6 +23,7 @@ from chemeleon.generation.denoising import GuidedDenoiser
 from chemeleon.generation.pipeline import Made, Pipeline
 from chemeleon.models.condition_encoder import Request
 from chemeleon.models.denoiser import LatentDiffusion
+from chemeleon.models.networks.base import Known
 from chemeleon.models.packing import Layout
 
 TOKEN_PARTS = 16  # numbers of tokens are rounded up to this part of the slots: few shapes to record
@@ -131,7 +132,7 @@ class Policy:
     def shapes(self, index: Tensor, width: int) -> CrystalBatch:
         """Return the training crystals ``index`` ``(B,)`` as a packed batch on the device.
 
-        Sizes, conditions and, for csp, elements are read from it.
+        Sizes, conditions and, for csp, elements (and sites of orbits) are read from it.
         """
         slots, atoms = len(index) * width, int(self.source.num_atoms[index].sum())
         step = max(1, slots // TOKEN_PARTS)
@@ -144,9 +145,8 @@ class Policy:
         found = {"num_atoms": batch.num_atoms}
         if batch.tokens is not None:
             found["slots"] = batch.tokens
-        known = self.model.known(batch)
-        if known is not None:
-            found["known"] = known
+        known = self.model.known(batch)._asdict()
+        found |= {name: value for name, value in known.items() if value is not None}
         conditions = self.model.denoiser.conditions
         if conditions is not None:
             features = conditions.featurise(batch)
@@ -184,7 +184,8 @@ class Policy:
         mask = torch.arange(z.shape[1], device=sizes.device) < sizes.unsqueeze(-1)
         layout = Layout.from_mask(mask, sizes, inputs.get("slots"), full=full)
         conditioning = self._conditioning(inputs)
-        given = (sizes, layout, inputs.get("known"), conditioning, self.pipeline.estimator)
+        known = Known(*map(inputs.get, Known._fields))
+        given = (sizes, layout, known, conditioning, self.pipeline.estimator)
         estimates = [value for key, value in inputs.items() if key.startswith(ESTIMATE)]
         guided = None
         if self.interval != ALL:

@@ -12,12 +12,14 @@ from chemeleon.config.schema import LDMTrainConfig
 from chemeleon.crystals.augment import augment
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.formula import atom_histogram
+from chemeleon.crystals.orbit_sets import with_all_atoms
+from chemeleon.crystals.orbits import orbit_crystal
 from chemeleon.crystals.random import fold, normal, uniform
 from chemeleon.data.loader import Draw, EvalLoader, Loader, TrainBatch
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.errors import ConfigError
 from chemeleon.generation.pipeline import Pipeline
-from chemeleon.generation.settings import Precision
+from chemeleon.generation.settings import Options, Precision
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.networks.base import find_network
 from chemeleon.models.packing import Layout
@@ -143,7 +145,9 @@ class LDMStage(WritesLDM, DataStage):
         if self.config.ldm.denoiser.self_conditioning:
             with torch.no_grad():
                 first = model(*asked).prediction.float()
-            estimate = self.process.estimate(first, noised, batch.keys)
+            estimate = self.process.estimate(
+                first, noised, batch.keys, self.model.config.denoiser.told
+            )
         prediction, variance = model(*asked, estimate)
         per_crystal = self.process.losses(prediction, variance, x0, noised, mask)
         terms = {name: value.sum() / batch.size for name, value in per_crystal.items()}
@@ -158,17 +162,28 @@ class LDMStage(WritesLDM, DataStage):
         return totals | self._predict(rank, world)
 
     def _predict(self, rank: int, world: int) -> dict[str, tuple[float, float]]:
-        """Make one structure for each of some validation formulas, and match them."""
+        """Make one structure for the atoms or orbits of each of some crystals, and match them."""
         chosen = torch.linspace(0, len(self.wanted) - 1, self.match).long().unique()[rank::world]
         if len(chosen) == 0:
             return {}
         wanted = self.wanted.subset(chosen)
-        atoms = [part.tolist() for part in wanted.atomic_numbers.split(wanted.num_atoms.tolist())]
+        atoms = assignments = None
+        if self.config.ldm.denoiser.sites:
+            arrays = wanted.arrays()
+            orbits = [orbit_crystal(arrays, row) for row in range(len(arrays))]
+            assignments = [crystal.assignment for crystal in orbits]
+        else:
+            numbers = wanted.atomic_numbers.split(wanted.num_atoms.tolist())
+            atoms = [part.tolist() for part in numbers]
         pipeline = Pipeline(self.model, self.val.device)
+        # a model that has not learned much would be asked again for nearly all of them
+        sampler = self.model.config.sampler.model_copy(update={"redraw": 0})
+        how = Options(precision=self.precision, sampler=sampler)
+        how |= {"atoms": atoms} if assignments is None else {"assignments": assignments}
         # blocks that are compiled for training would be compiled again for each batch's shape
         with torch.compiler.set_stance("force_eager"):
-            made = pipeline.generate(len(atoms), atoms=atoms, precision=self.precision)
-        return match_shares(list(zip(made, wanted, strict=True)), world)
+            made = pipeline.generate(len(wanted), **how)
+        return match_shares(list(zip(made, with_all_atoms(wanted), strict=True)), world)
 
     def _facts(self, targets: Mapping[str, Tensor]) -> dict[str, dict[str, object]]:
         """Return what sampling tells users of each condition: unit, range or classes."""
@@ -228,7 +243,7 @@ def _start(
             f" ldm.denoiser.space_group={str(ldm.denoiser.space_group).lower()}: a model on orbits"
             " is conditioned on the space group, and no other is"
         )
-    if ldm.denoiser.types and vae.config.atom_order == "file":
+    if ldm.denoiser.of_formulas and vae.config.atom_order == "file":
         raise ConfigError(
             f"{ldm.vae_ckpt_path} was trained on atoms in the order of files, which no formula"
             " tells: train a VAE with vae.atom_order=canonical (the csp presets)"

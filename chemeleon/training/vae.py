@@ -15,7 +15,8 @@ from chemeleon.crystals.orbit_sets import with_all_atoms
 from chemeleon.crystals.random import fold, normal
 from chemeleon.data.loader import Draw, EvalLoader, Loader
 from chemeleon.evaluation.matching.pairs import Pair, match_pairs
-from chemeleon.models.vae import CrystalVAE, vae_losses
+from chemeleon.models.vae import CrystalVAE
+from chemeleon.models.vae_losses import vae_losses
 from chemeleon.training.stage import DataStage, Export, Place, RunContext
 from chemeleon.workers import worker_count
 

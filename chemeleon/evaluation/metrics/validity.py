@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from chemeleon.crystals.soundness import (
+    MIN_CONTACT,
     MIN_DISTANCE,
     MIN_VOLUME,
     by_size,
@@ -20,8 +21,6 @@ from chemeleon.crystals.soundness import (
 from chemeleon.evaluation.collection import Collection
 from chemeleon.evaluation.describe import OXIDATION_STATES
 from chemeleon.evaluation.metrics.base import Column, Figure, Metric, Options, View
-
-LEAST_RATIO = 0.75  # of distance and covalent radii; 0.7 % of 4,500 of MP-20 have a shorter one
 
 
 class Reading(Metric):
@@ -88,7 +87,7 @@ class Contacts(Metric):
     group = "validity"
     needs = ("closest_contact",)
     binned = True
-    basis = f"Close: below {LEAST_RATIO:g} of the sum of covalent radii (Cordero et al. 2008)."
+    basis = f"Close: below {MIN_CONTACT:g} of the sum of covalent radii (Cordero et al. 2008)."
     shown = (Column("closest_contact", "Closest contact over sum of radii", digits=2),)
 
     def columns(self, crystals: Collection, options: Options) -> Mapping[str, Any]:
@@ -96,6 +95,6 @@ class Contacts(Metric):
 
     def figures(self, crystals: View, options: Options) -> Iterator[Figure]:
         with np.errstate(invalid="ignore"):
-            close = crystals.numbers("closest_contact") < LEAST_RATIO
-        label = f"A distance below {LEAST_RATIO:g} of covalent radii"
+            close = crystals.numbers("closest_contact") < MIN_CONTACT
+        label = f"A distance below {MIN_CONTACT:g} of covalent radii"
         yield Figure("close_contact", label, flag=close)

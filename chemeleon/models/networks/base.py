@@ -22,6 +22,7 @@ from chemeleon.errors import ConfigError, nearest
 from chemeleon.models import networks
 from chemeleon.models.condition_encoder import ConditionEncoder
 from chemeleon.models.packing import Layout
+from chemeleon.models.surroundings import Surroundings
 
 
 class Denoised(NamedTuple):
@@ -33,6 +34,17 @@ class Denoised(NamedTuple):
 
     prediction: Tensor
     variance: Tensor | None
+
+
+class Known(NamedTuple):
+    """What a model is conditioned on, of each token, ``(B, N)``; 0 on padded slots.
+
+    ``types`` are atomic numbers. ``sites``, see `Crystals`, are of models on orbits; without types
+    only their space groups are known. None where the model is not told.
+    """
+
+    types: Tensor | None = None
+    sites: Tensor | None = None
 
 
 class Network(nn.Module, ABC):
@@ -65,8 +77,9 @@ class Network(nn.Module, ABC):
         features: Mapping[str, Tensor] | None = None,
         drop: Mapping[str, Tensor] | None = None,
         layout: Layout | None = None,
-        known: Tensor | None = None,
+        known: Known = Known(),
         estimate: Tensor | None = None,
+        seen: Surroundings | None = None,
     ) -> Denoised:
         """Predict the noise (or velocity, or flow) in ``z``.
 
@@ -79,10 +92,11 @@ class Network(nn.Module, ABC):
                 conditional model.
             drop: condition name to ``(B,)`` or ``(1,)`` bool, True where the condition is hidden.
             layout: how the batch is packed, if it is.
-            known: ``(B, N)`` what the model is conditioned on, of each token; 0 on padded slots:
-                atomic numbers (``types``), or sites, whose space groups are read (``space_group``).
+            known: elements (``types``) and space groups (``space_group``), with both whole sites.
             estimate: ``(B, N, L)`` the clean latents that were predicted at the time before, for a
                 model with self-conditioning; without them it is told nothing.
+            seen: what tokens see around them in that estimate, for a model with
+                ``neighbour_layers``.
         """
 
 

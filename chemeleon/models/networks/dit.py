@@ -23,8 +23,10 @@ from chemeleon.models.layers import (
     zero_linear,
 )
 from chemeleon.models.modulation import fused, modulate
-from chemeleon.models.networks.base import Denoised, Network
+from chemeleon.models.networks.base import Denoised, Known, Network
 from chemeleon.models.packing import Layout
+from chemeleon.models.sites import SiteEncoder
+from chemeleon.models.surroundings import Looking, Surroundings
 
 TIME_FEATURES = 256
 
@@ -39,10 +41,12 @@ class Denoiser(Network):
         outputs = latent_dim * (2 if self.learned_variance else 1)
         self.embed = nn.Linear(latent_dim, width)
         self.types = element_embedding(width) if self.config.types else None
-        grouped = self.config.space_group
+        grouped = self.config.space_group and not self.config.sites
         self.groups = nn.Embedding(SPACE_GROUPS + 1, width) if grouped else None
+        self.sites = SiteEncoder(width) if self.config.sites else None
         again = self.config.self_conditioning
         self.estimate = nn.Linear(latent_dim, width, bias=False) if again else None
+        self.looking = Looking(self.config) if self.config.neighbour_layers else None
         self.time = nn.Sequential(
             nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width)
         )
@@ -72,8 +76,9 @@ class Denoiser(Network):
         features: Mapping[str, Tensor] | None = None,
         drop: Mapping[str, Tensor] | None = None,
         layout: Layout | None = None,
-        known: Tensor | None = None,
+        known: Known = Known(),
         estimate: Tensor | None = None,
+        seen: Surroundings | None = None,
     ) -> Denoised:
         """See ``Network``."""
         slots = torch.arange(z.shape[1], device=z.device)
@@ -85,15 +90,20 @@ class Denoiser(Network):
         places = index_embedding(slots, self.config.width)[torch.minimum(slots, last)]
         x = self.embed(z) + places
         if self.types is not None:
-            assert known is not None
-            x = x + self.types(known)
+            assert known.types is not None
+            x = x + self.types(known.types)
         if self.groups is not None:
-            assert known is not None
-            x = x + self.groups(known[:, :1] // LETTERS)
+            assert known.sites is not None
+            x = x + self.groups(known.sites[:, :1] // LETTERS)
+        if self.sites is not None:
+            assert known.sites is not None
+            x = x + self.sites.embed(known.sites) + self.sites.of_group(known.sites)
         if self.estimate is not None and estimate is not None:
             x = x + self.estimate(estimate)
         x = layout.pack(x)
         condition = self.time(timestep_embedding(t, TIME_FEATURES))
+        if self.looking is not None and seen is not None:
+            x = x + self.looking(x + layout.spread(condition), seen, layout)
         if self.conditions is not None:
             assert features is not None
             assert drop is not None
