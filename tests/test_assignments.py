@@ -23,11 +23,10 @@ from chemeleon.crystals.assignments import (
     letters_of,
     next_letters,
     possible_groups,
-    standard,
     written,
 )
 from chemeleon.crystals.batch import Crystals
-from chemeleon.crystals.canonical import redrawn
+from chemeleon.crystals.canonical import redrawn, standard
 from chemeleon.crystals.orbit_sets import write_as_orbits
 from chemeleon.crystals.orbits import Assignment, OrbitCrystal, crystals_of, put_together
 from chemeleon.crystals.patterns import pattern_of

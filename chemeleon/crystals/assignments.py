@@ -1,8 +1,7 @@
 """Assignments: the Wyckoff letters of a formula's elements, and which of them a formula allows.
 
-Letters that only differ by a change of axes and origin describe the same crystals, so `standard`
-picks one description. It takes the whole normaliser of the group (`wyckoff.Group.normaliser`);
-`canonical` takes, of triclinic and monoclinic crystals, only what a reduced cell leaves open.
+Letters that only differ by a change of axes and origin describe the same crystals, so assignments
+are in `canonical.standard` form.
 
 Shapes: ``n`` orbits, ``M`` crystals. No torch here.
 """
@@ -19,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from chemeleon.crystals.batch import LETTERS, Array, Crystals
+from chemeleon.crystals.canonical import standard
 from chemeleon.crystals.orbits import Assignment
 from chemeleon.crystals.symbols import symbol
 from chemeleon.crystals.wyckoff import group
@@ -80,7 +80,7 @@ def written(assignment: Assignment) -> tuple[int, str, str]:
 
 
 def assignments_of(orbits: Crystals[Array]) -> list[Assignment]:
-    """Return the assignment of each of ``M`` crystals with sites, in `standard` form."""
+    """Return the assignment of each of ``M`` crystals with sites, in `canonical.standard` form."""
     assert orbits.sites is not None
     groups, letters = np.divmod(orbits.sites, LETTERS)
     numbers = orbits.atomic_numbers.astype(np.int64)
@@ -92,7 +92,7 @@ def assignments_of(orbits: Crystals[Array]) -> list[Assignment]:
 
 
 def in_standard_form(orbits: Crystals) -> Crystals:
-    """Return crystals with sites in `standard` form, without geometry: coordinates are zeros.
+    """Return crystals with sites in `canonical.standard` form; coordinates are zeros.
 
     Args:
         orbits: ``M`` crystals as tensors, on the CPU.
@@ -109,36 +109,8 @@ def in_standard_form(orbits: Crystals) -> Crystals:
     )
 
 
-def standard(assignment: Assignment) -> Assignment:
-    """Return the one description among equivalent ones, by the rule of `canonical`.
-
-    The letters of all orbits together come first in the alphabet, then those of the lightest
-    elements do.
-    """
-    number, elements, letters = assignment
-    kinds = np.asarray(elements, np.int64) * _KINDS + equivalent(number, tuple(letters.tolist()))
-    kinds.sort(1)
-    first = kinds[np.lexsort(kinds.T[::-1])[0]]
-    return Assignment(number, first // _KINDS, first % _KINDS)
-
-
-@functools.lru_cache(1 << 16)
-def equivalent(number: int, letters: Counts) -> Array:
-    """Return the ways to name the letters of orbits, ``(K, n)``, first in the alphabet together.
-
-    Args:
-        number: of the space group.
-        letters: of ``n`` orbits.
-    """
-    table = group(number)
-    ways = np.unique(table.changes(table.normaliser).letters[:, list(letters)], axis=0)
-    together = np.sort(ways, 1)
-    first = together[np.lexsort(together.T[::-1])[0]]
-    return ways[(together == first).all(1)]
-
-
 def key_of(assignment: Assignment) -> tuple[int, bytes]:
-    """Return what tells a `standard` assignment from all others."""
+    """Return what tells a standard assignment from all others."""
     kinds = assignment.atomic_numbers * _KINDS + assignment.letters
     return assignment.number, kinds.tobytes()
 

@@ -47,6 +47,8 @@ class OrbitCrystal(NamedTuple):
 class Assignment(NamedTuple):
     """Which Wyckoff letters the elements of a crystal are on: an `OrbitCrystal` without geometry.
 
+    Orbits are sorted by element, then letter.
+
     Attributes:
         number: of the space group.
         atomic_numbers: ``(n,)`` int64.
@@ -82,22 +84,6 @@ class Assignment(NamedTuple):
                     f" group {number}, whose points cannot be moved apart: one orbit takes them all"
                 )
         return None
-
-
-class Assignment(NamedTuple):
-    """Which Wyckoff letters the elements of a crystal are on: an `OrbitCrystal` without geometry.
-
-    Orbits are sorted by element, then letter.
-
-    Attributes:
-        number: of the space group.
-        atomic_numbers: ``(n,)`` int64.
-        letters: ``(n,)`` int64, 0 for Wyckoff letter a.
-    """
-
-    number: int
-    atomic_numbers: Array
-    letters: Array
 
 
 def put_together(crystals: Sequence[OrbitCrystal | None]) -> Crystals[Array]:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chemeleon.crystals.assignments import Counts, equivalent, letters_of, standard
+from chemeleon.crystals.assignments import Counts, letters_of
+from chemeleon.crystals.canonical import equivalent, standard
 from chemeleon.crystals.orbits import Assignment
 
 Order = tuple[int, ...]  # of s slots

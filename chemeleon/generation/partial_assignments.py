@@ -22,9 +22,9 @@ from chemeleon.crystals.assignments import (
     letters_of,
     next_letters,
     possible_groups,
-    standard,
 )
 from chemeleon.crystals.batch import LETTERS, Array
+from chemeleon.crystals.canonical import standard
 from chemeleon.crystals.orbits import Assignment
 from chemeleon.models.assignment import Formulas, Orbits
 

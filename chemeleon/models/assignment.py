@@ -28,7 +28,7 @@ from chemeleon.models.layers import Transformer
 from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import Pretrained
 from chemeleon.models.products import Linear
-from chemeleon.models.sites import GROUP_CLASSES, SiteEncoder
+from chemeleon.models.sites import GROUP_CLASSES, SiteChooser
 
 MOST_ELEMENTS = 10
 ENERGY = "e_above_hull"
@@ -87,7 +87,7 @@ class AssignmentModel(Pretrained):
     def __init__(self, config: AssignmentConfig) -> None:
         super().__init__()
         self.config, width = config, config.width
-        self.sites = SiteEncoder(width)
+        self.sites = SiteChooser(width)
         self.own = nn.Embedding(GROUP_CLASSES * LETTERS, width)
         self.elements = element_embedding(width)
         self.amounts = nn.Embedding(MOST_ATOMS + 1, width)
