@@ -1,9 +1,10 @@
 """Train, steer and evaluate generative models of crystals.
 
-``chemeleon.vae``, ``chemeleon.ldm``, ``chemeleon.rl``, ``chemeleon.predict``, ``chemeleon.hub``,
-``chemeleon.prepare``, ``chemeleon.sample``, ``chemeleon.evaluate`` and ``chemeleon.compare``
-(evaluate with several sets) are the verbs of the command line, ``chemeleon.symmetrize`` what two
-of them do on request; they are imported on first use, so that ``import chemeleon`` stays cheap.
+``chemeleon.vae``, ``chemeleon.ldm``, ``chemeleon.rl``, ``chemeleon.predict``,
+``chemeleon.assign``, ``chemeleon.hub``, ``chemeleon.prepare``, ``chemeleon.sample``,
+``chemeleon.evaluate`` and ``chemeleon.compare`` (evaluate with several sets) are the verbs of the
+command line, ``chemeleon.symmetrize`` what two of them do on request; they are imported on first
+use, so that ``import chemeleon`` stays cheap.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from chemeleon.version import __version__
 
 if TYPE_CHECKING:
     from chemeleon.api import (
+        assign,
         compare,
         evaluate,
         hub,
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "__version__", "compare", "evaluate", "hub", "ldm", "predict", "prepare", "rl", "sample",
-    "symmetrize", "vae",
+    "__version__", "assign", "compare", "evaluate", "hub", "ldm", "predict", "prepare", "rl",
+    "sample", "symmetrize", "vae",
 ]  # fmt: skip
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from chemeleon.checkpoints.opened import ModelFolder
     from chemeleon.evaluation.report.comparison import Comparison
     from chemeleon.evaluation.report.data import Report
+    from chemeleon.generation.assignments import Proposal
     from chemeleon.prediction.run import Prediction
     from chemeleon.training.launch import TrainResult
 
@@ -100,11 +101,13 @@ def train(
 
 def _fits(folder: ModelFolder) -> None:
     """Refuse a folder of any kind whose weights are not those of its network."""
+    from chemeleon.models.assignment import AssignmentModel
     from chemeleon.models.denoiser import LatentDiffusion  # half a second for all networks
     from chemeleon.models.predictor import Predictor
     from chemeleon.models.vae import CrystalVAE
 
-    kinds = {model.kinds[0]: model for model in (CrystalVAE, LatentDiffusion, Predictor)}
+    models = (CrystalVAE, LatentDiffusion, Predictor, AssignmentModel)
+    kinds = {model.kinds[0]: model for model in models}
     kinds[folder.kind].check(folder)
 
 
@@ -112,8 +115,41 @@ vae_train = partial(train, "vae")
 ldm_train = partial(train, "ldm")
 rl_train = partial(train, "rl")
 predict_train = partial(train, "predict")
+assign_train = partial(train, "assign")
 ldm_merge = partial(merge, fits=_fits)
 hub_convert = partial(convert, fits=_fits)
+
+
+def assign_propose(
+    formulas: Sequence[str],
+    k: int = 10,
+    *,
+    model: str | Path | None = None,
+    prototypes: Sequence[str] = (),
+    units: Sequence[int] | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+) -> list[list[Proposal]]:
+    """Propose space groups and Wyckoff letters for formulas, likeliest first.
+
+    Args:
+        formulas: of one formula unit each.
+        k: assignments of each.
+        model: run or model folder, or a model's name, of `chemeleon assign train`.
+        prototypes: data sets whose crystals formulas are compared with; mp/train if no model is
+            given.
+        units: formula units per primitive cell; None: all that are known.
+        seed: draw them without replacement instead.
+        device: of the model; a GPU if there is one.
+
+    Raises:
+        ConfigError: for what is no formula, or one too large.
+        CheckpointError, DataError: if there is no such model or set.
+    """
+    from chemeleon.generation.assignments import load_proposer
+
+    proposer = load_proposer(model, prototypes, device)
+    return [proposer.propose(text, k, units=units, seed=seed) for text in formulas]
 
 
 def predict_run(
@@ -215,6 +251,9 @@ ldm = SimpleNamespace(train=ldm_train, merge=ldm_merge, presets=lambda: presets.
 rl = SimpleNamespace(train=rl_train, presets=lambda: presets.list_presets("rl"))
 predict = SimpleNamespace(
     train=predict_train, run=predict_run, presets=lambda: presets.list_presets("predict")
+)
+assign = SimpleNamespace(
+    train=assign_train, propose=assign_propose, presets=lambda: presets.list_presets("assign")
 )
 hub = SimpleNamespace(
     list=hub_list, shipped=hub_shipped, pull=hub_pull, convert=hub_convert, push=hub_push

@@ -27,6 +27,7 @@ _STAGES = {
     "ldm": "Latent diffusion: `chemeleon ldm train`",
     "rl": "Reinforcement learning: `chemeleon rl train`",
     "predict": "Predictors: `chemeleon predict train`",
+    "assign": "Space groups and letters of formulas: `chemeleon assign train`",
 }
 
 

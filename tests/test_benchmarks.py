@@ -23,6 +23,8 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 COLUMNS = {"formation_energy_per_atom": -1.0, "band_gap": 1.0, "e_above_hull": 0.0, "density": 3.0}
 # words of each run, in which {model}, {csp}, {ldm}, {predictor} and {run} are folders
 RUNS = {
+    "assignments": "mp/val --prototypes mp/train --model {assign} --limit 4 -k 3",
+    "assignments structures": "mp/val --prototypes mp/train --limit 4 -k 3 --structures",
     "conditions": "{ldm} --predictor {predictor} --num 4 --samples 4 --guidance 1 --targets 3"
     " --number-guidance 1 -o {out}",
     "csp": "{csp} mp/val --limit 4 --sampler ddim:2:1 --jobs 1",
@@ -77,12 +79,14 @@ def models(tiny_vae, tmp_path_factory) -> dict[str, str]:
     api.ldm_train("demo/null", words, output=folder / "ldm")
     words = [f"predict.vae_ckpt_path={tiny_vae}", "trainer.max_steps=3", "data.batch_size=32"]
     api.predict_train("demo/density", words, output=folder / "predictor")
+    words = ["data.name=demo", "data.targets=[]", "trainer.max_steps=3", "trainer.tracker=none"]
+    api.assign_train("mp/mini", words, output=folder / "assign")
     (folder / "run").mkdir()
     rows = [{"step": i, "epoch": i, "rollout/reward": 1.0, "fact/msun": i / 10} for i in range(12)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "run" / "metrics.jsonl").write_text(lines)
     names = {"model": default_model().reference, "csp": default_model(True).reference}
-    return names | {name: str(folder / name) for name in ("ldm", "predictor", "run")}
+    return names | {name: str(folder / name) for name in ("ldm", "predictor", "assign", "run")}
 
 
 @pytest.mark.slow

@@ -13,14 +13,21 @@ _TITLES = {
     "vae": "crystal autoencoder",
     "ldm": "latent diffusion model of crystals",
     "predictor": "property predictor for crystals",
+    "assignment": "model of space groups and Wyckoff letters for formulas",
 }
 _TAGS = {
     "vae": ["vae", "autoencoder"],
     "ldm": ["diffusion", "latent-diffusion", "crystal-generation"],
     "predictor": ["property-prediction"],
+    "assignment": ["crystal-structure-prediction"],
 }
-_CLASSES = {"vae": "CrystalVAE", "ldm": "LatentDiffusion", "predictor": "Predictor"}
-_MODULES = {"vae": "vae", "ldm": "denoiser", "predictor": "predictor"}
+_CLASSES = {
+    "vae": "CrystalVAE",
+    "ldm": "LatentDiffusion",
+    "predictor": "Predictor",
+    "assignment": "AssignmentModel",
+}
+_MODULES = {"vae": "vae", "ldm": "denoiser", "predictor": "predictor", "assignment": "assignment"}
 
 
 def model_card(config: Mapping[str, Any], repo: str, license: str = "other") -> str:
@@ -119,6 +126,7 @@ def loading(config: Mapping[str, Any], reference: str) -> str:
         "vae": f"chemeleon ldm train --preset {preset} ldm.vae_ckpt_path={reference}",
         "ldm": f"chemeleon sample --model {reference} {wish} -o out",
         "predictor": f"chemeleon predict run {reference} FILES -o out.csv",
+        "assignment": f"chemeleon assign propose LiFePO4 --model {reference}",
     }
     command = commands.get(kind, f"chemeleon hub pull {reference.removeprefix('hub:')}")
     lines = ["## How to load", "", "```sh", "pip install chemeleon", command, "```"]

@@ -55,7 +55,7 @@ def convert(
             raise CheckpointError(
                 f"{file} is no Lightning checkpoint: leave out --weights and --vae"
             )
-        folder = read_model(file, ("vae", "ldm", "predictor"), fits=fits)
+        folder = read_model(file, ("vae", "ldm", "predictor", "assignment"), fits=fits)
         fits(folder)
         write_model(output, folder.kind, folder.content, folder.tensors, dtype)
     return output

@@ -18,6 +18,7 @@ DEFAULT = "de_novo"  # chooses elements itself
 DEFAULT_CSP = "csp"  # places the atoms of a formula
 # names of an earlier version, which stand in configs and manifests
 ALIASES = {"mp_20_open": DEFAULT, "mp_20_open_csp": DEFAULT_CSP}
+_KINDS = {"vae": "VAE", "predictor": "predictor", "assignment": "model of assignments"}
 
 
 class Shipped(NamedTuple):
@@ -65,7 +66,7 @@ def list_shipped() -> list[Shipped]:
 def describe(config: Mapping[str, Any]) -> str:
     """Say in a few words what a model is, from its ``config.yaml``."""
     ldm, data = config.get("ldm") or {}, config.get("data") or {}
-    kind = {"vae": "VAE", "predictor": "predictor"}.get(str(config.get("kind")), "LDM")
+    kind = _KINDS.get(str(config.get("kind")), "LDM")
     if kind == "LDM" and (ldm.get("denoiser") or {}).get("types"):
         kind = "csp LDM, for given formulas,"
     elif kind == "LDM":

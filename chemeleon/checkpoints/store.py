@@ -52,6 +52,7 @@ _MAKERS = {
     "vae": "chemeleon vae train",
     "ldm": "chemeleon ldm train",
     "predictor": "chemeleon predict train",
+    "assignment": "chemeleon assign train",
 }
 
 
@@ -159,7 +160,7 @@ def write_model(
 
     Args:
         folder: made if it is missing.
-        kind: ``vae``, ``ldm`` or ``predictor``.
+        kind: ``vae``, ``ldm``, ``predictor`` or ``assignment``.
         config: what ``config.yaml`` says beside kind and version.
         tensors: the weights.
         dtype: of the weights on disk; statistics are float32 in any case.

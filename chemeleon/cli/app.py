@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from chemeleon.cli import data, hub, ldm, predict, rl, vae
+from chemeleon.cli import assign, data, hub, ldm, predict, rl, vae
 from chemeleon.cli.evaluate import evaluate
 from chemeleon.cli.sample import sample
 from chemeleon.config.launched import is_first, is_one_of_several
@@ -76,7 +76,15 @@ app = typer.Typer(
     epilog="A first look: [bold]chemeleon vae train --preset demo/dng -o runs/demo_vae[/]"
     "   Docs: docs/index.md",
 )
-_GROUPS = {"vae": vae, "ldm": ldm, "rl": rl, "predict": predict, "data": data, "hub": hub}
+_GROUPS = {
+    "vae": vae,
+    "ldm": ldm,
+    "rl": rl,
+    "predict": predict,
+    "assign": assign,
+    "data": data,
+    "hub": hub,
+}
 for _name, _module in _GROUPS.items():
     app.add_typer(_module.app, name=_name, cls=_Group)
 app.command()(sample)
@@ -103,7 +111,8 @@ def chemeleon(
 
     A VAE encodes crystals into latents (`vae`), a diffusion transformer learns to make such latents
     (`ldm`), rewards teach it what is wanted (`rl`), `sample` turns them into crystals, `evaluate`
-    says how good those are, and `predict` what properties they have.
+    says how good those are, `predict` what properties they have, and `assign` which symmetry a
+    formula may have.
     """
     if debug:
         os.environ[DEBUG] = "1"

@@ -11,10 +11,16 @@ from chemeleon.cli.words import choice, say
 
 Weights = Literal["raw", "ema"]
 Dtype = Literal["fp32", "bf16"]
-_KINDS = {"vae": "a VAE", "ldm": "an LDM with its VAE", "predictor": "a predictor with its VAE"}
+_KINDS = {
+    "vae": "a VAE",
+    "ldm": "an LDM with its VAE",
+    "predictor": "a predictor with its VAE",
+    "assignment": "a model of assignments",
+}
 _NEXT = {
     "vae": "Train on it: chemeleon ldm train --preset mp_20/null ldm.vae_ckpt_path={}",
     "ldm": "Sample from it: chemeleon sample --model {} -n 100 -o out",
+    "assignment": "Propose with it: chemeleon assign propose LiFePO4 --model {}",
     "predictor": 'In Python: chemeleon.models.predictor.Predictor.from_pretrained("{}")',
 }
 

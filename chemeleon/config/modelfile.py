@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from chemeleon.config.architecture import LDMConfig, PredictorConfig, VAEConfig
+from chemeleon.config.assignment import AssignmentConfig
 from chemeleon.config.bounds import ConditionName, Location, Rank, Scale, Section, Word
 from chemeleon.config.plain_yaml import read_yaml
 from chemeleon.errors import CheckpointError, ConfigError, printable
@@ -106,6 +107,7 @@ class ModelConfig(BaseModel):
     vae: VAEConfig | None = None
     ldm: LDMConfig | None = None
     predictor: PredictorConfig | None = None
+    assign: AssignmentConfig | None = None
     data: DataFacts | None = None
     trained: Trained | None = None
     rewarded_by: list[Location] | None = None

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from chemeleon.config.architecture import LDMConfig, PredictorConfig, VAEConfig
+from chemeleon.config.assignment import AssignmentConfig
 from chemeleon.config.bounds import Fraction, NonNegative, Positive, Section, Word, Words, checked
 from chemeleon.config.requests import MAX_SEED
 from chemeleon.config.rl import RLConfig
@@ -296,10 +297,18 @@ class PredictTrainConfig(StageConfig):
     predict: PredictorConfig
 
 
+class AssignTrainConfig(StageConfig):
+    """`chemeleon assign train`; of `data.targets` it reads e_above_hull."""
+
+    stage = "chemeleon.training.assignment:AssignmentStage"
+    assign: AssignmentConfig = Field(default_factory=AssignmentConfig)
+
+
 # every stage: its name, also that of its section, of its command and of its folder of presets
 STAGES: dict[str, type[StageConfig]] = {
     "vae": VAETrainConfig,
     "ldm": LDMTrainConfig,
     "rl": RLTrainConfig,
     "predict": PredictTrainConfig,
+    "assign": AssignTrainConfig,
 }

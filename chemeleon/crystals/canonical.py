@@ -83,11 +83,23 @@ def standard(given: Assignment) -> Assignment:
 
     Monoclinic axes may be any: `orbits_of` takes reduced ones, `by_letters` those that fit.
     """
-    numbers = np.asarray(given.atomic_numbers, np.int64)
-    letters = np.asarray(given.letters, np.int64)
-    _, kinds = _first_letters(any_axes(group(given.number)), numbers, letters)
-    first = np.sort(kinds[0])
+    letters = tuple(np.asarray(given.letters, np.int64).tolist())
+    kinds = np.asarray(given.atomic_numbers, np.int64) * _KINDS + equivalent(given.number, letters)
+    kinds.sort(1)
+    first = kinds[np.lexsort(kinds.T[::-1])[0]]
     return Assignment(given.number, first // _KINDS, first % _KINDS)
+
+
+@functools.lru_cache(1 << 16)
+def equivalent(number: int, letters: tuple[int, ...]) -> Array:
+    """Return the ways to name the letters of orbits, ``(C, n)``, first in the alphabet together.
+
+    Args:
+        number: of the space group.
+        letters: of ``n`` orbits.
+    """
+    ways = np.unique(any_axes(group(number)).letters[:, list(letters)], axis=0)
+    return ways[_first(np.sort(ways, 1))]
 
 
 def by_letters(crystal: OrbitCrystal) -> OrbitCrystal:

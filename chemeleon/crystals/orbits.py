@@ -47,6 +47,8 @@ class OrbitCrystal(NamedTuple):
 class Assignment(NamedTuple):
     """Which Wyckoff letters the elements of a crystal are on: an `OrbitCrystal` without geometry.
 
+    Orbits are sorted by element, then letter.
+
     Attributes:
         number: of the space group.
         atomic_numbers: ``(n,)`` int64.
