@@ -13,7 +13,6 @@ from energy_helpers import rocksalt
 from test_orbit_models import assert_symmetric
 from test_orbits import made as made_of
 
-import chemeleon
 from chemeleon import api
 from chemeleon.crystals.batch import LETTERS, Crystals
 from chemeleon.crystals.canonical import by_letters, orbits_of, redrawn, standard
@@ -249,8 +248,6 @@ def test_what_a_model_of_orbits_cannot_do_is_said(taught, tiny_ldm):
     for options in ({}, {"atoms": [[11, 17]]}, {"space_group": [225]}):
         with pytest.raises(GenerationError, match="assignments="):
             pipeline.generate(1, **options)
-    with pytest.raises(GenerationError, match="assignments="):
-        chemeleon.sample(taught / "ldm", formula="NaCl", n=1)
     rocksalts = [Assignment(225, [11, 17], [0, 1])]
     with pytest.raises(GenerationError, match="leave out space_group"):
         pipeline.generate(1, assignments=rocksalts, space_group=[225])

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from chemeleon.crystals.assignments import key_of
+from chemeleon.crystals.assignments import key_of, written
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.formula import parse_formula
 from chemeleon.crystals.orbit_sets import write_as_orbits
@@ -47,6 +47,15 @@ class Proposal(NamedTuple):
     probability: float
     by_model: float
     prototype: Candidate | None
+
+    def to_manifest(self) -> dict[str, object]:
+        """Return what a manifest says of a crystal that is made of it."""
+        _, group, letters = written(self.assignment)
+        found: dict[str, object] = {"space_group": group, "letters": letters}
+        found["probability"] = self.probability
+        if self.prototype is not None:
+            found["prototype"] = self.prototype.name
+        return found
 
 
 def load_proposer(

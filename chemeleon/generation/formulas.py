@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from chemeleon.config.requests import check_request
 from chemeleon.errors import ConfigError
 
 if TYPE_CHECKING:
+    from chemeleon.crystals.orbits import Assignment
     from chemeleon.data.problems import OnError
+    from chemeleon.generation.assignments import Proposal, Proposer
     from chemeleon.models.denoiser import LatentDiffusion
 
 # most primitive cells of inorganic crystals hold no more; a model that can make as many is not
@@ -34,6 +36,8 @@ class Candidates:
         atoms: atomic numbers of each candidate.
         per_target: candidates of each target.
         notes: what could not be done as requested.
+        proposals: space group and Wyckoff letters of each candidate; empty where a model needs
+            none.
     """
 
     source: str | None
@@ -42,6 +46,12 @@ class Candidates:
     atoms: list[list[int]]
     per_target: int
     notes: list[str]
+    proposals: list[Proposal] = field(default_factory=list)
+
+    @property
+    def assignments(self) -> list[Assignment] | None:
+        """Those of each candidate; None where a model needs none."""
+        return [one.assignment for one in self.proposals] or None
 
     def names(self) -> list[str]:
         """Return a name for each candidate, numbered within its target: ``LiFePO4-01``."""
@@ -71,6 +81,8 @@ class Candidates:
             for place in group:
                 made, score = order[place], scores[place]
                 row = {"id": names[place], "formula": target, "formula_units": self.units[made]}
+                if self.proposals:
+                    row |= self.proposals[made].to_manifest()
                 if by is not None:
                     row |= {"rank": place - group.start + 1}
                     row |= {"score": None if math.isnan(score) else score}
@@ -95,20 +107,74 @@ def of_formulas(
         ConfigError: for what is no formula, or one whose cells the model does not know.
     """
     from chemeleon.crystals.formula import parse_formula
-    from chemeleon.crystals.notation import plain
 
-    atoms_of = [parse_formula(text) for text in formulas]
-    written = [plain(text) for text in formulas]
-    parsed = dict(zip(written, atoms_of, strict=True))
-    if len(parsed) < len(formulas):
-        twice = Counter(written).most_common(1)[0][0]
-        raise ConfigError(f"formula '{twice}' is given twice: give it once, with more candidates")
+    parsed = {text: parse_formula(text) for text in _distinct(formulas)}
     plan = Candidates(None, list(parsed), [], [], count, [])
     for text, atoms in parsed.items():
         for number, candidates in _units(text, atoms, count, units, model, plan.notes).items():
             plan.units.extend([number] * candidates)
             plan.atoms.extend([sorted(atoms * number)] * candidates)
     return plan
+
+
+def of_proposals(
+    formulas: Sequence[str], count: int, units: Sequence[int] | None, proposer: Proposer
+) -> Candidates:
+    """Plan ``count`` candidates for each formula, one for each assignment that is proposed.
+
+    Where fewer are known they come again, likeliest first.
+
+    Args:
+        formulas: of one formula unit each, see `of_formulas`.
+        count: candidates per formula.
+        units: formula units per primitive cell; None: all that are known.
+        proposer: of assignments.
+
+    Raises:
+        ConfigError: for what is no formula, or one that nothing is known of.
+    """
+    from chemeleon.crystals.assignments import atoms_of
+    from chemeleon.crystals.formula import parse_formula
+
+    plan = Candidates(None, _distinct(formulas), [], [], count, [])
+    for text in plan.targets:
+        size = len(parse_formula(text))
+        for one in _proposed(text, proposer.propose(text, count, units=units), plan):
+            plan.units.append(sum(atoms_of(one.assignment).values()) // size)
+    return plan
+
+
+def _distinct(formulas: Sequence[str]) -> list[str]:
+    """Return formulas as they are named in files.
+
+    Raises:
+        ConfigError: if one is given twice.
+    """
+    from chemeleon.crystals.notation import plain
+
+    written = [plain(text) for text in formulas]
+    if len(set(written)) < len(written):
+        twice = Counter(written).most_common(1)[0][0]
+        raise ConfigError(f"formula '{twice}' is given twice: give it once, with more candidates")
+    return written
+
+
+def _proposed(target: str, found: list[Proposal], plan: Candidates) -> list[Proposal]:
+    """Add the candidates of a target to a plan, and return them."""
+    if not found:
+        raise ConfigError(
+            f"{target}: no assignment of Wyckoff letters is known: name further sets with"
+            " --prototypes, or a model of assignments with --assign"
+        )
+    if len(found) < plan.per_target:
+        plan.notes.append(
+            f"{target}: {len(found)} assignments of Wyckoff letters are known, so they are taken"
+            f" in turn for {plan.per_target} candidates"
+        )
+    chosen = [found[i % len(found)] for i in range(plan.per_target)]
+    plan.proposals.extend(chosen)
+    plan.atoms.extend(one.assignment.atomic_numbers.tolist() for one in chosen)
+    return chosen
 
 
 def _units(
@@ -174,7 +240,9 @@ def share_out(count: int, shares: dict[int, float]) -> dict[int, int]:
     return {key: number for key, number in whole.items() if number}
 
 
-def of_data(source: str, count: int, on_error: OnError = "few") -> Candidates:
+def of_data(
+    source: str, count: int, on_error: OnError = "few", proposer: Proposer | None = None
+) -> Candidates:
     """Plan ``count`` candidates with the atoms of each crystal of a data set, under its id.
 
     Args:
@@ -182,12 +250,12 @@ def of_data(source: str, count: int, on_error: OnError = "few") -> Candidates:
             structures, and ``where EXPRESSION`` behind it to take some of its rows.
         count: candidates per crystal.
         on_error: how many rows may be bad.
+        proposer: of assignments, for models that need one; cells have as many atoms as given.
 
     Raises:
         DataError: if there is no such set.
-        ConfigError: if two crystals have one id.
+        ConfigError: if two crystals have one id, or nothing is known of a formula.
     """
-
     from chemeleon.data.named import find_set
 
     crystals = find_set(source, default="test", on_error=on_error).load().crystals
@@ -196,5 +264,17 @@ def of_data(source: str, count: int, on_error: OnError = "few") -> Candidates:
         twice = Counter(crystals.ids).most_common(1)[0][0]
         raise ConfigError(f"{source}: two crystals are called '{twice}', so sample names clash")
     parts = crystals.atomic_numbers.split(crystals.num_atoms.tolist())
-    atoms = [sorted(part.tolist()) for part in parts for _ in range(count)]
-    return Candidates(source, list(crystals.ids), [], atoms, count, [])
+    plan = Candidates(source, list(crystals.ids), [], [], count, [])
+    if proposer is None:
+        atoms = [sorted(part.tolist()) for part in parts for _ in range(count)]
+        return replace(plan, atoms=atoms)
+    counts = [Counter(part.tolist()) for part in parts]
+    units = [math.gcd(*each.values()) for each in counts]
+    reduced = [
+        {element: number // times for element, number in sorted(each.items())}
+        for each, times in zip(counts, units, strict=True)
+    ]
+    found = proposer.propose_all(reduced, count, units=[[times] for times in units])
+    for name, proposals in zip(plan.targets, found, strict=True):
+        _proposed(name, proposals, plan)
+    return plan

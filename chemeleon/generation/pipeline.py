@@ -198,10 +198,9 @@ class Pipeline:
         conditioned, orbits = self.model.config.denoiser.types, self.model.config.denoiser.sites
         if orbits and (formula or not assigned):
             raise GenerationError(
-                "this model places given orbits (kind csp, tokens=orbits), and no formula alone"
-                " tells them: give Pipeline.generate assignments=[...], a space group with the"
-                " element and Wyckoff letter of each orbit (docs/orbits.md), or use shipped:csp for"
-                " formulas"
+                "this model places given orbits (kind csp, tokens=orbits): name a formula with"
+                " --formula, or give Pipeline.generate assignments=[...], a space group with the"
+                " element and Wyckoff letter of each orbit (docs/orbits.md)"
             )
         if orbits:
             return

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from chemeleon.generation.finishing import Finisher, Sampled
     from chemeleon.generation.formulas import Candidates
     from chemeleon.generation.pipeline import Pipeline
+    from chemeleon.models.denoiser import LatentDiffusion
 
 logger = logging.getLogger(__name__)
 SAMPLE_PARTS = (
@@ -113,7 +114,6 @@ def _plan(settings: SampleSettings, model: str, part: Share) -> _Plan:
     from chemeleon.evaluation.idealise import asked_symprec
     from chemeleon.generation.conditioning import guidance_scale, plain
     from chemeleon.generation.finishing import Finisher
-    from chemeleon.generation.formulas import of_data, of_formulas
     from chemeleon.generation.pipeline import Pipeline
     from chemeleon.generation.ranking import make_scorer
     from chemeleon.generation.relaxation import Idealiser, Relaxer
@@ -121,18 +121,17 @@ def _plan(settings: SampleSettings, model: str, part: Share) -> _Plan:
     symprec = asked_symprec(settings.symmetrize, settings.symprec)
     pipeline = Pipeline.from_pretrained(model, part.device)
     sampler = _sampler(pipeline.model.config.sampler, settings)
-    pipeline.check_kind(settings.of_atoms)
+    placed = pipeline.model.config.denoiser.sites
+    pipeline.check_kind(settings.of_atoms and not placed, settings.of_atoms and placed)
     relaxer = Relaxer.named(settings.potential, settings.relax, pipeline.device)
     idealiser = Idealiser.named(symprec, settings.potential, relaxer, pipeline.device)
-    count, candidates, scorer = settings.num_samples, None, None
+    candidates, scorer = _candidates(settings, pipeline.model), None
     if settings.formulas:
-        candidates = of_formulas(settings.formulas, count, settings.formula_units, pipeline.model)
         scorer = make_scorer(settings.rank_by, pipeline, settings.precision)
-    elif settings.formulas_from is not None:
-        candidates = of_data(settings.formulas_from, count, settings.on_error)
     if candidates is not None and part.rank == 0:
         for note in candidates.notes:
             logger.warning("%s", note)  # before the work, which may take long
+    count = settings.num_samples
     groups, conditions = _space_groups(settings, count, pipeline.model.config)
     guidance = settings.guidance
     allowed, forbidden = settings.allow_elements, settings.forbid_elements
@@ -150,11 +149,37 @@ def _plan(settings: SampleSettings, model: str, part: Share) -> _Plan:
         guidance_interval=settings.guidance_interval,
         allow_elements=allowed and list(allowed),
         forbid_elements=forbidden and list(forbidden),
-        atoms=None if candidates is None else candidates.atoms,
     )
+    if candidates is not None and placed:
+        options["assignments"] = candidates.assignments
+    elif candidates is not None:
+        options["atoms"] = candidates.atoms
     names = [f"sample-{i:06d}" for i in range(count)] if candidates is None else candidates.names()
     finisher = Finisher(relaxer, idealiser, scorer)
     return _Plan(settings, model, pipeline, candidates, names, options, finisher, part)
+
+
+def _candidates(settings: SampleSettings, model: LatentDiffusion) -> Candidates | None:
+    """Return what is to be made of formulas; None where the model chooses elements."""
+    from chemeleon.generation.formulas import of_data, of_formulas, of_proposals
+
+    proposer, count, units = None, settings.num_samples, settings.formula_units
+    if not settings.of_atoms:
+        return None
+    if model.config.denoiser.sites:
+        from chemeleon.generation.assignments import load_proposer
+
+        proposer = load_proposer(settings.assign, settings.prototypes or (), settings.device)
+    elif settings.assign is not None or settings.prototypes:
+        raise ConfigError(
+            "assign and prototypes say the Wyckoff letters of a formula, which this model is not"
+            " told: leave them out, or use a model on orbits of kind csp (docs/orbits.md)"
+        )
+    if settings.formulas_from is not None:
+        return of_data(settings.formulas_from, count, settings.on_error, proposer)
+    if proposer is not None:
+        return of_proposals(settings.formulas, count, units, proposer)
+    return of_formulas(settings.formulas, count, units, model)
 
 
 def _space_groups(

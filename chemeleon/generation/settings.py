@@ -48,6 +48,10 @@ class SampleSettings:
             requested; samples are called ``ID-1``, ``ID-2``, ... and not ranked. ``where
             EXPRESSION`` behind it takes some of the rows.
         on_error: its bad rows: few (up to 1 % are left out), skip (any number) or fail.
+        assign: run or model folder of a model that proposes Wyckoff letters of formulas, for models
+            on orbits of kind csp; beside prototypes, if these are named too.
+        prototypes: data sets whose crystals propose them, such as mp/train,mp_52/train; by default
+            mp/train where no model is named.
         rank_by: order of a formula's candidates: energy (CHGNet), model (its denoising loss of
             the crystal), auto (energy where CHGNet is installed, else model) or none.
         output: folder to write to; nothing is written if None.
@@ -104,6 +108,8 @@ class SampleSettings:
     formula_units: Sequence[int] | None = None
     formulas_from: str | None = None
     on_error: OnError = "few"
+    assign: str | None = None
+    prototypes: Sequence[str] | None = None
     rank_by: Literal["auto", "energy", "model", "none"] = "auto"
     output: str | Path | None = None
     formats: Sequence[Format] = ("cif",)
@@ -187,6 +193,8 @@ class SampleSettings:
             raise ConfigError("on_error is for the rows of formulas_from, which is not given")
         if self.output is None and (self.contact_sheet or tuple(self.formats) != ("cif",)):
             raise ConfigError("contact_sheet and formats are of files: name an output folder")
+        if (self.assign or self.prototypes) and not self.of_atoms:
+            raise ConfigError("assign and prototypes are of formulas: name one")
         if self.num_atoms is not None and self.of_atoms:
             raise ConfigError("a formula says how many atoms there are: use formula_units")
 

@@ -1,0 +1,73 @@
+"""Formulas for models that place given orbits: their Wyckoff letters are proposed first."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from chemeleon import api
+from chemeleon.errors import ConfigError
+from chemeleon.generation.assignments import load_proposer
+from chemeleon.generation.formulas import of_data, of_proposals
+from tests.test_orbit_csp import taught as taught
+
+
+def test_each_candidate_is_another_hypothesis_with_the_formula_exactly(taught, tmp_path):
+    found = api.sample(
+        taught / "ldm",
+        4,
+        formula=["SrTiO3", "NaCl"],
+        prototypes=["demo/train"],
+        rank_by="none",
+        output=tmp_path / "out",
+    )
+    assert len(found) == 8
+    for structure in list(found)[:4]:
+        assert structure is None or structure.composition.reduced_formula == "SrTiO3"
+    rows = json.loads((tmp_path / "out" / "manifest.json").read_text())["candidates"]
+    assert [row["formula"] for row in rows] == ["SrTiO3"] * 4 + ["NaCl"] * 4
+    for formula in ("SrTiO3", "NaCl"):
+        own = [row for row in rows if row["formula"] == formula]
+        known = 2 if formula == "SrTiO3" else 4  # of the former, and they are taken in turn
+        assert len({(row["space_group"], row["letters"]) for row in own}) == known
+        shares = [row["probability"] for row in own[:known]]
+        assert shares == sorted(shares, reverse=True)
+    for structure, row in zip(found, rows, strict=True):
+        if structure is not None:  # a supergroup of the group proposed, or the group
+            atoms = sum(structure.composition.reduced_composition.values())
+            assert len(structure) == row["formula_units"] * atoms
+
+
+def test_few_proposals_are_taken_in_turn_and_unknown_formulas_are_refused():
+    proposer = load_proposer(None, ["demo/train"])
+    plan = of_proposals(["NaCl"], 200, [1], proposer)
+    known = len({id(one) for one in plan.proposals})
+    assert known < 200
+    assert "taken in turn for 200 candidates" in plan.notes[0]
+    assert plan.proposals[known].assignment is plan.proposals[0].assignment
+    assert plan.units == [1] * 200
+    with pytest.raises(ConfigError, match="Na7Cl: no assignment"):
+        of_proposals(["Na7Cl"], 2, None, proposer)
+    with pytest.raises(ConfigError, match="given twice"):
+        of_proposals(["NaCl", "NaCl"], 2, None, proposer)
+
+
+def test_cells_of_a_data_set_have_as_many_atoms_as_given():
+    proposer = load_proposer(None, ["demo/train"])
+    source = "demo/val where num_atoms <= 3"
+    plan = of_data(source, 2, proposer=proposer)
+    plain = of_data(source, 2)
+    assert plan.targets == plain.targets
+    from chemeleon.crystals.assignments import atoms_of
+
+    for one, atoms in zip(plan.proposals, plain.atoms, strict=True):
+        found = [z for z, count in atoms_of(one.assignment).items() for _ in range(count)]
+        assert found == atoms
+
+
+def test_what_proposes_is_for_models_that_need_it(taught, tiny_ldm):
+    with pytest.raises(ConfigError, match="leave them out"):
+        api.sample(None, 2, formula="NaCl", prototypes=["demo/train"])
+    with pytest.raises(ConfigError, match="are of formulas"):
+        api.sample(tiny_ldm, 2, prototypes=["demo/train"])
