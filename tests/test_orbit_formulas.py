@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+from typer.testing import CliRunner
 
 from chemeleon import api
+from chemeleon.cli.app import app
 from chemeleon.errors import ConfigError
 from chemeleon.generation.assignments import load_proposer
 from chemeleon.generation.formulas import of_data, of_proposals
+from tests.conftest import demo_crystals
 from tests.test_orbit_csp import taught as taught
 
 
@@ -71,3 +75,64 @@ def test_what_proposes_is_for_models_that_need_it(taught, tiny_ldm):
         api.sample(None, 2, formula="NaCl", prototypes=["demo/train"])
     with pytest.raises(ConfigError, match="are of formulas"):
         api.sample(tiny_ldm, 2, prototypes=["demo/train"])
+
+
+def test_prototypes_are_crystals_with_other_elements_and_the_volume_of_these(tmp_path):
+    found = api.sample(
+        "prototypes",
+        3,
+        formula=["SrTiO3", "NaCl"],
+        prototypes=["demo/train"],
+        rank_by="none",
+        output=tmp_path / "out",
+    )
+    text = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    rows = text["candidates"]
+    assert text["model"] == "prototypes"
+    assert text["prototypes"] == ["demo/train"]
+    assert [row["id"] for row in rows] == [
+        "SrTiO3-1",
+        "SrTiO3-2",
+        "NaCl-1",
+        "NaCl-2",
+        "NaCl-3",
+    ]  # no crystal comes twice, and the set has two for the former
+    known = demo_crystals("train")
+    rocksalt = [
+        s for s, row in zip(found, rows, strict=True) if row["space_group"] == "Fm-3m (225)"
+    ]
+    assert rocksalt
+    for structure, row in zip(found, rows, strict=True):
+        assert structure.composition.reduced_formula == row["formula"]
+        assert row["prototype"] in known.ids
+        number = int(row["space_group"].split("(")[1].rstrip(")"))
+        assert SpacegroupAnalyzer(structure, 0.01).get_space_group_number() >= number
+    salt = next(s for s in rocksalt if s.composition.reduced_formula == "NaCl")
+    assert 35 < salt.get_primitive_structure().volume < 55  # A^3; measured 44.9
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"formula": "NaCl", "temperature": 0.9}, "leave out temperature"),
+        ({"formula": "NaCl", "space_group": ["225"]}, "leave out space_group"),
+        ({"formula": "NaCl", "assign": "runs/assign"}, "leave out assign"),
+        ({"formula": "NaCl", "rank_by": "model"}, "rank by energy or none"),
+        ({}, "name one with formula"),
+        ({"formula": "Na7Cl"}, "Na7Cl: no assignment"),
+    ],
+)
+def test_what_prototypes_cannot_do_is_said(options, said):
+    more = {"prototypes": ["demo/train"]} if "formula" in options else {}
+    with pytest.raises(ConfigError, match=said):
+        api.sample("prototypes", 2, **options, **more)
+
+
+def test_the_command_finds_prototypes_for_the_crystals_of_a_set(tmp_path):
+    words = ["--model", "prototypes", "--prototypes", "demo/train", "-n", "2"]
+    words += ["--formulas-from", "demo/val where num_atoms <= 2", "-o", str(tmp_path / "out")]
+    found = CliRunner().invoke(app, ["sample", *words])
+    assert found.exit_code == 0, found.output
+    text = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert text["written"] == text["requested"] > 0
+    assert text["formulas_from"] == "demo/val where num_atoms <= 2"

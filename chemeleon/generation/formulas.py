@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from chemeleon.config.requests import check_request
@@ -38,6 +39,7 @@ class Candidates:
         notes: what could not be done as requested.
         proposals: space group and Wyckoff letters of each candidate; empty where a model needs
             none.
+        sizes: candidates of each target where these differ; else empty.
     """
 
     source: str | None
@@ -47,6 +49,7 @@ class Candidates:
     per_target: int
     notes: list[str]
     proposals: list[Proposal] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
 
     @property
     def assignments(self) -> list[Assignment] | None:
@@ -56,15 +59,13 @@ class Candidates:
     def names(self) -> list[str]:
         """Return a name for each candidate, numbered within its target: ``LiFePO4-01``."""
         width = len(str(self.per_target))
-        numbers = range(1, self.per_target + 1)
-        return [f"{target}-{i:0{width}d}" for target in self.targets for i in numbers]
+        groups = zip(self.targets, self.groups(), strict=True)
+        return [f"{target}-{i + 1:0{width}d}" for target, own in groups for i in range(len(own))]
 
     def groups(self) -> list[range]:
         """Return the candidates of each target."""
-        return [
-            range(start, start + self.per_target)
-            for start in range(0, len(self.atoms), self.per_target)
-        ]
+        ends = list(accumulate(self.sizes or [self.per_target] * len(self.targets)))
+        return [range(start, end) for start, end in pairwise([0, *ends])]
 
     def to_manifest(self, order: list[int], scores: list[float], by: str | None) -> dict[str, Any]:
         """Return what was requested and in which order it was put, for the manifest.
@@ -118,17 +119,21 @@ def of_formulas(
 
 
 def of_proposals(
-    formulas: Sequence[str], count: int, units: Sequence[int] | None, proposer: Proposer
+    formulas: Sequence[str],
+    count: int,
+    units: Sequence[int] | None,
+    proposer: Proposer,
+    *,
+    again: bool = True,
 ) -> Candidates:
     """Plan ``count`` candidates for each formula, one for each assignment that is proposed.
-
-    Where fewer are known they come again, likeliest first.
 
     Args:
         formulas: of one formula unit each, see `of_formulas`.
         count: candidates per formula.
         units: formula units per primitive cell; None: all that are known.
         proposer: of assignments.
+        again: where fewer are known, take them in turn.
 
     Raises:
         ConfigError: for what is no formula, or one that nothing is known of.
@@ -139,7 +144,7 @@ def of_proposals(
     plan = Candidates(None, _distinct(formulas), [], [], count, [])
     for text in plan.targets:
         size = len(parse_formula(text))
-        for one in _proposed(text, proposer.propose(text, count, units=units), plan):
+        for one in _proposed(text, proposer.propose(text, count, units=units), plan, again):
             plan.units.append(sum(atoms_of(one.assignment).values()) // size)
     return plan
 
@@ -159,7 +164,7 @@ def _distinct(formulas: Sequence[str]) -> list[str]:
     return written
 
 
-def _proposed(target: str, found: list[Proposal], plan: Candidates) -> list[Proposal]:
+def _proposed(target: str, found: list[Proposal], plan: Candidates, again: bool) -> list[Proposal]:
     """Add the candidates of a target to a plan, and return them."""
     if not found:
         raise ConfigError(
@@ -167,11 +172,12 @@ def _proposed(target: str, found: list[Proposal], plan: Candidates) -> list[Prop
             " --prototypes, or a model of assignments with --assign"
         )
     if len(found) < plan.per_target:
-        plan.notes.append(
-            f"{target}: {len(found)} assignments of Wyckoff letters are known, so they are taken"
-            f" in turn for {plan.per_target} candidates"
-        )
-    chosen = [found[i % len(found)] for i in range(plan.per_target)]
+        told = f", taken in turn for {plan.per_target} candidates" if again else ""
+        plan.notes.append(f"{target}: {len(found)} assignments of Wyckoff letters are known{told}")
+    chosen = found
+    if again:
+        chosen = [found[i % len(found)] for i in range(plan.per_target)]
+    plan.sizes.append(len(chosen))
     plan.proposals.extend(chosen)
     plan.atoms.extend(one.assignment.atomic_numbers.tolist() for one in chosen)
     return chosen
@@ -241,7 +247,12 @@ def share_out(count: int, shares: dict[int, float]) -> dict[int, int]:
 
 
 def of_data(
-    source: str, count: int, on_error: OnError = "few", proposer: Proposer | None = None
+    source: str,
+    count: int,
+    on_error: OnError = "few",
+    proposer: Proposer | None = None,
+    *,
+    again: bool = True,
 ) -> Candidates:
     """Plan ``count`` candidates with the atoms of each crystal of a data set, under its id.
 
@@ -251,6 +262,7 @@ def of_data(
         count: candidates per crystal.
         on_error: how many rows may be bad.
         proposer: of assignments, for models that need one; cells have as many atoms as given.
+        again: where fewer are known, take them in turn.
 
     Raises:
         DataError: if there is no such set.
@@ -276,5 +288,5 @@ def of_data(
     ]
     found = proposer.propose_all(reduced, count, units=[[times] for times in units])
     for name, proposals in zip(plan.targets, found, strict=True):
-        _proposed(name, proposals, plan)
+        _proposed(name, proposals, plan, again)
     return plan

@@ -44,17 +44,23 @@ class Scorer(NamedTuple):
     score: Callable[[Crystals], Tensor]
 
 
-def make_scorer(by: str, pipeline: Pipeline, precision: Precision = "auto") -> Scorer | None:
+def make_scorer(
+    by: str,
+    pipeline: Pipeline | None,
+    precision: Precision = "auto",
+    device: torch.device | str | None = None,
+) -> Scorer | None:
     """Return the scorer of that name, or None where candidates keep the order they were made in.
 
     Args:
         by: ``energy`` (CHGNet, eV/atom of the crystal as it is), ``model`` (see
             ``denoising_error``), ``auto`` (energy where CHGNet is installed, else model), ``none``.
-        pipeline: the model.
+        pipeline: the model; None where there is none.
         precision: of its networks.
+        device: of the potential where there is no model.
 
     Raises:
-        ConfigError: for another name, or if CHGNet is requested and missing.
+        ConfigError: for another name, or if CHGNet or a model is requested and missing.
     """
     if check_word("rank_by", by, CHOICES) == "none":
         return None
@@ -67,11 +73,15 @@ def make_scorer(by: str, pipeline: Pipeline, precision: Precision = "auto") -> S
     if by == "energy" or (by == "auto" and installed):
         from chemeleon.energy.potentials import load_potential
 
-        potential = load_potential(POTENTIAL, pipeline.device)
+        potential = load_potential(POTENTIAL, device if pipeline is None else pipeline.device)
         return Scorer(
             f"energy, eV/atom ({potential.name} {potential.version})",
             lambda crystals: torch.from_numpy(potential.energies(crystals).per_atom_ev),
         )
+    if pipeline is None and by == "model":
+        raise ConfigError("there is no model that could rank prototypes: rank by energy or none")
+    if pipeline is None:
+        return None
     return Scorer(
         "denoising error of the model",
         lambda crystals: denoising_error(pipeline, crystals, precision),

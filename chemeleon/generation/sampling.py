@@ -9,11 +9,9 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
-from datetime import UTC, datetime
-from importlib.metadata import version
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from chemeleon.checkpoints.shipped import default_model
 from chemeleon.config.keywords import called_with
@@ -22,20 +20,20 @@ from chemeleon.config.requests import CONDITIONING
 from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.crystals.files import FOLDER_FORMATS
 from chemeleon.errors import ConfigError
+from chemeleon.generation.manifest import Plan, manifest
 from chemeleon.generation.result import SampleResult
 from chemeleon.generation.settings import Options, SampleSettings
 from chemeleon.storage import refuse_existing, replacing
-from chemeleon.version import __version__
 
 if TYPE_CHECKING:
     from chemeleon.config.architecture import LDMConfig
     from chemeleon.data.writing import CrystalFiles
-    from chemeleon.generation.finishing import Finisher, Sampled
+    from chemeleon.generation.finishing import Sampled
     from chemeleon.generation.formulas import Candidates
-    from chemeleon.generation.pipeline import Pipeline
     from chemeleon.models.denoiser import LatentDiffusion
 
 logger = logging.getLogger(__name__)
+PROTOTYPES = "prototypes"  # in the place of a model
 SAMPLE_PARTS = (
     "manifest.json",
     "cif",
@@ -85,32 +83,10 @@ def model_of(settings: SampleSettings) -> tuple[str, list[str]]:
     return shipped.reference, [shipped.remark]
 
 
-class _Plan(NamedTuple):
-    """What is to be made, by what.
-
-    Attributes:
-        settings: as given.
-        model: name of the model.
-        pipeline: the model.
-        candidates: of formulas, or of the atoms of a data set; None where sizes are drawn.
-        names: of the crystals, as in files.
-        options: of the pipeline.
-        finisher: what is done to crystals that were made.
-        share: this process's part.
-    """
-
-    settings: SampleSettings
-    model: str
-    pipeline: Pipeline
-    candidates: Candidates | None
-    names: list[str]
-    options: Options
-    finisher: Finisher
-    share: Share
-
-
-def _plan(settings: SampleSettings, model: str, part: Share) -> _Plan:
+def _plan(settings: SampleSettings, model: str, part: Share) -> Plan:
     """Load what is needed, and refuse what the model cannot make."""
+    if model == PROTOTYPES:
+        return _of_prototypes(settings, part)
     from chemeleon.evaluation.idealise import asked_symprec
     from chemeleon.generation.conditioning import guidance_scale, plain
     from chemeleon.generation.finishing import Finisher
@@ -128,9 +104,7 @@ def _plan(settings: SampleSettings, model: str, part: Share) -> _Plan:
     candidates, scorer = _candidates(settings, pipeline.model), None
     if settings.formulas:
         scorer = make_scorer(settings.rank_by, pipeline, settings.precision)
-    if candidates is not None and part.rank == 0:
-        for note in candidates.notes:
-            logger.warning("%s", note)  # before the work, which may take long
+    _say_notes(candidates, part)
     count = settings.num_samples
     groups, conditions = _space_groups(settings, count, pipeline.model.config)
     guidance = settings.guidance
@@ -155,8 +129,71 @@ def _plan(settings: SampleSettings, model: str, part: Share) -> _Plan:
     elif candidates is not None:
         options["atoms"] = candidates.atoms
     names = [f"sample-{i:06d}" for i in range(count)] if candidates is None else candidates.names()
-    finisher = Finisher(relaxer, idealiser, scorer)
-    return _Plan(settings, model, pipeline, candidates, names, options, finisher, part)
+    rewarded_by = pipeline.model.origin.get("rewarded_by")  # who must not judge it
+    sizes = list(settings.num_atoms) if settings.num_atoms else "training histogram"
+    conditioned = {name: options.get(name) for name in CONDITIONING}
+    about = {
+        "weights": pipeline.fingerprint(),
+        **({"rewarded_by": rewarded_by} if rewarded_by else {}),
+        "sampler": sampler.model_dump(),
+        "seed": settings.seed,
+        "precision": pipeline.precision(settings.precision),
+        "num_atoms": sizes if candidates is None else "of the formulas",
+        **{name: value for name, value in conditioned.items() if value is not None},
+    }
+    return Plan(
+        settings,
+        model,
+        lambda: pipeline.stream(len(names), **options),
+        pipeline.model.config.denoiser.space_group,
+        about,
+        candidates,
+        names,
+        Finisher(relaxer, idealiser, scorer),
+        part,
+    )
+
+
+def _of_prototypes(settings: SampleSettings, part: Share) -> Plan:
+    """Plan crystals of a training set with the elements of formulas, without a model."""
+    from chemeleon.evaluation.idealise import asked_symprec
+    from chemeleon.generation.assignments import load_prototypes
+    from chemeleon.generation.finishing import Finisher
+    from chemeleon.generation.ranking import make_scorer
+    from chemeleon.generation.relaxation import Idealiser, Relaxer
+    from chemeleon.generation.templates import PROTOTYPE_SETS, Templates
+
+    given = [*SamplerConfig.model_fields, *CONDITIONING, "num_atoms", "assign"]
+    if unread := [name for name in given if getattr(settings, name) is not None]:
+        raise ConfigError(f"prototypes are no model and draw nothing: leave out {unread[0]}")
+    if not settings.of_atoms:
+        raise ConfigError("prototypes are found for formulas: name one with formula")
+    symprec = asked_symprec(settings.symmetrize, settings.symprec)
+    relaxer = Relaxer.named(settings.potential, settings.relax, part.device)
+    idealiser = Idealiser.named(symprec, settings.potential, relaxer, part.device)
+    sets = list(settings.prototypes or PROTOTYPE_SETS)
+    templates = Templates(load_prototypes(sets))
+    candidates = templates.candidates(settings)
+    scorer = make_scorer(settings.rank_by, None, device=part.device) if settings.formulas else None
+    _say_notes(candidates, part)
+    return Plan(
+        settings,
+        PROTOTYPES,
+        lambda: templates.stream(candidates, part),
+        True,
+        {"prototypes": sets, "num_atoms": "of the formulas"},
+        candidates,
+        candidates.names(),
+        Finisher(relaxer, idealiser, scorer),
+        part,
+    )
+
+
+def _say_notes(candidates: Candidates | None, part: Share) -> None:
+    """Say what cannot be done as requested, before the work, which may take long."""
+    if candidates is not None and part.rank == 0:
+        for note in candidates.notes:
+            logger.warning("%s", note)
 
 
 def _candidates(settings: SampleSettings, model: LatentDiffusion) -> Candidates | None:
@@ -206,24 +243,23 @@ def _space_groups(
     return None, {**(conditions or {}), "space_group": wanted}
 
 
-def _make(plan: _Plan, draft: Path | None) -> list[Sampled]:
+def _make(plan: Plan, draft: Path | None) -> list[Sampled]:
     """Make the crystals, most promising first, and write the files that hold one each."""
     from chemeleon.crystals.files import check_file_names
     from chemeleon.data.writing import CrystalFiles
     from chemeleon.generation.ranking import best_first
 
     settings, names, ranked = plan.settings, plan.names, plan.finisher.scorer is not None
-    on_orbits = plan.pipeline.model.config.denoiser.space_group
     single = [form for form in settings.formats if form in FOLDER_FORMATS]
     files = CrystalFiles(draft, single, len(names)) if draft is not None and single else None
     if plan.candidates is not None and files is not None:
         check_file_names(names)
     found: dict[int, Sampled] = {}
-    stream = plan.pipeline.stream(len(names), **plan.options)
+    stream = plan.stream()
     finished = (plan.finisher.finish(batch) for batch in stream)
     with files or nullcontext(), closing(stream):
         for batch in plan.share.gather(finished):
-            new = batch.sampled(settings.cell, on_orbits)
+            new = batch.sampled(settings.cell, plan.on_orbits)
             found |= {one.number: one for one in new}
             if not ranked:
                 _add(files, [names[one.number] for one in new], new)
@@ -248,7 +284,7 @@ def _add(files: CrystalFiles | None, names: Sequence[str], made: Sequence[Sample
         files.add(*zip(*kept, strict=True))
 
 
-def _write(plan: _Plan, made: Sequence[Sampled], draft: Path) -> None:
+def _write(plan: Plan, made: Sequence[Sampled], draft: Path) -> None:
     """Write files of all crystals together, and the manifest."""
     from chemeleon.crystals.files import write_structures
 
@@ -260,72 +296,8 @@ def _write(plan: _Plan, made: Sequence[Sampled], draft: Path) -> None:
         from chemeleon.evaluation.report.draw import contact_sheet
 
         contact_sheet(list(written.values()), draft / "contact_sheet.png")
-    text = json.dumps(_manifest(plan, made), indent=2) + "\n"
+    text = json.dumps(manifest(plan, made), indent=2) + "\n"
     (draft / "manifest.json").write_text(text, encoding="utf-8")
-
-
-def _manifest(plan: _Plan, made: Sequence[Sampled]) -> dict[str, Any]:
-    """Return what the crystals are and how they came about."""
-    settings, pipeline, options = plan.settings, plan.pipeline, plan.options
-    order, scores = [one.number for one in made], [one.score for one in made]
-    scorer, sampler = plan.finisher.scorer, options.get("sampler")
-    assert sampler is not None
-    sizes = list(settings.num_atoms) if settings.num_atoms else "training histogram"
-    rewarded_by = pipeline.model.origin.get("rewarded_by")  # who must not judge it
-    candidates, by = plan.candidates, scorer and scorer.name
-    ranked = {} if candidates is None else candidates.to_manifest(order, scores, by)
-    conditioned = {name: options.get(name) for name in CONDITIONING}
-    if conditions := options.get("conditions"):
-        conditioned["conditions"] = _in_order(conditions, order)
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": plan.model,
-        "weights": pipeline.fingerprint(),
-        **({"rewarded_by": rewarded_by} if rewarded_by else {}),
-        "sampler": sampler.model_dump(),
-        "seed": settings.seed,
-        "precision": pipeline.precision(settings.precision),
-        "num_atoms": sizes if candidates is None else "of the formulas",
-        **{name: value for name, value in conditioned.items() if value is not None},
-        "requested": len(made),
-        "written": sum(one.structure is not None for one in made),
-        "valid": sum(one.problem is None for one in made),
-        "invalid": [
-            {"id": name, "reason": one.problem, "written": one.structure is not None}
-            for name, one in zip(plan.names, made, strict=True)
-            if one.problem is not None
-        ],
-        **({"redraw": _redrawn(made)} if sampler.redraw else {}),
-        **ranked,
-        **plan.finisher.to_manifest(made, plan.names),
-        **({} if settings.cell is None else {"cell": settings.cell}),
-        "formats": list(settings.formats),
-        "versions": {
-            "chemeleon": __version__,
-            **{name: version(name) for name in ("torch", "diffusers", "accelerate", "pymatgen")},
-        },
-    }
-
-
-def _redrawn(made: Sequence[Sampled]) -> dict[str, Any]:
-    """Return how many crystals were drawn again, and what it did not help."""
-    from chemeleon.crystals.soundness import MIN_CONTACT
-
-    return {
-        "least_distance_over_radii": MIN_CONTACT,
-        "redrawn": sum(one.redraws > 0 for one in made),
-        "redraws": sum(one.redraws for one in made),
-        "still_close": sum(one.close for one in made),
-        "still_invalid": sum(one.invalid for one in made),
-    }
-
-
-def _in_order(conditions: Mapping[str, Any], order: Sequence[int]) -> dict[str, Any]:
-    """Return conditions with listed values in the order that their crystals were put in."""
-    return {
-        name: [value[i] for i in order] if isinstance(value, list) else value
-        for name, value in conditions.items()
-    }
 
 
 def _sampler(default: SamplerConfig, settings: SampleSettings) -> SamplerConfig:

@@ -38,7 +38,8 @@ class SampleSettings:
 
     Attributes:
         model: run or model folder, ``hub:NAME`` or ``shipped:NAME``; by default the one inside the
-            package, for formulas that of kind csp.
+            package, for formulas that of kind csp. ``prototypes`` is none: crystals of data sets
+            with the elements of a formula in the place of their own.
         num_samples: how many crystals; of each formula, if formulas are given.
         formula: one or more formulas, for a model of kind csp. The structures come formula by
             formula, the most promising first.
