@@ -27,7 +27,7 @@ FIXED = ["data.augment={rotate: false, translate: false, permute: false}", "trai
 FIXED += ["trainer.val_every_epochs=1000000", "optim.schedule=constant", "trainer.max_minutes=null"]
 LAYOUTS = {
     "atoms": (["vae.atom_order=canonical"], ["ldm.denoiser.space_group=false"]),
-    "orbits": (["vae.tokens=orbits"], ["ldm.denoiser.space_group=true"]),
+    "orbits": (["vae.tokens=orbits", "vae.atom_order=file"], ["ldm.denoiser.space_group=true"]),
 }
 
 

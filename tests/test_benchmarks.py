@@ -36,6 +36,7 @@ RUNS = {
     "evaluate carbon": "carbon --crystals 6 --plain 2",
     "evaluate_growth": "--sizes 20 --jobs 1",
     "large_start": "--crystals 40 --only dng",
+    "layouts": "--batch 8 --steps 2 --num 4",
     "memorisation": "{model} -n 4 --sampler ddim:2:1 --jobs 1 --out {out}",
     "orbits": "mp/val --limit 20 --jobs 1",
     "potentials": "--device cpu --crystals 4 --potentials chgnet --ase 0 --relax 2",

@@ -104,3 +104,10 @@ def test_a_saved_model_of_a_network_that_is_not_there_says_so(mlp, tiny_vae, tmp
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="no network 'mlp'"):
         LatentDiffusion.from_pretrained(tmp_path / "run")
+
+
+def test_a_network_that_does_not_look_around_says_so(mlp, tiny_vae):
+    sees = ["ldm.denoiser.neighbour_layers=1", "ldm.denoiser.self_conditioning=true"]
+    sees.append("ldm.diffusion.prediction=v")
+    with pytest.raises(ConfigError, match="mlp does not look around"):
+        api.ldm_train("demo/null", [*words(tiny_vae), *sees])

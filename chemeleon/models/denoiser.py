@@ -51,6 +51,11 @@ class LatentDiffusion(Pretrained):
         self.vae = vae.requires_grad_(False)
         latent_dim = vae.config.latent_dim
         self.denoiser = find_network(config.denoiser.network)(config, latent_dim)
+        if config.denoiser.neighbour_layers and self.denoiser.looking is None:
+            raise ConfigError(
+                f"the network {config.denoiser.network} does not look around, and"
+                " ldm.denoiser.neighbour_layers is set: set it to 0, or take the network dit"
+            )
         sees, most = config.denoiser.neighbour_layers > 0, max(FEW_ATOMS, len(size_histogram) - 1)
         self.unfolding = Unfolding(vae.config.tokens, most) if sees else None
         if config.conditions and self.denoiser.conditions is None:
@@ -160,11 +165,11 @@ class LatentDiffusion(Pretrained):
         estimate: Tensor | None = None,
     ) -> Denoised:
         """Denoise standardised latents; see ``Network.forward``."""
-        seen = None
-        if self.unfolding is not None and estimate is not None:
-            slots = None if layout is None else layout.slots
-            seen = self._look_around(num_atoms, known, estimate, slots)
-        return self.denoiser(z, t, num_atoms, features, drop, layout, known, estimate, seen)
+        given = (z, t, num_atoms, features, drop, layout, known, estimate)
+        if self.unfolding is None or estimate is None:
+            return self.denoiser(*given)
+        slots = None if layout is None else layout.slots
+        return self.denoiser(*given, self._look_around(num_atoms, known, estimate, slots))
 
     def _look_around(
         self, num_atoms: Tensor, known: Known, clean: Tensor, slots: Tensor | None

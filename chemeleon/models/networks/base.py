@@ -53,15 +53,18 @@ class Network(nn.Module, ABC):
     Attributes:
         conditions: encoder of the conditions, or None; conditions may be added to a model later.
         blocks: its repeated part, whose linear layers low-rank adapters act on.
+        looking: layers that see the surroundings of an estimate, or None.
     """
 
     conditions: ConditionEncoder | None
+    looking: nn.Module | None
     blocks: nn.ModuleList
 
     def __init__(self, config: LDMConfig, latent_dim: int) -> None:
         super().__init__()
         self.config = config.denoiser
         self.latent_dim = latent_dim
+        self.looking = None
 
     @property
     def kept_per_token(self) -> int:
