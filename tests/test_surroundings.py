@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from chemeleon import api
+from chemeleon.config.architecture import LDMConfig
 from chemeleon.crystals.batch import LETTERS, Crystals
 from chemeleon.crystals.orbit_sets import with_all_atoms, write_as_orbits
 from chemeleon.crystals.random import make_keys, normal
@@ -21,7 +24,7 @@ from chemeleon.models.surroundings import (
     STEP,
     Unfolding,
 )
-from chemeleon.models.vae import _spread
+from chemeleon.models.vae import CrystalVAE, _spread
 from tests.conftest import TINY_LDM, demo_crystals
 from tests.test_orbit_models import orbit_vae as orbit_vae
 
@@ -108,8 +111,6 @@ def test_the_table_is_exact_in_bf16_and_larger_estimates_are_cut(crystals):
 
 
 def test_a_decoded_crystal_is_unfolded_by_its_likeliest_letters(orbit_vae, crystals):
-    from chemeleon.models.vae import CrystalVAE
-
     vae = CrystalVAE.from_pretrained(orbit_vae)
     batch = write_as_orbits(crystals, keep=False).batch(torch.arange(9))
     z = vae.encode(batch).mean
@@ -147,6 +148,24 @@ def test_a_model_learns_and_samples_with_it(tokens, tiny_vae, orbit_vae, tmp_pat
     if tokens == "orbits":
         assert torch.equal(again.unfolding.images, pipeline.model.unfolding.images)
         assert again.unfolding.images.any()
+
+
+def test_a_model_that_is_tuned_sees_as_many_atoms_as_its_new_training_set_has(tiny_vae, crystals):
+    config = LDMConfig.model_validate(
+        {
+            "denoiser": {"width": 32, "layers": 1, "heads": 2, "mlp_ratio": 2}
+            | {"self_conditioning": True, "neighbour_layers": 1},
+            "diffusion": {"prediction": "v", "learned_variance": False},
+        }
+    )
+    vae = CrystalVAE.from_pretrained(tiny_vae)
+    for sizes, seen in ((2, 20), (53, 52)):
+        model = LatentDiffusion(config, vae, torch.ones(sizes))
+        assert model.unfolding is not None
+        assert model.unfolding.most_atoms == seen
+        whole = torch.tensor([len(crystals.frac_coords)])  # all atoms as those of one crystal
+        model.count(replace(crystals, num_atoms=whole, lattice=crystals.lattice[:1]))
+        assert model.unfolding.most_atoms == len(model.size_histogram) - 1 == int(whole)
 
 
 def test_without_an_estimate_nothing_is_added(tiny_vae, tmp_path):

@@ -51,7 +51,7 @@ class LatentDiffusion(Pretrained):
         self.vae = vae.requires_grad_(False)
         latent_dim = vae.config.latent_dim
         self.denoiser = find_network(config.denoiser.network)(config, latent_dim)
-        sees, most = config.denoiser.neighbour_layers > 0, max(FEW_ATOMS, len(size_histogram) - 1)
+        sees, most = config.denoiser.neighbour_layers > 0, _most_atoms(size_histogram)
         self.unfolding = Unfolding(vae.config.tokens, most) if sees else None
         if config.conditions and self.denoiser.conditions is None:
             raise ConfigError(
@@ -80,6 +80,8 @@ class LatentDiffusion(Pretrained):
                 f" most {MAX_ATOMS:,}: set data.max_atoms={MAX_ATOMS}"
             )
         self.size_histogram = sizes
+        if self.unfolding is not None:  # as it will be of the model that is read from its folder
+            self.unfolding.most_atoms = _most_atoms(sizes)
         if self.config.denoiser.of_formulas:
             self.formula_histogram = formula_histogram(train).to(sizes)
         if self.config.denoiser.space_group:
@@ -182,6 +184,11 @@ class LatentDiffusion(Pretrained):
         )
         told = (clean != 0).flatten(1).any(1)  # a trajectory begins without an estimate
         return self.unfolding(self.vae, self.unstandardise(clean), batch, told, slots)
+
+
+def _most_atoms(size_histogram: Tensor) -> int:
+    """Return how many atoms of an estimate are looked at."""
+    return max(FEW_ATOMS, len(size_histogram) - 1)
 
 
 def _sizes(folder: ModelFolder) -> Tensor:
