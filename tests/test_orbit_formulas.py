@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from typer.testing import CliRunner
 
@@ -136,3 +137,23 @@ def test_the_command_finds_prototypes_for_the_crystals_of_a_set(tmp_path):
     text = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert text["written"] == text["requested"] > 0
     assert text["formulas_from"] == "demo/val where num_atoms <= 2"
+    rows, files = text["candidates"], (tmp_path / "out" / "cif").iterdir()
+    assert sorted(row["id"] for row in rows) == sorted(path.stem for path in files)
+    assert all(row["prototype"] and row["formula_units"] >= 1 for row in rows)
+
+
+def test_crystals_of_a_set_that_no_prototype_fits_are_left_out_and_named(tmp_path):
+    (tmp_path / "set").mkdir()
+    for name, elements in (("known", ["Na", "Cl"]), ("strange", ["Na"] * 7 + ["Cl"])):
+        coords = [[i / 8, i / 8, 0] for i in range(len(elements))]
+        Structure(Lattice.cubic(20), elements, coords).to(str(tmp_path / "set" / f"{name}.cif"))
+    proposer = load_proposer(None, ["demo/train"])
+    plan = of_data(str(tmp_path / "set"), 2, proposer=proposer, again=False)
+    assert plan.targets == ["known"]
+    assert plan.names() == ["known-1", "known-2"]
+    assert plan.units == [1, 1]
+    assert "1 of 2 crystals are left out (strange)" in plan.notes[0]
+    assert "--assign" not in plan.notes[0]
+    (tmp_path / "set" / "known.cif").unlink()
+    with pytest.raises(ConfigError, match="no assignment"):
+        of_data(str(tmp_path / "set"), 2, proposer=proposer, again=False)
