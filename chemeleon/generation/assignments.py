@@ -60,7 +60,7 @@ class Proposal(NamedTuple):
 
 
 def load_proposer(
-    model: str | Path | None, prototypes: Sequence[str], device: str | None = None
+    model: str | Path | None, prototypes: str | Sequence[str], device: str | None = None
 ) -> Proposer:
     """Return the proposer of a model, of the crystals of data sets, or of both.
 
@@ -76,8 +76,13 @@ def load_proposer(
     search = None
     if model is not None:
         search = LetterSearch(place(AssignmentModel.from_pretrained(model), device))
-    named = list(prototypes) or ([] if model else ["mp/train"])
+    named = names_of(prototypes) or ([] if model else ["mp/train"])
     return Proposer(load_prototypes(named) if named else None, search)
+
+
+def names_of(prototypes: str | Sequence[str]) -> list[str]:
+    """Return the names of one set or of several."""
+    return [prototypes] if isinstance(prototypes, str) else list(prototypes)
 
 
 def load_prototypes(names: Sequence[str]) -> Prototypes:

@@ -51,7 +51,7 @@ class SampleSettings:
         on_error: its bad rows: few (up to 1 % are left out), skip (any number) or fail.
         assign: run or model folder of a model that proposes Wyckoff letters of formulas, for models
             on orbits of kind csp; beside prototypes, if these are named too.
-        prototypes: data sets whose crystals propose them, such as mp/train,mp_52/train; by default
+        prototypes: one or more data sets whose crystals propose them, such as mp/train; by default
             mp/train where no model is named.
         rank_by: order of a formula's candidates: energy (CHGNet), model (its denoising loss of
             the crystal), auto (energy where CHGNet is installed, else model) or none.
@@ -110,7 +110,7 @@ class SampleSettings:
     formulas_from: str | None = None
     on_error: OnError = "few"
     assign: str | None = None
-    prototypes: Sequence[str] | None = None
+    prototypes: str | Sequence[str] | None = None
     rank_by: Literal["auto", "energy", "model", "none"] = "auto"
     output: str | Path | None = None
     formats: Sequence[Format] = ("cif",)
