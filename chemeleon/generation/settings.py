@@ -83,8 +83,8 @@ class SampleSettings:
         composition_penalty: penalty on the number of elements: log-probability that another element
             has to add to the crystal's; 0 is none, 1 to 6 are usual against stray elements.
         redraw: how often a crystal is drawn again, of the same size and conditions but from other
-            noise, while atoms are closer than 0.75 of their covalent radii or it is invalid. That
-            is rejection sampling, and costs time; 0 is off.
+            noise, while atoms are closer than 0.75 of the sum of their covalent radii or it is
+            invalid. That is rejection sampling, and costs time; 0 is off.
         relax: most steps of relaxation, positions and cell, before ranking and writing; 0 is none.
         potential: by which to relax, and to tell whether symmetry costs energy: chgnet (default),
             mace, pkg:thing or another; see `energy.potentials.load_potential`.
