@@ -125,7 +125,7 @@ def assign_propose(
     k: int = 10,
     *,
     model: str | Path | None = None,
-    prototypes: Sequence[str] = (),
+    prototypes: str | Sequence[str] = (),
     units: Sequence[int] | None = None,
     seed: int | None = None,
     device: str | None = None,

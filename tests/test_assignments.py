@@ -303,6 +303,13 @@ def test_formulas_are_not_divided_and_bad_ones_are_refused(model):
         proposer.propose("C10H20", 5)
     with pytest.raises(ConfigError, match=r"not the symbol|is not a formula"):
         proposer.propose("LiXx", 5)
+    for units in ([0], [200], [-1, 15], []):
+        with pytest.raises(ConfigError, match="formula units must be 1 to 14"):
+            proposer.propose("NaCl", 5, units=units)
+    once, twice = (proposer.propose("NaCl", 5, units=own) for own in ([2], [2, 2, 90]))
+    assert [one.probability for one in once] == [one.probability for one in twice]
+    with pytest.raises(ConfigError, match="k must be from 1"):
+        proposer.propose("NaCl", 0)
     with pytest.raises(ConfigError, match="prototypes, a model or both"):
         Proposer()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from typer.testing import CliRunner
 
@@ -129,10 +130,41 @@ def test_what_prototypes_cannot_do_is_said(options, said):
 
 
 def test_the_command_finds_prototypes_for_the_crystals_of_a_set(tmp_path):
-    words = ["--model", "prototypes", "--prototypes", "demo/train", "-n", "2"]
+    words = ["--model", "prototypes", "-n", "2"]
+    words += ["--prototypes", "demo/train", "--prototypes", "demo/test"]
     words += ["--formulas-from", "demo/val where num_atoms <= 2", "-o", str(tmp_path / "out")]
     found = CliRunner().invoke(app, ["sample", *words])
     assert found.exit_code == 0, found.output
     text = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert text["written"] == text["requested"] > 0
+    assert text["prototypes"] == ["demo/train", "demo/test"]  # a repeated option
     assert text["formulas_from"] == "demo/val where num_atoms <= 2"
+    rows, files = text["candidates"], (tmp_path / "out" / "cif").iterdir()
+    assert sorted(row["id"] for row in rows) == sorted(path.stem for path in files)
+    assert all(row["prototype"] and row["formula_units"] >= 1 for row in rows)
+
+
+def test_crystals_of_a_set_that_no_prototype_fits_are_left_out_and_named(tmp_path):
+    (tmp_path / "set").mkdir()
+    for name, elements in (("known", ["Na", "Cl"]), ("strange", ["Na"] * 7 + ["Cl"])):
+        coords = [[i / 8, i / 8, 0] for i in range(len(elements))]
+        Structure(Lattice.cubic(20), elements, coords).to(str(tmp_path / "set" / f"{name}.cif"))
+    proposer = load_proposer(None, ["demo/train"])
+    plan = of_data(str(tmp_path / "set"), 2, proposer=proposer, again=False)
+    assert plan.targets == ["known"]
+    assert plan.names() == ["known-1", "known-2"]
+    assert plan.units == [1, 1]
+    assert "1 of 2 crystals are left out (strange)" in plan.notes[0]
+    assert "--assign" not in plan.notes[0]
+    (tmp_path / "set" / "known.cif").unlink()
+    with pytest.raises(ConfigError, match="no assignment"):
+        of_data(str(tmp_path / "set"), 2, proposer=proposer, again=False)
+
+
+def test_one_set_of_prototypes_needs_no_list_and_nothing_found_is_said():
+    one, other = (
+        api.assign_propose(["NaCl"], 2, prototypes=sets) for sets in ("demo/train", ["demo/train"])
+    )
+    assert [x.probability for x in one[0]] == [x.probability for x in other[0]]
+    found = CliRunner().invoke(app, ["assign", "propose", "Na7Cl", "--prototypes", "demo/train"])
+    assert "Na7Cl: no assignment is known" in found.output

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from chemeleon import api
+from chemeleon.config.architecture import LDMConfig
 from chemeleon.crystals.batch import LETTERS, Crystals
 from chemeleon.crystals.orbit_sets import with_all_atoms, write_as_orbits
 from chemeleon.crystals.random import make_keys, normal
-from chemeleon.errors import ConfigError
+from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.surroundings import (
@@ -21,7 +24,7 @@ from chemeleon.models.surroundings import (
     STEP,
     Unfolding,
 )
-from chemeleon.models.vae import _spread
+from chemeleon.models.vae import SPREAD_SHARE, CrystalVAE, _spread
 from tests.conftest import TINY_LDM, demo_crystals
 from tests.test_orbit_models import orbit_vae as orbit_vae
 
@@ -108,8 +111,6 @@ def test_the_table_is_exact_in_bf16_and_larger_estimates_are_cut(crystals):
 
 
 def test_a_decoded_crystal_is_unfolded_by_its_likeliest_letters(orbit_vae, crystals):
-    from chemeleon.models.vae import CrystalVAE
-
     vae = CrystalVAE.from_pretrained(orbit_vae)
     batch = write_as_orbits(crystals, keep=False).batch(torch.arange(9))
     z = vae.encode(batch).mean
@@ -149,6 +150,31 @@ def test_a_model_learns_and_samples_with_it(tokens, tiny_vae, orbit_vae, tmp_pat
         assert again.unfolding.images.any()
 
 
+def test_a_model_that_is_tuned_sees_as_many_atoms_as_its_new_training_set_has(tiny_vae, crystals):
+    config = LDMConfig.model_validate(
+        {
+            "denoiser": {"width": 32, "layers": 1, "heads": 2, "mlp_ratio": 2}
+            | {"self_conditioning": True, "neighbour_layers": 1},
+            "diffusion": {"prediction": "v", "learned_variance": False},
+        }
+    )
+    model = LatentDiffusion(config, CrystalVAE.from_pretrained(tiny_vae), torch.ones(3))
+    assert model.unfolding is not None
+    assert model.unfolding.most_atoms == 20
+    whole = torch.tensor([len(crystals.frac_coords)])  # all atoms as those of one crystal
+    model.count(replace(crystals, num_atoms=whole, lattice=crystals.lattice[:1]))
+    assert 0 <= model.unfolding.most_atoms - int(whole) < 4
+
+
+def test_atoms_are_counted_where_a_token_stands_for_several(crystals):
+    orbits = write_as_orbits(crystals, keep=False)
+    unfolding = Unfolding("orbits", 1)
+    unfolding.fit(orbits)
+    largest = int(with_all_atoms(orbits).num_atoms.max())
+    assert int(orbits.num_atoms.max()) < largest
+    assert 0 <= unfolding.most_atoms - largest < 4
+
+
 def test_without_an_estimate_nothing_is_added(tiny_vae, tmp_path):
     words = [*TINY_LDM, *SEES, f"ldm.vae_ckpt_path={tiny_vae}", "trainer.max_steps=4"]
     api.ldm_train("demo/null", words, output=tmp_path / "run")
@@ -178,11 +204,31 @@ def test_noise_on_latents_is_a_share_of_their_spread(tiny_vae, crystals):
     noise = normal(make_keys(0, torch.arange(40)), (batch.width, 8))
     seen = []
     vae.decode = lambda z, _: seen.append(z)  # type: ignore[method-assign]
-    for share in (0.0, 0.5):
-        vae.config = vae.config.model_copy(update={"latent_noise": share})
-        vae(batch, noise)
+    vae(batch, noise)
+    vae.config = vae.config.model_copy(update={"latent_noise": 0.5})
     mean, spread = vae.encode(batch).mean, _spread(vae.encode(batch).mean, batch.mask)
     torch.testing.assert_close(spread, mean[batch.mask].std(0, correction=0))
+    vae.register_buffer("latent_spread", torch.ones(8))
+    for _ in range(600):  # training follows the spread of many batches
+        vae.latent_spread.lerp_(spread, SPREAD_SHARE)
+    torch.testing.assert_close(vae.latent_spread, spread, rtol=0.05, atol=0.01)
+    before = vae.latent_spread.clone()
+    vae(batch, noise)
+    assert torch.equal(vae.latent_spread, before)  # validation does not
     added = (seen[1] - mean)[batch.mask] / noise[batch.mask]
-    assert (added >= 0.5 * spread - 1e-4).all()
+    assert (added >= 0.5 * before - 1e-4).all()
     torch.testing.assert_close(seen[0], vae.encode(batch).sample(noise))
+    vae.train()
+    vae(batch, noise)
+    torch.testing.assert_close(vae.latent_spread, before.lerp(spread, SPREAD_SHARE))
+
+
+@pytest.mark.parametrize(("name", "value"), [("largest", 1e9), ("counts", 2.0), ("counts", -1.0)])
+def test_a_file_whose_tables_are_not_sound_is_refused(name, value, orbit_vae, tmp_path):
+    words = [*TINY_LDM, *SEES, f"ldm.vae_ckpt_path={orbit_vae}", "trainer.max_steps=1"]
+    api.ldm_train("demo/null", [*words, "ldm.denoiser.space_group=true"], output=tmp_path / "run")
+    model = LatentDiffusion.from_pretrained(tmp_path / "run")
+    getattr(model.unfolding, name).fill_(value)
+    saved = model.save_pretrained(tmp_path / "saved")
+    with pytest.raises(CheckpointError, match="tables of unfolding"):
+        LatentDiffusion.from_pretrained(saved)

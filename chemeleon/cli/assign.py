@@ -82,7 +82,12 @@ def propose(
             table.add_column(column)
         for rank, proposal in enumerate(proposals, 1):
             table.add_row(str(rank), *_cells(proposal))
-        console.print(table)
+        if proposals:
+            console.print(table)
+        else:
+            console.print(
+                f"{formula}: no assignment is known; name further --prototypes or a --model"
+            )
 
 
 def _cells(proposal: Proposal) -> list[str]:

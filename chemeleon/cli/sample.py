@@ -24,6 +24,13 @@ Formula = Annotated[
     list[str] | None,
     typer.Option(help="Formula for a csp model to find structures of; repeatable."),
 ]
+Prototypes = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Data set whose crystals propose them, such as mp/train; repeatable. By default"
+        " mp/train where no model is named."
+    ),
+]
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="Folder for the files.", metavar="DIR")
 ]
@@ -62,6 +69,7 @@ def sample(
     model: Model = None,
     num_samples: NumSamples = 10,
     formula: Formula = None,
+    prototypes: Prototypes = None,
     output: Output = Path("out"),
     formats: Formats = "cif",
     batch_size: BatchSize = "auto",
@@ -91,6 +99,7 @@ def sample(
     """
     from chemeleon.errors import ConfigError
 
+    settings |= {"prototypes": prototypes}
     settings |= {"formula": formula, "output": output, "formats": formats, "batch_size": batch_size}
     example = "NAME=VALUE such as band_gap=2.0"
     settings["conditions"] = words.named("--condition", conditions or (), example, str) or None

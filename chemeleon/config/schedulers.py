@@ -116,8 +116,8 @@ class SamplerConfig(Section):
     )
     redraw: Redraws = Field(
         default=0,
-        description="How often a crystal that is invalid, or has atoms closer than 0.75 of their"
-        " covalent radii, is drawn again from other noise; 0 keeps every first one.",
+        description="How often a crystal that is invalid, or has atoms closer than 0.75 of the sum"
+        " of their covalent radii, is drawn again from other noise; 0 keeps every first one.",
     )
 
     def unread_eta(self, *more: str) -> str | None:

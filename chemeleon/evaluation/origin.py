@@ -23,6 +23,7 @@ _TOLD = (
     *CONDITIONING,
     "formulas",
     "formulas_from",
+    "prototypes",
     "seed",
     "num_atoms",
 )

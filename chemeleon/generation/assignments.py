@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from chemeleon.config.requests import MAX_CRYSTALS, check_range, check_seed
 from chemeleon.crystals.assignments import key_of, written
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.formula import parse_formula
@@ -59,7 +60,7 @@ class Proposal(NamedTuple):
 
 
 def load_proposer(
-    model: str | Path | None, prototypes: Sequence[str], device: str | None = None
+    model: str | Path | None, prototypes: str | Sequence[str], device: str | None = None
 ) -> Proposer:
     """Return the proposer of a model, of the crystals of data sets, or of both.
 
@@ -75,8 +76,13 @@ def load_proposer(
     search = None
     if model is not None:
         search = LetterSearch(place(AssignmentModel.from_pretrained(model), device))
-    named = list(prototypes) or ([] if model else ["mp/train"])
+    named = names_of(prototypes) or ([] if model else ["mp/train"])
     return Proposer(load_prototypes(named) if named else None, search)
+
+
+def names_of(prototypes: str | Sequence[str]) -> list[str]:
+    """Return the names of one set or of several."""
+    return [prototypes] if isinstance(prototypes, str) else list(prototypes)
 
 
 def load_prototypes(names: Sequence[str]) -> Prototypes:
@@ -125,12 +131,16 @@ class Proposer:
         Args:
             formula: of one formula unit; atoms are never divided, so ``Si8`` has 8, 16, ...
             k: how many.
-            units: formula units per primitive cell; None: all that the sources know.
+            units: formula units per primitive cell; None: all that the sources know. Those that
+                no known cell has room for are left out.
             seed: of a sample without replacement; None: the likeliest, likeliest first.
 
         Raises:
             ConfigError: for what is no formula, or one that no known cell has room for.
         """
+        check_range("k", k, 1, MAX_CRYSTALS)
+        if seed is not None:
+            check_seed(seed)
         atoms = Counter(parse_formula(formula))
         times = math.gcd(*atoms.values())
         reduced = {element: count // times for element, count in sorted(atoms.items())}
@@ -140,7 +150,14 @@ class Proposer:
                 f"formula '{formula}' has {sum(atoms.values())} atoms, and the cells that"
                 f" assignments are known of have at most {self.most_atoms()}"
             )
-        allowed = [times * n for n in (range(1, most + 1) if units is None else units)]
+        wanted = sorted(set(range(1, most + 1) if units is None else units))
+        fitting = [n for n in wanted if 1 <= n <= most]
+        if not fitting:
+            raise ConfigError(
+                f"formula '{formula}': formula units must be 1 to {most}, as the cells that"
+                f" assignments are known of have at most {self.most_atoms()} atoms; got {wanted}"
+            )
+        allowed = [times * n for n in fitting]
         return self.propose_all([reduced], k, units=[allowed], seed=seed)[0]
 
     def most_atoms(self) -> int:

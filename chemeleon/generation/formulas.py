@@ -33,7 +33,7 @@ class Candidates:
     Attributes:
         source: data set or file that the targets are from; None for formulas.
         targets: what was requested: formulas, or ids of the source.
-        units: formula units of each candidate; empty for a data set's.
+        units: formula units of each candidate; empty for a data set's without proposals.
         atoms: atomic numbers of each candidate.
         per_target: candidates of each target.
         notes: what could not be done as requested.
@@ -75,20 +75,24 @@ class Candidates:
             scores: of these, NaN where there is none.
             by: what the scores are; None if there are none.
         """
-        if self.source is not None:
+        if self.source is not None and not self.proposals:
             return {"formulas_from": self.source, "candidates": self.per_target}
         names, candidates = self.names(), []
         for target, group in zip(self.targets, self.groups(), strict=True):
             for place in group:
                 made, score = order[place], scores[place]
-                row = {"id": names[place], "formula": target, "formula_units": self.units[made]}
+                row: dict[str, Any] = {"id": names[place]}
+                row |= {} if self.source is not None else {"formula": target}
+                row |= {"formula_units": self.units[made]}
                 if self.proposals:
                     row |= self.proposals[made].to_manifest()
                 if by is not None:
                     row |= {"rank": place - group.start + 1}
                     row |= {"score": None if math.isnan(score) else score}
                 candidates.append(row)
-        found = {"formulas": self.targets, "ranked_by": by}
+        found: dict[str, Any] = {"formulas": self.targets, "ranked_by": by}
+        if self.source is not None:
+            found = {"formulas_from": self.source}
         return {**found, "notes": self.notes, "candidates": candidates}
 
 
@@ -167,10 +171,7 @@ def _distinct(formulas: Sequence[str]) -> list[str]:
 def _proposed(target: str, found: list[Proposal], plan: Candidates, again: bool) -> list[Proposal]:
     """Add the candidates of a target to a plan, and return them."""
     if not found:
-        raise ConfigError(
-            f"{target}: no assignment of Wyckoff letters is known: name further sets with"
-            " --prototypes, or a model of assignments with --assign"
-        )
+        raise ConfigError(f"{target}: {_unknown(again)}")
     if len(found) < plan.per_target:
         told = f", taken in turn for {plan.per_target} candidates" if again else ""
         plan.notes.append(f"{target}: {len(found)} assignments of Wyckoff letters are known{told}")
@@ -181,6 +182,12 @@ def _proposed(target: str, found: list[Proposal], plan: Candidates, again: bool)
     plan.proposals.extend(chosen)
     plan.atoms.extend(one.assignment.atomic_numbers.tolist() for one in chosen)
     return chosen
+
+
+def _unknown(again: bool) -> str:
+    """Say that nothing is proposed, and what helps; only a model can place a model's letters."""
+    more = ", or a model of assignments with --assign" if again else ""
+    return f"no assignment of Wyckoff letters is known: name further sets with --prototypes{more}"
 
 
 def _units(
@@ -262,11 +269,12 @@ def of_data(
         count: candidates per crystal.
         on_error: how many rows may be bad.
         proposer: of assignments, for models that need one; cells have as many atoms as given.
+            Crystals that none are known of are left out, with a note.
         again: where fewer are known, take them in turn.
 
     Raises:
         DataError: if there is no such set.
-        ConfigError: if two crystals have one id, or nothing is known of a formula.
+        ConfigError: if two crystals have one id, or nothing is known of any formula.
     """
     from chemeleon.data.named import find_set
 
@@ -287,6 +295,17 @@ def of_data(
         for each, times in zip(counts, units, strict=True)
     ]
     found = proposer.propose_all(reduced, count, units=[[times] for times in units])
-    for name, proposals in zip(plan.targets, found, strict=True):
-        _proposed(name, proposals, plan, again)
+    if not any(found):
+        raise ConfigError(f"{source}: {_unknown(again)}")
+    left = [name for name, proposals in zip(plan.targets, found, strict=True) if not proposals]
+    if left:
+        shown = f"{', '.join(left[:3])}{', ...' if len(left) > 3 else ''}"
+        count_left = f"{len(left)} of {len(found)} crystals are left out ({shown})"
+        plan.notes.append(f"{source}: {count_left}: {_unknown(again)}")
+    targets = [name for name, proposals in zip(plan.targets, found, strict=True) if proposals]
+    plan = replace(plan, targets=targets)
+    for name, times, proposals in zip(crystals.ids, units, found, strict=True):
+        if proposals:
+            chosen = _proposed(name, proposals, plan, again)
+            plan.units.extend([times] * len(chosen))
     return plan

@@ -72,12 +72,12 @@ class PartialAssignment(NamedTuple):
 
         Args:
             most: atoms of a cell.
-            units: formula units that are allowed; None: all.
+            units: formula units that are allowed, of those that a cell has room for; None: all.
         """
         amounts = [count for _, count in self.formula]
         if not self.units:
-            every = range(1, most // sum(amounts) + 1) if units is None else units
-            return np.array(sorted(every), np.int64)
+            every = range(1, most // sum(amounts) + 1)
+            return np.array([n for n in every if units is None or n in units], np.int64)
         if not self.group:
             return np.flatnonzero(possible_groups([self.units * count for count in amounts]))
         place, left, last = self.next()

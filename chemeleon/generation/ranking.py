@@ -80,7 +80,8 @@ def make_scorer(
         )
     if pipeline is None and by == "model":
         raise ConfigError("there is no model that could rank prototypes: rank by energy or none")
-    if pipeline is None:
+    # of given orbits the loss says nothing of the letters, which proposals have an order of
+    if pipeline is None or (by == "auto" and pipeline.model.config.denoiser.sites):
         return None
     return Scorer(
         "denoising error of the model",

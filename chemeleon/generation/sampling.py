@@ -157,7 +157,7 @@ def _plan(settings: SampleSettings, model: str, part: Share) -> Plan:
 def _of_prototypes(settings: SampleSettings, part: Share) -> Plan:
     """Plan crystals of a training set with the elements of formulas, without a model."""
     from chemeleon.evaluation.idealise import asked_symprec
-    from chemeleon.generation.assignments import load_prototypes
+    from chemeleon.generation.assignments import load_prototypes, names_of
     from chemeleon.generation.finishing import Finisher
     from chemeleon.generation.ranking import make_scorer
     from chemeleon.generation.relaxation import Idealiser, Relaxer
@@ -171,7 +171,7 @@ def _of_prototypes(settings: SampleSettings, part: Share) -> Plan:
     symprec = asked_symprec(settings.symmetrize, settings.symprec)
     relaxer = Relaxer.named(settings.potential, settings.relax, part.device)
     idealiser = Idealiser.named(symprec, settings.potential, relaxer, part.device)
-    sets = list(settings.prototypes or PROTOTYPE_SETS)
+    sets = names_of(settings.prototypes or PROTOTYPE_SETS)
     templates = Templates(load_prototypes(sets))
     candidates = templates.candidates(settings)
     scorer = make_scorer(settings.rank_by, None, device=part.device) if settings.formulas else None

@@ -51,7 +51,7 @@ class SampleSettings:
         on_error: its bad rows: few (up to 1 % are left out), skip (any number) or fail.
         assign: run or model folder of a model that proposes Wyckoff letters of formulas, for models
             on orbits of kind csp; beside prototypes, if these are named too.
-        prototypes: data sets whose crystals propose them, such as mp/train,mp_52/train; by default
+        prototypes: one or more data sets whose crystals propose them, such as mp/train; by default
             mp/train where no model is named.
         rank_by: order of a formula's candidates: energy (CHGNet), model (its denoising loss of
             the crystal), auto (energy where CHGNet is installed, else model) or none.
@@ -83,8 +83,8 @@ class SampleSettings:
         composition_penalty: penalty on the number of elements: log-probability that another element
             has to add to the crystal's; 0 is none, 1 to 6 are usual against stray elements.
         redraw: how often a crystal is drawn again, of the same size and conditions but from other
-            noise, while atoms are closer than 0.75 of their covalent radii or it is invalid. That
-            is rejection sampling, and costs time; 0 is off.
+            noise, while atoms are closer than 0.75 of the sum of their covalent radii or it is
+            invalid. That is rejection sampling, and costs time; 0 is off.
         relax: most steps of relaxation, positions and cell, before ranking and writing; 0 is none.
         potential: by which to relax, and to tell whether symmetry costs energy: chgnet (default),
             mace, pkg:thing or another; see `energy.potentials.load_potential`.
@@ -110,7 +110,7 @@ class SampleSettings:
     formulas_from: str | None = None
     on_error: OnError = "few"
     assign: str | None = None
-    prototypes: Sequence[str] | None = None
+    prototypes: str | Sequence[str] | None = None
     rank_by: Literal["auto", "energy", "model", "none"] = "auto"
     output: str | Path | None = None
     formats: Sequence[Format] = ("cif",)

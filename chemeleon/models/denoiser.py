@@ -26,8 +26,6 @@ from chemeleon.models.surroundings import Surroundings, Unfolding
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.storage import MODEL_CONFIG
 
-FEW_ATOMS = 20  # that all estimates may have; sizes of a training set of orbits say nothing of it
-
 
 class LatentDiffusion(Pretrained):
     """A frozen VAE, a denoiser of its standardised latents, and what sampling needs to know.
@@ -56,8 +54,8 @@ class LatentDiffusion(Pretrained):
                 f"the network {config.denoiser.network} does not look around, and"
                 " ldm.denoiser.neighbour_layers is set: set it to 0, or take the network dit"
             )
-        sees, most = config.denoiser.neighbour_layers > 0, max(FEW_ATOMS, len(size_histogram) - 1)
-        self.unfolding = Unfolding(vae.config.tokens, most) if sees else None
+        sees = config.denoiser.neighbour_layers > 0
+        self.unfolding = Unfolding(vae.config.tokens) if sees else None
         if config.conditions and self.denoiser.conditions is None:
             raise ConfigError(
                 f"the network {config.denoiser.network} takes no conditions, and ldm.conditions has"
@@ -85,6 +83,8 @@ class LatentDiffusion(Pretrained):
                 f" most {MAX_ATOMS:,}: set data.max_atoms={MAX_ATOMS}"
             )
         self.size_histogram = sizes
+        if self.unfolding is not None:
+            self.unfolding.fit(train)
         if self.config.denoiser.of_formulas:
             self.formula_histogram = formula_histogram(train).to(sizes)
         if self.config.denoiser.space_group:
@@ -123,6 +123,8 @@ class LatentDiffusion(Pretrained):
             counts = getattr(model, name, None)
             if counts is not None and (counts < 0).any():
                 raise folder.problem(f"{name} counts less than no crystal")
+        if model.unfolding is not None and not model.unfolding.sound(MAX_ATOMS):
+            raise folder.problem("the tables of unfolding are not those of the space groups")
         return model
 
     def add_conditions(self, configs: Mapping[str, ConditionConfig]) -> ConditionEncoder:

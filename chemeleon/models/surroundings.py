@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chemeleon.config.architecture import DenoiserConfig
-from chemeleon.crystals.batch import LETTERS, CrystalBatch
+from chemeleon.crystals.batch import LETTERS, CrystalBatch, Crystals
 from chemeleon.crystals.symbols import SPACE_GROUPS
 from chemeleon.crystals.wyckoff import group
 from chemeleon.models.elements import CLASSES
@@ -67,20 +67,22 @@ class Unfolding(nn.Module):
     """Turns decoded latents into the atoms of the primitive cell, and these into `Surroundings`."""
 
     steps: Tensor
+    largest: Tensor
     counts: Tensor
     images: Tensor
     primitive: Tensor
     inverse: Tensor
 
-    def __init__(self, tokens: str, most_atoms: int) -> None:
+    def __init__(self, tokens: str, most_atoms: int = 20) -> None:
         """Prepare.
 
         Args:
             tokens: of the VAE.
-            most_atoms: ``A``; others of a larger estimate are left out.
+            most_atoms: ``A``; others of a larger estimate are left out. `fit` sets it.
         """
         super().__init__()
-        self.most_atoms = most_atoms
+        self.register_buffer("largest", torch.tensor(float(most_atoms)))
+        self._most: int | None = None  # of `largest`, which may be on a GPU that is not to wait
         # not in the file of weights, so it must exist where the rest is only outlined (meta)
         axis = torch.arange(-1, 2, dtype=torch.float32, device="cpu")
         self.register_buffer("steps", torch.cartesian_prod(axis, axis, axis), persistent=False)
@@ -108,6 +110,37 @@ class Unfolding(nn.Module):
         self.images.copy_(torch.cat([torch.cat(rows), torch.cat(shifts)], 1).round())
         self.primitive.round_()
         self.inverse.round_()
+
+    @property
+    def most_atoms(self) -> int:
+        """Atoms of an estimate that are seen, ``A``."""
+        if self._most is None:
+            self._most = int(self.largest)
+        return self._most
+
+    def fit(self, train: Crystals) -> None:
+        """See as many atoms as the largest primitive cell of training crystals has."""
+        most = train.num_atoms.max()
+        if train.sites is not None:
+            sizes = self.counts.to(train.sites.device)[train.sites]
+            most = torch.bincount(train.owners, sizes).max()
+        # rounded up to what bf16 holds exactly
+        self.largest.fill_(-(-int(most) // 4) * 4)
+        self._most = None
+
+    def sound(self, most: int) -> bool:
+        """Tell whether the numbers of a file can be worked with.
+
+        Args:
+            most: atoms of a cell.
+        """
+        if not 0 < float(self.largest) < most + 4:
+            return False
+        if not self.orbits:
+            return True
+        tables = self.images, self.primitive, self.inverse
+        counted = (self.counts >= 0).all() and float(self.counts.sum()) == IMAGES
+        return bool(counted and all(table.isfinite().all() for table in tables))
 
     @torch.no_grad()
     def forward(

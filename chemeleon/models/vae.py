@@ -26,6 +26,8 @@ from chemeleon.models.packing import Layout
 from chemeleon.models.pretrained import Pretrained
 from chemeleon.models.sites import SiteChooser, SiteEncoder
 
+SPREAD_SHARE = 0.01  # of a batch in the running spread of latents
+
 
 class Posterior(NamedTuple):
     """Gaussian over latents: mean and log-variance, each ``(B, N, L)``."""
@@ -79,6 +81,7 @@ class CrystalVAE(Pretrained):
 
     kinds = ("vae", "ldm", "predictor")  # a folder of the others gives the VAE inside it
     frequencies: Tensor
+    latent_spread: Tensor
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -100,6 +103,8 @@ class CrystalVAE(Pretrained):
         coords_out = 3 if config.coordinate_head == "raw" else 6
         self.coords_head = nn.Linear(width, coords_out, bias=False)
         self.lattice_head = nn.Linear(width, 6, bias=False)
+        if config.latent_noise:  # parts of a step hold crystals of like sizes: none speaks for all
+            self.register_buffer("latent_spread", torch.ones(config.latent_dim))
         # not in the file of weights, so it must exist where the rest is only outlined (meta)
         frequencies = torch.tensor(config.fourier_frequencies, dtype=torch.float32, device="cpu")
         self.register_buffer("frequencies", 2 * math.pi * frequencies, persistent=False)
@@ -222,7 +227,9 @@ class CrystalVAE(Pretrained):
         posterior = self.encode(batch)
         z = posterior.sample(noise)
         if self.config.latent_noise:
-            least = self.config.latent_noise * _spread(posterior.mean.detach(), batch.mask)
+            if self.training:
+                self.latent_spread.lerp_(_spread(posterior.mean.detach(), batch.mask), SPREAD_SHARE)
+            least = self.config.latent_noise * self.latent_spread
             z = posterior.mean + torch.maximum(torch.exp(0.5 * posterior.logvar), least) * noise
         decoded = self.decode(z, batch)
         fixed = self._fixed(batch)
@@ -295,6 +302,11 @@ def _spread(z: Tensor, mask: Tensor) -> Tensor:
 
 
 def sites_of(batch: CrystalBatch) -> Tensor:
+    """Return the sites ``(B, N)`` of crystals written as orbits.
+
+    Raises:
+        DataError: if they have none.
+    """
     if batch.sites is None:
         raise DataError("a VAE with tokens=orbits takes crystals of `arranged`, with sites")
     return batch.sites
