@@ -68,15 +68,20 @@ def assert_symmetric(crystal: Crystal, number: int) -> None:
         assert (numbers[near.argmax(1)] == numbers).all()
 
 
-def test_sets_are_written_once_and_come_back(crystals, tmp_path, monkeypatch):
+def test_sets_are_written_once_and_come_back(crystals, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("CHEMELEON_CACHE", str(tmp_path))
+    monkeypatch.setattr("chemeleon.crystals.orbit_sets._LONG", len(crystals))
     orbits = write_as_orbits(crystals)
+    assert caplog.messages == [
+        f"{len(crystals)} crystals are written as orbits, once: that takes minutes"
+    ]
     assert orbits.ids == crystals.ids
     assert orbits.targets == crystals.targets
     assert int(orbits.num_atoms.sum()) < int(crystals.num_atoms.sum())
     with monkeypatch.context() as patch:
         patch.setattr("chemeleon.crystals.orbit_sets.in_orbits", None)  # not made again
         again = write_as_orbits(crystals)
+    assert len(caplog.messages) == 1
     assert torch.equal(again.sites, orbits.sites)
     assert torch.equal(again.frac_coords, orbits.frac_coords)
     back = with_all_atoms(orbits)

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 _VERSION = 1  # of canonical descriptions; those of another are made again
 _CHUNK = 128
 _ARRAYS = ("atomic_numbers", "frac_coords", "lattice", "num_atoms", "sites")
+_LONG = 10_000  # crystals, of which one waits for half a minute
 _IN_PROCESS = 200  # starting workers takes longer than writing so few
 
 
@@ -78,6 +79,10 @@ def _kept(crystals: Crystals[Array], by_letters: bool) -> Crystals[Array]:
     file = cache_file("orbits", [*made_by, digest.hexdigest()], ".npz")
     found = _read(file)
     if found is None:
+        if len(crystals) >= _LONG:
+            logger.warning(
+                "%s crystals are written as orbits, once: that takes minutes", f"{len(crystals):,}"
+            )
         found, content = _written(crystals, by_letters), io.BytesIO()
         np.savez(content, **{name: getattr(found, name) for name in _ARRAYS})
         keep(file, content.getvalue(), "orbits are")
