@@ -33,7 +33,12 @@ from chemeleon.config.bounds import (
 from chemeleon.config.schedulers import SamplerConfig
 
 
-def _check_heads(width: int, heads: int) -> None:
+def check_heads(width: int, heads: int) -> None:
+    """Refuse a width that heads cannot share evenly.
+
+    Raises:
+        ValueError: saying so.
+    """
     if width % heads or width % 2:
         raise ValueError(f"width {width} must be even and a multiple of heads {heads}")
 
@@ -115,7 +120,7 @@ class VAEConfig(Section):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> VAEConfig:
-        _check_heads(self.width, self.heads)
+        check_heads(self.width, self.heads)
         if self.tokens == "orbits" and self.coordinate_head != "angle":
             raise ValueError("tokens=orbits needs coordinate_head=angle")
         if self.tokens == "orbits" and self.atom_order != "file":
@@ -173,17 +178,17 @@ class DenoiserConfig(Section):
         " published models' view of (B, N, 2L) as (B, 2N, L), which imported weights need.",
     )
 
+    @model_validator(mode="after")
+    def _heads_divide(self) -> DenoiserConfig:
+        check_heads(self.width, self.heads)
+        if self.neighbour_layers and not self.self_conditioning:
+            raise ValueError("neighbour_layers needs self_conditioning=true")
+        return self
+
     @property
     def told(self) -> float:
         """Share of training crystals whose last estimate is shown, with self_conditioning."""
         return 0.9 if self.neighbour_layers else 0.5
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> DenoiserConfig:
-        _check_heads(self.width, self.heads)
-        if self.neighbour_layers and not self.self_conditioning:
-            raise ValueError("neighbour_layers needs self_conditioning=true")
-        return self
 
     @property
     def sites(self) -> bool:
@@ -363,7 +368,7 @@ class PredictorConfig(Section):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> PredictorConfig:
-        _check_heads(self.width, self.heads)
+        check_heads(self.width, self.heads)
         if len(set(self.targets)) < len(self.targets):
             raise ValueError(f"targets {self.targets} name a column twice")
         return self

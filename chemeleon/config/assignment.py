@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from chemeleon.config.architecture import check_heads
 from chemeleon.config.bounds import Fraction, Heads, Layers, Section, Width
 
 
@@ -23,8 +24,5 @@ class AssignmentConfig(Section):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> AssignmentConfig:
-        if self.width % self.heads or self.width % 2:
-            raise ValueError(
-                f"width {self.width} must be even and a multiple of {self.heads} heads"
-            )
+        check_heads(self.width, self.heads)
         return self

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -35,6 +35,16 @@ def parse_formula(text: str) -> list[int]:
             )
         atoms += [number] * round(amount)
     return sorted(atoms)
+
+
+def reduced(atoms: Mapping[int, int]) -> tuple[dict[int, int], int]:
+    """Return the reduced formula of atoms, lightest first, and how many units of it they are.
+
+    Args:
+        atoms: atomic number to how many.
+    """
+    units = math.gcd(*atoms.values())
+    return {element: count // units for element, count in sorted(atoms.items())}, units
 
 
 def formula_units(crystals: Crystals) -> Tensor:

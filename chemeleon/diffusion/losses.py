@@ -82,9 +82,7 @@ class NoiseProcess:
         alpha = self.alphas_cumprod[t].view(-1, 1, 1)
         return predicted_x0(prediction, z, alpha, self.config.prediction)
 
-    def estimate(
-        self, prediction: Tensor, noised: Noised, keys: Tensor, share: float = 0.5
-    ) -> Tensor:
+    def estimate(self, prediction: Tensor, noised: Noised, keys: Tensor, share: float) -> Tensor:
         """Return the clean latents that a model with self-conditioning is given in training.
 
         Those of its own prediction for a share of the crystals, and 0 for the others: a trajectory

@@ -19,7 +19,7 @@ import torch
 from chemeleon.config.requests import MAX_CRYSTALS, check_range, check_seed
 from chemeleon.crystals.assignments import key_of, written
 from chemeleon.crystals.batch import Crystals
-from chemeleon.crystals.formula import parse_formula
+from chemeleon.crystals.formula import parse_formula, reduced
 from chemeleon.crystals.orbit_sets import write_as_orbits
 from chemeleon.crystals.orbits import Assignment
 from chemeleon.data.named import find_set
@@ -30,6 +30,7 @@ from chemeleon.models.assignment import ENERGY, AssignmentModel
 from chemeleon.models.pretrained import place
 
 MODEL_WEIGHT = 0.35  # of the model beside prototypes; chosen on mp/val
+PROTOTYPE_SETS = ("mp/train",)  # where nothing else is named
 POOL = 2  # prototypes for each assignment that is wanted
 LEAST_POOL = 40
 
@@ -76,7 +77,7 @@ def load_proposer(
     search = None
     if model is not None:
         search = LetterSearch(place(AssignmentModel.from_pretrained(model), device))
-    named = names_of(prototypes) or ([] if model else ["mp/train"])
+    named = names_of(prototypes) or ([] if model else list(PROTOTYPE_SETS))
     return Proposer(load_prototypes(named) if named else None, search)
 
 
@@ -142,9 +143,8 @@ class Proposer:
         if seed is not None:
             check_seed(seed)
         atoms = Counter(parse_formula(formula))
-        times = math.gcd(*atoms.values())
-        reduced = {element: count // times for element, count in sorted(atoms.items())}
-        most = self.most_atoms() // len(parse_formula(formula))
+        formula_unit, times = reduced(atoms)
+        most = self.most_atoms() // sum(atoms.values())
         if not most:
             raise ConfigError(
                 f"formula '{formula}' has {sum(atoms.values())} atoms, and the cells that"
@@ -158,7 +158,7 @@ class Proposer:
                 f" assignments are known of have at most {self.most_atoms()} atoms; got {wanted}"
             )
         allowed = [times * n for n in fitting]
-        return self.propose_all([reduced], k, units=[allowed], seed=seed)[0]
+        return self.propose_all([formula_unit], k, units=[allowed], seed=seed)[0]
 
     def most_atoms(self) -> int:
         """Return the atoms of the largest primitive cell that is known."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from chemeleon.crystals.orbits import Assignment
     from chemeleon.data.problems import OnError
     from chemeleon.generation.assignments import Proposal, Proposer
+    from chemeleon.generation.settings import SampleSettings
     from chemeleon.models.denoiser import LatentDiffusion
 
 # most primitive cells of inorganic crystals hold no more; a model that can make as many is not
@@ -120,6 +121,18 @@ def of_formulas(
             plan.units.extend([number] * candidates)
             plan.atoms.extend([sorted(atoms * number)] * candidates)
     return plan
+
+
+def proposed(settings: SampleSettings, proposer: Proposer, *, again: bool = True) -> Candidates:
+    """Plan the candidates of the formulas, or of the data set, that settings name.
+
+    See `of_proposals` and `of_data`.
+    """
+    count = settings.num_samples
+    if settings.formulas_from is not None:
+        return of_data(settings.formulas_from, count, settings.on_error, proposer, again=again)
+    units = settings.formula_units
+    return of_proposals(settings.formulas, count, units, proposer, again=again)
 
 
 def of_proposals(
@@ -276,6 +289,7 @@ def of_data(
         DataError: if there is no such set.
         ConfigError: if two crystals have one id, or nothing is known of any formula.
     """
+    from chemeleon.crystals.formula import reduced
     from chemeleon.data.named import find_set
 
     crystals = find_set(source, default="test", on_error=on_error).load().crystals
@@ -288,13 +302,9 @@ def of_data(
     if proposer is None:
         atoms = [sorted(part.tolist()) for part in parts for _ in range(count)]
         return replace(plan, atoms=atoms)
-    counts = [Counter(part.tolist()) for part in parts]
-    units = [math.gcd(*each.values()) for each in counts]
-    reduced = [
-        {element: number // times for element, number in sorted(each.items())}
-        for each, times in zip(counts, units, strict=True)
-    ]
-    found = proposer.propose_all(reduced, count, units=[[times] for times in units])
+    wanted = [reduced(Counter(part.tolist())) for part in parts]
+    units = [times for _, times in wanted]
+    found = proposer.propose_all([one for one, _ in wanted], count, units=[[n] for n in units])
     if not any(found):
         raise ConfigError(f"{source}: {_unknown(again)}")
     left = [name for name, proposals in zip(plan.targets, found, strict=True) if not proposals]

@@ -8,7 +8,6 @@ Shapes: ``R`` partial assignments, ``E`` elements, ``N`` orbits.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from chemeleon.crystals.assignments import (
 )
 from chemeleon.crystals.batch import LETTERS, Array
 from chemeleon.crystals.canonical import standard
+from chemeleon.crystals.formula import reduced
 from chemeleon.crystals.orbits import Assignment
 from chemeleon.models.assignment import Formulas, Orbits
 
@@ -143,10 +143,8 @@ def _next_step(node: PartialAssignment) -> list[tuple[int, int, int]]:
 
 def completed(assignment: Assignment) -> PartialAssignment:
     """Return what a standard assignment is once all is chosen."""
-    atoms = atoms_of(assignment)
-    units = math.gcd(*atoms.values())
-    formula = tuple((element, count // units) for element, count in atoms.items())
-    node = PartialAssignment(formula, 0, units=units, group=assignment.number)
+    formula, units = reduced(atoms_of(assignment))
+    node = PartialAssignment(tuple(formula.items()), 0, units=units, group=assignment.number)
     for letter in assignment.letters.tolist():
         node = node.chosen(letter, 0.0, 0.0)
     return node

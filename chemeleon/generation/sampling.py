@@ -26,9 +26,11 @@ from chemeleon.generation.settings import Options, SampleSettings
 from chemeleon.storage import refuse_existing, replacing
 
 if TYPE_CHECKING:
+    import torch
+
     from chemeleon.config.architecture import LDMConfig
     from chemeleon.data.writing import CrystalFiles
-    from chemeleon.generation.finishing import Sampled
+    from chemeleon.generation.finishing import Finisher, Sampled
     from chemeleon.generation.formulas import Candidates
     from chemeleon.models.denoiser import LatentDiffusion
 
@@ -89,18 +91,15 @@ def _plan(settings: SampleSettings, model: str, part: Share) -> Plan:
         return _of_prototypes(settings, part)
     from chemeleon.evaluation.idealise import asked_symprec
     from chemeleon.generation.conditioning import guidance_scale, plain
-    from chemeleon.generation.finishing import Finisher
     from chemeleon.generation.pipeline import Pipeline
     from chemeleon.generation.ranking import make_scorer
-    from chemeleon.generation.relaxation import Idealiser, Relaxer
 
     symprec = asked_symprec(settings.symmetrize, settings.symprec)
     pipeline = Pipeline.from_pretrained(model, part.device)
     sampler = _sampler(pipeline.model.config.sampler, settings)
     placed = pipeline.model.config.denoiser.sites
     pipeline.check_kind(settings.of_atoms and not placed, settings.of_atoms and placed)
-    relaxer = Relaxer.named(settings.potential, settings.relax, pipeline.device)
-    idealiser = Idealiser.named(symprec, settings.potential, relaxer, pipeline.device)
+    finisher = _finisher(settings, symprec, pipeline.device)
     candidates, scorer = _candidates(settings, pipeline.model), None
     if settings.formulas:
         scorer = make_scorer(settings.rank_by, pipeline, settings.precision)
@@ -149,7 +148,7 @@ def _plan(settings: SampleSettings, model: str, part: Share) -> Plan:
         about,
         candidates,
         names,
-        Finisher(relaxer, idealiser, scorer),
+        finisher._replace(scorer=scorer),
         part,
     )
 
@@ -157,11 +156,15 @@ def _plan(settings: SampleSettings, model: str, part: Share) -> Plan:
 def _of_prototypes(settings: SampleSettings, part: Share) -> Plan:
     """Plan crystals of a training set with the elements of formulas, without a model."""
     from chemeleon.evaluation.idealise import asked_symprec
-    from chemeleon.generation.assignments import load_prototypes, names_of
-    from chemeleon.generation.finishing import Finisher
+    from chemeleon.generation.assignments import (
+        PROTOTYPE_SETS,
+        Proposer,
+        load_prototypes,
+        names_of,
+    )
+    from chemeleon.generation.formulas import proposed
     from chemeleon.generation.ranking import make_scorer
-    from chemeleon.generation.relaxation import Idealiser, Relaxer
-    from chemeleon.generation.templates import PROTOTYPE_SETS, Templates
+    from chemeleon.generation.templates import Templates
 
     given = [*SamplerConfig.model_fields, *CONDITIONING, "num_atoms", "assign"]
     if unread := [name for name in given if getattr(settings, name) is not None]:
@@ -169,11 +172,10 @@ def _of_prototypes(settings: SampleSettings, part: Share) -> Plan:
     if not settings.of_atoms:
         raise ConfigError("prototypes are found for formulas: name one with formula")
     symprec = asked_symprec(settings.symmetrize, settings.symprec)
-    relaxer = Relaxer.named(settings.potential, settings.relax, part.device)
-    idealiser = Idealiser.named(symprec, settings.potential, relaxer, part.device)
+    finisher = _finisher(settings, symprec, part.device)
     sets = names_of(settings.prototypes or PROTOTYPE_SETS)
     templates = Templates(load_prototypes(sets))
-    candidates = templates.candidates(settings)
+    candidates = proposed(settings, Proposer(templates.prototypes), again=False)
     scorer = make_scorer(settings.rank_by, None, device=part.device) if settings.formulas else None
     _say_notes(candidates, part)
     return Plan(
@@ -184,9 +186,21 @@ def _of_prototypes(settings: SampleSettings, part: Share) -> Plan:
         {"prototypes": sets, "num_atoms": "of the formulas"},
         candidates,
         candidates.names(),
-        Finisher(relaxer, idealiser, scorer),
+        finisher._replace(scorer=scorer),
         part,
     )
+
+
+def _finisher(
+    settings: SampleSettings, symprec: float | None, device: torch.device | str | None
+) -> Finisher:
+    """Return what is done to crystals once they are made, but for their order."""
+    from chemeleon.generation.finishing import Finisher
+    from chemeleon.generation.relaxation import Idealiser, Relaxer
+
+    relaxer = Relaxer.named(settings.potential, settings.relax, device)
+    idealiser = Idealiser.named(symprec, settings.potential, relaxer, device)
+    return Finisher(relaxer, idealiser, None)
 
 
 def _say_notes(candidates: Candidates | None, part: Share) -> None:
@@ -198,25 +212,24 @@ def _say_notes(candidates: Candidates | None, part: Share) -> None:
 
 def _candidates(settings: SampleSettings, model: LatentDiffusion) -> Candidates | None:
     """Return what is to be made of formulas; None where the model chooses elements."""
-    from chemeleon.generation.formulas import of_data, of_formulas, of_proposals
+    from chemeleon.generation.formulas import of_data, of_formulas, proposed
 
-    proposer, count, units = None, settings.num_samples, settings.formula_units
+    count = settings.num_samples
     if not settings.of_atoms:
         return None
     if model.config.denoiser.sites:
         from chemeleon.generation.assignments import load_proposer
 
-        proposer = load_proposer(settings.assign, settings.prototypes or (), settings.device)
-    elif settings.assign is not None or settings.prototypes:
+        sets = settings.prototypes or ()
+        return proposed(settings, load_proposer(settings.assign, sets, settings.device))
+    if settings.assign is not None or settings.prototypes:
         raise ConfigError(
             "assign and prototypes say the Wyckoff letters of a formula, which this model is not"
             " told: leave them out, or use a model on orbits of kind csp (docs/orbits.md)"
         )
     if settings.formulas_from is not None:
-        return of_data(settings.formulas_from, count, settings.on_error, proposer)
-    if proposer is not None:
-        return of_proposals(settings.formulas, count, units, proposer)
-    return of_formulas(settings.formulas, count, units, model)
+        return of_data(settings.formulas_from, count, settings.on_error)
+    return of_formulas(settings.formulas, count, settings.formula_units, model)
 
 
 def _space_groups(

@@ -13,13 +13,10 @@ import torch
 
 from chemeleon.config.launched import Share
 from chemeleon.crystals.orbits import crystals_of, put_together
-from chemeleon.generation.assignments import Proposer
-from chemeleon.generation.formulas import Candidates, of_data, of_proposals
+from chemeleon.generation.formulas import Candidates
 from chemeleon.generation.prototypes import Prototypes
 from chemeleon.generation.redraw import Drawn
-from chemeleon.generation.settings import SampleSettings
 
-PROTOTYPE_SETS = ("mp/train",)
 BATCH = 256
 
 
@@ -29,27 +26,15 @@ class Templates:
     def __init__(self, prototypes: Prototypes) -> None:
         self.prototypes = prototypes
 
-    def candidates(self, settings: SampleSettings) -> Candidates:
-        """Plan as many candidates of each formula as are wanted, or as there are.
-
-        Raises:
-            ConfigError: for what is no formula, or one that no crystal fits.
-        """
-        proposer, count = Proposer(self.prototypes), settings.num_samples
-        if settings.formulas_from is not None:
-            source, on_error = settings.formulas_from, settings.on_error
-            return of_data(source, count, on_error, proposer, again=False)
-        units = settings.formula_units
-        return of_proposals(settings.formulas, count, units, proposer, again=False)
-
     def stream(self, candidates: Candidates, share: Share) -> Generator[Drawn]:
         """Yield the crystals of this process, in batches."""
         mine = range(share.rank, len(candidates.atoms), share.world)
+        names = candidates.names()
         for first in range(0, len(mine), BATCH):
             numbers = list(mine[first : first + BATCH])
             found = [candidates.proposals[number].prototype for number in numbers]
             made = [self.prototypes.crystal(one) for one in found if one is not None]
             crystals = crystals_of(put_together(made)).tensors()
             single = crystals.with_geometry(crystals.frac_coords.float(), crystals.lattice.float())
-            names = [candidates.names()[number] for number in numbers]
-            yield Drawn.unjudged(torch.tensor(numbers), replace(single, ids=names))
+            ids = [names[number] for number in numbers]
+            yield Drawn.unjudged(torch.tensor(numbers), replace(single, ids=ids))

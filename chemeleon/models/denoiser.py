@@ -188,7 +188,7 @@ class LatentDiffusion(Pretrained):
             check=False,
         )
         told = (clean != 0).flatten(1).any(1)  # a trajectory begins without an estimate
-        return self.unfolding(self.vae, self.unstandardise(clean), batch, told, slots)
+        return self.unfolding(self.vae, self.unstandardise(clean), batch, told)
 
 
 def _sizes(folder: ModelFolder) -> Tensor:

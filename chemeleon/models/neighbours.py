@@ -58,8 +58,8 @@ class PairFeatures(nn.Module):
     def _distances(self, frac: Tensor, cell: Tensor) -> Tensor:
         """Return distances of atom i to the nearest images of atom j, ``(B, N, N, I)``."""
         delta = frac.unsqueeze(1) - frac.unsqueeze(2)
-        delta = _times(delta - delta.round(), cell[:, None, None])
-        translations = _times(self.steps, cell.unsqueeze(1))
+        delta = times(delta - delta.round(), cell[:, None, None])
+        translations = times(self.steps, cell.unsqueeze(1))
         shortest = translations.square().sum(-1).topk(TRANSLATIONS, largest=False).indices
         images = translations.gather(1, shortest.unsqueeze(-1).expand(-1, -1, 3))
         squares = torch.zeros((), device=cell.device)
@@ -70,6 +70,6 @@ class PairFeatures(nn.Module):
         return squares.topk(IMAGES, largest=False, sorted=False).values.sqrt()
 
 
-def _times(rows: Tensor, matrix: Tensor) -> Tensor:
+def times(rows: Tensor, matrix: Tensor) -> Tensor:
     """Multiply ``(..., 3)`` by ``(..., 3, 3)`` in full float32; a GPU's matrix product has TF32."""
     return (rows.unsqueeze(-1) * matrix).sum(-2)

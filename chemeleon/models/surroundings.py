@@ -26,6 +26,7 @@ from chemeleon.crystals.wyckoff import group
 from chemeleon.models.elements import CLASSES
 from chemeleon.models.heads import GraphBlock
 from chemeleon.models.layers import zero_linear
+from chemeleon.models.neighbours import times
 from chemeleon.models.packing import Layout
 from chemeleon.models.vae import CrystalVAE
 
@@ -149,17 +150,14 @@ class Unfolding(nn.Module):
         z: Tensor,
         batch: CrystalBatch,
         known: Tensor,
-        slots: Tensor | None = None,
     ) -> Surroundings:
         """Look around in the crystals that latents stand for.
 
         Args:
             vae: that decodes them.
             z: ``(B, N, L)`` latents.
-            batch: sizes, and what else the decoder is told.
+            batch: sizes, and what else the decoder is told; of packed ones its tokens look around.
             known: ``(B,)``, see `Surroundings`.
-            slots: ``(K,)`` that hold tokens, counted through the batch, see `Layout`; all if not
-                given.
         """
         decoded = vae.decode(z, batch)
         with torch.autocast(z.device.type, enabled=False):  # bf16 has no digits for distances
@@ -172,7 +170,7 @@ class Unfolding(nn.Module):
                 sites = (batch.sites // LETTERS * LETTERS + letters) * batch.mask
                 batch = replace(batch, sites=sites, check=False)
             coords, cell = vae.geometry(decoded, batch)
-            pairs = self.pairs(coords, cell, batch.sites, batch.mask, slots)
+            pairs = self.pairs(coords, cell, batch.sites, batch.mask, batch.tokens)
         return Surroundings(types, pairs * known.view(-1, 1, 1, 1), known)
 
     def pairs(
@@ -193,7 +191,7 @@ class Unfolding(nn.Module):
             sites: ``(B, N)`` of orbits, whose atoms the coordinates need not be moved onto; None
                 where tokens are atoms.
             mask: ``(B, N)`` real tokens.
-            slots: ``(K,)``, see `forward`.
+            slots: ``(K,)`` that look around, see `CrystalBatch.tokens`; all if not given.
         """
         size, width = mask.shape
         places = torch.arange(width, device=mask.device)
@@ -207,8 +205,8 @@ class Unfolding(nn.Module):
         crystal = slots // width
         # from here on there are K tokens in place of the B N slots
         way = atoms.coords[crystal] - coords.flatten(0, 1)[slots].unsqueeze(1)
-        way = _times(way - way.round(), cell[crystal].unsqueeze(1))  # (K, A, 3)
-        moves = _times(self.steps, cell.unsqueeze(1))[crystal]  # (K, T, 3)
+        way = times(way - way.round(), cell[crystal].unsqueeze(1))  # (K, A, 3)
+        moves = times(self.steps, cell.unsqueeze(1))[crystal]  # (K, T, 3)
         square = torch.zeros((), device=cell.device)
         for axis in range(3):  # one at a time: no (K, A, T, 3)
             along = way[..., axis].unsqueeze(-1) + moves[:, None, :, axis]
@@ -250,9 +248,9 @@ class Unfolding(nn.Module):
         image = image * real
         maps = self.images[first[sites].gather(1, token) + image].float()
         own = coords.gather(1, token.unsqueeze(-1).expand(-1, -1, 3))
-        moved = _times(own, maps[..., :9].unflatten(-1, (3, 3)).mT) + maps[..., 9:] / _PARTS
-        atoms = _Atoms(_times(moved, inverse), token, image, real)
-        return _times(coords, inverse), _times(primitive, cell.unsqueeze(1)), atoms
+        moved = times(own, maps[..., :9].unflatten(-1, (3, 3)).mT) + maps[..., 9:] / _PARTS
+        atoms = _Atoms(times(moved, inverse), token, image, real)
+        return times(coords, inverse), times(primitive, cell.unsqueeze(1)), atoms
 
 
 class Looking(nn.Module):
@@ -300,8 +298,3 @@ def _shells(distance: Tensor) -> list[Tensor]:
     for shell in range(middle - 1, -1, -1):
         found[shell] = found[shell + 1] * (inverse * math.exp(shell - middle + 0.5))
     return [found[shell] for shell in range(SHELLS)]
-
-
-def _times(rows: Tensor, matrix: Tensor) -> Tensor:
-    """Multiply ``(..., 3)`` by ``(..., 3, 3)`` in full float32; a GPU's matrix product has TF32."""
-    return (rows.unsqueeze(-1) * matrix).sum(-2)
