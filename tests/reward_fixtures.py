@@ -9,7 +9,7 @@ import torch
 from conftest import demo_crystals
 from reward_helpers import TINY
 
-from chemeleon.config.architecture import PredictorConfig
+from chemeleon.config.predictor import PredictorConfig
 from chemeleon.crystals.batch import Crystals
 from chemeleon.energy.hull import Hull
 from chemeleon.models.predictor import Predictor

@@ -19,7 +19,8 @@ from pymatgen.core import Lattice, Structure
 
 from chemeleon.checkpoints.adapters import base_hash
 from chemeleon.checkpoints.store import write_model
-from chemeleon.config.architecture import LDMConfig, PredictorConfig, VAEConfig
+from chemeleon.config.architecture import LDMConfig, VAEConfig
+from chemeleon.config.predictor import PredictorConfig
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.predictor import Predictor
 from chemeleon.models.vae import CrystalVAE

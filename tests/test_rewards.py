@@ -12,7 +12,7 @@ import pytest
 import torch
 from reward_helpers import TINY, broken, mix, score
 
-from chemeleon.config.architecture import PredictorConfig
+from chemeleon.config.predictor import PredictorConfig
 from chemeleon.crystals.convert import from_structures
 from chemeleon.energy.hull import Hull
 from chemeleon.errors import ConfigError, TrainingError

@@ -20,13 +20,8 @@ from chemeleon.checkpoints.opened import read_tensors
 from chemeleon.checkpoints.store import rounded
 from chemeleon.cli.app import app
 from chemeleon.config import presets
-from chemeleon.config.architecture import (
-    ConditionConfig,
-    DenoiserConfig,
-    LDMConfig,
-    PredictorConfig,
-    VAEConfig,
-)
+from chemeleon.config.architecture import ConditionConfig, DenoiserConfig, LDMConfig, VAEConfig
+from chemeleon.config.predictor import PredictorConfig
 from chemeleon.config.schema import STAGES
 from chemeleon.errors import CheckpointError, ConfigError
 from chemeleon.generation.pipeline import Pipeline

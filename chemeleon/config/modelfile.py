@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from chemeleon.config.architecture import LDMConfig, PredictorConfig, VAEConfig
+from chemeleon.config.architecture import LDMConfig, VAEConfig
 from chemeleon.config.assignment import AssignmentConfig
 from chemeleon.config.bounds import ConditionName, Location, Rank, Scale, Section, Word
 from chemeleon.config.plain_yaml import read_yaml
+from chemeleon.config.predictor import PredictorConfig
 from chemeleon.errors import CheckpointError, ConfigError, printable
 from chemeleon.version import __version__
 

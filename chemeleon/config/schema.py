@@ -10,9 +10,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from chemeleon.config.architecture import LDMConfig, PredictorConfig, VAEConfig
+from chemeleon.config.architecture import LDMConfig, VAEConfig
 from chemeleon.config.assignment import AssignmentConfig
 from chemeleon.config.bounds import Fraction, NonNegative, Positive, Section, Word, Words, checked
+from chemeleon.config.predictor import PredictorConfig
 from chemeleon.config.requests import MAX_SEED
 from chemeleon.config.rl import RLConfig
 from chemeleon.config.where import read_where

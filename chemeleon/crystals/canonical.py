@@ -24,16 +24,15 @@ from typing import Any
 
 import numpy as np
 
+from chemeleon.crystals.axes import SAME_CELL, any_axes, cell_order, changes_of, first_rows
 from chemeleon.crystals.batch import Array, Crystal, Crystals
 from chemeleon.crystals.idealise import STEP, distortion
-from chemeleon.crystals.lattice import cells_of, whole_steps
-from chemeleon.crystals.maps import Maps
+from chemeleon.crystals.lattice import cells_of
 from chemeleon.crystals.orbits import Assignment, OrbitCrystal, basis_of, put_together
-from chemeleon.crystals.symmetry import SYMPREC, TIGHT, crystal_system, dataset
+from chemeleon.crystals.symmetry import SYMPREC, TIGHT, dataset
 from chemeleon.crystals.wyckoff import Changes, Group, group
 
 SAME = 1e-5  # fractional coordinates of one place
-SAME_CELL = 1e-4  # angstrom, and radian
 _STRAIN = 1e-3  # relative, of a cell that is as good as symmetric
 _LEAST = 1e-4  # angstrom, the smallest tolerance that is tried
 _FLAT = 1e-3  # angstrom^3
@@ -99,7 +98,7 @@ def equivalent(number: int, letters: tuple[int, ...]) -> Array:
         letters: of ``n`` orbits.
     """
     ways = np.unique(any_axes(group(number)).letters[:, list(letters)], axis=0)
-    return ways[_first(np.sort(ways, 1))]
+    return ways[first_rows(np.sort(ways, 1))]
 
 
 def by_letters(crystal: OrbitCrystal) -> OrbitCrystal:
@@ -158,7 +157,7 @@ def _read(crystal: Crystal, found: Any) -> OrbitCrystal:
     coords = np.stack([_placed(table, *pair) for pair in zip(letters, positions, strict=True)])
     numbers = np.asarray(crystal.atomic_numbers, np.int64)[first]
     basis = np.array(found.std_cell.basis)
-    return _canonical(table, basis, numbers, letters, coords, _changes(table, basis))
+    return _canonical(table, basis, numbers, letters, coords, changes_of(table, basis))
 
 
 def _without_symmetry(crystal: Crystal) -> OrbitCrystal | None:
@@ -169,7 +168,7 @@ def _without_symmetry(crystal: Crystal) -> OrbitCrystal | None:
     letters, hand = np.zeros(len(numbers), np.int64), np.sign(np.linalg.det(basis))
     # both turned round: the same atoms, with right-handed axes
     table, basis, numbers = group(1), hand * basis, np.asarray(numbers, np.int64)
-    return _canonical(table, basis, numbers, letters, hand * coords, _changes(table, basis))
+    return _canonical(table, basis, numbers, letters, hand * coords, changes_of(table, basis))
 
 
 def _placed(table: Group, letter: int, position: Array) -> Array:
@@ -185,7 +184,7 @@ def _canonical(
     """Return what rules 2 to 5 choose of these changes."""
     changes, kinds = _first_letters(changes, numbers, letters)
     cells = _moved_cells(changes, basis)
-    chosen = _first(_cell_order(cells), SAME_CELL)
+    chosen = first_rows(cell_order(cells), SAME_CELL)
     changes, kinds, cells = changes[chosen], kinds[chosen], cells[chosen]
     coords = changes.maps[:, letters](coords)
     if table.polar.any():
@@ -194,7 +193,7 @@ def _canonical(
     coords, ranks = _smallest(table, kinds % _KINDS, coords)
     order = np.lexsort((ranks, kinds))
     ranks = np.take_along_axis(ranks, order, 1)
-    best = int(np.flatnonzero(_first(ranks))[0])
+    best = int(np.flatnonzero(first_rows(ranks))[0])
     order = order[best]
     kinds, coords = kinds[best, order], coords[best, order]
     return OrbitCrystal(table.number, cells[best], kinds // _KINDS, kinds % _KINDS, coords)
@@ -203,7 +202,7 @@ def _canonical(
 def _first_letters(changes: Changes, numbers: Array, letters: Array) -> tuple[Changes, Array]:
     """Return the changes that rule 2 allows, and elements and letters ``(C, n)`` after each."""
     kinds = numbers * _KINDS + changes.letters[:, letters]
-    chosen = _first(np.concatenate([np.sort(kinds % _KINDS), np.sort(kinds)], 1))
+    chosen = first_rows(np.concatenate([np.sort(kinds % _KINDS), np.sort(kinds)], 1))
     return changes[chosen], kinds[chosen]
 
 
@@ -253,89 +252,6 @@ def _ranks(values: Array) -> Array:
     return ranks.reshape(values.shape)
 
 
-def _first(rows: Array, tolerance: float = 0) -> Array:
-    """Return which of the rows are first in the order of their columns, as bool."""
-    left = np.ones(len(rows), bool)
-    for column in rows.T:
-        left &= column <= column[left].min() + tolerance
-    return left
-
-
-def _cell_order(cells: Array) -> Array:
-    return np.concatenate([cells[:, :3], -cells[:, 3:]], 1)
-
-
-def _changes(table: Group, basis: Array) -> Changes:
-    """Return the changes of axes and origin to choose from; see the first rule above."""
-    if table.system not in ("triclinic", "monoclinic"):
-        return table.changes(table.normaliser)
-    return _with_axes(table, _reduced_axes(table.number, basis))
-
-
-def any_axes(table: Group) -> Changes:
-    """Return all changes of letters and points, of monoclinic groups with unreduced axes, too."""
-    if table.system == "monoclinic":
-        return _with_axes(table, _steps(table.number))
-    return table.changes(table.normaliser)
-
-
-def _with_axes(table: Group, vectors: Array) -> Changes:
-    """Return the changes of axes and origin that go with changes of the cell vectors, (C, 3, 3)."""
-    axes = np.linalg.inv(vectors).swapaxes(1, 2)
-    kept = table.normaliser
-    # what is left of the change of axes when one of the table's is taken off keeps the origin
-    rest = axes[:, None] @ np.linalg.inv(kept.rotations)
-    valid = _is_even(table.system, rest)
-    shifts = (rest @ kept.shifts[..., None])[..., 0] % 1.0
-    rotations = np.broadcast_to(axes[:, None], rest.shape)[valid]
-    return table.changes(Maps(np.round(rotations), np.round(shifts[valid], 6) % 1.0))
-
-
-def _is_even(system: str, rest: Array) -> Array:
-    """Return which changes of axes no operation notices; in monoclinic groups, those of 2a, 2c."""
-    if system == "triclinic":
-        return np.ones(rest.shape[:-2], bool)
-    return (np.round(rest - np.eye(3)) % 2 == 0).all((-1, -2))
-
-
-@functools.cache
-def _steps(number: int) -> Array:
-    """Return changes of the cell vectors that keep the setting of a group, ``(T, 3, 3)``.
-
-    The reduced cell of a lattice, and all as short as it, are one step from each other.
-    """
-    if crystal_system(number) == "triclinic":
-        steps = whole_steps(*[1] * 9).reshape(-1, 3, 3)
-    else:
-        plane = whole_steps(*[2] * 4).reshape(-1, 2, 2)
-        turned = np.round(np.linalg.det(plane))
-        steps = np.zeros((len(plane), 3, 3), np.int64)
-        steps[:, 0::2, 0::2], steps[:, 1, 1] = plane, turned
-    steps = steps[np.round(np.linalg.det(steps)) == 1].astype(float)
-    axes = np.round(np.linalg.inv(steps)).swapaxes(1, 2)
-    table = group(number)
-    rest = axes[:, None] @ np.linalg.inv(table.normaliser.rotations)
-    return steps[_is_even(table.system, rest).any(1)]
-
-
-def _reduced_axes(number: int, basis: Array) -> Array:
-    """Return the changes of the cell vectors that give reduced cells, ``(C, 3, 3)``.
-
-    Monoclinic b stays. More than one are left where cells differ by less than `SAME_CELL`.
-    """
-    steps, taken = _steps(number), np.eye(3)
-    while True:
-        cells = steps @ taken @ basis
-        sizes = (cells * cells).sum((1, 2))
-        best = sizes.argmin()
-        if sizes[best] >= (taken @ basis * (taken @ basis)).sum() * (1 - 1e-6):
-            break
-        taken = steps[best] @ taken
-    near = sizes <= sizes[best] * (1 + SAME_CELL)
-    steps, cells = steps[near], cells_of(cells[near])
-    return steps[_first(_cell_order(cells), SAME_CELL)] @ taken
-
-
 def redrawn(crystal: OrbitCrystal, generator: np.random.Generator) -> OrbitCrystal:
     """Return another description of the same crystal, for augmentation.
 
@@ -347,7 +263,7 @@ def redrawn(crystal: OrbitCrystal, generator: np.random.Generator) -> OrbitCryst
         generator: of numpy.
     """
     table, basis = group(crystal.number), basis_of(crystal.number, crystal.cell)
-    changes = _changes(table, basis)
+    changes = changes_of(table, basis)
     change = changes[int(generator.integers(len(changes.axes)))]
     letters = change.letters[crystal.letters]
     coords = change.maps[crystal.letters](crystal.coords) + generator.random(3) * table.polar

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chemeleon.config.architecture import PredictorConfig
+from chemeleon.config.predictor import PredictorConfig
 from chemeleon.crystals.batch import MAX_ATOMIC_NUMBER, CrystalBatch
 from chemeleon.models.neighbours import PairFeatures
 from chemeleon.models.packing import Layout

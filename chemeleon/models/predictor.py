@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from chemeleon.checkpoints.opened import ModelFolder
-from chemeleon.config.architecture import PredictorConfig, VAEConfig
+from chemeleon.config.architecture import VAEConfig
+from chemeleon.config.predictor import PredictorConfig
 from chemeleon.crystals.batch import CrystalBatch, Crystals
 from chemeleon.models.heads import GraphHead, PooledHead
 from chemeleon.models.pretrained import Pretrained

@@ -10,7 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from chemeleon.config.architecture import PredictorConfig, VAEConfig
+from chemeleon.config.architecture import VAEConfig
+from chemeleon.config.predictor import PredictorConfig
 from chemeleon.config.schema import PredictTrainConfig
 from chemeleon.crystals.augment import augment, jitter
 from chemeleon.crystals.batch import Crystals

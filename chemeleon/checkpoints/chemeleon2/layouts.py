@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from chemeleon.config.architecture import ConditionConfig, LDMConfig, PredictorConfig, VAEConfig
+from chemeleon.config.architecture import ConditionConfig, LDMConfig, VAEConfig
+from chemeleon.config.predictor import PredictorConfig
 
 CLASSES = 100  # element slots, index = atomic number
 TIME_FEATURES = 256

@@ -15,10 +15,10 @@ from chemeleon.config.architecture import (
     DenoiserConfig,
     DiffusionConfig,
     LDMConfig,
-    PredictorConfig,
     VAEConfig,
     VAELossConfig,
 )
+from chemeleon.config.predictor import PredictorConfig
 from chemeleon.config.schedulers import SamplerConfig
 
 # published weights of the VAE's loss, where a file does not say
