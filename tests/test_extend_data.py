@@ -41,6 +41,20 @@ def test_what_is_not_msun_is_left_out(script):
     assert script.select(table, "mine", Counter({2: 10}))["id"].tolist() == ["a"]
 
 
+def test_what_is_known_to_another_set_or_has_no_symmetry_is_left_out(script):
+    table = judged(
+        list("abcd"),
+        novel_val=[True, False, True, True],
+        space_group=[2, 225, 1, 62],
+        e_above_hull_ev=[0.03, 0, 0, 0.05],
+    )
+    names = script.select(table, "mine", Counter({2: 10}), highest=0.04, symmetric=True)["id"]
+    assert names.tolist() == ["a"]
+    assert script.select(table, "mine", Counter({2: 10}))["id"].tolist() == ["a", "c", "d"]
+    with pytest.raises(SystemExit, match="no space_group"):
+        script.select(table.drop(columns="space_group"), "mine", Counter({2: 1}), symmetric=True)
+
+
 def test_a_number_of_elements_gets_no_more_than_its_share_of_the_candidates(script):
     table = judged(list("abcdefgh"), num_elements=[2, 3, 3, 3, 3, 3, 5, 2])
     kept = script.select(table, "mine", Counter({2: 50, 3: 50}))

@@ -83,6 +83,8 @@ class GraphBlock(nn.Module):
     are linear in the pair features. Unlike attention it counts neighbours.
     """
 
+    worth_compiling = True
+
     def __init__(self, width: int, heads: int, functions: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads

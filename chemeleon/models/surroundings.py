@@ -64,6 +64,38 @@ class _Atoms(NamedTuple):
     real: Tensor
 
 
+class Shells(nn.Module):
+    """Sorts the images of atoms by how far from a token they are."""
+
+    worth_compiling = True  # fifty sums over the same distances, which then are written nowhere
+
+    def forward(self, way: Tensor, moves: Tensor, itself: Tensor) -> Tensor:
+        """Return of each shell the number of images in it, then the sums of unit vectors to them.
+
+        Args:
+            way: ``(K, A, 3)`` from a token to an atom of its cell, in angstrom.
+            moves: ``(K, T, 3)`` lattice translations.
+            itself: ``(K, A)`` where the atom is that token's own.
+
+        Returns:
+            ``(K, A, F)``.
+        """
+        square = torch.zeros((), device=way.device)
+        for axis in range(3):  # one at a time: no (K, A, T, 3)
+            along = way[..., axis].unsqueeze(-1) + moves[:, None, :, axis]
+            square = square + along.square()
+        unmoved = torch.arange(moves.shape[1], device=way.device) == moves.shape[1] // 2
+        square = square + (itself.unsqueeze(-1) & unmoved) * _ITSELF
+        distance = square.clamp_min(1e-12).sqrt()
+        counts, directions = [], []
+        for shell, near in enumerate(_shells(distance)):
+            counts.append(near.sum(-1))
+            if shell < DIRECTED:
+                near = near / distance.clamp_min(_NEAREST)
+                directions.append(way * near.sum(-1, keepdim=True) + _moved(near, moves))
+        return torch.cat([torch.stack(counts, -1), *directions], -1)
+
+
 class Unfolding(nn.Module):
     """Turns decoded latents into the atoms of the primitive cell, and these into `Surroundings`."""
 
@@ -87,6 +119,7 @@ class Unfolding(nn.Module):
         # not in the file of weights, so it must exist where the rest is only outlined (meta)
         axis = torch.arange(-1, 2, dtype=torch.float32, device="cpu")
         self.register_buffer("steps", torch.cartesian_prod(axis, axis, axis), persistent=False)
+        self.shells = Shells()
         self.orbits = tokens == "orbits"
         if self.orbits:
             self.register_buffer("counts", torch.zeros((SPACE_GROUPS + 1) * LETTERS))
@@ -207,22 +240,10 @@ class Unfolding(nn.Module):
         way = atoms.coords[crystal] - coords.flatten(0, 1)[slots].unsqueeze(1)
         way = times(way - way.round(), cell[crystal].unsqueeze(1))  # (K, A, 3)
         moves = times(self.steps, cell.unsqueeze(1))[crystal]  # (K, T, 3)
-        square = torch.zeros((), device=cell.device)
-        for axis in range(3):  # one at a time: no (K, A, T, 3)
-            along = way[..., axis].unsqueeze(-1) + moves[:, None, :, axis]
-            square = square + along.square()
         itself = (atoms.token[crystal] == (slots % width).unsqueeze(1)) & (
             atoms.image[crystal] == 0
         )
-        square[..., len(self.steps) // 2] += itself * _ITSELF
-        distance = square.clamp_min(1e-12).sqrt()
-        counts, directions = [], []
-        for shell, near in enumerate(_shells(distance)):
-            counts.append(near.sum(-1))
-            if shell < DIRECTED:
-                near = near / distance.clamp_min(_NEAREST)
-                directions.append(way * near.sum(-1, keepdim=True) + near @ moves)
-        seen = torch.cat([torch.stack(counts, -1), *directions], -1)  # (K, A, F)
+        seen = self.shells(way, moves, itself)
         owners = (atoms.token.unsqueeze(1) == places.view(1, -1, 1)) & atoms.real.unsqueeze(1)
         owners = (owners & mask.unsqueeze(-1)).to(seen.dtype)  # (B, N, A)
         seen = (owners[crystal] @ seen) * mask.flatten()[slots].view(-1, 1, 1)
@@ -280,6 +301,14 @@ class Looking(nn.Module):
         for layer in self.layers:
             x = layer(x, pairs, layout)
         return self.out(x) * layout.spread(seen.known.to(x.dtype).unsqueeze(-1))
+
+
+def _moved(near: Tensor, moves: Tensor) -> Tensor:
+    """Return ``near (K, A, T) @ moves (K, T, 3)``."""
+    if not torch.compiler.is_compiling():
+        return near @ moves
+    # sums can be fused with what else is made of `near`, a product cannot
+    return torch.stack([(near * moves[:, None, :, axis]).sum(-1) for axis in range(3)], -1)
 
 
 def _shells(distance: Tensor) -> list[Tensor]:
