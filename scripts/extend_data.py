@@ -10,10 +10,10 @@ Kept are valid crystals that are unique, in none of the sets that they were eval
 most `--highest` eV/atom above the hull; of those with a number of elements, no more than its share
 of the data set times all such candidates. Name with `-r` all that must not come in, such as a
 validation set that the model which made them knew. For models on orbits leave out those without
-symmetry (`--symmetric`). The new set has the rows of the old train split (a CSV) first; crystals that were
-made have a name and a CIF, and nothing in other columns, so train with data.targets=[] and
-data.where=null. val and test are copied. Relax and select with another potential than the one that
-will judge, as above.
+symmetry (`--symmetric`). The new set has the rows of the old train split (a CSV) first; crystals
+that were made have a name and a CIF, and nothing in other columns, so train with data.targets=[]
+and data.where=null. val and test are copied. Relax and select with another potential than the one
+that will judge, as above.
 """
 
 from __future__ import annotations
