@@ -38,7 +38,7 @@ def rates(
     of_vae, of_ldm = LAYOUTS[layout]
     steps, quiet = arguments.steps, Console(quiet=True)
     words = [*FIXED, f"data.batch_size={arguments.batch}", f"trainer.log_every={steps // 20 or 1}"]
-    preset = "mp/mini" if arguments.size == "mini" else "mp/null"
+    preset = "mp/mini" if arguments.size == "mini" else "mp/atoms"
     of_vae = [*words, *of_vae, "trainer.max_steps=2", "trainer.val_match_samples=0"]
     api.vae_train("mp/mini", of_vae, output=folder / "vae", console=quiet)
     of_ldm = [*words, *of_ldm, *extra, f"ldm.vae_ckpt_path={folder / 'vae'}"]

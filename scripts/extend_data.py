@@ -1,33 +1,27 @@
-"""Put crystals that a model made beside a data set, to train the next model on both.
+"""Make a data set of crystals that a model made, to train the next model on beside another set.
 
-    chemeleon data export mp --where "e_above_hull <= 0.1" --format csv -o data/mp_stable
-    chemeleon data hull mp --split all --potential chgnet:0.2.0 -o hull020.json.gz
-    chemeleon sample -n 30000 --relax 30 --potential chgnet:0.2.0 -o made
-    chemeleon evaluate made -r mp_stable --potential chgnet:0.2.0 --hull hull020.json.gz -o judged
-    python scripts/extend_data.py mp_stable made judged -o data/mp_more
+    chemeleon sample -n 30000 --redraw 4 --relax 30 --symmetrize -o made
+    chemeleon evaluate made -r mp -r mp/val -r mp/test --potential chgnet -o judged
+    python scripts/extend_data.py mp made judged --highest 0.08 --symmetric -o data/made
+    chemeleon ldm train --preset mp/orbits data.also=[made] ldm.vae_ckpt_path=runs/vae
 
 Kept are valid crystals that are unique, in none of the sets that they were evaluated against and at
 most `--highest` eV/atom above the hull; of those with a number of elements, no more than its share
 of the data set times all such candidates. Name with `-r` all that must not come in, such as a
 validation set that the model which made them knew. For models on orbits leave out those without
-symmetry (`--symmetric`). The new set has the rows of the old train split (a CSV) first; crystals
-that were made have a name and a CIF, and nothing in other columns, so train with data.targets=[]
-and data.where=null. val and test are copied. Relax and select with another potential than the one
-that will judge, as above.
+symmetry (`--symmetric`). The new set has a train split, of names and CIFs. Relax and select with
+another potential than the one that will judge.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
-from chemeleon.config.schema import DataConfig
-from chemeleon.data.dataset import load_split, split_path
-from chemeleon.data.names import TABLE_SUFFIXES
+from chemeleon.data.named import find_set
 from chemeleon.evaluation.metrics.stability import METASTABLE_EV
 from chemeleon.evaluation.reference import novel_column
 
@@ -74,35 +68,25 @@ def select(
 def main() -> None:
     """Write the folder."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("data", help="data set, looked for as `chemeleon` does")
+    parser.add_argument("data", help="data set that it will stand beside, as evaluate was told")
     parser.add_argument("made", type=Path, help="folder of `chemeleon sample`")
     parser.add_argument("judged", type=Path, help="folder of `chemeleon evaluate`")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--highest", type=float, default=METASTABLE_EV, help="eV/atom above hull")
     parser.add_argument("--symmetric", action="store_true", help="none of space group 1")
     words = parser.parse_args()
-    config = DataConfig(name=words.data)
-    known = load_split(config, "train")
+    known = find_set(words.data).load().crystals
     parts = known.atomic_numbers.split(known.num_atoms.tolist())
     shares = Counter(len(set(part.tolist())) for part in parts)
     judged = pd.read_csv(words.judged / "crystals.csv", keep_default_na=False, na_values=[""])
     kept = select(judged, words.data, shares, words.highest, words.symmetric)
     if not (words.made / "cif").is_dir():
         raise SystemExit(f"{words.made} has no cif/: sample with --format cif")
-    old = split_path(config, "train")
-    if not old.name.endswith(TABLE_SUFFIXES):
-        raise SystemExit(f"{old} is no CSV: `chemeleon data prepare` makes one")
     texts = [(words.made / "cif" / f"{name}.cif").read_text("utf-8") for name in kept["id"]]
     names = [f"{words.output.name}-{name}" for name in kept["id"]]  # each round has its own
-    made = pd.DataFrame({"material_id": names, "cif": texts})
     words.output.mkdir(parents=True)
-    before = pd.read_csv(old, dtype=str, keep_default_na=False)
-    together = pd.concat([before, made], ignore_index=True)
-    together.to_csv(words.output / "train.csv.gz", index=False)
-    for split in ("val", "test"):
-        path = split_path(config, split)
-        shutil.copy(path, words.output / path.name)
-    print(f"{words.output}: {len(before)} crystals of {words.data} and {len(made)} that were made")
+    made = pd.DataFrame({"material_id": names, "cif": texts})
+    made.to_csv(words.output / "train.csv.gz", index=False)
 
 
 if __name__ == "__main__":

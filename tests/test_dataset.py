@@ -197,9 +197,6 @@ def test_missing_sets_and_columns_say_what_to_do(
 ) -> None:
     with pytest.raises(DataError, match=r"data prepare SOURCE -o .*nowhere.*CHEMELEON_DATA"):
         load_split(DataConfig.model_validate({"name": "nowhere"}), "train")
-    public = {"name": "far", "download": {"url": "https://x/{split}.csv", "rows": {"train": 1}}}
-    with pytest.raises(DataError, match="chemeleon data download far"):
-        load_split(DataConfig.model_validate(public), "train")
     config = make([["a", CIF, "1"]])
     with pytest.raises(DataError, match=r"no val split: looked for .*mine"):
         load_split(config, "val")
@@ -207,6 +204,29 @@ def test_missing_sets_and_columns_say_what_to_do(
         load_split(config.model_copy(update={"cif_column": "cfi"}), "train")
     with pytest.raises(DataError, match=r"no split 'tran'; .*did you mean 'train'"):
         load_split(config, "tran")
+
+
+def test_further_sets_are_trained_on_and_not_validated_on(make, tmp_path: Path) -> None:
+    header = ("material_id", "cif", "gap")
+    write_csv(tmp_path / "more" / "train.csv", [["c", cubic(6), "3"], ["d", cubic(7), ""]], header)
+    write_csv(tmp_path / "bare" / "train.csv", [["e", cubic(8)]], header[:2])
+    write_csv(tmp_path / "mine" / "val.csv", [["v", cubic(9), "1"]], header)
+    rows = [["a", cubic(4), "1"], ["b", cubic(5), "2"]]
+    config = make(rows, where="gap > 1", also=["more", "bare"])
+    assert load_split(config, "train").ids == ["b", "c", "d", "e"]
+    with pytest.raises(DataError, match="val"):
+        load_split(config, "val")  # none of its rows fits, and those of the others do not help
+    config = make(rows, also=["more"], targets=["gap"])
+    found = load_split(config, "train")
+    assert (found.ids, found.targets["gap"].tolist()) == (["a", "b", "c"], [1, 2, 3])
+    assert load_split(config, "val").ids == ["v"]
+    with pytest.raises(DataError, match="gap"):
+        load_split(make(rows, also=["bare"], targets=["gap"]), "train")
+    with pytest.raises(DataError, match="nowhere"):
+        load_split(make(rows, also=["nowhere"]), "train")
+    public = {"name": "far", "download": {"url": "https://x/{split}.csv", "rows": {"train": 1}}}
+    with pytest.raises(DataError, match="chemeleon data download far"):
+        load_split(DataConfig.model_validate(public), "train")
 
 
 def test_cut_short_gz_is_an_error(tmp_path: Path) -> None:

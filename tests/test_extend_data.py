@@ -70,19 +70,18 @@ def test_the_new_set_can_be_trained_on(script, tmp_path, monkeypatch):
     write_structures(structures[20:23], tmp_path / "made", ["cif"], names)
     folder = tmp_path / "judged"
     folder.mkdir()
-    table = judged(names, num_elements=elements(structures[20:23]), novel_more1=True)
+    table = judged(names, num_elements=elements(structures[20:23]))
     table.to_csv(folder / "crystals.csv")
-    for number, before in ((1, "mine"), (2, "more1")):  # names stay apart in a second round
-        words = [before, str(tmp_path / "made"), str(folder), "-o", str(tmp_path / f"more{number}")]
+    for name in ("more1", "more2"):  # names stay apart in a second round
+        words = ["mine", str(tmp_path / "made"), str(folder), "-o", str(tmp_path / name)]
         monkeypatch.setattr(sys, "argv", ["extend_data.py", *words])
         script.main()
     mine = load_split(DataConfig(name="mine"), "train")
-    more = load_split(DataConfig(name="more2"), "train")
+    config = DataConfig(name="mine", also=["more1", "more2"])
+    more = load_split(config, "train")
     assert len(more) == len(mine) + 6
     assert len(set(more.ids)) == len(more)
-    assert len(load_split(DataConfig(name="more2"), "val")) == len(
-        load_split(DataConfig(name="mine"), "val")
-    )
+    assert len(load_split(config, "val")) == len(load_split(DataConfig(name="mine"), "val"))
 
 
 def test_what_cannot_be_used_is_said(script):

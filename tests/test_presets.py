@@ -21,12 +21,13 @@ GUIDE = ROOT / "tests" / "reference" / "guide_commands.txt"  # of the published 
 ALL = [(stage, name) for stage in STAGES for name in presets.list_presets(stage)]
 EXPECTED = {
     "vae": """mp_20/dng mp_20/csp alex_mp_20/dng alex_mp_20/csp perov_5/dng carbon_24/dng
-        mp/dng demo/dng mp/csp perov_5/csp demo/csp mp/mini
-        mp/csp_mini""",
+        mp/dng mp/atoms demo/dng mp/csp perov_5/csp demo/csp mp/mini
+        mp/csp_mini mp/orbits_mini mp/orbits_csp_mini""",
     "ldm": """mp_20/null mp_20/composition alex_mp_20/null alex_mp_20/composition
         alex_mp_20_bandgap/bandgap alex_mp_20_bandgap/bandgap_lora perov_5/null mp/null
         demo/null mp_20/csp mp/csp perov_5/csp alex_mp_20/csp demo/csp
-        demo/density own/finetune mp/mini mp/mid mp/csp_mini""",
+        demo/density own/finetune mp/mini mp/mid mp/csp_mini mp/atoms mp/orbits_mini
+        mp/orbits_csp_mini""",
     "rl": """mp_20/dng mp_20/custom_reward alex_mp_20/dng alex_mp_20_bandgap/bandgap mp/dng
         mp/band_gap perov_5/dng demo/dng demo/custom_reward mp/dng_published""",
     "predict": """alex_mp_20_bandgap/dft_band_gap mp/band_gap mp/formation_energy

@@ -26,13 +26,15 @@ from chemeleon.checkpoints.load import find_model
 from chemeleon.cli.app import app
 from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.crystals.batch import Crystal, Crystals
+from chemeleon.crystals.convert import to_structures
 from chemeleon.crystals.soundness import (
     MIN_CONTACT,
     close_contacts,
     structural_problems,
     unsound,
 )
-from chemeleon.errors import ConfigError
+from chemeleon.data.prepare import prepare
+from chemeleon.errors import ConfigError, GenerationError
 from chemeleon.generation.pipeline import Pipeline
 from chemeleon.generation.redraw import Drawn, Queue
 
@@ -138,6 +140,38 @@ def test_each_draw_has_noise_of_its_own(pipeline) -> None:
     assert {0, 1, 3} <= seen
 
 
+def test_what_is_known_is_drawn_again(pipeline, first, tmp_path: Path, monkeypatch) -> None:
+    """Also written in another cell and in another place, and not what only has its formula."""
+    monkeypatch.setenv("CHEMELEON_DATA", str(tmp_path))
+    good = torch.nonzero(~(close_contacts(first) | unsound(first))).flatten().tolist()
+    taken, other = good[:3], good[3]
+    structures = to_structures(first)
+    for number in taken:
+        structures[number].translate_sites(range(len(structures[number])), [0.3, 0.1, 0.2])
+    structures[taken[1]].make_supercell([1, 1, 2])
+    structures[other].scale_lattice(1.8 * structures[other].volume)  # the matcher scales volumes
+    structures[other].perturb(1.5)
+    known = [structures[i] for i in (*taken, other)]
+    prepare(known, tmp_path / "mine", (1.0, 0.0, 0.0))
+    how = {"seed": 2, "sampler": redrawing(3), "new_to": "mine"}
+    drawn, original = {}, list(first)
+    for batch in pipeline.stream(NUMBER, **how):
+        rows = zip(batch.crystals, batch.redraws.tolist(), batch.known.tolist(), strict=True)
+        drawn |= dict(zip(batch.numbers.tolist(), rows, strict=True))
+    assert sorted(drawn) == list(range(NUMBER))
+    for number in good:
+        crystal, redraws, still = drawn[number]
+        assert (redraws > 0) == (number in taken)
+        if not redraws:
+            assert_close(crystal, original[number])
+        assert not still or redraws == 3
+    parts = list(pipeline.generate(NUMBER, **how, batch_size=5))
+    for number, crystal in enumerate(parts):
+        assert_close(crystal, drawn[number][0])
+    with pytest.raises(GenerationError, match="redraw is 0"):
+        pipeline.generate(2, new_to="mine", sampler=FEW)
+
+
 def test_batches_of_a_queue_hold_every_crystal_once() -> None:
     order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
     queue = Queue(order[:41], torch.arange(50), 2)
@@ -155,7 +189,7 @@ def test_batches_of_a_queue_hold_every_crystal_once() -> None:
         seen += chosen.tolist()
         nothing = Crystals.of([None] * len(chosen)).tensors()
         bad, redraws = torch.isin(chosen, again), queue.redraws[chosen]
-        kept = queue.kept(Drawn(chosen, nothing, redraws, bad, torch.zeros_like(bad)))
+        kept = queue.kept(Drawn(chosen, nothing, redraws, bad, *[torch.zeros_like(bad)] * 2))
         assert set(kept.numbers.tolist()) == set(chosen[~(bad & (redraws < 2))].tolist())
     seen = [number for number in seen if number >= 0]
     wanted = sorted([*order[:41].tolist(), *[n for n in again.tolist() if n in order[:41]] * 2])
@@ -178,6 +212,15 @@ def test_the_manifest_says_how_many(tmp_path: Path) -> None:
         ]
         counts[most] = manifest, sum(map(has_contact, written))
     assert "redraw" not in counts[0][0]
+    done = CliRunner().invoke(app, [*words, "--new-to", "demo", "-o", str(tmp_path / "none")])
+    assert "redraw is 0" in str(done.exception)
+    out = tmp_path / "new"
+    more = ["--redraw", "1", "--new-to", "demo", "--new-to", "demo/val", "-o", str(out)]
+    done = CliRunner().invoke(app, [*words, *more])
+    assert done.exit_code == 0, done.output
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["new_to"] == ["demo", "demo/val"]
+    assert manifest["redraw"]["still_known"] == 0
     told = counts[2][0]["redraw"]
     assert told["least_distance_over_radii"] == 0.75
     assert told["redrawn"] == counts[0][1] > 0

@@ -31,6 +31,13 @@ Prototypes = Annotated[
         " mp/train where no model is named."
     ),
 ]
+NewTo = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Data set whose crystals are drawn again, too, as evaluate tells what is novel, such"
+        " as mp; repeatable. Needs --redraw."
+    ),
+]
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="Folder for the files.", metavar="DIR")
 ]
@@ -70,6 +77,7 @@ def sample(
     num_samples: NumSamples = 10,
     formula: Formula = None,
     prototypes: Prototypes = None,
+    new_to: NewTo = None,
     output: Output = Path("out"),
     formats: Formats = "cif",
     batch_size: BatchSize = "auto",
@@ -89,6 +97,7 @@ def sample(
     chemeleon sample --model runs/my_ldm --num-samples 1000 --output out/ --format cif,extxyz,json
     chemeleon sample --model hub:alex_mp_20_ldm -n 100
     chemeleon sample --model runs/my_ldm -n 1000 --evaluate --reference mp
+    chemeleon sample -n 100 --redraw 8 --new-to mp
     chemeleon sample -n 100 --relax 50 --symmetrize --format cif,poscar
     chemeleon sample --model runs/my_ldm -n 100 --num-atoms 5,10 --scheduler dpm++ --steps 25
     chemeleon sample --model runs/csp --formula LiFePO4 --formula BaTiO3 -n 20
@@ -99,7 +108,7 @@ def sample(
     """
     from chemeleon.errors import ConfigError
 
-    settings |= {"prototypes": prototypes}
+    settings |= {"prototypes": prototypes, "new_to": new_to}
     settings |= {"formula": formula, "output": output, "formats": formats, "batch_size": batch_size}
     example = "NAME=VALUE such as band_gap=2.0"
     settings["conditions"] = words.named("--condition", conditions or (), example, str) or None

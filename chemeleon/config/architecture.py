@@ -163,7 +163,7 @@ class DenoiserConfig(Section):
     self_conditioning: bool = Field(
         default=False,
         description="The denoiser sees its own last estimate of the clean latents (Chen et al."
-        " 2023, arXiv:2208.04202); for prediction v or flow, and not for rl.",
+        " 2023, arXiv:2208.04202); for prediction v or flow.",
     )
     neighbour_layers: MoreLayers = Field(
         default=0,

@@ -31,6 +31,11 @@ def whole_number(text: str) -> int | None:
     return int(text) if _WHOLE.fullmatch(text) else None
 
 
+def names_of(given: str | Sequence[str] | None) -> list[str]:
+    """Return the names of which one may be given by itself, or none."""
+    return [given] if isinstance(given, str) else list(given or ())
+
+
 def check_request(num_samples: int, num_atoms: Sequence[int] | None = None) -> None:
     """Refuse numbers of crystals and of atoms that make no sense, or are too large.
 

@@ -100,6 +100,11 @@ class DataConfig(Section):
         " columns, num_atoms, num_elements and elements, such as"
         " `e_above_hull <= 0.1 and known(band_gap)` (docs/data.md).",
     )
+    also: Words = Field(
+        default_factory=list,
+        description="Data sets whose train splits are trained on, too, with all of their rows;"
+        " val and test are those of `name` alone.",
+    )
     on_error: Literal["few", "skip", "fail"] = Field(
         default="few",
         description="Bad rows: `few` leaves out up to 1 % of the rows and stops at more; `skip`"

@@ -159,7 +159,10 @@ class Crystals(Form[A]):
 
     @staticmethod
     def join(parts: Sequence[Crystals[B]]) -> Crystals[B]:
-        """Return the crystals of all parts, one part after the other; targets are left out."""
+        """Return the crystals of all parts, one part after the other.
+
+        Targets are those that all parts have.
+        """
         if not parts:
             return Crystals.of([])  # type: ignore[return-value]
         if isinstance(parts[0].num_atoms, np.ndarray):
@@ -170,7 +173,10 @@ class Crystals(Form[A]):
         names = max(arrays, key=len)  # those of no crystal may lack sites
         joined = {x: concatenate([one[x] for one in arrays if x in one]) for x in names}
         named = all(part.ids or not len(part) for part in parts)
-        return Crystals(**joined, ids=[x for part in parts for x in part.ids] if named else [])
+        ids = [x for part in parts for x in part.ids] if named else []
+        common = [x for x in parts[0].targets if all(x in part.targets for part in parts)]
+        targets = {x: concatenate([part.targets[x] for part in parts]) for x in common}
+        return Crystals(**joined, targets=targets, ids=ids)
 
     def __iter__(self) -> Iterator[Crystal]:
         """Yield one crystal after the other, as arrays."""

@@ -9,6 +9,7 @@ import logging
 import os
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.batch import Crystals
@@ -34,7 +35,8 @@ def load_split(
 
     Left out are rows whose crystal cannot be used (as many as ``on_error`` allows), and those that
     are not wanted: by ``where``, ``max_atoms``, or for want of a requested target (but see
-    ``partial``). One line says how many. Other columns may have any gaps.
+    ``partial``). One line says how many. Other columns may have any gaps. For training, crystals of
+    the sets ``also`` follow.
 
     Args:
         config: names the set, its columns, targets and limits.
@@ -47,12 +49,17 @@ def load_split(
         DataError: if the set or a column is missing, nothing is left, or more rows are bad than
             ``on_error`` allows.
     """
-    report = load_report(config, split, progress=progress, partial=partial)
+    how: dict[str, Any] = {"progress": progress, "partial": partial}
+    report = load_report(config, split, **how)
     line = report.told(f"{config.name} {split}", config.where)
     if line is not None and line not in _said:
         _said.add(line)
         logger.warning("%s", line)
-    return report.crystals
+    if split != "train" or not config.also:
+        return report.crystals
+    alone = {"where": None, "also": []}
+    others = [config.model_copy(update={"name": name, **alone}) for name in config.also]
+    return Crystals.join([report.crystals, *(load_split(one, split, **how) for one in others)])
 
 
 def load_report(

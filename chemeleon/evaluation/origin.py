@@ -26,6 +26,7 @@ _TOLD = (
     "prototypes",
     "seed",
     "num_atoms",
+    "new_to",
 )
 
 

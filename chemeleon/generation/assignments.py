@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from chemeleon.config.requests import MAX_CRYSTALS, check_range, check_seed
+from chemeleon.config.requests import MAX_CRYSTALS, check_range, check_seed, names_of
 from chemeleon.crystals.assignments import key_of, written
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.formula import parse_formula, reduced
@@ -79,11 +79,6 @@ def load_proposer(
         search = LetterSearch(place(AssignmentModel.from_pretrained(model), device))
     named = names_of(prototypes) or ([] if model else list(PROTOTYPE_SETS))
     return Proposer(load_prototypes(named) if named else None, search)
-
-
-def names_of(prototypes: str | Sequence[str]) -> list[str]:
-    """Return the names of one set or of several."""
-    return [prototypes] if isinstance(prototypes, str) else list(prototypes)
 
 
 def load_prototypes(names: Sequence[str]) -> Prototypes:

@@ -37,7 +37,7 @@ class Sampled:
         ideal: what idealising did to it, or None without.
         score: by which it is ranked, the lower the better; NaN for none.
         redraws: how often it was drawn again; this and what follows see `redraw.Drawn`.
-        close, invalid: what was still wrong with it then.
+        close, invalid, known: what was still wrong with it then.
         symmetric: cell in which CIFs list its symmetry; None lists all atoms.
     """
 
@@ -50,6 +50,7 @@ class Sampled:
     redraws: int
     close: bool
     invalid: bool
+    known: bool
     symmetric: Axes | None = None
 
 
@@ -62,7 +63,7 @@ class Finished(NamedTuple):
         moves: what relaxation did to each; empty without.
         ideals: what idealising did to each; empty without.
         scores: ``(M,)`` by which they are ranked, or None.
-        said: of each ``(M,)`` redraws, close and invalid, see `redraw.Drawn`.
+        said: of each ``(M,)`` redraws, close, invalid and known, see `redraw.Drawn`.
     """
 
     numbers: Tensor

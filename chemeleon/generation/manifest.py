@@ -68,7 +68,7 @@ def manifest(plan: Plan, made: Sequence[Sampled]) -> dict[str, Any]:
             for name, one in zip(plan.names, made, strict=True)
             if one.problem is not None
         ],
-        **({"redraw": _redrawn(made)} if about.get("sampler", {}).get("redraw") else {}),
+        **_redrawn(made, about),
         **ranked,
         **plan.finisher.to_manifest(made, plan.names),
         **({} if settings.cell is None else {"cell": settings.cell}),
@@ -80,17 +80,22 @@ def manifest(plan: Plan, made: Sequence[Sampled]) -> dict[str, Any]:
     }
 
 
-def _redrawn(made: Sequence[Sampled]) -> dict[str, Any]:
+def _redrawn(made: Sequence[Sampled], about: Mapping[str, Any]) -> dict[str, Any]:
     """Return how many crystals were drawn again, and what it did not help."""
     from chemeleon.crystals.soundness import MIN_CONTACT
 
-    return {
+    if not about.get("sampler", {}).get("redraw"):
+        return {}
+    found = {
         "least_distance_over_radii": MIN_CONTACT,
         "redrawn": sum(one.redraws > 0 for one in made),
         "redraws": sum(one.redraws for one in made),
         "still_close": sum(one.close for one in made),
         "still_invalid": sum(one.invalid for one in made),
     }
+    if "new_to" in about:
+        found["still_known"] = sum(one.known for one in made)
+    return {"redraw": found}
 
 
 def _in_order(conditions: Mapping[str, Any], order: Sequence[int]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from chemeleon.diffusion.reverse import ReverseDiffusion, Trajectory
 from chemeleon.errors import GenerationError
 from chemeleon.generation.conditioning import Conditioning, warn_unusual
 from chemeleon.generation.denoising import GuidedDenoiser, StepwiseDenoiser
-from chemeleon.generation.redraw import Drawn, Queue
+from chemeleon.generation.redraw import Drawn, Queue, load_known
 from chemeleon.generation.settings import Options, Precision
 from chemeleon.generation.shapes import Shapes
 from chemeleon.models.denoiser import LatentDiffusion
@@ -134,6 +134,14 @@ class Pipeline:
             raise GenerationError(
                 "the atoms are given, so none can be left out: leave out composition_penalty"
             )
+        new_to, known = given.get("new_to"), None
+        if new_to:
+            if reverse.sampler.redraw == 0:
+                raise GenerationError(
+                    "crystals that are not new are drawn again, but redraw is 0: say how often at"
+                    " most, such as 8"
+                )
+            known = load_known(new_to, given.get("world", 1))
         conditioning = Conditioning.read(self.model, num_samples, given)
         if given.get("rank", 0) == 0:
             warn_unusual(self.model, given)
@@ -141,7 +149,7 @@ class Pipeline:
         shapes = Shapes.read(self.model, keys, given)
         order = torch.argsort(shapes.sizes, stable=True)  # like sizes together: little padding
         mine = order[given.get("rank", 0) :: given.get("world", 1)]
-        queue = Queue(mine, keys, reverse.sampler.redraw)
+        queue = Queue(mine, keys, reverse.sampler.redraw, known)
         wanted = given.get("batch_size")
         size = wanted or AUTO_BATCH.get(self.device.type, AUTO_BATCH["cpu"])
         precision, stop, index = given.get("precision", "auto"), Event(), self.device.index
@@ -177,9 +185,13 @@ class Pipeline:
                         chosen = queue.take(size)
                         running = worker.submit(make, chosen)
                         continue
-                    kept = queue.kept(drawn)
+                    # the next batch is made while this one is looked at, unless it is the last
                     chosen = queue.take(size)
                     running = worker.submit(make, chosen) if len(chosen) else None
+                    kept = queue.kept(drawn)
+                    if running is None:
+                        chosen = queue.take(size)
+                        running = worker.submit(make, chosen) if len(chosen) else None
                     if len(kept.numbers):
                         yield kept
             finally:

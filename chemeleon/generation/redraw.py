@@ -1,18 +1,25 @@
-"""Crystals that came out badly are drawn again from other noise: rejection sampling, in batches.
+"""Crystals that came out badly, or are known, are drawn again from other noise.
+
+That is rejection sampling, in batches.
 
 Shapes: ``M`` crystals of a sample, ``B`` of a batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from chemeleon.config.requests import names_of
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.random import fold
 from chemeleon.crystals.soundness import close_contacts, unsound
+from chemeleon.data.named import find_set
+from chemeleon.evaluation.matching.lookup import Lookup
+from chemeleon.workers import worker_count
 
 
 class Drawn(NamedTuple):
@@ -25,6 +32,8 @@ class Drawn(NamedTuple):
         close: ``(B,)`` bool, which have atoms nearer than they bond (`soundness.close_contacts`).
             Where nothing is drawn again nobody looks, and it is False.
         invalid: ``(B,)`` bool, the same of other faults (`soundness.unsound`).
+        known: ``(B,)`` bool, which are in a set that they should be new to. Where there is none, or
+            something else is wrong with a crystal, nobody looks, and it is False.
     """
 
     numbers: Tensor
@@ -32,17 +41,32 @@ class Drawn(NamedTuple):
     redraws: Tensor
     close: Tensor
     invalid: Tensor
+    known: Tensor
 
     @classmethod
     def unjudged(cls, numbers: Tensor, crystals: Crystals) -> Drawn:
         """Return crystals that are kept as they come."""
         nothing = torch.zeros_like(numbers)
-        return cls(numbers, crystals, nothing, nothing.bool(), nothing.bool())
+        return cls(numbers, crystals, nothing, *[nothing.bool()] * 3)
 
     def subset(self, rows: Tensor) -> Drawn:
         """Return some crystals, ``(B,)`` bool."""
         numbers, _, *said = self
         return Drawn(numbers[rows], self.crystals.subset(rows), *(value[rows] for value in said))
+
+
+def load_known(names: str | Sequence[str], world: int = 1) -> Lookup:
+    """Return the crystals of data sets, to be compared with those that are made.
+
+    Args:
+        names: see `data.named.find_set`; the train split where none is named.
+        world: processes that share the cores.
+
+    Raises:
+        DataError: if there is no such set.
+    """
+    crystals = Crystals.join([find_set(name).load().crystals for name in names_of(names)])
+    return Lookup(crystals, workers=max(1, worker_count() // world))
 
 
 class Queue:
@@ -51,15 +75,16 @@ class Queue:
     Crystals are redrawn once all have been drawn, so that their batches are full, too.
     """
 
-    def __init__(self, order: Tensor, keys: Tensor, most: int) -> None:
+    def __init__(self, order: Tensor, keys: Tensor, most: int, known: Lookup | None = None) -> None:
         """Begin.
 
         Args:
             order: numbers of the crystals to make, like sizes together.
             keys: ``(M,)`` random keys of all.
             most: redraws of a crystal, after which the last one stays.
+            known: crystals that are not to be made once more.
         """
-        self.left, self.keys, self.most = order, keys, most
+        self.left, self.keys, self.most, self.known = order, keys, most, known
         self.again: list[Tensor] = []
         self.redraws = torch.zeros(len(keys), dtype=torch.int64)
 
@@ -93,11 +118,16 @@ class Queue:
             return Drawn.unjudged(chosen, crystals)
         there = crystals.to(device)
         faults = close_contacts(there).cpu(), unsound(there).cpu()
-        return Drawn(chosen, crystals, self.redraws[chosen], *faults)
+        return Drawn(chosen, crystals, self.redraws[chosen], *faults, torch.zeros_like(faults[0]))
 
     def kept(self, drawn: Drawn) -> Drawn:
         """Return what is not drawn again, and note what is."""
-        again = (drawn.close | drawn.invalid) & (drawn.redraws < self.most)
+        bad = drawn.close | drawn.invalid
+        if self.known is not None:
+            known = torch.zeros_like(bad)
+            known[~bad] = torch.from_numpy(self.known.holds(drawn.crystals.subset(~bad)))
+            drawn = drawn._replace(known=known)
+        again = (bad | drawn.known) & (drawn.redraws < self.most)
         if not again.any():
             return drawn
         numbers = drawn.numbers[again]

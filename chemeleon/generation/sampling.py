@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from chemeleon.checkpoints.shipped import default_model
 from chemeleon.config.keywords import called_with
 from chemeleon.config.launched import Share, share
-from chemeleon.config.requests import CONDITIONING
+from chemeleon.config.requests import CONDITIONING, names_of
 from chemeleon.config.schedulers import SamplerConfig
 from chemeleon.crystals.files import FOLDER_FORMATS
 from chemeleon.errors import ConfigError
@@ -122,6 +122,7 @@ def _plan(settings: SampleSettings, model: str, part: Share) -> Plan:
         guidance_interval=settings.guidance_interval,
         allow_elements=allowed and list(allowed),
         forbid_elements=forbidden and list(forbidden),
+        new_to=settings.new_to,
     )
     if candidates is not None and placed:
         options["assignments"] = candidates.assignments
@@ -138,6 +139,7 @@ def _plan(settings: SampleSettings, model: str, part: Share) -> Plan:
         "seed": settings.seed,
         "precision": pipeline.precision(settings.precision),
         "num_atoms": sizes if candidates is None else "of the formulas",
+        **({"new_to": names_of(settings.new_to)} if settings.new_to else {}),
         **{name: value for name, value in conditioned.items() if value is not None},
     }
     return Plan(
@@ -160,13 +162,12 @@ def _of_prototypes(settings: SampleSettings, part: Share) -> Plan:
         PROTOTYPE_SETS,
         Proposer,
         load_prototypes,
-        names_of,
     )
     from chemeleon.generation.formulas import proposed
     from chemeleon.generation.ranking import make_scorer
     from chemeleon.generation.templates import Templates
 
-    given = [*SamplerConfig.model_fields, *CONDITIONING, "num_atoms", "assign"]
+    given = [*SamplerConfig.model_fields, *CONDITIONING, "num_atoms", "assign", "new_to"]
     if unread := [name for name in given if getattr(settings, name) is not None]:
         raise ConfigError(f"prototypes are no model and draw nothing: leave out {unread[0]}")
     if not settings.of_atoms:

@@ -17,6 +17,7 @@ from chemeleon.config.requests import (
     check_range,
     check_request,
     check_seed,
+    names_of,
 )
 from chemeleon.data.problems import OnError
 from chemeleon.errors import ConfigError
@@ -85,6 +86,8 @@ class SampleSettings:
         redraw: how often a crystal is drawn again, of the same size and conditions but from other
             noise, while atoms are closer than 0.75 of the sum of their covalent radii or it is
             invalid. That is rejection sampling, and costs time; 0 is off.
+        new_to: data sets, such as mp, whose crystals are drawn again, too, told as in evaluation;
+            needs redraw.
         relax: most steps of relaxation, positions and cell, before ranking and writing; 0 is none.
         potential: by which to relax, and to tell whether symmetry costs energy: chgnet (default),
             mace, pkg:thing or another; see `energy.potentials.load_potential`.
@@ -129,6 +132,7 @@ class SampleSettings:
     temperature: float | None = None
     composition_penalty: float | None = None
     redraw: int | None = None
+    new_to: str | Sequence[str] | None = None
     relax: int = 0
     potential: str | None = None
     symmetrize: bool = False
@@ -147,7 +151,7 @@ class SampleSettings:
     @property
     def formulas(self) -> list[str]:
         """The formulas that are given."""
-        return [self.formula] if isinstance(self.formula, str) else list(self.formula or ())
+        return names_of(self.formula)
 
     @property
     def of_atoms(self) -> bool:
@@ -230,3 +234,4 @@ class Options(TypedDict, total=False):
     guidance_interval: tuple[float, float] | None
     allow_elements: Collection[str] | None
     forbid_elements: Collection[str] | None
+    new_to: str | Sequence[str] | None

@@ -20,9 +20,11 @@ from chemeleon.evaluation.matching.amd import NEIGHBOURS, average_minimum_distan
 from chemeleon.evaluation.matching.grouping import (
     Prepared,
     composition_keys,
+    find_known,
     prepare,
     rows_of,
 )
+from chemeleon.evaluation.matching.pairs import TOLERANCES
 
 _NONE = np.zeros(0, dtype=np.int64)
 
@@ -73,6 +75,13 @@ class Lookup:
         found = [self._reduced[row] for row in rows.tolist()]
         labels = [key for key, members in chosen.items() for _ in members]
         return Prepared(Crystals.of([c for c, _ in found]), labels, [why for _, why in found])
+
+    def holds(self, crystals: Crystals) -> NDArray[np.bool_]:
+        """Return which of ``B`` valid crystals match a known one, by pymatgen's tolerances."""
+        arrays, how = crystals.arrays(), {"seconds": self.seconds, "workers": self.workers}
+        keys = composition_keys(arrays)
+        ours = prepare(arrays, np.array([key in self.rows for key in keys], bool), **how)
+        return find_known(ours, self.prepared(set(keys)), TOLERANCES["pymatgen"], **how).match >= 0
 
     def distances(self, rows: NDArray[np.int64]) -> Tensor:
         """Return average minimum distances of some of the crystals, ``(len(rows), K)``."""
