@@ -3,14 +3,16 @@
     chemeleon sample -n 30000 --redraw 4 --relax 30 --symmetrize -o made
     chemeleon evaluate made -r mp -r mp/val -r mp/test --potential chgnet -o judged
     python scripts/extend_data.py mp made judged --highest 0.08 --symmetric -o data/made
-    chemeleon ldm train --preset mp/orbits data.also=[made] ldm.vae_ckpt_path=runs/vae
+    chemeleon ldm train --preset mp/null data.also=[made] ldm.vae_ckpt_path=runs/vae
 
-Kept are valid crystals that are unique, in none of the sets that they were evaluated against and at
-most `--highest` eV/atom above the hull; of those with a number of elements, no more than its share
-of the data set times all such candidates. Name with `-r` all that must not come in, such as a
-validation set that the model which made them knew. For models on orbits leave out those without
-symmetry (`--symmetric`). The new set has a train split, of names and CIFs. Relax and select with
-another potential than the one that will judge.
+Kept are valid crystals that are unique, in none of the sets that they were evaluated against (nor
+with like elements in the place of theirs) and at most `--highest` eV/atom above the hull; of those
+with a number of elements, no more than its share of the data set times all such candidates. Name
+with `-r` all that must not come in, such as a validation set that the model which made them knew,
+and the sets of earlier rounds. For models on orbits leave out those without symmetry
+(`--symmetric`). The new set has a train split, of names and CIFs. Relax and select with another
+potential than the one that will judge, and evaluate what is trained on it with `-r` of this set,
+too: copies of it are not new.
 """
 
 from __future__ import annotations

@@ -55,22 +55,28 @@ def opening(
     """Return head, title and first table; ``more`` are further rows of that."""
     kind = str(config["kind"])
     # a Lightning file does not say what it was trained on
-    data = None if config.get("imported") else (config.get("data") or {}).get("name")
+    data = [] if config.get("imported") else trained_on(config)
     head: dict[str, Any] = {
         "library_name": "chemeleon",
         "license": license,
         "tags": ["chemeleon", "crystal-structure", "materials-science", *_TAGS.get(kind, [])],
     }
     if data:
-        head["datasets"] = [data]
+        head["datasets"] = data
     made = f"A {_TITLES.get(kind, kind)}, made with chemeleon {config.get('chemeleon', '')}."
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {title}",
         made.replace(" .", "."),
-        _facts(config, data, more or {}),
+        _facts(config, ", ".join(data) or None, more or {}),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def trained_on(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of the data sets in a model's config; none if it does not say."""
+    data = config.get("data") or {}
+    return [name for name in (data.get("name"), *(data.get("also") or ())) if name]
 
 
 def _facts(config: Mapping[str, Any], data: str | None, more: Mapping[str, Any]) -> str:
@@ -118,7 +124,7 @@ def loading(config: Mapping[str, Any], reference: str) -> str:
     kind = str(config["kind"])
     told = ((config.get("ldm") or {}).get("denoiser") or {}).get("types")
     wish = "--formula LiFePO4 -n 20" if told else "-n 100"
-    vae, data = config.get("vae") or {}, (config.get("data") or {}).get("name")
+    vae, data = config.get("vae") or {}, next(iter(trained_on(config)), None)
     preset = "mp_20" if vae.get("atom_order", "file") == "file" or data is None else data
     preset = RENAMED.get(preset, preset)
     preset += "/csp" if vae.get("kind") == "csp" else "/null"

@@ -5,6 +5,7 @@ Every section is frozen and refuses unknown keys; a field's description is its o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -102,8 +103,8 @@ class DataConfig(Section):
     )
     also: Words = Field(
         default_factory=list,
-        description="Data sets whose train splits are trained on, too, with all of their rows;"
-        " val and test are those of `name` alone.",
+        description="Data sets whose train splits are trained on, too; `where` does not hold for"
+        " them, and val and test are those of `name` alone.",
     )
     on_error: Literal["few", "skip", "fail"] = Field(
         default="few",
@@ -128,6 +129,23 @@ class DataConfig(Section):
         if isinstance(values, dict) and values.get("source") in ("table", "demo"):
             return {key: value for key, value in values.items() if key != "source"}
         return values
+
+    @model_validator(mode="after")
+    def _distinct(self) -> DataConfig:
+        twice = [name for name, count in Counter(self.sets).items() if count > 1]
+        if twice:
+            raise ValueError(f"{twice[0]} is named twice: leave it out of `also`")
+        return self
+
+    @property
+    def sets(self) -> list[str]:
+        """All sets that are trained on."""
+        return [self.name, *self.also]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a trained model says of its data."""
+        also = {"also": list(self.also)} if self.also else {}
+        return {"name": self.name, **also, "niggli": self.niggli}
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from chemeleon.config import presets
 from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.batch import Crystals
 from chemeleon.data.building import parse_source
@@ -57,9 +58,15 @@ def load_split(
         logger.warning("%s", line)
     if split != "train" or not config.also:
         return report.crystals
-    alone = {"where": None, "also": []}
-    others = [config.model_copy(update={"name": name, **alone}) for name in config.also]
-    return Crystals.join([report.crystals, *(load_split(one, split, **how) for one in others)])
+    others = [load_split(_beside(config, name), split, **how) for name in config.also]
+    return Crystals.join([report.crystals, *others])
+
+
+def _beside(config: DataConfig, name: str) -> DataConfig:
+    """Return the config of a further set, from which the same is wanted but for ``where``."""
+    known = presets.load_data(name) if name in presets.list_data() else DataConfig(name=name)
+    kept = ("root", "targets", "max_atoms", "niggli", "on_error", "limits")
+    return known.model_copy(update={field: getattr(config, field) for field in kept})
 
 
 def load_report(
@@ -166,6 +173,8 @@ def split_path(config: DataConfig, split: str) -> Path:
     )
     if config.instead:
         remedy += f", take {config.instead} instead"
+    if folder.parent == packaged_root():
+        raise DataError(f"data set '{config.name}' of the package has no {split} split")
     if config.name in packaged_sets():
         remedy = f"rename {folder}, so that the set of the package is read"
     raise DataError(

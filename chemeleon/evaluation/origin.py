@@ -27,6 +27,7 @@ _TOLD = (
     "seed",
     "num_atoms",
     "new_to",
+    "trained_on",
 )
 
 

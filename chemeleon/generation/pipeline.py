@@ -185,8 +185,8 @@ class Pipeline:
                         chosen = queue.take(size)
                         running = worker.submit(make, chosen)
                         continue
-                    # the next batch is made while this one is looked at, unless it is the last
-                    chosen = queue.take(size)
+                    # the next batch is made while this one is looked at, unless that decides it
+                    chosen = queue.take(size) if len(queue.left) else chosen[:0]
                     running = worker.submit(make, chosen) if len(chosen) else None
                     kept = queue.kept(drawn)
                     if running is None:

@@ -13,6 +13,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chemeleon.checkpoints.card import trained_on
 from chemeleon.checkpoints.shipped import default_model
 from chemeleon.config.keywords import called_with
 from chemeleon.config.launched import Share, share
@@ -130,11 +131,13 @@ def _plan(settings: SampleSettings, model: str, part: Share) -> Plan:
         options["atoms"] = candidates.atoms
     names = [f"sample-{i:06d}" for i in range(count)] if candidates is None else candidates.names()
     rewarded_by = pipeline.model.origin.get("rewarded_by")  # who must not judge it
+    trained = trained_on(pipeline.model.origin)  # its copies of these are not new
     sizes = list(settings.num_atoms) if settings.num_atoms else "training histogram"
     conditioned = {name: options.get(name) for name in CONDITIONING}
     about = {
         "weights": pipeline.fingerprint(),
         **({"rewarded_by": rewarded_by} if rewarded_by else {}),
+        **({"trained_on": trained} if trained else {}),
         "sampler": sampler.model_dump(),
         "seed": settings.seed,
         "precision": pipeline.precision(settings.precision),

@@ -109,7 +109,7 @@ class PredictStage(DataStage):
 
     def export(self) -> Export:
         """See ``Stage``."""
-        data = {"name": self.config.data.name, "niggli": self.config.data.niggli}
+        data = self.config.data.facts()
         config = {**self.model.architecture(), "data": data}
         return Export("predictor", config, self.model.state_dict())
 

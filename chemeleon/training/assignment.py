@@ -69,7 +69,7 @@ class AssignmentStage(DataStage):
 
     def export(self) -> Export:
         """See ``Stage``."""
-        data = {"name": self.config.data.name, "niggli": self.config.data.niggli}
+        data = self.config.data.facts()
         config = {**self.model.architecture(), "data": data}
         return Export("assignment", config, self.model.state_dict())
 

@@ -197,7 +197,7 @@ class LDMStage(WritesLDM, DataStage):
         return facts
 
     def _content(self) -> dict[str, Any]:
-        data = {"name": self.config.data.name, "niggli": self.config.data.niggli}
+        data = self.config.data.facts()
         rewarded = self.model.origin.get("rewarded_by")  # before it was tuned further
         return {
             "vae": self.model.vae.config.model_dump(mode="json"),

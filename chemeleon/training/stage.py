@@ -70,7 +70,7 @@ class RunContext(NamedTuple):
                 for split in ("train", "val")
             )
         self.console.print(
-            f"{data.name}: {len(train)} training and {len(val)} validation crystals,"
+            f"{', '.join(data.sets)}: {len(train)} training and {len(val)} validation crystals,"
             f" on {at.num_processes} x {at.device.type}"
         )
         return train, val

@@ -81,7 +81,7 @@ class VAEStage(DataStage):
         """See ``Stage``."""
         config = {
             "vae": self.config.vae.model_dump(mode="json"),
-            "data": {"name": self.config.data.name, "niggli": self.config.data.niggli},
+            "data": self.config.data.facts(),
         }
         return Export("vae", config, self.model.state_dict())
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from chemeleon.config.presets import RENAMED
+from chemeleon.data.named import split_name
 from chemeleon.energy.potentials import NAMES
 from chemeleon.evaluation.metrics import METRICS
 from chemeleon.evaluation.metrics.base import GROUPS
@@ -63,6 +65,11 @@ def basis(summary: Mapping[str, Any], *, before: bool = True) -> dict[str, str]:
         found["novelty"] = f"Matcher {matcher['name']}: {limits}."
         if references:
             found["novelty"] += f" Novel against {' and '.join(map(_set, references))}."
+        if again := manifest.get("new_to"):
+            found["novelty"] += (
+                f" What is in {' or '.join(again)} had been drawn again when the crystals were"
+                " made, so that novelty is not the model's own."
+            )
     if against := compared_with(manifest):
         found["distance"] = f"To {_set(against)}."
     if limits := manifest.get("disordered_novelty"):
@@ -136,7 +143,7 @@ def warnings(manifest: Mapping[str, Any], headline: Sequence[Mapping[str, Any]])
         manifest: of the evaluation; what a sample's manifest says of its making is in it.
         headline: its figures, with those of the control.
     """
-    return [*_same_judge(manifest), *_too_good(headline)]
+    return [*_same_judge(manifest), *_copies(manifest), *_too_good(headline)]
 
 
 def _same_judge(manifest: Mapping[str, Any]) -> Iterator[str]:
@@ -154,6 +161,19 @@ def _same_judge(manifest: Mapping[str, Any]) -> Iterator[str]:
                 f"{what} {word}, and {judge} judges them: the same family does not see its own"
                 " errors; name another --potential"
             )
+
+
+def _copies(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Training sets that no reference holds: what is copied from them counts as new."""
+    references = [split_name(one["name"])[0] for one in manifest.get("references") or ()]
+    known = {name.partition("/")[0] for name in references}
+    trained = dict.fromkeys(RENAMED.get(x, x) for x in manifest.get("trained_on") or ())
+    missing = [name for name in trained if name not in known]
+    if references and missing:
+        yield (
+            f"the model was trained on {' and '.join(missing)}, whose copies count as new here:"
+            f" add {' '.join(f'-r {name}' for name in missing)}"
+        )
 
 
 def _too_good(headline: Sequence[Mapping[str, Any]]) -> Iterator[str]:
