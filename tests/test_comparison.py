@@ -103,6 +103,20 @@ def test_no_figure_of_the_control_rests_on_no_crystals():
     assert control[names].isna().all()
 
 
+def test_training_sets_that_no_reference_holds_are_named():
+    def told(*names, trained=("mp", "mp_made")):
+        references = [{"name": name} for name in names]
+        return warnings({"references": references, "trained_on": trained}, [])
+
+    assert told("mp", "mp_made/train where num_atoms < 5") == []
+    (said,) = told("mp/train")
+    assert "trained on mp_made, whose copies count as new" in said
+    assert "add -r mp_made" in said
+    assert told("mp", trained=("mp_20_open",)) == []  # mp has taken its place
+    assert told("mp", trained=()) == []
+    assert told() == []  # nothing counts as new
+
+
 @pytest.mark.parametrize(
     ("judge", "made", "said"),
     [

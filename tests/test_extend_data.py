@@ -8,13 +8,17 @@ from types import ModuleType
 
 import pandas as pd
 import pytest
-from conftest import demo_crystals, load_script
+from conftest import TINY_VAE, demo_crystals, load_script
 
+from chemeleon import api
+from chemeleon.checkpoints.card import model_card, trained_on
 from chemeleon.config.schema import DataConfig
 from chemeleon.crystals.convert import to_structures
 from chemeleon.crystals.files import write_structures
 from chemeleon.data.dataset import load_split
 from chemeleon.data.prepare import prepare
+from chemeleon.errors import ConfigError
+from chemeleon.models.vae import CrystalVAE
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +86,16 @@ def test_the_new_set_can_be_trained_on(script, tmp_path, monkeypatch):
     assert len(more) == len(mine) + 6
     assert len(set(more.ids)) == len(more)
     assert len(load_split(config, "val")) == len(load_split(DataConfig(name="mine"), "val"))
+    words = [*TINY_VAE, "data.name=mine", "data.also=[more1, more2]", "data.targets=[]"]
+    words.append("trainer.max_steps=2")
+    api.vae_train("demo/dng", words, output=tmp_path / "run")
+    model = CrystalVAE.from_pretrained(tmp_path / "run")
+    assert trained_on(model.origin) == ["mine", "more1", "more2"]
+    assert "| data set | mine, more1, more2 |" in model_card(
+        {"kind": "vae", **model.origin}, "me/it"
+    )
+    with pytest.raises(ConfigError, match="mine is named twice"):
+        api.vae_train("demo/dng", [*words, "data.also=[mine]"], output=tmp_path / "run2")
 
 
 def test_what_cannot_be_used_is_said(script):

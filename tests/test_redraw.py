@@ -165,6 +165,15 @@ def test_what_is_known_is_drawn_again(pipeline, first, tmp_path: Path, monkeypat
         if not redraws:
             assert_close(crystal, original[number])
         assert not still or redraws == 3
+    with_one = redrawing(1)  # whose only further draw is known, too
+    again = {number: drawn[number][0] for number in taken if drawn[number][1] == 1}
+    assert again
+    prepare([*known, *to_structures(Crystals.of(again.values()).tensors())],
+            tmp_path / "more", (1.0, 0.0, 0.0))  # fmt: skip
+    still = {}
+    for batch in pipeline.stream(NUMBER, seed=2, sampler=with_one, new_to=["more"]):
+        still |= dict(zip(batch.numbers.tolist(), batch.known.tolist(), strict=True))
+    assert [number for number in good if still[number]] == sorted(again)
     parts = list(pipeline.generate(NUMBER, **how, batch_size=5))
     for number, crystal in enumerate(parts):
         assert_close(crystal, drawn[number][0])

@@ -22,6 +22,7 @@ from chemeleon.models.surroundings import (
     FIRST,
     SHELLS,
     STEP,
+    Shells,
     Unfolding,
 )
 from chemeleon.models.vae import SPREAD_SHARE, CrystalVAE, _spread
@@ -40,6 +41,16 @@ SEES = [
 def crystals() -> Crystals:
     """Crystals of many space groups, of 1 to 20 atoms."""
     return demo_crystals("val").subset(torch.arange(0, 400, 7))
+
+
+def test_compiled_shells_are_the_same() -> None:
+    draw = torch.Generator().manual_seed(0)
+    way, moves = (torch.randn(9, n, 3, generator=draw) * 4 for n in (5, 27))
+    moves[:, 13] = 0  # the cell itself
+    itself = torch.rand(9, 5, generator=draw) < 0.3
+    shells = Shells()
+    compiled = torch.compile(shells.forward, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(way, moves, itself), shells(way, moves, itself))
 
 
 def expected(crystal: Crystals, owners: torch.Tensor, tokens: int) -> tuple[np.ndarray, np.ndarray]:
