@@ -33,6 +33,7 @@ from chemeleon.crystals.patterns import pattern_of
 from chemeleon.errors import ConfigError, DataError
 from chemeleon.generation.assignments import Proposer
 from chemeleon.generation.letter_search import LetterSearch, _perturbed
+from chemeleon.generation.prototype_index import Index
 from chemeleon.generation.prototypes import Prototypes
 from chemeleon.models.assignment import AssignmentModel
 
@@ -242,7 +243,7 @@ def test_places_that_only_an_origin_tells_apart_are_proposed_once():
 def test_crystals_of_prototypes_have_the_formula_and_room_for_it():
     prototypes = known()
     [small, *_] = prototypes.propose({3: 1, 9: 1}, 1)
-    volumes = prototypes.volumes
+    volumes = prototypes.index.volumes
     made = prototypes.crystal(small)
     old = prototypes.example(small.example)
     grown = np.prod(made.cell[:3]) / np.prod(old.cell[:3])
@@ -258,6 +259,31 @@ def test_stable_training_crystals_weigh_more():
         found = Prototypes(crystals, np.array(energies)).propose({19: 1, 17: 1}, 2)
         assert found[0].assignment.number == first
         assert found[0].share > 0.9
+
+
+def test_an_index_is_kept_and_a_damaged_one_is_made_again(orbits, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("CHEMELEON_CACHE", str(tmp_path))
+    arrays = orbits.arrays()
+    made = Index.kept(arrays)
+    [file] = tmp_path.rglob("*.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "of", lambda _: pytest.fail("made twice"))
+        kept = Index.kept(arrays)
+    for content in ("", "[1, 2]", "{}", "[[1], [], [], [], [], []]"):
+        file.write_text(content)
+        again = Index.kept(arrays)
+        assert "made again" in caplog.text
+        caplog.clear()
+    for other in (Index.of(arrays), kept, again):
+        assert other[:2] == made[:2]
+        assert all(np.array_equal(x, y) for x, y in zip(other[2:], made[2:], strict=True))
+    formula = {12: 1, 8: 1}
+    first, *_ = Prototypes(arrays, index=kept).propose(formula, 1)
+    same, *_ = Prototypes(arrays).propose(formula, 1)
+    assert key_of(first.assignment) == key_of(same.assignment)
+    assert (first.share, first.name) == (same.share, same.name)
+    Index.kept(arrays.subset(np.arange(20)))
+    assert len(list(tmp_path.rglob("*.json"))) == 2
 
 
 def test_patterns_forget_elements_and_nothing_else():

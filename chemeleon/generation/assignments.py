@@ -25,6 +25,7 @@ from chemeleon.crystals.orbits import Assignment
 from chemeleon.data.named import find_set
 from chemeleon.errors import ConfigError
 from chemeleon.generation.letter_search import Formula, LetterSearch
+from chemeleon.generation.prototype_index import Index
 from chemeleon.generation.prototypes import Candidate, Prototypes
 from chemeleon.models.assignment import ENERGY, AssignmentModel
 from chemeleon.models.pretrained import place
@@ -98,7 +99,8 @@ def load_prototypes(names: Sequence[str]) -> Prototypes:
         report.columns.get(ENERGY, torch.full((len(report.crystals),), torch.nan))
         for report in reports
     ]
-    return Prototypes(Crystals.join(orbits), torch.cat(energies).numpy())
+    joined = Crystals.join(orbits)
+    return Prototypes(joined, torch.cat(energies).numpy(), Index.kept(joined))
 
 
 class Proposer:

@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chemeleon.crystals.assignments import Counts, assignments_of
+from chemeleon.crystals.assignments import Counts
 from chemeleon.crystals.batch import LETTERS, Array, Crystals
 from chemeleon.crystals.orbits import Assignment, OrbitCrystal, orbit_crystal
 from chemeleon.crystals.patterns import Order, Pattern, fillings, pattern_of
-from chemeleon.generation.substitution import similarities
-from chemeleon.generation.volumes import atomic_volumes, multiplicities
+from chemeleon.generation.prototype_index import Index
+from chemeleon.generation.volumes import multiplicities
 
 SCALE = 0.1  # eV/atom: a crystal this far above the hull has 1/e of the weight of a stable one
 
@@ -44,48 +44,29 @@ class Candidate(NamedTuple):
     elements: Array
 
 
-class _Shelf(NamedTuple):
-    """Training crystals whose cells have the same numbers of atoms of each kind.
-
-    Attributes:
-        patterns: the distinct ones.
-        kinds: ``(X,)`` index into them.
-        elements: ``(X, s)`` atomic numbers.
-        rows: ``(X,)`` of the training set.
-    """
-
-    patterns: list[Pattern]
-    kinds: Array
-    elements: Array
-    rows: Array
-
-
 class Prototypes:
-    """An index of training crystals by the numbers of atoms in their cells.
+    """Training crystals, to be found by the numbers of atoms in their cells.
 
     Args:
         orbits: ``M`` training crystals written as orbits (`orbit_sets.write_as_orbits`).
         energies: ``(M,)`` above the hull in eV/atom; NaN counts as `SCALE`. Without them all
             crystals weigh the same.
+        index: of the crystals; None: it is made, which takes seconds for large sets.
     """
 
-    def __init__(self, orbits: Crystals[Array], energies: Array | None = None) -> None:
+    def __init__(
+        self, orbits: Crystals[Array], energies: Array | None = None, index: Index | None = None
+    ) -> None:
         self.orbits = orbits
         above = np.zeros(len(orbits)) if energies is None else np.asarray(energies, float)
         above = np.where(np.isnan(above), SCALE, above)
         self.weights = np.exp(-np.maximum(above, 0.0) / SCALE)
-        found = [pattern_of(assignment) for assignment in assignments_of(orbits)]
-        self.similarities = similarities(found)
-        self.volumes = atomic_volumes(orbits)
-        self._turns: dict[Pattern, list[Order]] = {}
-        rows: dict[Counts, list[int]] = defaultdict(list)
-        for row, (pattern, orders) in enumerate(found):
-            rows[pattern.counts].append(row)
-            if pattern not in self._turns:
-                place = {element: i for i, element in enumerate(orders[0])}
-                turns = [tuple(place[element] for element in order) for order in orders]
-                self._turns[pattern] = turns
-        self._shelves = {key: _shelf(found, own) for key, own in rows.items()}
+        self.index = Index.of(orbits) if index is None else index
+        self._shelves: dict[Counts, list[int]] = defaultdict(list)
+        for kind, pattern in enumerate(self.index.patterns):
+            self._shelves[pattern.counts].append(kind)
+        sizes = np.array([len(pattern.slots) for pattern in self.index.patterns])
+        self._ends = sizes[self.index.kinds].cumsum()
 
     @property
     def most_atoms(self) -> int:
@@ -94,7 +75,7 @@ class Prototypes:
 
     def __len__(self) -> int:
         """Return how many distinct patterns there are."""
-        return len(self._turns)
+        return len(self.index.patterns)
 
     def propose(
         self, formula: dict[int, int], k: int, units: Iterable[int] | None = None
@@ -108,12 +89,12 @@ class Prototypes:
         """
         wanted = tuple(sorted(formula.values()))
         found: list[tuple[float, Pattern, Order, int]] = []
-        for key, shelf in self._shelves.items():
+        for key, kinds in self._shelves.items():
             times = key[0] // wanted[0]
             if key != tuple(times * n for n in wanted) or (units and times not in units):
                 continue
             atoms = {element: times * n for element, n in formula.items()}
-            found += self._votes(shelf, fillings(key, atoms))
+            found += self._votes(kinds, fillings(key, atoms))
         total = sum(votes for votes, *_ in found)
         found.sort(key=lambda one: (-one[0], one[1:]))
         return [
@@ -122,29 +103,33 @@ class Prototypes:
         ]
 
     def _votes(
-        self, shelf: _Shelf, ways: Sequence[Order]
+        self, kinds: Sequence[int], ways: Sequence[Order]
     ) -> list[tuple[float, Pattern, Order, int]]:
-        """Return votes, pattern, elements and first example of all assignments of a shelf."""
-        slots = np.array(ways)
-        alike = self.similarities[shelf.elements[:, None], slots[None]].sum(-1)  # (X, F)
-        weights = np.exp(alike) * self.weights[shelf.rows, None]
+        """Return votes, pattern, elements and first example of all assignments of some patterns."""
+        slots, index = np.array(ways), self.index
+        rows = np.flatnonzero(np.isin(index.kinds, kinds))
+        elements = index.elements[self._ends[rows, None] + np.arange(-slots.shape[1], 0)]
+        alike = index.similarities[elements[:, None], slots].sum(-1)  # (X, F)
+        weights = np.exp(alike) * self.weights[rows, None]
         place = {way: i for i, way in enumerate(ways)}
         found, everything = [], np.arange(len(ways))
-        for kind, pattern in enumerate(shelf.patterns):
-            own = np.flatnonzero(shelf.kinds == kind)
-            votes, turns, first = weights[own], self._turns[pattern], everything
+        for kind in kinds:
+            own = np.flatnonzero(index.kinds[rows] == kind)
+            votes, turns, first = weights[own], index.turns[kind], everything
             if len(turns) > 1:
                 same = [[place[tuple(way[i] for i in turn)] for turn in turns] for way in ways]
                 votes = votes[:, same].max(-1)
                 first = np.flatnonzero(np.min(same, 1) == everything)
-            best, total = shelf.rows[own[votes.argmax(0)]].tolist(), votes.sum(0).tolist()
+            best, total = rows[own[votes.argmax(0)]].tolist(), votes.sum(0).tolist()
+            pattern = index.patterns[kind]
             found += [(total[i], pattern, ways[i], best[i]) for i in first.tolist()]
         return found
 
     def _candidate(self, share: float, pattern: Pattern, way: Order, row: int) -> Candidate:
         example = self.example(row)
         _, orders = pattern_of(Assignment(example.number, example.atomic_numbers, example.letters))
-        scores = [sum(self.similarities[a, b] for a, b in zip(o, way, strict=True)) for o in orders]
+        alike = self.index.similarities
+        scores = [sum(alike[a, b] for a, b in zip(o, way, strict=True)) for o in orders]
         new = dict(zip(orders[int(np.argmax(scores))], way, strict=True))
         elements = np.array([new[z] for z in example.atomic_numbers.tolist()])
         name = self.orbits.ids[row] if self.orbits.ids else ""
@@ -158,15 +143,8 @@ class Prototypes:
         """Return the example of a candidate with its elements exchanged and its volume scaled."""
         old = self.example(candidate.example)
         sizes = multiplicities(LETTERS * old.number + old.letters)
-        before = sizes @ self.volumes[old.atomic_numbers]
-        after = sizes @ self.volumes[candidate.elements]
+        before = sizes @ self.index.volumes[old.atomic_numbers]
+        after = sizes @ self.index.volumes[candidate.elements]
         cell = old.cell.copy()
         cell[:3] *= (after / before) ** (1 / 3)
         return old._replace(cell=cell, atomic_numbers=candidate.elements)
-
-
-def _shelf(found: Sequence[tuple[Pattern, tuple[Order, ...]]], rows: Sequence[int]) -> _Shelf:
-    patterns: dict[Pattern, int] = {}
-    kinds = [patterns.setdefault(found[row][0], len(patterns)) for row in rows]
-    elements = np.array([found[row][1][0] for row in rows])
-    return _Shelf(list(patterns), np.array(kinds), elements, np.array(rows))
