@@ -34,7 +34,7 @@ from chemeleon.errors import ConfigError, DataError
 from chemeleon.generation.assignments import Proposer
 from chemeleon.generation.letter_search import LetterSearch, _perturbed
 from chemeleon.generation.prototype_index import Index
-from chemeleon.generation.prototypes import Prototypes
+from chemeleon.generation.prototypes import OWN_SCALE, SCALE, Prototypes
 from chemeleon.models.assignment import AssignmentModel
 
 TINY = ["assign.width=32", "assign.layers=1", "assign.heads=2", "trainer.tracker=none"]
@@ -259,6 +259,16 @@ def test_stable_training_crystals_weigh_more():
         found = Prototypes(crystals, np.array(energies)).propose({19: 1, 17: 1}, 2)
         assert found[0].assignment.number == first
         assert found[0].share > 0.9
+
+
+def test_energies_count_for_more_where_they_are_of_the_compound_itself():
+    crystals = put_together([crystal(225, "11a 17b", 5.6), crystal(221, "11a 17b", 3.4)])
+    prototypes = Prototypes(crystals, np.array([0.03, 0.0]))
+    for formula, scale in (({19: 1, 17: 1}, SCALE), ({11: 1, 17: 1}, OWN_SCALE)):
+        shares = {one.assignment.number: one.share for one in prototypes.propose(formula, 2)}
+        assert shares[225] / shares[221] == pytest.approx(np.exp(-0.03 / scale))
+    unknown = Prototypes(crystals, np.array([np.nan, 0.0])).propose({11: 1, 17: 1}, 2)
+    assert unknown[1].share / unknown[0].share == pytest.approx(np.exp(-1))
 
 
 def test_an_index_is_kept_and_a_damaged_one_is_made_again(orbits, tmp_path, monkeypatch, caplog):

@@ -24,6 +24,7 @@ from chemeleon.generation.prototype_index import Index
 from chemeleon.generation.volumes import multiplicities
 
 SCALE = 0.1  # eV/atom: a crystal this far above the hull has 1/e of the weight of a stable one
+OWN_SCALE = 0.03  # the same of crystals of the formula itself: it is they that are (un)stable
 
 
 class Candidate(NamedTuple):
@@ -49,8 +50,8 @@ class Prototypes:
 
     Args:
         orbits: ``M`` training crystals written as orbits (`orbit_sets.write_as_orbits`).
-        energies: ``(M,)`` above the hull in eV/atom; NaN counts as `SCALE`. Without them all
-            crystals weigh the same.
+        energies: ``(M,)`` above the hull in eV/atom; NaN weighs 1/e. Without them all crystals
+            weigh the same.
         index: of the crystals; None: it is made, which takes seconds for large sets.
     """
 
@@ -59,8 +60,9 @@ class Prototypes:
     ) -> None:
         self.orbits = orbits
         above = np.zeros(len(orbits)) if energies is None else np.asarray(energies, float)
-        above = np.where(np.isnan(above), SCALE, above)
-        self.weights = np.exp(-np.maximum(above, 0.0) / SCALE)
+        known = np.where(np.isnan(above), 0.0, np.maximum(above, 0.0))
+        self.weights = np.exp(np.where(np.isnan(above), -1.0, -known / SCALE))
+        self.own_weights = np.exp(np.where(np.isnan(above), -1.0, -known / OWN_SCALE))
         self.index = Index.of(orbits) if index is None else index
         self._shelves: dict[Counts, list[int]] = defaultdict(list)
         for kind, pattern in enumerate(self.index.patterns):
@@ -110,8 +112,11 @@ class Prototypes:
         rows = np.flatnonzero(np.isin(index.kinds, kinds))
         elements = index.elements[self._ends[rows, None] + np.arange(-slots.shape[1], 0)]
         alike = index.similarities[elements[:, None], slots].sum(-1)  # (X, F)
-        weights = np.exp(alike) * self.weights[rows, None]
         place = {way: i for i, way in enumerate(ways)}
+        itself = [order in place for order in map(tuple, elements.tolist())]
+        weights = (
+            np.exp(alike) * np.where(itself, self.own_weights[rows], self.weights[rows])[:, None]
+        )
         found, everything = [], np.arange(len(ways))
         for kind in kinds:
             own = np.flatnonzero(index.kinds[rows] == kind)
