@@ -261,6 +261,28 @@ def test_stable_training_crystals_weigh_more():
         assert found[0].share > 0.9
 
 
+def test_the_crystal_of_a_candidate_is_like_most_of_those_that_vote_for_it():
+    spinel = crystal(227, "8e 12a 13d", 8.1)
+    usual = [spinel._replace(coords=spinel.coords + 0.05 + shift) for shift in (0, 1e-4)]
+    prototypes = Prototypes(put_together([spinel, *usual]))
+    proposer = Proposer(prototypes)
+    [found] = prototypes.propose({8: 4, 12: 1, 13: 2}, 1)
+    assert found.example == 0  # the first of three that weigh the same
+    assert found.votes == pytest.approx([1 / 3] * 3)
+    [proposal] = proposer.propose("MgAl2O4", 1)
+    assert proposal.prototype is not None
+    assert proposal.prototype.example in (1, 2)
+    made = prototypes.crystal(proposal.prototype)
+    assert made.coords == pytest.approx(prototypes.example(proposal.prototype.example).coords)
+    [other] = proposer.propose("ZnGa2O4", 1)  # elements are exchanged
+    assert other.prototype is not None
+    assert sorted(other.prototype.elements.tolist()) == [8, 30, 31]
+    stable = Prototypes(prototypes.orbits, np.array([0.0, 0.5, 0.5]))
+    [proposal] = Proposer(stable).propose("ZnGa2O4", 1)
+    assert proposal.prototype is not None
+    assert proposal.prototype.example == 0  # two that hardly weigh anything do not count
+
+
 def test_energies_count_for_more_where_they_are_of_the_compound_itself():
     crystals = put_together([crystal(225, "11a 17b", 5.6), crystal(221, "11a 17b", 3.4)])
     prototypes = Prototypes(crystals, np.array([0.03, 0.0]))

@@ -12,18 +12,30 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from chemeleon.crystals.assignments import Counts
 from chemeleon.crystals.batch import LETTERS, Array, Crystals
-from chemeleon.crystals.orbits import Assignment, OrbitCrystal, orbit_crystal
+from chemeleon.crystals.orbits import (
+    Assignment,
+    OrbitCrystal,
+    crystals_of,
+    orbit_crystal,
+    put_together,
+)
 from chemeleon.crystals.patterns import Order, Pattern, fillings, pattern_of
+from chemeleon.evaluation.matching.amd import average_minimum_distances, chebyshev
 from chemeleon.generation.prototype_index import Index
 from chemeleon.generation.volumes import multiplicities
 
 SCALE = 0.1  # eV/atom: a crystal this far above the hull has 1/e of the weight of a stable one
+VOTERS = 32  # the heaviest, that are compared
+NEIGHBOURS = 30  # whose distances are
+NEAR = 0.01  # of them, in units of (V/N)^(1/3); chosen on mp/val
 OWN_SCALE = 0.03  # the same of crystals of the formula itself: it is they that are (un)stable
 
 
@@ -33,13 +45,19 @@ class Candidate(NamedTuple):
     Attributes:
         assignment: in standard form.
         share: of the votes of all training crystals for the formula.
-        example: row of the training crystal with the heaviest vote.
+        way: elements in the slots of the pattern.
+        voters: ``(V,)`` rows of the training crystals with the heaviest votes, heaviest first.
+        votes: ``(V,)`` of these, as shares of all.
+        example: row of the training crystal that the candidate is made of.
         name: of that crystal; empty if it has none.
         elements: ``(n,)`` atomic numbers of the orbits of that crystal, after the exchange.
     """
 
     assignment: Assignment
     share: float
+    way: Order
+    voters: Array
+    votes: Array
     example: int
     name: str
     elements: Array
@@ -90,7 +108,7 @@ class Prototypes:
             units: formula units per primitive cell to consider; None: all that there are.
         """
         wanted = tuple(sorted(formula.values()))
-        found: list[tuple[float, Pattern, Order, int]] = []
+        found: list[tuple[float, Pattern, Order, Array, Array]] = []
         for key, kinds in self._shelves.items():
             times = key[0] // wanted[0]
             if key != tuple(times * n for n in wanted) or (units and times not in units):
@@ -100,14 +118,17 @@ class Prototypes:
         total = sum(votes for votes, *_ in found)
         found.sort(key=lambda one: (-one[0], one[1:]))
         return [
-            self._candidate(votes / total, pattern, way, row)
-            for votes, pattern, way, row in found[:k]
+            self._candidate(votes / total, pattern, way, rows, own / total)
+            for votes, pattern, way, rows, own in found[:k]
         ]
 
     def _votes(
         self, kinds: Sequence[int], ways: Sequence[Order]
-    ) -> list[tuple[float, Pattern, Order, int]]:
-        """Return votes, pattern, elements and first example of all assignments of some patterns."""
+    ) -> list[tuple[float, Pattern, Order, Array, Array]]:
+        """Return votes, pattern, elements, voters and the vote of each, of some patterns' fillings.
+
+        Those that mean the same assignment are one.
+        """
         slots, index = np.array(ways), self.index
         rows = np.flatnonzero(np.isin(index.kinds, kinds))
         elements = index.elements[self._ends[rows, None] + np.arange(-slots.shape[1], 0)]
@@ -125,20 +146,45 @@ class Prototypes:
                 same = [[place[tuple(way[i] for i in turn)] for turn in turns] for way in ways]
                 votes = votes[:, same].max(-1)
                 first = np.flatnonzero(np.min(same, 1) == everything)
-            best, total = rows[own[votes.argmax(0)]].tolist(), votes.sum(0).tolist()
-            pattern = index.patterns[kind]
-            found += [(total[i], pattern, ways[i], best[i]) for i in first.tolist()]
+            pattern, total, voters = index.patterns[kind], votes.sum(0).tolist(), rows[own]
+            found += [(total[i], pattern, ways[i], voters, votes[:, i]) for i in first.tolist()]
         return found
 
-    def _candidate(self, share: float, pattern: Pattern, way: Order, row: int) -> Candidate:
+    def _candidate(
+        self, share: float, pattern: Pattern, way: Order, rows: Array, votes: Array
+    ) -> Candidate:
+        heaviest = np.argsort(-votes, kind="stable")[:VOTERS]
+        rows, votes = rows[heaviest], votes[heaviest]
+        return Candidate(pattern.filled(way), share, way, rows, votes, *self._made(rows[0], way))
+
+    def _made(self, row: int, way: Order) -> tuple[int, str, Array]:
+        """Return row, name and exchanged elements of a training crystal of a candidate."""
         example = self.example(row)
         _, orders = pattern_of(Assignment(example.number, example.atomic_numbers, example.letters))
         alike = self.index.similarities
         scores = [sum(alike[a, b] for a, b in zip(o, way, strict=True)) for o in orders]
         new = dict(zip(orders[int(np.argmax(scores))], way, strict=True))
         elements = np.array([new[z] for z in example.atomic_numbers.tolist()])
-        name = self.orbits.ids[row] if self.orbits.ids else ""
-        return Candidate(pattern.filled(way), share, row, name, elements)
+        return int(row), self.orbits.ids[row] if self.orbits.ids else "", elements
+
+    def typical(self, candidate: Candidate) -> Candidate:
+        """Return a candidate made of the voter that is the most like all voters, by their votes.
+
+        Crystals with the same letters may differ in free coordinates and cells; the heaviest vote
+        may come from an odd one. They are compared by their average minimum distances.
+        """
+        rows, votes = candidate.voters, candidate.votes
+        if len(rows) == 1:
+            return candidate
+        crystals = crystals_of(put_together([self.example(row) for row in rows])).tensors()
+        room = torch.linalg.det(crystals.lattice).abs() / crystals.num_atoms
+        scaled = crystals.lattice / room[:, None, None] ** (1 / 3)
+        distances = average_minimum_distances(replace(crystals, lattice=scaled), NEIGHBOURS)
+        apart = chebyshev(distances, distances).nan_to_num(torch.inf).fill_diagonal_(0).numpy()
+        like = np.exp(-((apart / NEAR) ** 2) / 2) @ votes
+        best = int(np.argmax(votes * like))
+        number, name, elements = self._made(rows[best], candidate.way)
+        return candidate._replace(example=number, name=name, elements=elements)
 
     def example(self, row: int) -> OrbitCrystal:
         """Return a training crystal."""
