@@ -27,7 +27,6 @@ from chemeleon.crystals.random import make_keys
 from chemeleon.crystals.soundness import writable
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.matching.grouping import find_groups, prepare
-from chemeleon.evaluation.matching.pairs import TOLERANCES
 from chemeleon.generation.conditioning import Conditioning
 from chemeleon.generation.denoising import GuidedDenoiser
 from chemeleon.generation.pipeline import Pipeline
@@ -43,6 +42,8 @@ CHOICES = ("auto", "both", "energy", "model", "none")
 POTENTIAL = "chgnet"
 KT = 0.05  # eV/atom, of both; chosen on mp/val
 COMPARED = 50  # candidates of a formula, the best, that are looked at for one structure
+# ltol, stol, angle_tol: phases that a small distortion parts, which looser ones join, stay apart
+SAME = (0.1, 0.1, 5.0)
 TIMES = 16  # of noise, evenly spread, at which the model is evaluated
 BATCH = 512
 
@@ -216,7 +217,7 @@ def _alike(candidates: Sequence[int], structures: Sequence[Structure | None]) ->
     """Return candidates in lists of those that have one structure."""
     rows = [i for i in candidates if structures[i] is not None]
     crystals = from_structures([one for i in rows if (one := structures[i]) is not None]).arrays()
-    first = find_groups(prepare(crystals), TOLERANCES["pymatgen"]).group.tolist()
+    first = find_groups(prepare(crystals), SAME).group.tolist()
     lists: dict[int, list[int]] = {}
     for place, (row, own) in enumerate(zip(rows, first, strict=True)):
         lists.setdefault(own if own >= 0 else -1 - place, []).append(row)
