@@ -183,6 +183,7 @@ def ranked(
     scores: Sequence[float],
     problems: Sequence[str | None],
     proposals: Sequence[Proposal] = (),
+    kt: float = KT,
 ) -> Ranking:
     """Rank candidates within their groups, each structure once.
 
@@ -192,10 +193,11 @@ def ranked(
         scores: of each, the lower the better; NaN where there is none.
         problems: of each, what is wrong with it.
         proposals: of each, if their probabilities count; a proposal may have several candidates.
+        kt: for how much they count, eV/atom.
     """
     found, repeats = list(scores), dict[int, int]()
     for i, proposal in enumerate(proposals):
-        found[i] += _unlikely([proposal])
+        found[i] += _unlikely([proposal], kt)
     for group in groups:
         best = best_first([group], found, problems)
         sound = [i for i in best if problems[i] is None and not math.isnan(scores[i])][:COMPARED]
@@ -203,14 +205,14 @@ def ranked(
             first = min(same, key=scores.__getitem__)
             repeats |= {other: first for other in same if other != first}
             if proposals:
-                found[first] = scores[first] + _unlikely([proposals[i] for i in same])
+                found[first] = scores[first] + _unlikely([proposals[i] for i in same], kt)
     return Ranking(best_first(groups, found, problems, repeats), found, repeats)
 
 
-def _unlikely(proposals: Sequence[Proposal]) -> float:
+def _unlikely(proposals: Sequence[Proposal], kt: float) -> float:
     """Return what a structure loses by how unlikely it was to be proposed, eV/atom."""
     distinct = {id(one): one.probability for one in proposals}  # they may be taken in turn
-    return -KT * math.log(max(sum(distinct.values()), 1e-300))
+    return -kt * math.log(max(sum(distinct.values()), 1e-300))
 
 
 def _alike(candidates: Sequence[int], structures: Sequence[Structure | None]) -> list[list[int]]:
