@@ -33,7 +33,8 @@ from chemeleon.crystals.patterns import pattern_of
 from chemeleon.errors import ConfigError, DataError
 from chemeleon.generation.assignments import Proposer
 from chemeleon.generation.letter_search import LetterSearch, _perturbed
-from chemeleon.generation.prototypes import Prototypes
+from chemeleon.generation.prototype_index import Index
+from chemeleon.generation.prototypes import OWN_SCALE, SCALE, Prototypes
 from chemeleon.models.assignment import AssignmentModel
 
 TINY = ["assign.width=32", "assign.layers=1", "assign.heads=2", "trainer.tracker=none"]
@@ -242,7 +243,7 @@ def test_places_that_only_an_origin_tells_apart_are_proposed_once():
 def test_crystals_of_prototypes_have_the_formula_and_room_for_it():
     prototypes = known()
     [small, *_] = prototypes.propose({3: 1, 9: 1}, 1)
-    volumes = prototypes.volumes
+    volumes = prototypes.index.volumes
     made = prototypes.crystal(small)
     old = prototypes.example(small.example)
     grown = np.prod(made.cell[:3]) / np.prod(old.cell[:3])
@@ -258,6 +259,63 @@ def test_stable_training_crystals_weigh_more():
         found = Prototypes(crystals, np.array(energies)).propose({19: 1, 17: 1}, 2)
         assert found[0].assignment.number == first
         assert found[0].share > 0.9
+
+
+def test_the_crystal_of_a_candidate_is_like_most_of_those_that_vote_for_it():
+    spinel = crystal(227, "8e 12a 13d", 8.1)
+    usual = [spinel._replace(coords=spinel.coords + 0.05 + shift) for shift in (0, 1e-4)]
+    prototypes = Prototypes(put_together([spinel, *usual]))
+    proposer = Proposer(prototypes)
+    [found] = prototypes.propose({8: 4, 12: 1, 13: 2}, 1)
+    assert found.example == 0  # the first of three that weigh the same
+    assert found.votes == pytest.approx([1 / 3] * 3)
+    [proposal] = proposer.propose("MgAl2O4", 1)
+    assert proposal.prototype is not None
+    assert proposal.prototype.example in (1, 2)
+    made = prototypes.crystal(proposal.prototype)
+    assert made.coords == pytest.approx(prototypes.example(proposal.prototype.example).coords)
+    [other] = proposer.propose("ZnGa2O4", 1)  # elements are exchanged
+    assert other.prototype is not None
+    assert sorted(other.prototype.elements.tolist()) == [8, 30, 31]
+    stable = Prototypes(prototypes.orbits, np.array([0.0, 0.5, 0.5]))
+    [proposal] = Proposer(stable).propose("ZnGa2O4", 1)
+    assert proposal.prototype is not None
+    assert proposal.prototype.example == 0  # two that hardly weigh anything do not count
+
+
+def test_energies_count_for_more_where_they_are_of_the_compound_itself():
+    crystals = put_together([crystal(225, "11a 17b", 5.6), crystal(221, "11a 17b", 3.4)])
+    prototypes = Prototypes(crystals, np.array([0.03, 0.0]))
+    for formula, scale in (({19: 1, 17: 1}, SCALE), ({11: 1, 17: 1}, OWN_SCALE)):
+        shares = {one.assignment.number: one.share for one in prototypes.propose(formula, 2)}
+        assert shares[225] / shares[221] == pytest.approx(np.exp(-0.03 / scale))
+    unknown = Prototypes(crystals, np.array([np.nan, 0.0])).propose({11: 1, 17: 1}, 2)
+    assert unknown[1].share / unknown[0].share == pytest.approx(np.exp(-1))
+
+
+def test_an_index_is_kept_and_a_damaged_one_is_made_again(orbits, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("CHEMELEON_CACHE", str(tmp_path))
+    arrays = orbits.arrays()
+    made = Index.kept(arrays)
+    [file] = tmp_path.rglob("*.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "of", lambda _: pytest.fail("made twice"))
+        kept = Index.kept(arrays)
+    for content in ("", "[1, 2]", "{}", "[[1], [], [], [], [], []]"):
+        file.write_text(content)
+        again = Index.kept(arrays)
+        assert "made again" in caplog.text
+        caplog.clear()
+    for other in (Index.of(arrays), kept, again):
+        assert other[:2] == made[:2]
+        assert all(np.array_equal(x, y) for x, y in zip(other[2:], made[2:], strict=True))
+    formula = {12: 1, 8: 1}
+    first, *_ = Prototypes(arrays, index=kept).propose(formula, 1)
+    same, *_ = Prototypes(arrays).propose(formula, 1)
+    assert key_of(first.assignment) == key_of(same.assignment)
+    assert (first.share, first.name) == (same.share, same.name)
+    Index.kept(arrays.subset(np.arange(20)))
+    assert len(list(tmp_path.rglob("*.json"))) == 2
 
 
 def test_patterns_forget_elements_and_nothing_else():

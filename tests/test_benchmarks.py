@@ -25,6 +25,7 @@ COLUMNS = {"formation_energy_per_atom": -1.0, "band_gap": 1.0, "e_above_hull": 0
 RUNS = {
     "assignments": "mp/val --prototypes mp/train --model {assign} --limit 4 -k 3",
     "assignments structures": "mp/val --prototypes mp/train --limit 4 -k 3 --structures",
+    "compounds": "{cases} --prototypes mp/train -n 2 --relax 2",
     "conditions": "{ldm} --predictor {predictor} --num 4 --samples 4 --guidance 1 --targets 3"
     " --number-guidance 1 -o {out}",
     "csp": "{csp} mp/val --limit 4 --sampler ddim:2:1 --jobs 1",
@@ -42,6 +43,7 @@ RUNS = {
     "potentials": "--device cpu --crystals 4 --potentials chgnet --ase 0 --relax 2",
     "plain_step": "--rounds 1 --steps 3",
     "predictor": "--split val --targets band_gap",
+    "ranking": "mp/val --prototypes mp/train --limit 4 -n 3 --relax 2",
     "rewards": "--device cpu --crystals 64 --rounds 1 --jobs 1",
     "rl_curves": "first={run} --plot {out}",
     "rl_step": "--updates 2 --skip 1",
@@ -68,6 +70,10 @@ def data(tmp_path_factory) -> Path:
     prepare(five, root / "perov_5", (0.6, 0.2, 0.2))
     carbon = [Structure(s.lattice, ["C"] * len(s), s.frac_coords) for s in structures[:60]]
     prepare(carbon, root / "carbon_24", (0.5, 0.5, 0.0))
+    (root / "cases").mkdir()
+    for name in ("NaCl", "TiO2_rutile"):
+        [found] = [s for s in structures if s.composition.reduced_formula == name[:4]][:1]
+        found.to(str(root / "cases" / f"{name}.cif"))
     return root
 
 
@@ -99,7 +105,7 @@ def test_it_runs(name: str, data: Path, models: dict[str, str], tmp_path: Path) 
     if name == "predictor" and importlib.util.find_spec("sklearn") is None:
         pytest.skip("needs scikit-learn: pip install chemeleon[benchmarks]")
     out = tmp_path / ("out.png" if name == "rl_curves" else "out")
-    words = RUNS[name].format(out=out, **models).split()
+    words = RUNS[name].format(out=out, cases=data / "cases", **models).split()
     environment = {
         **os.environ,
         "CHEMELEON_DATA": str(data),

@@ -7,12 +7,15 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import typer
 from conftest import TINY_LDM, TINY_VAE, demo_crystals
 from energy_helpers import rocksalt, rocksalt_cube
+from pymatgen.core import Structure
 from test_ordering import split
 
 import chemeleon
@@ -29,7 +32,7 @@ from chemeleon.data.dataset import load_source, load_split
 from chemeleon.errors import CheckpointError, ChemeleonError, ConfigError, GenerationError
 from chemeleon.evaluation.metrics.csp import assign
 from chemeleon.generation.pipeline import Pipeline
-from chemeleon.generation.ranking import best_first, denoising_error, make_scorer
+from chemeleon.generation.ranking import KT, best_first, denoising_error, make_scorer, ranked
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.elements import element_embedding
 from chemeleon.models.vae import CrystalVAE
@@ -289,6 +292,28 @@ def test_broken_candidates_go_behind_the_others():
     assert best_first([range(4), range(4, 6)], scores, problems) == [3, 1, 0, 2, 5, 4]
 
 
+def test_a_structure_that_comes_twice_takes_one_place_with_all_of_its_votes():
+    salt, other = rocksalt_cube(), Structure(np.eye(3) * 3.4, ["Na", "Cl"], [[0] * 3, [0.5] * 3])
+    made = [salt, salt.get_primitive_structure(), other, salt.copy(), salt.copy()]
+    energies = [-3.00, -2.99, -3.01, -9.0, float("nan")]
+    problems = [None, None, None, "broken", None]
+    found = ranked([range(5)], made, energies, problems)
+    assert found.order == [2, 0, 1, 3, 4]
+    assert found.repeats == {1: 0}
+    assert found.scores[:4] == energies[:4]
+    one, two, three = (SimpleNamespace(probability=p) for p in (0.2, 0.3, 0.1))
+    found = ranked([range(5)], made, energies, problems, [one, two, three, one, one])
+    assert found.order == [0, 2, 1, 3, 4]
+    assert found.scores[0] == pytest.approx(-3.00 - KT * np.log(0.2 + 0.3))
+    assert found.scores[1] == pytest.approx(-2.99 - KT * np.log(0.3))
+    assert found.scores[2] == pytest.approx(-3.01 - KT * np.log(0.1))
+    # one proposal that was taken twice is no more likely for it
+    found = ranked([range(3)], made[:3], energies[:3], problems[:3], [one, one, three])
+    assert found.scores[0] == pytest.approx(-3.00 - KT * np.log(0.2))
+    # formulas do not share places
+    assert ranked([range(1), range(1, 2)], made[:2], energies[:2], problems[:2]).repeats == {}
+
+
 @pytest.mark.parametrize(
     ("asked", "error", "words"),
     [
@@ -298,6 +323,7 @@ def test_broken_candidates_go_behind_the_others():
         ({"formula": "Si500"}, ConfigError, "500 atoms.*trained with"),
         ({"formula": "NaCl", "formula_units": [40]}, ConfigError, "80 atoms"),
         ({"formula": "NaCl", "formula_units": [0]}, ConfigError, "positive"),
+        ({"formula": "NaCl", "rank_by": "both"}, ConfigError, "rank by energy or model"),
         ({"formula": ["NaCl", " NaCl"]}, ConfigError, "twice"),
         ({"formula": "NaCl", "num_atoms": [4]}, ConfigError, "formula_units"),
         ({"formula": "NaCl", "formulas_from": "demo/val"}, ConfigError, "one place"),

@@ -86,7 +86,8 @@ def test_what_the_sizes_of_training_rule_out_is_said():
     ]
     assert of_formulas(["LiFePO4"], 20, None, model_up_to(28)).notes == []
     assert of_formulas(["NaCl"], 4, None, model_up_to(20)).notes == []
-    assert plan.to_manifest([*range(20)], [0.0] * 20, None)["notes"] == plan.notes
+    made: Any = [SimpleNamespace(number=i, score=0.0, repeats=None) for i in range(20)]
+    assert plan.to_manifest(made, None)["notes"] == plan.notes
     with pytest.raises(ConfigError, match="has 21 atoms, and the crystals"):
         of_formulas(["Na21"], 4, None, model_up_to(20))
 

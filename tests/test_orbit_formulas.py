@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from pymatgen.core import Lattice, Structure
@@ -11,9 +12,11 @@ from typer.testing import CliRunner
 
 from chemeleon import api
 from chemeleon.cli.app import app
+from chemeleon.crystals.convert import from_structures
 from chemeleon.errors import ConfigError
 from chemeleon.generation.assignments import load_proposer
 from chemeleon.generation.formulas import of_data, of_proposals
+from chemeleon.generation.ranking import KT, make_scorer
 from tests.conftest import demo_crystals
 from tests.test_orbit_csp import taught as taught
 
@@ -110,6 +113,26 @@ def test_prototypes_are_crystals_with_other_elements_and_the_volume_of_these(tmp
         assert SpacegroupAnalyzer(structure, 0.01).get_space_group_number() >= number
     salt = next(s for s in rocksalt if s.composition.reduced_formula == "NaCl")
     assert 35 < salt.get_primitive_structure().volume < 55  # A^3; measured 44.9
+
+
+@pytest.mark.parametrize("by", ["auto", "both", "energy"])
+def test_prototypes_are_ranked_by_energy_and_votes(by, tmp_path):
+    pytest.importorskip("chgnet")
+    words = {"formula": "NaCl", "prototypes": ["demo/train"], "rank_by": by, "relax": 5}
+    made = api.sample("prototypes", 4, output=tmp_path, overwrite=True, **words)
+    told = json.loads((tmp_path / "manifest.json").read_text())
+    assert ("ln(probability)" in told["ranked_by"]) == (by != "energy")
+    rows = told["candidates"]
+    merit = [("repeats" in row, row["score"]) for row in rows]
+    assert merit == sorted(merit)
+    assert all(row["repeats"] < row["id"] for row in rows if "repeats" in row)
+    scorer = make_scorer("energy", None)
+    assert scorer is not None
+    for energy, row in zip(scorer.score(from_structures(made)).tolist(), rows, strict=True):
+        unlikely = 0 if by == "energy" else -KT * math.log(row["probability"])
+        best_of_several = any(row["id"] == other.get("repeats") for other in rows)
+        if not best_of_several:
+            assert row["score"] == pytest.approx(energy + unlikely, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from chemeleon.crystals.orbits import Assignment
 from chemeleon.data.named import find_set
 from chemeleon.errors import ConfigError
 from chemeleon.generation.letter_search import Formula, LetterSearch
+from chemeleon.generation.prototype_index import Index
 from chemeleon.generation.prototypes import Candidate, Prototypes
 from chemeleon.models.assignment import ENERGY, AssignmentModel
 from chemeleon.models.pretrained import place
@@ -42,7 +43,7 @@ class Proposal(NamedTuple):
         assignment: in standard form.
         probability: the weighted mean of what both sources say, of those that there are.
         by_model: what the model says; 0 without one.
-        prototype: the training crystal that it is taken from; None if only the model proposes it.
+        prototype: training crystals that have it, and the most typical; None if none does.
     """
 
     assignment: Assignment
@@ -93,7 +94,8 @@ def load_prototypes(names: Sequence[str]) -> Prototypes:
         report.columns.get(ENERGY, torch.full((len(report.crystals),), torch.nan))
         for report in reports
     ]
-    return Prototypes(Crystals.join(orbits), torch.cat(energies).numpy())
+    joined = Crystals.join(orbits)
+    return Prototypes(joined, torch.cat(energies).numpy(), Index.kept(joined))
 
 
 class Proposer:
@@ -186,7 +188,13 @@ class Proposer:
         if sampled is not None:
             return [list(own.values())[:k] for own in known]
         generator = None if seed is None else np.random.default_rng(seed)
-        return [_first(list(own.values()), k, generator) for own in known]
+        chosen = [_first(list(own.values()), k, generator) for own in known]
+        return [[self._typical(one) for one in own] for own in chosen]
+
+    def _typical(self, proposal: Proposal) -> Proposal:
+        if self.prototypes is None or proposal.prototype is None:
+            return proposal
+        return proposal._replace(prototype=self.prototypes.typical(proposal.prototype))
 
     def _add_prototypes(
         self,

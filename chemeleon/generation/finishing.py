@@ -39,6 +39,7 @@ class Sampled:
         redraws: how often it was drawn again; this and what follows see `redraw.Drawn`.
         close, invalid, known: what was still wrong with it then.
         symmetric: cell in which CIFs list its symmetry; None lists all atoms.
+        repeats: number of a better candidate of its formula that has the same structure, or None.
     """
 
     number: int
@@ -52,6 +53,7 @@ class Sampled:
     invalid: bool
     known: bool
     symmetric: Axes | None = None
+    repeats: int | None = None
 
 
 class Finished(NamedTuple):

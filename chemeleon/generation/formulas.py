@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from chemeleon.crystals.orbits import Assignment
     from chemeleon.data.problems import OnError
     from chemeleon.generation.assignments import Proposal, Proposer
+    from chemeleon.generation.finishing import Sampled
     from chemeleon.generation.settings import SampleSettings
     from chemeleon.models.denoiser import LatentDiffusion
 
@@ -68,28 +69,30 @@ class Candidates:
         ends = list(accumulate(self.sizes or [self.per_target] * len(self.targets)))
         return [range(start, end) for start, end in pairwise([0, *ends])]
 
-    def to_manifest(self, order: list[int], scores: list[float], by: str | None) -> dict[str, Any]:
+    def to_manifest(self, made: Sequence[Sampled], by: str | None) -> dict[str, Any]:
         """Return what was requested and in which order it was put, for the manifest.
 
         Args:
-            order: candidate at each place.
-            scores: of these, NaN where there is none.
-            by: what the scores are; None if there are none.
+            made: candidate at each place.
+            by: what their scores are; None if there are none.
         """
         if self.source is not None and not self.proposals:
             return {"formulas_from": self.source, "candidates": self.per_target}
         names, candidates = self.names(), []
+        places = {one.number: name for one, name in zip(made, names, strict=True)}
         for target, group in zip(self.targets, self.groups(), strict=True):
             for place in group:
-                made, score = order[place], scores[place]
+                one = made[place]
                 row: dict[str, Any] = {"id": names[place]}
                 row |= {} if self.source is not None else {"formula": target}
-                row |= {"formula_units": self.units[made]}
+                row |= {"formula_units": self.units[one.number]}
                 if self.proposals:
-                    row |= self.proposals[made].to_manifest()
+                    row |= self.proposals[one.number].to_manifest()
                 if by is not None:
                     row |= {"rank": place - group.start + 1}
-                    row |= {"score": None if math.isnan(score) else score}
+                    row |= {"score": None if math.isnan(one.score) else one.score}
+                if one.repeats is not None:
+                    row |= {"repeats": places[one.repeats]}
                 candidates.append(row)
         found: dict[str, Any] = {"formulas": self.targets, "ranked_by": by}
         if self.source is not None:

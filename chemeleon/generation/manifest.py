@@ -49,10 +49,9 @@ class Plan(NamedTuple):
 def manifest(plan: Plan, made: Sequence[Sampled]) -> dict[str, Any]:
     """Return what the crystals are and how they came about."""
     settings, candidates, scorer = plan.settings, plan.candidates, plan.finisher.scorer
-    order, scores = [one.number for one in made], [one.score for one in made]
-    ranked = {}
+    order, ranked = [one.number for one in made], {}
     if candidates is not None:
-        ranked = candidates.to_manifest(order, scores, scorer and scorer.name)
+        ranked = candidates.to_manifest(made, scorer and scorer.name)
     about = dict(plan.about)
     if conditions := about.get("conditions"):
         about["conditions"] = _in_order(conditions, order)

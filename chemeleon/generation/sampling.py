@@ -103,7 +103,8 @@ def _plan(settings: SampleSettings, model: str, part: Share) -> Plan:
     finisher = _finisher(settings, symprec, pipeline.device)
     candidates, scorer = _candidates(settings, pipeline.model), None
     if settings.formulas:
-        scorer = make_scorer(settings.rank_by, pipeline, settings.precision)
+        proposed = bool(candidates and candidates.proposals)
+        scorer = make_scorer(settings.rank_by, pipeline, settings.precision, proposed=proposed)
     _say_notes(candidates, part)
     count = settings.num_samples
     groups, conditions = _space_groups(settings, count, pipeline.model.config)
@@ -180,7 +181,9 @@ def _of_prototypes(settings: SampleSettings, part: Share) -> Plan:
     sets = names_of(settings.prototypes or PROTOTYPE_SETS)
     templates = Templates(load_prototypes(sets))
     candidates = proposed(settings, Proposer(templates.prototypes), again=False)
-    scorer = make_scorer(settings.rank_by, None, device=part.device) if settings.formulas else None
+    scorer = None
+    if settings.formulas:
+        scorer = make_scorer(settings.rank_by, None, device=part.device, proposed=True)
     _say_notes(candidates, part)
     return Plan(
         settings,
@@ -264,9 +267,9 @@ def _make(plan: Plan, draft: Path | None) -> list[Sampled]:
     """Make the crystals, most promising first, and write the files that hold one each."""
     from chemeleon.crystals.files import check_file_names
     from chemeleon.data.writing import CrystalFiles
-    from chemeleon.generation.ranking import best_first
+    from chemeleon.generation.ranking import ranked
 
-    settings, names, ranked = plan.settings, plan.names, plan.finisher.scorer is not None
+    settings, names, scorer = plan.settings, plan.names, plan.finisher.scorer
     single = [form for form in settings.formats if form in FOLDER_FORMATS]
     files = CrystalFiles(draft, single, len(names)) if draft is not None and single else None
     if plan.candidates is not None and files is not None:
@@ -278,14 +281,22 @@ def _make(plan: Plan, draft: Path | None) -> list[Sampled]:
         for batch in plan.share.gather(finished):
             new = batch.sampled(settings.cell, plan.on_orbits)
             found |= {one.number: one for one in new}
-            if not ranked:
+            if scorer is None:
                 _add(files, [names[one.number] for one in new], new)
             if settings.progress is not None:
                 settings.progress(len(new))
         made = [found[number] for number in range(len(names))]
-        if plan.candidates is not None and ranked:
-            scores, problems = [one.score for one in made], [one.problem for one in made]
-            made = [made[i] for i in best_first(plan.candidates.groups(), scores, problems)]
+        if plan.candidates is not None and scorer is not None:
+            order, scores, repeats = ranked(
+                plan.candidates.groups(),
+                [one.structure for one in made],
+                [one.score for one in made],
+                [one.problem for one in made],
+                plan.candidates.proposals if scorer.proposed else (),
+            )
+            for i, one in enumerate(made):
+                one.score, one.repeats = scores[i], repeats.get(i)
+            made = [made[i] for i in order]
             _add(files, names, made)
     for name, one in zip(names, made, strict=True):
         if one.structure is not None:

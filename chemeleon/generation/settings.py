@@ -54,8 +54,9 @@ class SampleSettings:
             on orbits of kind csp; beside prototypes, if these are named too.
         prototypes: one or more data sets whose crystals propose them, such as mp/train; by default
             mp/train where no model is named.
-        rank_by: order of a formula's candidates: energy (CHGNet), model (its denoising loss of
-            the crystal), auto (energy where CHGNet is installed, else model) or none.
+        rank_by: order of a formula's candidates: energy (CHGNet), both (energy and probability of
+            the proposals that they are made of), model (its denoising loss of the crystal), none,
+            or auto: where CHGNet is installed both, or energy without proposals, else model.
         output: folder to write to; nothing is written if None.
         formats: files to write there, beside manifest.json.
         seed: same seed, same crystals, whatever the batch size.
@@ -114,7 +115,7 @@ class SampleSettings:
     on_error: OnError = "few"
     assign: str | None = None
     prototypes: str | Sequence[str] | None = None
-    rank_by: Literal["auto", "energy", "model", "none"] = "auto"
+    rank_by: Literal["auto", "both", "energy", "model", "none"] = "auto"
     output: str | Path | None = None
     formats: Sequence[Format] = ("cif",)
     seed: int = 0
