@@ -110,7 +110,7 @@ def test_training_sets_that_no_reference_holds_are_named():
 
     assert told("mp", "mp_made/train where num_atoms < 5") == []
     (said,) = told("mp/train")
-    assert "trained on mp_made, whose copies count as new" in said
+    assert "trained on mp_made, whose copies count as novel" in said
     assert "add -r mp_made" in said
     assert told("mp", trained=("mp_20_open",)) == []  # mp has taken its place
     assert told("mp", trained=()) == []

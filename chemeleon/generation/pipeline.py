@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -134,14 +134,8 @@ class Pipeline:
             raise GenerationError(
                 "the atoms are given, so none can be left out: leave out composition_penalty"
             )
-        new_to, known = given.get("new_to"), None
-        if new_to:
-            if reverse.sampler.redraw == 0:
-                raise GenerationError(
-                    "crystals that are not new are drawn again, but redraw is 0: say how often at"
-                    " most, such as 8"
-                )
-            known = load_known(new_to, given.get("world", 1))
+        most = reverse.sampler.redraw
+        known = load_known(given.get("new_to"), most, given.get("world", 1))
         conditioning = Conditioning.read(self.model, num_samples, given)
         if given.get("rank", 0) == 0:
             warn_unusual(self.model, given)
@@ -149,7 +143,7 @@ class Pipeline:
         shapes = Shapes.read(self.model, keys, given)
         order = torch.argsort(shapes.sizes, stable=True)  # like sizes together: little padding
         mine = order[given.get("rank", 0) :: given.get("world", 1)]
-        queue = Queue(mine, keys, reverse.sampler.redraw, known)
+        queue, chosen = Queue(mine, keys, most, known), mine[:0]
         wanted = given.get("batch_size")
         size = wanted or AUTO_BATCH.get(self.device.type, AUTO_BATCH["cpu"])
         precision, stop, index = given.get("precision", "auto"), Event(), self.device.index
@@ -167,9 +161,14 @@ class Pipeline:
             return queue.judge(chosen, replace(made.crystals, ids=names), self.device)
 
         with ThreadPoolExecutor(1) as worker:
-            try:
+
+            def begin() -> Future[Drawn] | None:
+                nonlocal chosen
                 chosen = queue.take(size)
-                running = worker.submit(make, chosen) if len(chosen) else None
+                return worker.submit(make, chosen) if len(chosen) else None
+
+            try:
+                running = begin()
                 while running is not None:
                     try:
                         drawn = running.result()
@@ -182,16 +181,12 @@ class Pipeline:
                         torch.cuda.empty_cache()
                         size = max(1, size // 2)
                         queue.put_back(chosen)
-                        chosen = queue.take(size)
-                        running = worker.submit(make, chosen)
+                        running = begin()
                         continue
                     # the next batch is made while this one is looked at, unless that decides it
-                    chosen = queue.take(size) if len(queue.left) else chosen[:0]
-                    running = worker.submit(make, chosen) if len(chosen) else None
+                    running = begin() if len(queue.left) else None
                     kept = queue.kept(drawn)
-                    if running is None:
-                        chosen = queue.take(size)
-                        running = worker.submit(make, chosen) if len(chosen) else None
+                    running = running or begin()
                     if len(kept.numbers):
                         yield kept
             finally:

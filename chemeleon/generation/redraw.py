@@ -18,6 +18,7 @@ from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.random import fold
 from chemeleon.crystals.soundness import close_contacts, unsound
 from chemeleon.data.named import find_set
+from chemeleon.errors import GenerationError
 from chemeleon.evaluation.matching.lookup import Lookup
 from chemeleon.workers import worker_count
 
@@ -55,16 +56,25 @@ class Drawn(NamedTuple):
         return Drawn(numbers[rows], self.crystals.subset(rows), *(value[rows] for value in said))
 
 
-def load_known(names: str | Sequence[str], world: int = 1) -> Lookup:
-    """Return the crystals of data sets, to be compared with those that are made.
+def load_known(names: str | Sequence[str] | None, most: int, world: int = 1) -> Lookup | None:
+    """Return the crystals of data sets, to be compared with those that are made; None without sets.
 
     Args:
         names: see `data.named.find_set`; the train split where none is named.
+        most: redraws of a crystal.
         world: processes that share the cores.
 
     Raises:
         DataError: if there is no such set.
+        GenerationError: if nothing is drawn again.
     """
+    if not names:
+        return None
+    if most == 0:
+        raise GenerationError(
+            "crystals that are not new are drawn again, but redraw is 0: say how often at most,"
+            " such as 8"
+        )
     crystals = Crystals.join([find_set(name).load().crystals for name in names_of(names)])
     return Lookup(crystals, workers=max(1, worker_count() // world))
 
