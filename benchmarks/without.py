@@ -38,7 +38,7 @@ def main() -> None:
         with gzip.open(words.ids, "rt") as file:
             left_out |= set(file.read().split())
     table = pd.read_csv(words.table, dtype=str, keep_default_na=False)
-    kept = table[~table["material_id"].isin(left_out)]
+    kept = table[~table["material_id"].isin(list(left_out))]
     words.output.mkdir(parents=True)
     kept.to_csv(words.output / "train.csv.gz", index=False)
     print(f"{words.output}: {len(kept):,} of {len(table):,} rows; {matched:,} match a crystal")

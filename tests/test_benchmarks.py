@@ -50,6 +50,7 @@ RUNS = {
     "sample": "--model {model} --num 4 --sampler ddim:2:1 --no-command",
     "train_step": "--data perov_5 --batch 4 --steps 2",
     "two_gpus": "--steps 20 --num 64",
+    "without": "{table} perov_5/val -o {out}",
 }
 
 
@@ -105,7 +106,11 @@ def test_it_runs(name: str, data: Path, models: dict[str, str], tmp_path: Path) 
     if name == "predictor" and importlib.util.find_spec("sklearn") is None:
         pytest.skip("needs scikit-learn: pip install chemeleon[benchmarks]")
     out = tmp_path / ("out.png" if name == "rl_curves" else "out")
-    words = RUNS[name].format(out=out, cases=data / "cases", **models).split()
+    words = (
+        RUNS[name]
+        .format(out=out, cases=data / "cases", table=next((data / "mp").glob("train*")), **models)
+        .split()
+    )
     environment = {
         **os.environ,
         "CHEMELEON_DATA": str(data),
