@@ -7,9 +7,12 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chemeleon.storage import at_home, write_atomically
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +33,14 @@ def cache_file(folder: str, key: Any, suffix: str) -> Path:
     """
     text = key if isinstance(key, str) else json.dumps(key, sort_keys=True)
     return cache_dir() / folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}{suffix}"
+
+
+def digest_of(*arrays: NDArray[Any]) -> str:
+    """Return what stands for the content of arrays in a key; not for their shapes and types."""
+    digest = hashlib.sha256()
+    for values in arrays:
+        digest.update(values.tobytes())
+    return digest.hexdigest()
 
 
 def keep(file: Path, content: bytes, what: str) -> None:

@@ -197,6 +197,9 @@ def test_missing_sets_and_columns_say_what_to_do(
 ) -> None:
     with pytest.raises(DataError, match=r"data prepare SOURCE -o .*nowhere.*CHEMELEON_DATA"):
         load_split(DataConfig.model_validate({"name": "nowhere"}), "train")
+    public = {"name": "far", "download": {"url": "https://x/{split}.csv", "rows": {"train": 1}}}
+    with pytest.raises(DataError, match="chemeleon data download far"):
+        load_split(DataConfig.model_validate(public), "train")
     config = make([["a", CIF, "1"]])
     with pytest.raises(DataError, match=r"no val split: looked for .*mine"):
         load_split(config, "val")
@@ -224,9 +227,6 @@ def test_further_sets_are_trained_on_and_not_validated_on(make, tmp_path: Path) 
         load_split(make(rows, also=["bare"], targets=["gap"]), "train")
     with pytest.raises(DataError, match="nowhere"):
         load_split(make(rows, also=["nowhere"]), "train")
-    public = {"name": "far", "download": {"url": "https://x/{split}.csv", "rows": {"train": 1}}}
-    with pytest.raises(DataError, match="chemeleon data download far"):
-        load_split(DataConfig.model_validate(public), "train")
 
 
 def test_cut_short_gz_is_an_error(tmp_path: Path) -> None:

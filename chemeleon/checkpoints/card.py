@@ -124,7 +124,7 @@ def loading(config: Mapping[str, Any], reference: str) -> str:
     kind = str(config["kind"])
     told = ((config.get("ldm") or {}).get("denoiser") or {}).get("types")
     wish = "--formula LiFePO4 -n 20" if told else "-n 100"
-    vae, data = config.get("vae") or {}, next(iter(trained_on(config)), None)
+    vae, data = config.get("vae") or {}, (config.get("data") or {}).get("name")
     preset = "mp_20" if vae.get("atom_order", "file") == "file" or data is None else data
     preset = RENAMED.get(preset, preset)
     preset += "/csp" if vae.get("kind") == "csp" else "/null"

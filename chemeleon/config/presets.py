@@ -289,6 +289,11 @@ def load_data(name: str) -> DataConfig:
     return data_config(values)
 
 
+def find_data(name: str) -> DataConfig:
+    """Return the settings of a named data set; of any other name those of a folder called so."""
+    return load_data(name) if name in list_data() else DataConfig(name=name)
+
+
 def data_config(values: Mapping[str, Any]) -> DataConfig:
     """Return the settings of a set of crystals that is described elsewhere than in `configs`.
 

@@ -5,7 +5,6 @@ Shapes: ``M`` crystals.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from chemeleon.caching import cache_file, keep
+from chemeleon.caching import cache_file, digest_of, keep
 from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.crystals.canonical import in_assigned_orbits, in_orbits
 from chemeleon.crystals.orbits import crystals_of
@@ -72,20 +71,18 @@ def with_all_atoms(crystals: Crystals) -> Crystals:
 
 
 def _kept(crystals: Crystals[Array], by_letters: bool) -> Crystals[Array]:
-    digest = hashlib.sha256()
-    for name in ("atomic_numbers", "frac_coords", "lattice", "num_atoms"):
-        digest.update(getattr(crystals, name).tobytes())
+    content = crystals.atomic_numbers, crystals.frac_coords, crystals.lattice, crystals.num_atoms
     made_by = [_VERSION, version("moyopy"), *(["by letters"] if by_letters else [])]
-    file = cache_file("orbits", [*made_by, digest.hexdigest()], ".npz")
+    file = cache_file("orbits", [*made_by, digest_of(*content)], ".npz")
     found = _read(file)
     if found is None:
         if len(crystals) >= _LONG:
             logger.warning(
                 "%s crystals are written as orbits, once: that takes minutes", f"{len(crystals):,}"
             )
-        found, content = _written(crystals, by_letters), io.BytesIO()
-        np.savez(content, **{name: getattr(found, name) for name in _ARRAYS})
-        keep(file, content.getvalue(), "orbits are")
+        found, packed = _written(crystals, by_letters), io.BytesIO()
+        np.savez(packed, **{name: getattr(found, name) for name in _ARRAYS})
+        keep(file, packed.getvalue(), "orbits are")
     return found
 
 

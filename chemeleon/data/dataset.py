@@ -64,9 +64,9 @@ def load_split(
 
 def _beside(config: DataConfig, name: str) -> DataConfig:
     """Return the config of a further set, from which the same is wanted but for ``where``."""
-    known = presets.load_data(name) if name in presets.list_data() else DataConfig(name=name)
     kept = ("root", "targets", "max_atoms", "niggli", "on_error", "limits")
-    return known.model_copy(update={field: getattr(config, field) for field in kept})
+    update = {field: getattr(config, field) for field in kept}
+    return presets.find_data(name).model_copy(update=update)
 
 
 def load_report(
@@ -165,6 +165,8 @@ def split_path(config: DataConfig, split: str) -> Path:
             return folder / f"{split}{suffix}"
     if (folder / split).is_dir():
         return folder / split
+    if folder.parent == packaged_root():
+        raise DataError(f"data set '{config.name}' of the package has no {split} split")
     what = f"data set '{config.name}'" if not folder.is_dir() else f"{split} split"
     remedy = (
         f"fetch it with `chemeleon data download {config.name}`"
@@ -173,8 +175,6 @@ def split_path(config: DataConfig, split: str) -> Path:
     )
     if config.instead:
         remedy += f", take {config.instead} instead"
-    if folder.parent == packaged_root():
-        raise DataError(f"data set '{config.name}' of the package has no {split} split")
     if config.name in packaged_sets():
         remedy = f"rename {folder}, so that the set of the package is read"
     raise DataError(

@@ -101,7 +101,7 @@ def find_set(
         return NamedSet(name, path, None, presets.data_config(own))
     dataset, _, other = base.partition("/")
     known = presets.list_data()
-    config = presets.load_data(dataset) if dataset in known else DataConfig(name=dataset)
+    config = presets.find_data(dataset)
     config = config.model_copy(
         update={
             "targets": [],

@@ -5,7 +5,6 @@ Shapes: ``M`` training crystals, ``K`` distinct patterns, ``s`` slots of a patte
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from importlib.metadata import version
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chemeleon.caching import cache_file, keep
+from chemeleon.caching import cache_file, digest_of, keep
 from chemeleon.crystals.assignments import assignments_of
 from chemeleon.crystals.batch import Array, Crystals
 from chemeleon.crystals.patterns import Order, Pattern, pattern_of
@@ -65,10 +64,8 @@ class Index(NamedTuple):
     def kept(cls, orbits: Crystals[Array]) -> Index:
         """Return the same from the cache if it was made before, else put it there."""
         assert orbits.sites is not None
-        digest = hashlib.sha256()
-        for values in (orbits.atomic_numbers, orbits.lattice, orbits.num_atoms, orbits.sites):
-            digest.update(values.tobytes())
-        key = [_VERSION, version("moyopy"), digest.hexdigest()]
+        read = digest_of(orbits.atomic_numbers, orbits.lattice, orbits.num_atoms, orbits.sites)
+        key = [_VERSION, version("moyopy"), read]
         file = cache_file("prototypes", key, ".json")
         found = _read(file)
         if found is None:

@@ -26,7 +26,7 @@ from chemeleon.crystals.lattice import lattice_angles, lattice_from_parameters, 
 from chemeleon.crystals.random import make_keys
 from chemeleon.crystals.soundness import writable
 from chemeleon.errors import ConfigError
-from chemeleon.evaluation.matching.grouping import find_groups, prepare
+from chemeleon.evaluation.matching.grouping import find_groups, prepare, rows_of
 from chemeleon.generation.conditioning import Conditioning
 from chemeleon.generation.denoising import GuidedDenoiser
 from chemeleon.generation.pipeline import Pipeline
@@ -220,10 +220,9 @@ def _alike(candidates: Sequence[int], structures: Sequence[Structure | None]) ->
     rows = [i for i in candidates if structures[i] is not None]
     crystals = from_structures([one for i in rows if (one := structures[i]) is not None]).arrays()
     first = find_groups(prepare(crystals), SAME).group.tolist()
-    lists: dict[int, list[int]] = {}
-    for place, (row, own) in enumerate(zip(rows, first, strict=True)):
-        lists.setdefault(own if own >= 0 else -1 - place, []).append(row)
-    return list(lists.values())
+    # those that cannot be read, -1, are alone
+    alike = rows_of(own if own >= 0 else -1 - place for place, own in enumerate(first))
+    return [[rows[place] for place in members.tolist()] for members in alike.values()]
 
 
 def best_first(

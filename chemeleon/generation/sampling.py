@@ -162,11 +162,7 @@ def _plan(settings: SampleSettings, model: str, part: Share) -> Plan:
 def _of_prototypes(settings: SampleSettings, part: Share) -> Plan:
     """Plan crystals of a training set with the elements of formulas, without a model."""
     from chemeleon.evaluation.idealise import asked_symprec
-    from chemeleon.generation.assignments import (
-        PROTOTYPE_SETS,
-        Proposer,
-        load_prototypes,
-    )
+    from chemeleon.generation.assignments import PROTOTYPE_SETS, Proposer, load_prototypes
     from chemeleon.generation.formulas import proposed
     from chemeleon.generation.ranking import make_scorer
     from chemeleon.generation.templates import Templates

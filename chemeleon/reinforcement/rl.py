@@ -232,7 +232,7 @@ class RLStage(WritesLDM):
         context.console.print(f"report: {write_report(self.config, context.draft.folder)}")
 
     def _content(self) -> dict[str, Any]:
-        data: dict[str, Any] = self.config.data.facts()
+        data = self.config.data.facts()
         facts = (self.model.origin.get("data") or {}).get("conditions")
         if facts:  # units, ranges and classes stay those that the model was trained with
             data["conditions"] = facts

@@ -24,7 +24,7 @@ from chemeleon.evaluation.matching.grouping import (
     prepare,
     rows_of,
 )
-from chemeleon.evaluation.matching.pairs import TOLERANCES
+from chemeleon.evaluation.matching.pairs import TOLERANCES, Tolerances
 
 _NONE = np.zeros(0, dtype=np.int64)
 
@@ -81,7 +81,15 @@ class Lookup:
         arrays, how = crystals.arrays(), {"seconds": self.seconds, "workers": self.workers}
         keys = composition_keys(arrays)
         ours = prepare(arrays, np.array([key in self.rows for key in keys], bool), **how)
-        return find_known(ours, self.prepared(set(keys)), TOLERANCES["pymatgen"], **how).match >= 0
+        return self.matches(ours, TOLERANCES["pymatgen"], self.seconds)
+
+    def matches(
+        self, prepared: Prepared, tolerances: Tolerances, seconds: float
+    ) -> NDArray[np.bool_]:
+        """Return which prepared crystals match a known one, pairs in at most so many seconds."""
+        known = self.prepared(set(prepared.keys))
+        found = find_known(prepared, known, tolerances, seconds=seconds, workers=self.workers)
+        return found.match >= 0
 
     def distances(self, rows: NDArray[np.int64]) -> Tensor:
         """Return average minimum distances of some of the crystals, ``(len(rows), K)``."""

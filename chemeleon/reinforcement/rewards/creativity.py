@@ -21,7 +21,6 @@ from chemeleon.evaluation.matching.amd import NEIGHBOURS, average_minimum_distan
 from chemeleon.evaluation.matching.grouping import (
     composition_keys,
     find_groups,
-    find_known,
     prepare,
     shared,
 )
@@ -83,8 +82,7 @@ class Creativity(Reward):
             peers = [k and k + b"%d" % g for k, g in zip(keys, groups, strict=True)]
         tolerances = TOLERANCES[self.options.matcher]
         unique = find_groups(prepared._replace(keys=peers), tolerances, **self.limits).unique
-        known = self.known.prepared({key for key in keys if key in self.known.rows})
-        novel = find_known(prepared, known, tolerances, **self.limits).match < 0
+        novel = ~self.known.matches(prepared, tolerances, self.options.seconds_per_pair)
         values = (unique & novel).astype(np.float64)
         self._measure(candidates, np.flatnonzero((unique != novel) & sound), keys, peers, values)
 

@@ -6,17 +6,15 @@ Shapes: ``M`` crystals.
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from chemeleon.caching import cache_file
+from chemeleon.caching import cache_file, digest_of
 from chemeleon.config.bounds import OpenSection
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.symbols import symbol
@@ -158,7 +156,4 @@ def _digest(crystals: Crystals) -> str:
     tensors: tuple[Tensor, ...] = (
         crystals.atomic_numbers, crystals.frac_coords, crystals.lattice, crystals.num_atoms,
     )  # fmt: skip
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(np.ascontiguousarray(tensor.numpy()).tobytes())
-    return found.hexdigest()
+    return digest_of(*(tensor.numpy() for tensor in tensors))
