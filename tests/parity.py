@@ -53,8 +53,8 @@ class Found(NamedTuple):
     """Our value of an array; with ``per_step`` every entry of the first axis is judged alone.
 
     ``rounding`` broadcasts to the array: differences that any implementation may have, because
-    the recorded numbers were rounded before they were used. ``scale`` is the magnitude to judge by
-    where the array's own is that of a cancellation.
+    the recorded numbers were rounded before they were used. What is beyond is judged by the
+    magnitude of the array itself, also where that is the rest of a cancellation.
     """
 
     array: str
@@ -64,7 +64,6 @@ class Found(NamedTuple):
     bound: float = BOUND
     per_step: bool = False
     rounding: Tensor | float = 0.0
-    scale: float | None = None
 
 
 class Golden:
@@ -128,7 +127,6 @@ def difference(
     theirs: Tensor,
     per_step: bool = False,
     rounding: Tensor | float = 0.0,
-    scale: float | None = None,
 ) -> float:
     """Return the largest difference over the largest magnitude; infinite if shapes differ.
 
@@ -144,8 +142,8 @@ def difference(
         return 0.0
     undefined = ~torch.isfinite(value) & ~torch.isfinite(wanted)
     value, wanted = value.masked_fill(undefined, 0), wanted.masked_fill(undefined, 0)
-    scale = float(wanted.abs().max()) if scale is None else scale
-    return float(((value - wanted).abs() - rounding).clamp_min(0).max()) / (scale or 1.0)
+    scale = float(wanted.abs().max()) or 1.0
+    return float(((value - wanted).abs() - rounding).clamp_min(0).max()) / scale
 
 
 def rows(work: Path) -> list[Row]:
@@ -172,8 +170,7 @@ def rows(work: Path) -> list[Row]:
             for hit in hits:
                 theirs = golden.get(file, name)
                 exact = not theirs.is_floating_point()
-                judged = (hit.per_step, hit.rounding, hit.scale)
-                error = difference(hit.value, theirs, *judged)
+                error = difference(hit.value, theirs, hit.per_step, hit.rounding)
                 bound = 0.0 if exact else hit.bound
                 table.append(Row(file, name, hit.what, error, bound, hit.note))
             if not hits:

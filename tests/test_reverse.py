@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -162,6 +164,7 @@ def test_clipping_stops_the_gain_but_not_the_way_back():
     advantage = torch.tensor([1.0, 1.0, -1.0, -1.0])
     log_ratio = torch.tensor([0.01, -0.01, 0.01, -0.01], requires_grad=True)
     options = {"clip_ratio": 1e-3, "kl_weight": 0.0, "entropy_weight": 0.0}
+    options["kl_ratio"] = "new_over_old"
     terms = grpo_terms(log_ratio, torch.zeros(4), advantage, **options)
     terms.loss.sum().backward()
     assert terms.clipped.tolist() == [1, 0, 0, 1]
@@ -170,9 +173,45 @@ def test_clipping_stops_the_gain_but_not_the_way_back():
     assert log_ratio.grad[1] < 0 < log_ratio.grad[2]  # more of the good, less of the bad
 
 
-def test_the_kl_is_0_without_change_and_never_negative():
-    new = torch.tensor([0.0, 0.3, -0.3], dtype=torch.float64)
-    options = {"clip_ratio": 1e-3, "kl_weight": 1.0, "entropy_weight": 0.0}
-    kl = grpo_terms(new, torch.zeros(3, dtype=torch.float64), torch.zeros(3), **options).kl
-    assert kl[0] == 0
-    assert (kl[1:] > 0).all()
+# new probabilities of 1, 2 and 1/2 times the old ones: r - 1 - log r, by hand
+@pytest.mark.parametrize(
+    ("kl_ratio", "expected", "slopes"),
+    [
+        ("new_over_old", [0.0, 1 - math.log(2), math.log(2) - 0.5], [0.0, 1.0, -0.5]),
+        ("old_over_new", [0.0, math.log(2) - 0.5, 1 - math.log(2)], [0.0, 0.5, -1.0]),
+    ],
+)
+def test_the_kl_of_both_ratios_is_that_by_hand(kl_ratio, expected, slopes):
+    new = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64).log().requires_grad_(True)
+    options = {"clip_ratio": 1e-3, "kl_weight": 3.0, "entropy_weight": 0.0, "kl_ratio": kl_ratio}
+    terms = grpo_terms(new, torch.zeros(3, dtype=torch.float64), torch.zeros(3), **options)
+    assert terms.kl.tolist() == pytest.approx(expected, abs=1e-12)
+    terms.loss.sum().backward()
+    assert new.grad is not None
+    assert (new.grad / 3).tolist() == pytest.approx(slopes, abs=1e-12)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_the_last_step_of_ddpm_has_a_likelihood_if_wanted(learned):
+    """The published code: no noise, and the density of a spread that is not used."""
+    diffusion = DiffusionConfig(learned_variance=learned)
+    sampler = SamplerConfig(scheduler="ddpm", steps=4)
+    mask, keys = torch.ones(2, 3, dtype=torch.bool), make_keys(1, torch.arange(2))
+    start = torch.ones(2, 3, 1)
+    found = {}
+
+    def predict(z, t):
+        return 0.1 * z, -torch.ones_like(z) if learned else None  # the smallest variance
+
+    for last in (False, True):
+        reverse = ReverseDiffusion(diffusion, sampler, ddpm_last_step=last)
+        assert reverse.noisy == [0, 1, 2]
+        assert reverse.likely == [0, 1, 2] + [3] * last
+        found[last] = reverse.trajectory(predict, start, mask, keys)
+    torch.testing.assert_close(found[True].zs, found[False].zs, rtol=0, atol=0)
+    torch.testing.assert_close(found[True].log_probs[:3], found[False].log_probs[:3])
+    assert found[False].log_probs[3].tolist() == [0, 0]
+    # the bound of the last step's log-variance is that of the step before it
+    low = ReverseDiffusion(diffusion, sampler).coefficients.low[2]
+    expected = -0.5 * (float(low) + math.log(2 * math.pi))
+    assert found[True].log_probs[3].tolist() == pytest.approx([expected] * 2, rel=1e-5)

@@ -18,6 +18,7 @@ from chemeleon import api
 from chemeleon.checkpoints.store import read_state
 from chemeleon.cli.app import app
 from chemeleon.config import presets
+from chemeleon.config.schema import RLTrainConfig
 from chemeleon.diffusion.reverse import ReverseDiffusion
 from chemeleon.errors import ConfigError
 from chemeleon.generation.pipeline import Pipeline
@@ -75,6 +76,7 @@ def gradients(found: RLStage, update: int = 0, minibatch: int = 0) -> tuple[dict
 VARIANTS = {
     "ddim": [],
     "ddpm": ["rl.sampler={scheduler: ddpm, steps: 5}"],
+    "ddpm, last step": ["rl.sampler={scheduler: ddpm, steps: 5}", "rl.ddpm_last_step=true"],
     "window": ["rl.window=2", "rl.window_every=1"],
     "reference": ["rl.reference_kl=0.5"],
     "per crystal": ["rl.likelihood=per_crystal"],
@@ -255,6 +257,23 @@ def test_the_window_moves_and_begins_again(small_ldm):
         assert {int(s) for piece in pieces for s in piece.values["step"]} == {2, 3}
 
 
+@pytest.mark.parametrize("scheduler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("published", [False, True])
+def test_the_steps_that_enter_an_update(small_ldm, scheduler, published):
+    """All that draw noise, and as published the last one of ddpm, too."""
+    found = stage(small_ldm, f"rl.sampler={{scheduler: {scheduler}, steps: 5}}")
+    preset = presets.load("rl", "mp/dng_published" if published else "mp/dng").config.rl
+    last = preset.ddpm_last_step
+    diffusion, sampler = found.model.config.diffusion, found.config.rl.sampler
+    found.reverse = ReverseDiffusion(diffusion, sampler, ddpm_last_step=last)
+    pieces = next(found.batches(0, 0))
+    steps = torch.cat([piece.values["step"] for piece in pieces])
+    real = torch.cat([piece.values["weight"] for piece in pieces]) > 0
+    count = 5 if published and scheduler == "ddpm" else 4
+    assert sorted(set(steps[real].tolist())) == list(range(count))
+    assert int(real.sum()) == 4 * count  # crystals of a minibatch x steps
+
+
 @pytest.mark.parametrize(("algorithm", "recorded"), [("grpo", [True]), ("rejection", [])])
 def test_walks_are_kept_whole_only_to_learn_from_their_steps(
     small_ldm, monkeypatch, algorithm, recorded
@@ -377,6 +396,7 @@ def test_the_guides_names_work_and_faithful_settings_are_published():
     assert (found.data.batch_size, rl.num_group_samples, rl.minibatches) == (5, 64, 2)
     assert (found.optim.lr, found.trainer.clip_norm) == (1e-5, 1.0)
     assert (rl.clip_ratio, rl.kl_weight, rl.entropy_weight) == (1e-3, 1.0, 1e-5)
+    assert (rl.kl_ratio, rl.ddpm_last_step) == ("old_over_new", True)
     assert list(rl.sampler.model_dump().values()) == ["ddim", 50, 1.0, 1.0, 0.0, 0]
     assert rl.ldm_ckpt_path == "${hub:mp_20_ldm_base}"
     weights = {name: (r.weight, r.normalise) for name, r in rl.rewards.items()}
@@ -388,6 +408,18 @@ def test_the_guides_names_work_and_faithful_settings_are_published():
     }
     off = (rl.window, rl.shared_noise, rl.filter_zero_variance, rl.reference_kl, rl.guidance)
     assert off == (None, False, False, 0.0, None)
+
+
+def test_what_is_published_alone_is_in_no_other_preset_and_in_no_old_run():
+    for name in ("mp/dng", "demo/dng", "demo/custom_reward"):
+        rl = presets.load("rl", name).config.rl
+        assert (rl.kl_ratio, rl.ddpm_last_step) == ("new_over_old", False)
+    # a run of before the two settings: as it was trained
+    values = presets.load("rl", "mp/dng_published").config.model_dump(mode="json")
+    for name in ("kl_ratio", "ddpm_last_step"):
+        del values["rl"][name]
+    rl = RLTrainConfig.model_validate(values).rl
+    assert (rl.kl_ratio, rl.ddpm_last_step) == ("new_over_old", False)
 
 
 @pytest.mark.parametrize(
@@ -418,6 +450,8 @@ def test_the_guides_names_work_and_faithful_settings_are_published():
             ["rl.algorithm=rejection", "rl.clip_ratio=0.1", "rl.entropy_weight=1e-5"],
             ["clip_ratio, entropy_weight would change nothing", "rejection"],
         ),
+        (["rl.algorithm=rejection", "rl.kl_ratio=old_over_new"], ["kl_ratio", "rejection"]),
+        (["rl.ddpm_last_step=true"], ["ddpm_last_step", "scheduler=ddim", "use ddpm"]),
         (["rl.window_every=3"], ["rl.window_every would change nothing", "set window"]),
         (["rl.rewards.loss.reward=validity"], ["rewards.loss", "rename"]),
         (["rl.rewards.share_std.reward=validity"], ["rewards.share_std", "rename"]),

@@ -20,8 +20,12 @@ _UNREAD = {
     "grpo": ("top_fraction", "noise_draws"),
     "rejection": ("reference_kl", "filter_zero_variance", "likelihood", "old_log_probs"),
 }
-_UNREAD_IF_GIVEN = {"grpo": (), "rejection": ("clip_ratio", "kl_weight", "entropy_weight")}
+_UNREAD_IF_GIVEN = {
+    "grpo": (),
+    "rejection": ("clip_ratio", "kl_weight", "kl_ratio", "entropy_weight", "ddpm_last_step"),
+}
 Normalise = Literal["none", "minmax", "std", "mean", "clip"]
+KLRatio = Literal["new_over_old", "old_over_new"]
 
 
 class RewardConfig(Section):
@@ -57,7 +61,8 @@ class RewardConfig(Section):
 
 
 class RLConfig(Section):
-    """How crystals are generated, scored and trained on; the defaults are the published algorithm.
+    """How crystals are generated, scored and trained on; the defaults are the published algorithm,
+    but for ``kl_ratio`` and ``ddpm_last_step``.
 
     One update makes ``data.batch_size`` groups of ``num_group_samples`` crystals on each process.
     The crystals of a group have the number of atoms (the condition, the composition) of one
@@ -108,7 +113,18 @@ class RLConfig(Section):
     kl_weight: NonNegative = Field(
         default=1.0, description="Weight of the KL from the rollout's policy to the present one."
     )
+    kl_ratio: KLRatio = Field(
+        default="new_over_old",
+        description="Probability ratio r in that KL's estimate r - 1 - log r (k3 of Schulman's note"
+        " on approximating KL): `new_over_old` is unbiased on the rollout's crystals;"
+        " `old_over_new` (published) is Shao et al.'s form, for crystals of the new policy.",
+    )
     entropy_weight: NonNegative = Field(default=1e-5, description="Weight of the entropy.")
+    ddpm_last_step: bool = Field(
+        default=False,
+        description="ddpm: train on its last step, too, as if it had drawn noise (published); the"
+        " step is deterministic, so that its likelihood is not the policy's.",
+    )
     reference_kl: NonNegative = Field(
         default=0.0,
         description="Weight of the KL to the model before tuning, 0 is off (DPOK, Fan et al. 2023,"
@@ -187,6 +203,12 @@ class RLConfig(Section):
         names += [n for n in _UNREAD_IF_GIVEN[self.algorithm] if n in given]
         if self.window is None and "window_every" in given:
             found.append("window_every would change nothing without window: set window, too")
+        name = self.sampler.scheduler
+        if self.algorithm == "grpo" and "ddpm_last_step" in given and name != "ddpm":
+            found.append(
+                f"ddpm_last_step would change nothing with sampler.scheduler={name}: leave it out,"
+                " or use ddpm"
+            )
         if names:
             found.append(
                 f"{', '.join(names)} would change nothing with algorithm={self.algorithm}:"

@@ -44,9 +44,9 @@ class Trajectory(NamedTuple):
 
 
 class ReverseStep(NamedTuple):
-    """One step: ``z`` before, ``sample`` after, and the Gaussian it was drawn from.
+    """One step: ``z`` before, ``sample`` after, and the Gaussian of its likelihood.
 
-    ``std`` broadcasts to ``(B, N, L)``; it is 0 for deterministic steps and solvers.
+    ``std`` broadcasts to ``(B, N, L)``; it is 0 for steps without one and for solvers.
     """
 
     z: Tensor
@@ -59,7 +59,7 @@ class Coefficients(NamedTuple):
     """Of steps, ``(S,)``: mean = on_z z + on_prediction prediction.
 
     For ddpm the log-variance lies between ``low`` and ``high``; others have their ``std``, which is
-    0 where no noise is drawn.
+    0 for steps without a likelihood.
     """
 
     on_z: Tensor
@@ -74,8 +74,8 @@ class ReverseDiffusion:
 
     Attributes:
         times: ``(S,)`` what the denoiser is given.
-        noisy: numbers of the steps that draw noise, and so have a likelihood. The last step never
-            does.
+        noisy: numbers of the steps that draw noise. The last step never does.
+        likely: of those that have a likelihood: the noisy ones and, if wanted, the last of ddpm.
     """
 
     def __init__(
@@ -84,6 +84,8 @@ class ReverseDiffusion:
         sampler: SamplerConfig,
         device: torch.device | str = "cpu",
         window: Collection[int] | None = None,
+        *,
+        ddpm_last_step: bool = False,
     ) -> None:
         """Compute the coefficients.
 
@@ -92,6 +94,8 @@ class ReverseDiffusion:
             sampler: scheduler, steps, eta and temperature.
             device: where crystals will be.
             window: the steps that draw noise; all that can if not given.
+            ddpm_last_step: that of ddpm has a likelihood, too, with the spread that it would draw
+                noise of.
 
         Raises:
             GenerationError: if the scheduler does not fit the model.
@@ -99,6 +103,7 @@ class ReverseDiffusion:
         self.diffusion, self.sampler = diffusion, sampler
         self.kind = SCHEDULERS[sampler.scheduler]
         self.learned = sampler.scheduler == "ddpm" and diffusion.learned_variance
+        self.last_step = sampler.scheduler == "ddpm" and ddpm_last_step
         scheduler, coefficients = self._compute(window)
         self.times = scheduler.timesteps.to(device)
         self.coefficients = Coefficients(*(x.float().to(device) for x in coefficients))
@@ -139,6 +144,9 @@ class ReverseDiffusion:
         else:
             found = _ddpm(scheduler, alphas_cumprod(self.diffusion), draws, prediction)
         self.noisy = torch.nonzero(found.std > 0).flatten().tolist()
+        if self.last_step:
+            found.std[-1] = torch.exp(0.5 * found.low[-1])
+        self.likely = torch.nonzero(found.std > 0).flatten().tolist()
         return scheduler, found
 
     def __len__(self) -> int:
@@ -234,11 +242,11 @@ class ReverseDiffusion:
     def trajectory(self, predict: Predict, start: Tensor, mask: Tensor, keys: Tensor) -> Trajectory:
         """Return all latents and the likelihoods of the steps; arguments as of `steps`."""
         zs, log_probs = [start * mask.unsqueeze(-1) * self.sampler.temperature], []
-        none, noisy = torch.zeros(len(start), device=start.device), set(self.noisy)
+        none, likely = torch.zeros(len(start), device=start.device), set(self.likely)
         for index, step in enumerate(self.steps(predict, start, mask, keys)):
             zs.append(step.sample)
-            likely = index in noisy
-            found = log_probability(step.sample, step.mean, step.std, mask) if likely else none
+            known = index in likely
+            found = log_probability(step.sample, step.mean, step.std, mask) if known else none
             log_probs.append(found)
         return Trajectory(torch.stack(zs), torch.stack(log_probs))
 

@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import reduce
 from torch import Tensor, nn
 
-from chemeleon.config.rl import RLConfig
+from chemeleon.config.rl import KLRatio, RLConfig
 from chemeleon.crystals.random import fold
 from chemeleon.diffusion.losses import NoiseProcess
 from chemeleon.diffusion.reverse import ReverseDiffusion, log_probability
@@ -52,7 +52,7 @@ class Terms(NamedTuple):
     Attributes:
         loss: what is made small.
         surrogate: clipped gain.
-        kl: from the old policy to the new, k3 of Schulman's note on approximating it.
+        kl: between the old policy and the new, k3 of Schulman's note on approximating it.
         entropy: minus the log-probability.
         ratio: of new to old probability.
         clipped: 1 where clipping holds the gain.
@@ -91,6 +91,7 @@ def grpo_terms(
     *,
     clip_ratio: float,
     kl_weight: float,
+    kl_ratio: KLRatio,
     entropy_weight: float,
 ) -> Terms:
     """Return the terms of every pair; arguments are log-probabilities and advantages ``(C,)``."""
@@ -99,13 +100,14 @@ def grpo_terms(
     bounded = ratio.clamp(1 - clip_ratio, 1 + clip_ratio)
     gain, limit = ratio * advantage, bounded * advantage
     surrogate = torch.minimum(gain, limit)
-    kl = ratio - 1 - log_ratio
+    log_r = log_ratio if kl_ratio == "new_over_old" else -log_ratio
+    kl = torch.exp(log_r) - 1 - log_r
     loss = -surrogate + kl_weight * kl + entropy_weight * new
     return Terms(loss, surrogate, kl, -new, ratio, (limit < gain).to(ratio.dtype))
 
 
 class PolicyGradient:
-    """GRPO; with its defaults as published, see ``RLConfig``."""
+    """GRPO; what of it is as published, ``RLConfig`` says."""
 
     learns_from_steps = True
 
@@ -141,7 +143,7 @@ class PolicyGradient:
         self.reverse = reverse
         advantage, flat = advantages(rewards, config.num_group_samples)
         counted = ~flat if config.filter_zero_variance else torch.ones_like(flat)
-        steps = len(reverse) if config.window is None else len(reverse.noisy)
+        steps = len(reverse) if config.window is None else len(reverse.likely)
         share = counted.float().mean().to(device)
         if config.filter_zero_variance:  # of all processes, whose gradients are averaged
             share: Tensor = reduce(share, "mean")  # pyright: ignore
@@ -157,7 +159,7 @@ class PolicyGradient:
         prepared = []
         for number, batch in enumerate(batches):
             pieces = []
-            parts = cut(rollout, self.policy, batch, reverse.noisy, self.micro_batch)
+            parts = cut(rollout, self.policy, batch, reverse.likely, self.micro_batch)
             for empty, crystals, rows, real in parts:
                 values = {name: value[crystals] for name, value in on_device.items()}
                 values["weight"] = values["weight"] * real * (len(parts) / len(batch))
@@ -212,6 +214,7 @@ class PolicyGradient:
             values["advantage"],
             clip_ratio=config.clip_ratio,
             kl_weight=config.kl_weight,
+            kl_ratio=config.kl_ratio,
             entropy_weight=config.entropy_weight,
         )
         weight = values["weight"]
@@ -232,8 +235,8 @@ class PolicyGradient:
         return {"loss": loss, **logged}
 
     def _mean_scale(self) -> float:
-        walk, noisy = len(self.reverse), len(self.reverse.noisy)
-        return 1.0 if self.config.window is not None else walk / noisy
+        walk, likely = len(self.reverse), len(self.reverse.likely)
+        return 1.0 if self.config.window is not None else walk / likely
 
     def ratio_peak(self) -> float:
         """Return the largest distance of a ratio from 1 since the last call."""

@@ -83,7 +83,10 @@ class RLStage(WritesLDM):
         self.policy = Policy(self.model, train, *given, graphs=graphs)
         self.judged = Policy(self.model, val, *given, graphs=graphs)
         diffusion = start.config.diffusion
-        self.reverse = ReverseDiffusion(diffusion, rl.sampler, device, self._window(0))
+        last = rl.ddpm_last_step
+        self.reverse = ReverseDiffusion(
+            diffusion, rl.sampler, device, self._window(0), ddpm_last_step=last
+        )
         self.reverse.require_likelihood()
         self.judging_reverse = ReverseDiffusion(diffusion, rl.sampler, device)
         self.objective = self._objective(rl.micro_batch or self._micro_batch(), precision)
