@@ -362,11 +362,15 @@ def test_a_run_leaves_numbers_pictures_a_report_and_a_model(small_ldm, tmp_path)
     assert updates[0]["rollout/element_drift"] == 0
     assert all(0 < len(row["formulas"]) <= 10 for row in updates)
     assert sorted(p.name for p in (folder / "pictures").iterdir()) == [
-        "update-000000.png", "update-000002.png",
+        "update-000000-random.png", "update-000000.png",
+        "update-000002-random.png", "update-000002.png",
     ]  # fmt: skip
     text = (folder / "report.html").read_text(encoding="utf-8")
     assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
-    assert text.count("data:image/png;base64,") == 2
+    assert text.count("data:image/png;base64,") == 4
+    assert text.index("update 0, best") < text.index("update 0, random")
+    assert 0 <= updates[0]["fact/p1"] <= 1
+    assert "fact/p1" not in updates[1]  # of every fifth update
     assert next(iter(updates[0]["formulas"])) in text
     tuned = LatentDiffusion.from_pretrained(folder)
     start = LatentDiffusion.from_pretrained(small_ldm)

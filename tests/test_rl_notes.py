@@ -15,7 +15,8 @@ def test_a_fact_does_not_hide_the_reward_of_its_name(tmp_path):
     crystals = demo_crystals("val").subset(torch.arange(2))
     raw, fact = {"gap": torch.tensor([-4.0, -2.0])}, {"gap": torch.tensor([1.0, 3.0])}
     notes = Notes({"gap": RewardConfig(reward="predictor")}, tmp_path, resume=False)
-    notes.take(crystals, Scores(raw["gap"], raw, {"gap": 0}, fact, {"gap": 0.0}))
+    scores = Scores(raw["gap"], raw, {"gap": 0}, fact, {"gap": 0.0})
+    notes.take(crystals, scores, symmetry=False)
     found = notes.summary()
     assert (found["rollout/gap"], found["fact/gap"]) == (-3, 2)
     assert found["rollout/gap_std"] == pytest.approx(2**0.5)
@@ -30,7 +31,8 @@ def test_msun_are_the_new_and_nearly_stable_ones(tmp_path):
         "e_hull": torch.tensor([0.1, 0.0, 0.2, float("nan"), 0.0]),
     }
     notes = Notes({"energy": RewardConfig(reward="energy")}, tmp_path, resume=False)
-    notes.take(crystals, Scores(score["energy"], score, {"energy": 0}, facts, {"energy": 0.0}))
+    scores = Scores(score["energy"], score, {"energy": 0}, facts, {"energy": 0.0})
+    notes.take(crystals, scores, symmetry=False)
     found = notes.summary()
     assert found["fact/msun"] == pytest.approx(0.2)
     assert found["fact/metastable"] == pytest.approx(0.6)

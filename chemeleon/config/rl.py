@@ -14,7 +14,10 @@ from chemeleon.config.schedulers import SCHEDULERS, SamplerConfig
 from chemeleon.errors import ConfigError
 
 # metrics of a rollout and of validation that are no reward's
-RESERVED = ("reward", "loss", "distinct_formulas", "distinct_elements", "element_drift")
+RESERVED = (
+    "reward", "loss", "distinct_formulas", "distinct_elements", "element_drift",
+    "num_elements_distance",
+)  # fmt: skip
 # settings that only the other algorithm reads: off by default, or on and set by presets for both
 _UNREAD = {
     "grpo": ("top_fraction", "noise_draws"),
@@ -185,7 +188,9 @@ class RLConfig(Section):
         description="Crystals per validation, always from the same noise.",
     )
     pictures_every: int = Field(
-        default=25, ge=0, description="Updates between pictures of the best crystals; 0 is none."
+        default=25,
+        ge=0,
+        description="Updates between pictures of the best and of random crystals; 0 is none.",
     )
 
     @field_validator("rewards", mode="before")

@@ -1,4 +1,4 @@
-"""``report.html`` of a run of reinforcement learning: curves, formulas, pictures, settings.
+"""``report.html`` of a run of reinforcement learning: warnings, curves, crystals, settings.
 
 One file that opens without a network, made from metrics.jsonl and the pictures in the run folder.
 """
@@ -26,19 +26,23 @@ from chemeleon.evaluation.report.page import (
     page,
     table,
 )
+from chemeleon.reinforcement.cautions import cautions
 from chemeleon.reinforcement.notes import PICTURES
 from chemeleon.storage import write_text
 from chemeleon.training.tracking import read_metrics
 
 REPORT = "report.html"
-MOST_PICTURES = 8
+MOST_PICTURES = 5  # pairs; one has a megabyte
 _MARKED = 60  # of more updates than these a line shows the points well enough
 SHARES = ("valid", "unique", "novel", "stable", "metastable", "msun")
 MADE = {
     **{f"fact/{name}": f"{name}, share of crystals" for name in SHARES},
+    "fact/e_hull": "mean energy above hull, eV/atom",
+    "fact/p1": "space group P1, share of crystals",
     "rollout/distinct_formulas": "distinct formulas, share of crystals",
     "rollout/distinct_elements": "distinct elements",
     "rollout/element_drift": "element drift from the first rollout",
+    "rollout/num_elements_distance": "number of elements, distance from the first rollout",
 }
 POLICY = {
     "train/ratio": "mean probability ratio",
@@ -53,8 +57,8 @@ POLICY = {
 Point = tuple[float, float]
 
 
-def write_report(config: RLTrainConfig, folder: Path) -> Path:
-    """Write the report of a run folder and return its path."""
+def write_report(config: RLTrainConfig, folder: Path) -> tuple[Path, list[str]]:
+    """Write the report of a run folder; return its path, and what it warns of."""
     rows = read_metrics(folder)
     updates = [row for row in rows if "formulas" in row]
     sections = [
@@ -64,14 +68,15 @@ def write_report(config: RLTrainConfig, folder: Path) -> Path:
         Section("What is made", _charts(updates, MADE)),
         Section("Policy", _charts(updates, POLICY)),
         Section("Most frequent formulas", _formulas(updates)),
-        Section("Best crystals", _pictures(folder), "Highest weighted reward of an"
-                " update, one of each formula."),
+        Section("Best and random crystals", _pictures(folder), "Best: highest weighted reward of"
+                " an update, one of each formula. Random: any crystals of the same update, which"
+                " is what sampling gives. Behind each formula stands its reward."),
         Section("Settings", card("", definition_list(config.model_dump(mode="json")))),
     ]  # fmt: skip
     title = f"Reinforcement learning: {folder.name}"
-    target = folder / REPORT
-    write_text(target, page(title, _facts(config, updates), sections))
-    return target
+    target, found = folder / REPORT, cautions(updates)
+    write_text(target, page(title, _facts(config, updates), sections, warnings=found))
+    return target, found
 
 
 def _facts(config: RLTrainConfig, updates: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -157,7 +162,13 @@ def _pictures(folder: Path) -> str:
     files = sorted(path for path, update in numbers.items() if update is not None)
     parts = []
     for path in (files[i] for i in evenly(len(files), MOST_PICTURES)):
-        data = base64.b64encode(path.read_bytes()).decode()
-        shown = f'<img style="width:100%" src="data:image/png;base64,{data}" alt="best crystals">'
-        parts.append(card(f"update {numbers[path]}", shown))
+        for kind in ("best", "random"):
+            shown = path if kind == "best" else path.with_stem(f"{path.stem}-{kind}")
+            if shown.is_file():  # earlier versions drew the best alone
+                parts.append(card(f"update {numbers[path]}, {kind}", _picture(shown, kind)))
     return cards("halves", parts)
+
+
+def _picture(path: Path, kind: str) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img style="width:100%" src="data:image/png;base64,{data}" alt="{kind} crystals">'

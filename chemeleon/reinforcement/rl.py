@@ -22,7 +22,7 @@ from chemeleon.diffusion.reverse import ReverseDiffusion
 from chemeleon.errors import ConfigError, TrainingError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.reinforcement.notes import PICTURES, Notes, draw_best, weighted
+from chemeleon.reinforcement.notes import PICTURES, SYMMETRY_EVERY, Notes, draw_crystals, weighted
 from chemeleon.reinforcement.objectives import Objective, PolicyGradient, Rejection
 from chemeleon.reinforcement.pairs import Piece
 from chemeleon.reinforcement.report import write_report
@@ -169,7 +169,8 @@ class RLStage(WritesLDM):
         made = time.monotonic()
         scores = self.scorer.score(rollout.made.crystals, prompts.group)
         rewards = scores.total.float().cpu()
-        self.notes_of.take(rollout.made.crystals, scores)
+        symmetry = epoch % SYMMETRY_EVERY == 0
+        self.notes_of.take(rollout.made.crystals, scores, symmetry=symmetry)
         self.learning = time.monotonic()
         self.seconds = {"rollout": made - begin, "rewards": self.learning - made}
         self.seconds |= {f"reward_{name}": value for name, value in scores.seconds.items()}
@@ -182,7 +183,9 @@ class RLStage(WritesLDM):
     def _draw(self, update: int, crystals: Crystals, rewards: list[float]) -> None:
         every = self.config.rl.pictures_every
         if self.rank == 0 and every and update % every == 0:
-            draw_best(crystals, rewards, self.draft.path / PICTURES / f"update-{update:06d}.png")
+            for end, best in ("", True), ("-random", False):
+                path = self.draft.path / PICTURES / f"update-{update:06d}{end}.png"
+                draw_crystals(crystals, rewards, path, best=best)
 
     def loss(self, model: nn.Module, draw: Piece) -> dict[str, Tensor]:
         """See ``Stage``."""
@@ -232,7 +235,10 @@ class RLStage(WritesLDM):
 
     def finish(self, context: RunContext, *, interrupted: bool) -> None:
         """See ``Stage``: writes the report."""
-        context.console.print(f"report: {write_report(self.config, context.draft.folder)}")
+        path, cautions = write_report(self.config, context.draft.folder)
+        for text in cautions:
+            context.console.print(f"warning: {text}")
+        context.console.print(f"report: {path}")
 
     def _content(self) -> dict[str, Any]:
         data = self.config.data.facts()

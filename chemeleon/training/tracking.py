@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 METRICS = "metrics.jsonl"
-TABLES = ("formulas", "elements")  # metrics of reinforcement learning that count things
+# metrics of reinforcement learning that count things
+TABLES = ("formulas", "elements", "num_elements")
 LARGEST = 1e100  # beyond, no axis can be drawn
 
 
