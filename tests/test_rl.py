@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from chemeleon import api
 from chemeleon.checkpoints.store import read_state
 from chemeleon.cli.app import app
 from chemeleon.config import presets
+from chemeleon.config.plain_yaml import read_yaml
 from chemeleon.config.schema import RLTrainConfig
 from chemeleon.diffusion.reverse import ReverseDiffusion
 from chemeleon.errors import ConfigError
@@ -384,6 +386,73 @@ def test_a_run_leaves_numbers_pictures_a_report_and_a_model(small_ldm, tmp_path)
         assert torch.equal(value, start.vae.state_dict()[name])
 
 
+class Judged(Share):
+    """Says that a crystal's energy above hull is minus its share of an element."""
+
+    judges = ("another test",)
+
+    def score(self, crystals, group):
+        found = super().score(crystals, group)
+        share = found.raw["share"]
+        facts = {"unique": share >= 0, "novel": share >= 0, "e_hull": -share}
+        return found._replace(raw={"other": share}, facts=facts)
+
+
+def judged_run(folder: Path, model: Path, *words: str):
+    """Train with a reward for one element and a judge who likes it; return run and metrics."""
+    element = second_element(model)
+    scorers = [Share(element), Judged(element)]
+    words = ("rl.judges={other: {reward: validity}}", "trainer.val_every_epochs=1", *words)
+    words += ("rl.ema_decay=0", "rl.num_group_samples=16", "optim.lr=1e-3", "rl.clip_ratio=0.2")
+    with mock.patch("chemeleon.reinforcement.rl._scorer", side_effect=scorers):
+        path = f"rl.ldm_ckpt_path={model}"
+        result = api.rl_train("demo/dng", [*WORDS, path, *words], output=folder)
+    return result, [row for row in metrics(folder) if "val/reward" in row]
+
+
+def test_a_judge_scores_validation_crystals_and_nothing_is_learned_from_it(small_ldm, tmp_path):
+    _, rows = judged_run(tmp_path / "run", small_ldm, "trainer.max_epochs=2")
+    for row in rows:
+        assert row["val/other"] == pytest.approx(row["val/share"])
+        assert row["val/judge/e_hull"] == pytest.approx(-row["val/share"])
+        assert row["val/judge/msun"] == 1
+        assert 0 <= row["val/fact/p1"] <= 1
+        assert "val/fact/valid" in row
+    plain = [row for row in metrics(tmp_path / "run") if "formulas" in row]
+    assert not [name for name in plain[0] if "other" in name or "judge" in name]
+    tuned = LatentDiffusion.from_pretrained(tmp_path / "run")
+    assert tuned.origin["rewarded_by"] == ["a test", "another test"]
+    assert "What the judges say" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("criterion", "best"), [("-other", min), ("judge/e_hull", max), ("-val", None)]
+)
+def test_a_run_ends_when_a_chosen_figure_no_longer_improves(small_ldm, tmp_path, criterion, best):
+    """The reward grows, so that its opposite is at its best early."""
+    words = ["trainer.max_epochs=30", "trainer.patience=3", f"rl.criterion={criterion}"]
+    if best is None:
+        with pytest.raises(ConfigError, match="no figure of validation: reward, share, other"):
+            judged_run(tmp_path / "run", small_ldm, *words)
+        return
+    result, rows = judged_run(tmp_path / "run", small_ldm, *words)
+    name = f"val/{criterion.removeprefix('-')}"
+    values = [row[name] for row in rows]
+    assert result.fitted.complete
+    assert len(rows) < 30
+    at = values.index(best(values))
+    assert len(rows) == at + 1 + 3
+    assert result.fitted.best == pytest.approx(values[at] if best is min else -values[at])
+    config_of = read_yaml(tmp_path / "run" / "best" / "config.yaml")
+    assert config_of["trained"]["steps"] == rows[at]["step"]
+
+
+def test_a_criterion_that_no_reward_finds_is_named_with_those_that_are(small_ldm):
+    found = stage(small_ldm, "rl.criterion=fact/msun")
+    with pytest.raises(ConfigError, match=r"fact/msun is no figure.*there are fact/p1, fact/valid"):
+        found.evaluate(found.model, 0, 1)
+
+
 # --- settings
 
 
@@ -457,6 +526,8 @@ def test_what_is_published_alone_is_in_no_other_preset_and_in_no_old_run():
         (["rl.algorithm=rejection", "rl.kl_ratio=old_over_new"], ["kl_ratio", "rejection"]),
         (["rl.ddpm_last_step=true"], ["ddpm_last_step", "scheduler=ddim", "use ddpm"]),
         (["rl.window_every=3"], ["rl.window_every would change nothing", "set window"]),
+        (["rl.judges.share.reward=validity"], ["judges.share", "rename"]),
+        (["rl.criterion=msun"], ["criterion=msun", "reward, share", "fact/NAME"]),
         (["rl.rewards.loss.reward=validity"], ["rewards.loss", "rename"]),
         (["rl.rewards.share_std.reward=validity"], ["rewards.share_std", "rename"]),
     ],

@@ -85,6 +85,18 @@ class RLConfig(Section):
         description="Name to reward; their weighted sum is made large. rl.rewards.NAME=null drops"
         " one of a preset.",
     )
+    judges: dict[str, RewardConfig] = Field(
+        default_factory=dict,
+        description="Rewards of validation crystals alone, which nothing is learned from, such as"
+        " `energy` by a potential of another family than the rewards'; see `criterion`.",
+    )
+    criterion: str = Field(
+        default="reward",
+        description="Validation figure by which `best` is kept and `trainer.patience` ends a run:"
+        " `reward` (the weighted sum), a reward or judge by its name, or as metrics.jsonl has it"
+        " behind val/, such as `fact/msun` and `judge/msun`. It is to grow, or to fall if a minus"
+        " stands before it: `-fact/p1`.",
+    )
     num_group_samples: int = Field(
         default=64, ge=2, le=MAX_CRYSTALS, description="Crystals per group."
     )
@@ -193,7 +205,7 @@ class RLConfig(Section):
         description="Updates between pictures of the best and of random crystals; 0 is none.",
     )
 
-    @field_validator("rewards", mode="before")
+    @field_validator("rewards", "judges", mode="before")
     @classmethod
     def _drop(cls, rewards: Any) -> Any:
         if not isinstance(rewards, dict):
@@ -219,8 +231,9 @@ class RLConfig(Section):
                 f"{', '.join(names)} would change nothing with algorithm={self.algorithm}:"
                 " leave out, or choose the other algorithm"
             )
-        for name, reward in self.rewards.items():
-            found += [f"rewards.{name}.{text}" for text in reward.unread()]
+        for key, rewards in (("rewards", self.rewards), ("judges", self.judges)):
+            for name, reward in rewards.items():
+                found += [f"{key}.{name}.{text}" for text in reward.unread()]
         return found
 
     @model_validator(mode="after")
@@ -262,6 +275,17 @@ class RLConfig(Section):
         for name in self.rewards:
             if name in written or name in RESERVED:
                 problems.append(f"rewards.{name} has the name of another metric: rename it")
+        problems += [
+            f"judges.{name} has the name of a reward or another metric: rename it"
+            for name in self.judges
+            if name in self.rewards or name in RESERVED
+        ]
+        known, wanted = ["reward", *self.rewards, *self.judges], self.criterion.removeprefix("-")
+        if wanted not in known and not wanted.startswith(("fact/", "judge/")):
+            problems.append(
+                f"criterion={self.criterion} is no figure of validation: {', '.join(known)}, or"
+                " fact/NAME or judge/NAME"
+            )
         if problems:
             raise ValueError("; ".join(problems))
         return self

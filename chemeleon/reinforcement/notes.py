@@ -37,7 +37,7 @@ SYMMETRY_OF = 128  # crystals of a process, evenly spread over its groups
 COUNTED = ("elements", "num_elements")  # what is compared with the first rollout
 
 
-class _Sums(NamedTuple):
+class Sums(NamedTuple):
     """Enough for mean and spread: number, sum and sum of squares."""
 
     number: float = 0.0
@@ -45,12 +45,12 @@ class _Sums(NamedTuple):
     squares: float = 0.0
 
     @classmethod
-    def of(cls, values: Tensor) -> _Sums:
+    def of(cls, values: Tensor) -> Sums:
         known = values[torch.isfinite(values)].double()
         return cls(float(len(known)), float(known.sum()), float(known.square().sum()))
 
-    def plus(self, other: _Sums) -> _Sums:
-        return _Sums(*(a + b for a, b in zip(self, other, strict=True)))
+    def plus(self, other: Sums) -> Sums:
+        return Sums(*(a + b for a, b in zip(self, other, strict=True)))
 
     @property
     def mean(self) -> float:
@@ -83,9 +83,7 @@ class Notes:
         """Note a scored rollout, and if wanted the share of P1 among some of its crystals."""
         counts = composition_counts(crystals)
         elements = torch.bincount(crystals.atomic_numbers).tolist()
-        sums = self._sums(scores)
-        if symmetry:
-            sums["fact/p1"] = _Sums.of(_without_symmetry(crystals))
+        sums = find_sums(scores, self.configs, crystals if symmetry else None)
         self.pending = {
             "sums": sums,
             "failed": {name: int(count) for name, count in scores.failed.items()},
@@ -94,28 +92,18 @@ class Notes:
             "num_elements": Counter(str(sum(map(bool, row))) for row in counts),
         }
 
-    def _sums(self, scores: Scores) -> dict[str, _Sums]:
-        """Return rewards and facts by metric; a fact may have the name of a reward."""
-        found = {f"rollout/{name}": _Sums.of(values.cpu()) for name, values in scores.raw.items()}
-        found["rollout/reward"] = _Sums.of(weighted(scores, self.configs))
-        facts = {name: values.float().cpu() for name, values in scores.facts.items()}
-        found |= {f"fact/{name}": _Sums.of(values) for name, values in facts.items()}
-        if "e_hull" in facts:
-            found |= {f"fact/{f.name}": _Sums.of(torch.tensor(f.flag)) for f in _stability(facts)}
-        return found
-
     def summary(self) -> dict[str, Any]:
         """Return what all processes noted since the last call; all of them must call it."""
         if self.pending is None:
             return {}
         parts = gather_object([self.pending])
         self.pending = None
-        sums: dict[str, _Sums] = {}
+        sums: dict[str, Sums] = {}
         formulas, failed = Counter(), Counter()
         now: dict[str, Counter[str]] = {name: Counter() for name in COUNTED}
         for part in parts:
             for name, value in part["sums"].items():
-                sums[name] = sums.get(name, _Sums()).plus(value)
+                sums[name] = sums.get(name, Sums()).plus(value)
             formulas.update(part["formulas"])
             failed.update(part["failed"])
             for name, counts in now.items():
@@ -135,6 +123,27 @@ class Notes:
         top = sorted(formulas.items(), key=lambda item: (-item[1], item[0]))[:TOP_FORMULAS]
         tables = {name: dict(sorted(counts.items())) for name, counts in now.items()}
         return {**found, "formulas": dict(top), **tables}
+
+
+def find_sums(
+    scores: Scores, configs: Mapping[str, RewardConfig], crystals: Crystals | None = None
+) -> dict[str, Sums]:
+    """Return rewards and facts by metric; a fact may have the name of a reward.
+
+    Args:
+        scores: of a rollout.
+        configs: the rewards, for their weights.
+        crystals: the rollout, if the share of P1 is a fact that is wanted.
+    """
+    found = {f"rollout/{name}": Sums.of(values.cpu()) for name, values in scores.raw.items()}
+    found["rollout/reward"] = Sums.of(weighted(scores, configs))
+    facts = {name: values.float().cpu() for name, values in scores.facts.items()}
+    found |= {f"fact/{name}": Sums.of(values) for name, values in facts.items()}
+    if "e_hull" in facts:
+        found |= {f"fact/{f.name}": Sums.of(torch.tensor(f.flag)) for f in _stability(facts)}
+    if crystals is not None:
+        found["fact/p1"] = Sums.of(_without_symmetry(crystals))
+    return found
 
 
 def _without_symmetry(crystals: Crystals) -> Tensor:

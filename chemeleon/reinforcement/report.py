@@ -65,7 +65,9 @@ def write_report(config: RLTrainConfig, folder: Path) -> tuple[Path, list[str]]:
         Section("Rewards", _rewards(config, rows), "Means over each update's crystals;"
                 " the band is one standard deviation. Dots: validation, always from the same"
                 " noise."),
-        Section("What is made", _charts(updates, MADE)),
+        Section("What is made", _charts(rows, MADE), "Dots: validation."),
+        Section("What the judges say", _charts(rows, _judged(config)), "Of validation crystals;"
+                " nothing is learned from it."),
         Section("Policy", _charts(updates, POLICY)),
         Section("Most frequent formulas", _formulas(updates)),
         Section("Best and random crystals", _pictures(folder), "Best: highest weighted reward of"
@@ -104,7 +106,17 @@ def _rewards(config: RLTrainConfig, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _charts(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
-    return cards("grid", [curve(label, _points(rows, key)) for key, label in names.items()])
+    charts = [
+        curve(label, _points(rows, key), dots=_points(rows, f"val/{key}"))
+        for key, label in names.items()
+    ]
+    return cards("grid", charts)
+
+
+def _judged(config: RLTrainConfig) -> dict[str, str]:
+    found = {f"val/{name}": name for name in config.rl.judges}
+    shares = SHARES if config.rl.judges else ()
+    return found | {f"val/judge/{name}": f"{name}, share of crystals" for name in shares}
 
 
 def curve(

@@ -9,24 +9,33 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from chemeleon.config.rl import RewardConfig
 from chemeleon.config.schema import RLTrainConfig
 from chemeleon.crystals.batch import Crystals
 from chemeleon.diffusion.reverse import ReverseDiffusion
 from chemeleon.errors import ConfigError, TrainingError
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.vae import CrystalVAE
-from chemeleon.reinforcement.notes import PICTURES, SYMMETRY_EVERY, Notes, draw_crystals, weighted
+from chemeleon.reinforcement.notes import (
+    PICTURES,
+    SYMMETRY_EVERY,
+    Notes,
+    Sums,
+    draw_crystals,
+    find_sums,
+    weighted,
+)
 from chemeleon.reinforcement.objectives import Objective, PolicyGradient, Rejection
 from chemeleon.reinforcement.pairs import Piece
 from chemeleon.reinforcement.report import write_report
-from chemeleon.reinforcement.rewards.mix import Mix
+from chemeleon.reinforcement.rewards.mix import Mix, Scores
 from chemeleon.reinforcement.rollout import Policy, draw_prompts
 from chemeleon.storage import Draft
 from chemeleon.training.adapted import Adapted, WritesLDM
@@ -45,12 +54,12 @@ class RLStage(WritesLDM):
         train, val: crystals whose sizes, conditions or compositions are requested.
         start: the model to be tuned.
         scorer: gives rewards.
+        judge: scores validation crystals beside it, if there are judges.
         draft: the run on disk, for pictures.
         resume: the folder holds an earlier part of this run.
         place: this process.
     """
 
-    criterion = "val/loss"
     whole_epochs = True
 
     def __init__(
@@ -61,13 +70,15 @@ class RLStage(WritesLDM):
         *,
         start: LatentDiffusion,
         scorer: Mix,
+        judge: Mix | None = None,
         draft: Draft,
         resume: bool = False,
         place: Place,
     ) -> None:
-        self.config, self.scorer, self.draft = config, scorer, draft
+        self.config, self.scorer, self.judge, self.draft = config, scorer, judge, draft
         device, self.rank, self.world, autocast, precision = place
         rl = config.rl
+        self.criterion = _criterion(rl.criterion)
         self.ema_decay = rl.ema_decay
         self.model = start.to(device)
         self.adapted = None
@@ -98,12 +109,18 @@ class RLStage(WritesLDM):
         """See ``Stage``."""
         model = _start(config, context).to(context.accelerator.device)  # rewards use its VAE
         train, val = context.load(config.data)
+        scorer, judge = (
+            _scorer(rewards, train, model.vae, context.accelerator) if rewards else None
+            for rewards in (config.rl.rewards, config.rl.judges)
+        )
+        assert scorer is not None
         stage = cls(
             config,
             train,
             val,
             start=model,
-            scorer=_scorer(config, train, model.vae, context.accelerator),
+            scorer=scorer,
+            judge=judge,
             draft=context.draft,
             resume=context.resume,
             place=context.place,
@@ -208,9 +225,12 @@ class RLStage(WritesLDM):
         return {**found, **{f"seconds/{name}": value for name, value in self.seconds.items()}}
 
     def evaluate(self, model: nn.Module, rank: int, world: int) -> dict[str, tuple[float, float]]:
-        """Return the rewards of crystals that are made from the same noise each time.
+        """Return rewards and facts of crystals that are made from the same noise each time.
 
         They are of different sizes and count as one group.
+
+        Raises:
+            ConfigError: if the criterion is none of these.
         """
         config, rl = self.config, self.config.rl
         prompts = draw_prompts(
@@ -225,13 +245,34 @@ class RLStage(WritesLDM):
         if not len(prompts.crystals):
             return {}
         rollout = self.judged.roll_out(model, prompts, self.judging_reverse, record=False)
-        scores = self.scorer.score(rollout.made.crystals, torch.zeros_like(prompts.group))
-        number = float(len(prompts.crystals))
-        reward = float(weighted(scores, rl.rewards).sum())
-        found = {"val/loss": (-reward, number), "val/reward": (reward, number)}
-        for name, values in scores.raw.items():
-            found[f"val/{name}"] = float(values.float().sum()), number
+        crystals, group = rollout.made.crystals, torch.zeros_like(prompts.group)
+        scores = self.scorer.score(crystals, group)
+        sums = find_sums(scores, rl.rewards, crystals)
+        if self.judge is not None:
+            sums |= self._judged(scores, self.judge.score(crystals, group))
+        found = {
+            f"val/{name.removeprefix('rollout/')}": (value.total, value.number)
+            for name, value in sums.items()
+        }
+        total, number = found["val/reward"]
+        found["val/loss"] = -total, number
+        if self.criterion.removeprefix("-") not in found:
+            raise ConfigError(
+                f"rl.criterion={rl.criterion} is no figure of validation: there are"
+                f" {', '.join(sorted(name.removeprefix('val/') for name in found))}"
+            )
         return found
+
+    def _judged(self, scores: Scores, judged: Scores) -> dict[str, Sums]:
+        """Return the judges' rewards, and facts of their energies and of what the rewards found of
+        uniqueness and novelty."""
+        both = judged._replace(facts={**scores.facts, **judged.facts})
+        sums = find_sums(both, self.config.rl.judges)
+        del sums["rollout/reward"]
+        return {
+            f"judge/{name.removeprefix('fact/')}" if name.startswith("fact/") else name: value
+            for name, value in sums.items()
+        }
 
     def finish(self, context: RunContext, *, interrupted: bool) -> None:
         """See ``Stage``: writes the report."""
@@ -247,6 +288,8 @@ class RLStage(WritesLDM):
             data["conditions"] = facts
         content = {**self.model.architecture(), "data": data}
         rewarded = {*(self.model.origin.get("rewarded_by") or ()), *self.scorer.judges}
+        if self.judge is not None:  # it chose the model
+            rewarded |= {*self.judge.judges}
         if rewarded:  # an evaluation must know whom the model has learned to please
             content["rewarded_by"] = sorted(rewarded)
         return content
@@ -279,13 +322,23 @@ def _start(config: RLTrainConfig, context: RunContext) -> LatentDiffusion:
     return model
 
 
+def _criterion(wanted: str) -> str:
+    """Return the criterion of a ``Stage``, which is to fall, or to grow behind a minus."""
+    if wanted == "reward":
+        return "val/loss"  # as earlier versions name it in the state of a run
+    return f"val/{wanted[1:]}" if wanted.startswith("-") else f"-val/{wanted}"
+
+
 def _scorer(
-    config: RLTrainConfig, train: Crystals, vae: CrystalVAE, accelerator: Accelerator
+    configs: Mapping[str, RewardConfig],
+    train: Crystals,
+    vae: CrystalVAE,
+    accelerator: Accelerator,
 ) -> Mix:
     """Return the rewards; crystals are new if they are not among the training crystals."""
     # processes of one machine share its cores
     cores = max(1, worker_count() // accelerator.num_processes)
-    device, configs = accelerator.device, config.rl.rewards
+    device = accelerator.device
     # the first process makes and caches a hull, the others read the cache
     with accelerator.main_process_first():
         return Mix(configs, reference=train, device=device, jobs=cores, vae=vae)
