@@ -418,6 +418,7 @@ def test_a_judge_scores_validation_crystals_and_nothing_is_learned_from_it(small
         assert row["val/judge/msun"] == 1
         assert 0 <= row["val/fact/p1"] <= 1
         assert "val/fact/valid" in row
+        assert "val/judge/valid" not in row  # the rewards' own
     plain = [row for row in metrics(tmp_path / "run") if "formulas" in row]
     assert not [name for name in plain[0] if "other" in name or "judge" in name]
     tuned = LatentDiffusion.from_pretrained(tmp_path / "run")

@@ -120,6 +120,13 @@ def test_small_rollouts_drift_by_chance(tmp_path):
     assert "100 % of the atoms" in learned[0]
     # where chance is all there is, nothing is said
     assert cautions(run(tmp_path, half, *[far] * 4)) == []
+    # so with numbers of elements
+    three = [Made((*crystal.elements, 8)) for crystal in half]
+    few = run(tmp_path, half, [*half[:2], *three[2:]], *[[half[0], *three[1:]]] * 3)
+    assert few[-1]["rollout/num_elements_distance"] == 0.75
+    assert cautions(few) == []
+    many = run(tmp_path, half, half, *[[half[0], *three[1:]]] * 3)
+    assert "off by 0.8 (2.8 on average" in " ".join(cautions(many))
 
 
 def test_one_update_says_nothing_of_change_and_none_nothing(tmp_path):

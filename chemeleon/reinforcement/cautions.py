@@ -25,7 +25,7 @@ P1_RISE = 0.15
 # their chemical systems, the one that collapsed 3 %.
 DISTINCT_KEPT = 0.8
 # Part of the atoms that became other elements; the long run of docs/rl.md had half when like
-# elements stood for each other. Of what is beyond chance, see `_drift`.
+# elements stood for each other. Of what is beyond chance, as the next one, see `_by_chance`.
 DRIFT = 0.3
 # Wasserstein distance of the number of elements in a crystal from the first rollout's: in
 # docs/rl.md, there from real crystals, 0.4 of the run that ended early and 0.8 of the longer one.
@@ -96,17 +96,17 @@ def _formulas(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _drift(rows: Sequence[Row]) -> Iterator[str]:
-    key, found = "rollout/element_drift", []
-    moved = _first_and_last(rows, key)
-    # small rollouts differ by chance: the second one has learned next to nothing
-    chance = float(rows[1].get(key) or 0.0) if len(rows) > 1 else 0.0
+    found = []
+    key = "rollout/element_drift"
+    moved, chance = _first_and_last(rows, key), _by_chance(rows, key)
     if moved is not None and moved[1] - chance > DRIFT * (1 - chance):
         named = _gained(rows[0].get("elements") or {}, rows[-1].get("elements") or {})
         found.append(
             f"{_percent(moved[1])} of the atoms became other elements (more {', '.join(named)})"
         )
-    distance = _first_and_last(rows, "rollout/num_elements_distance")
-    if distance is not None and distance[1] > ELEMENTS_DISTANCE:
+    key = "rollout/num_elements_distance"
+    distance = _first_and_last(rows, key)
+    if distance is not None and distance[1] - _by_chance(rows, key) > ELEMENTS_DISTANCE:
         means = [_mean(row.get("num_elements") or {}) for row in (rows[0], rows[-1])]
         found.append(
             f"the number of elements in a crystal is off by {distance[1]:.1f}"
@@ -119,6 +119,12 @@ def _drift(rows: Sequence[Row]) -> Iterator[str]:
             " like elements: look at the formulas, and end the run earlier (trainer.max_epochs) or"
             " hold the model to its base (rl.reference_kl)."
         )
+
+
+def _by_chance(rows: Sequence[Row], key: str) -> float:
+    """Return how far the second rollout is from the first: it has learned next to nothing, and
+    small ones differ."""
+    return float(rows[1].get(key) or 0.0) if len(rows) > 1 else 0.0
 
 
 def _gained(before: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
