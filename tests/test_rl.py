@@ -448,10 +448,35 @@ def test_a_run_ends_when_a_chosen_figure_no_longer_improves(small_ldm, tmp_path,
     assert config_of["trained"]["steps"] == rows[at]["step"]
 
 
-def test_a_criterion_that_no_reward_finds_is_named_with_those_that_are(small_ldm):
-    found = stage(small_ldm, "rl.criterion=fact/msun")
-    with pytest.raises(ConfigError, match=r"fact/msun is no figure.*there are fact/p1, fact/valid"):
+@pytest.mark.parametrize("word", ["rl.criterion=fact/msun", "rl.limits={fact/msun: 0.1}"])
+def test_a_figure_that_no_reward_finds_is_named_with_those_that_are(small_ldm, word):
+    found = stage(small_ldm, word)
+    said = r"fact/msun of rl\.criterion or rl\.limits .*there are fact/p1, fact/valid"
+    with pytest.raises(ConfigError, match=said):
         found.evaluate(found.model, 0, 1)
+
+
+@pytest.mark.parametrize("sign", ["-", ""])
+def test_a_run_ends_at_a_limit_and_keeps_the_best_within_it(small_ldm, tmp_path, sign, capsys):
+    """The share of the rewarded element grows, and so its opposite, e_hull of the judge, falls."""
+    name, bound, first_beyond = ("other", 0.5, max) if sign else ("judge/e_hull", -0.5, min)
+    words = ["trainer.max_epochs=30", f"rl.limits={{{sign}{name}: {bound}}}"]
+    result, rows = judged_run(tmp_path / "run", small_ldm, *words)
+    values = [row[f"val/{name}"] for row in rows]
+    within = [value <= bound if sign else value >= bound for value in values]
+    assert within == [True] * (len(rows) - 1) + [False]
+    assert first_beyond(values) == values[-1]
+    assert 1 < len(rows) < 30
+    assert result.fitted.complete
+    kept = read_yaml(tmp_path / "run" / "best" / "config.yaml")["trained"]["steps"]
+    best = max(rows[:-1], key=lambda row: row["val/reward"])
+    assert kept == best["step"] < rows[-1]["step"]
+    assert result.fitted.best == pytest.approx(-best["val/reward"])
+    assert f"ends here: val/{name} " in " ".join(capsys.readouterr().err.split())
+    # it has ended: resuming does nothing
+    with mock.patch("chemeleon.reinforcement.rl._scorer", side_effect=[Share(), Judged()]):
+        again = api.rl_train(resume=tmp_path / "run")
+    assert again.fitted.step == result.fitted.step
 
 
 # --- settings
@@ -528,7 +553,8 @@ def test_what_is_published_alone_is_in_no_other_preset_and_in_no_old_run():
         (["rl.ddpm_last_step=true"], ["ddpm_last_step", "scheduler=ddim", "use ddpm"]),
         (["rl.window_every=3"], ["rl.window_every would change nothing", "set window"]),
         (["rl.judges.share.reward=validity"], ["judges.share", "rename"]),
-        (["rl.criterion=msun"], ["criterion=msun", "reward, share", "fact/NAME"]),
+        (["rl.criterion=msun"], ["criterion msun", "reward, share", "fact/NAME"]),
+        (["rl.limits={-p1: 0.5}"], ["limits -p1", "reward, share", "fact/NAME"]),
         (["rl.rewards.loss.reward=validity"], ["rewards.loss", "rename"]),
         (["rl.rewards.share_std.reward=validity"], ["rewards.share_std", "rename"]),
     ],

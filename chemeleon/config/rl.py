@@ -97,6 +97,12 @@ class RLConfig(Section):
         " behind val/, such as `fact/msun` and `judge/msun`. It is to grow, or to fall if a minus"
         " stands before it: `-fact/p1`.",
     )
+    limits: dict[str, float] = Field(
+        default_factory=dict,
+        description="Validation figures, named as in `criterion`, that end a run:"
+        " `fact/unique: 0.9` if it falls below, `-fact/p1: 0.6` if it rises above. What is beyond"
+        " is not kept as `best`.",
+    )
     num_group_samples: int = Field(
         default=64, ge=2, le=MAX_CRYSTALS, description="Crystals per group."
     )
@@ -280,12 +286,16 @@ class RLConfig(Section):
             for name in self.judges
             if name in self.rewards or name in RESERVED
         ]
-        known, wanted = ["reward", *self.rewards, *self.judges], self.criterion.removeprefix("-")
-        if wanted not in known and not wanted.startswith(("fact/", "judge/")):
-            problems.append(
-                f"criterion={self.criterion} is no figure of validation: {', '.join(known)}, or"
-                " fact/NAME or judge/NAME"
-            )
+        known = ["reward", *self.rewards, *self.judges]
+        wanted = {"criterion": [self.criterion], "limits": [*self.limits]}
+        problems += [
+            f"{key} {name} is no figure of validation: {', '.join(known)}, or fact/NAME or"
+            " judge/NAME"
+            for key, names in wanted.items()
+            for name in names
+            if name.removeprefix("-") not in known
+            and not name.removeprefix("-").startswith(("fact/", "judge/"))
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -78,7 +78,9 @@ class RLStage(WritesLDM):
         self.config, self.scorer, self.judge, self.draft = config, scorer, judge, draft
         device, self.rank, self.world, autocast, precision = place
         rl = config.rl
-        self.criterion = _criterion(rl.criterion)
+        # of the reward, what the states of earlier versions name
+        self.criterion = "val/loss" if rl.criterion == "reward" else _figure(rl.criterion)
+        self.limits = {_figure(name): bound for name, bound in rl.limits.items()}
         self.ema_decay = rl.ema_decay
         self.model = start.to(device)
         self.adapted = None
@@ -230,7 +232,7 @@ class RLStage(WritesLDM):
         They are of different sizes and count as one group.
 
         Raises:
-            ConfigError: if the criterion is none of these.
+            ConfigError: if the criterion or a limit is of none of these.
         """
         config, rl = self.config, self.config.rl
         prompts = draw_prompts(
@@ -256,11 +258,12 @@ class RLStage(WritesLDM):
         }
         total, number = found["val/reward"]
         found["val/loss"] = -total, number
-        if self.criterion.removeprefix("-") not in found:
-            raise ConfigError(
-                f"rl.criterion={rl.criterion} is no figure of validation: there are"
-                f" {', '.join(sorted(name.removeprefix('val/') for name in found))}"
-            )
+        for name in (rl.criterion, *rl.limits):
+            if _figure(name).removeprefix("-") not in found:
+                raise ConfigError(
+                    f"{name} of rl.criterion or rl.limits is no figure of validation: there are"
+                    f" {', '.join(sorted(key.removeprefix('val/') for key in found))}"
+                )
         return found
 
     def _judged(self, scores: Scores, judged: Scores) -> dict[str, Sums]:
@@ -324,10 +327,8 @@ def _start(config: RLTrainConfig, context: RunContext) -> LatentDiffusion:
     return model
 
 
-def _criterion(wanted: str) -> str:
-    """Return the criterion of a ``Stage``, which is to fall, or to grow behind a minus."""
-    if wanted == "reward":
-        return "val/loss"  # as earlier versions name it in the state of a run
+def _figure(wanted: str) -> str:
+    """Return the name of a figure as a ``Stage`` has it: to fall, or to grow behind a minus."""
     return f"val/{wanted[1:]}" if wanted.startswith("-") else f"-val/{wanted}"
 
 

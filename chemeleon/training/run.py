@@ -139,9 +139,19 @@ class Run:
         return self.time_spent() >= 1
 
     def stale(self) -> bool:
-        """Return whether patience is at its end."""
+        """Return whether patience is at its end, or a limit of the stage has been passed."""
         patience = self.config.trainer.patience
-        return patience is not None and self.at.stale >= patience
+        return (patience is not None and self.at.stale >= patience) or bool(self.beyond())
+
+    def beyond(self) -> list[str]:
+        """Return which limits the last validation has passed, each with its number."""
+        metrics = self.at.metrics
+        known = {n: b for n, b in self.stage.limits.items() if n.removeprefix("-") in metrics}
+        return [
+            f"{name.removeprefix('-')} {metrics[name.removeprefix('-')]:.4g}, limit {bound:g}"
+            for name, bound in known.items()
+            if _to_fall(metrics, name) > (-bound if name.startswith("-") else bound)
+        ]
 
     def validation_due(self) -> bool:
         """Return whether the step just finished is followed by a validation."""
@@ -234,7 +244,7 @@ class Run:
         self.seen, self.logged_at = 0, now
 
     def validate(self) -> None:
-        """Evaluate with averaged weights and keep the model if it is the best so far."""
+        """Evaluate with averaged weights and keep the model if it is the best within the limits."""
         at, accelerator = self.at, self.accelerator
         self.step.model.eval()
         with self.step.average.applied():
@@ -244,9 +254,8 @@ class Run:
                     self.stage.model, accelerator.process_index, accelerator.num_processes
                 )
             at.metrics = _weighted_means(gather_object([shares]))
-            name = self.stage.criterion.removeprefix("-")
-            value = at.metrics[name] if name == self.stage.criterion else -at.metrics[name]
-            improved = at.best is None or value < at.best
+            value, beyond = _to_fall(at.metrics, self.stage.criterion), self.beyond()
+            improved = not beyond and (at.best is None or value < at.best)
             if improved:
                 at.best = value
             selection = self.config.trainer.checkpoint_selection
@@ -259,6 +268,8 @@ class Run:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in at.metrics.items())
         mark = "  (best)" if improved and selection == "best" else ""
         self.tracker.say(f"step {at.step}  epoch {at.epoch}  {shown}{mark}")
+        if beyond:
+            self.tracker.say(f"ends here: {'; '.join(beyond)}")
 
     def export(self, name: str) -> None:
         """Write the model with averaged weights into a subfolder, unless it is there already."""
@@ -296,6 +307,12 @@ class Run:
             state.save(self.draft.path, self.at, *self.kept)
             self.draft.commit()
         self.saved_at = time.monotonic()
+
+
+def _to_fall(metrics: Mapping[str, float], name: str) -> float:
+    """Return a number, negative if a minus stands before its name: smaller is better."""
+    value = metrics[name.removeprefix("-")]
+    return -value if name.startswith("-") else value
 
 
 def _weighted_means(shares: list[dict[str, tuple[float, float]]]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, Self
 
 import torch
@@ -89,11 +90,13 @@ class Stage(Protocol):
 
     ``loss`` returns its total under ``loss``; ``evaluate`` returns weighted sums and weights, so
     that processes can be added up; ``criterion`` names the number to be made small, or large if a
-    minus stands before the name. With ``whole_epochs`` a run stops, validates, logs and saves
-    between epochs only.
+    minus stands before the name, and ``limits`` numbers named so that end a run if they become
+    larger than their limit (smaller, after a minus). With ``whole_epochs`` a run stops, validates,
+    logs and saves between epochs only.
     """
 
     criterion: str
+    limits: Mapping[str, float]
     whole_epochs: bool
     ema_decay: float
 
@@ -153,6 +156,7 @@ class DataStage:
     """The part of a ``Stage`` that goes through a data set epoch by epoch."""
 
     criterion = "val/loss"
+    limits: Mapping[str, float] = MappingProxyType({})
     whole_epochs = False
     loader: Loader
 
