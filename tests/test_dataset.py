@@ -225,6 +225,20 @@ def test_further_sets_are_trained_on_and_not_validated_on(make, tmp_path: Path) 
     assert load_split(config, "val").ids == ["v"]
     with pytest.raises(DataError, match="gap"):
         load_split(make(rows, also=["bare"], targets=["gap"]), "train")
+    config = make(rows, also=["more", "bare"], targets=["gap"])
+    found = load_split(config, "train", partial="any")
+    assert found.ids == ["a", "b", "c", "d", "e"]
+    assert [str(gap) for gap in found.targets["gap"].tolist()] == [
+        "1.0",
+        "2.0",
+        "3.0",
+        "nan",
+        "nan",
+    ]
+    words = [["f", cubic(8), "small"]]
+    write_csv(tmp_path / "texts" / "train.csv", words, header)
+    with pytest.raises(DataError, match=r"texts.*column 'gap' holds text"):
+        load_split(make(rows, also=["texts"], targets=["gap"]), "train", partial="any")
     with pytest.raises(DataError, match="nowhere"):
         load_split(make(rows, also=["nowhere"]), "train")
 

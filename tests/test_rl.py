@@ -9,6 +9,7 @@ from unittest import mock
 
 import pytest
 import torch
+import yaml
 from accelerate import Accelerator
 from conftest import ANY_FORM, ANY_FORM_VAE, EPSILON, TINY_LDM, TINY_VAE
 from rl_helpers import WORDS, Share, config, second_element, stage, train
@@ -16,6 +17,7 @@ from test_training import assert_same_run, interrupt_at, metrics
 from typer.testing import CliRunner
 
 from chemeleon import api
+from chemeleon.checkpoints.card import trained_on
 from chemeleon.checkpoints.store import read_state
 from chemeleon.cli.app import app
 from chemeleon.config import presets
@@ -345,6 +347,28 @@ def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(small_ldm, tmp_path
     same_but_for_times(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.parametrize("stage", ["rl", "ldm"])
+def test_a_tuned_model_names_the_sets_of_all_its_trainings(small_ldm, tmp_path, stage):
+    base = tmp_path / "base"
+    LatentDiffusion.from_pretrained(small_ldm).save_pretrained(base)
+    said = yaml.safe_load((base / "config.yaml").read_text(encoding="utf-8"))
+    said["data"] |= {"name": "first", "also": ["second"]}
+    (base / "config.yaml").write_text(yaml.safe_dump(said), encoding="utf-8")
+    if stage == "rl":
+        train(tmp_path / "run", base, "trainer.max_epochs=1")
+    else:
+        words = [
+            *TINY_LDM,
+            *EPSILON,
+            *ANY_FORM,
+            f"ldm.init_ckpt_path={base}",
+            "trainer.max_steps=1",
+        ]
+        api.ldm_train("demo/null", words, output=tmp_path / "run")
+    tuned = LatentDiffusion.from_pretrained(tmp_path / "run")
+    assert trained_on(tuned.origin) == ["demo", "first", "second"]
+
+
 def test_a_run_ends_with_an_update(small_ldm, tmp_path):
     result = train(tmp_path / "run", small_ldm, "trainer.max_steps=3", "trainer.max_epochs=null")
     assert result.fitted.step == 4
@@ -378,6 +402,7 @@ def test_a_run_leaves_numbers_pictures_a_report_and_a_model(small_ldm, tmp_path)
     start = LatentDiffusion.from_pretrained(small_ldm)
     assert tuned.origin["rewarded_by"] == ["a test"]  # whom an evaluation must not let judge
     assert "rewarded_by" not in start.origin
+    assert trained_on(tuned.origin) == ["demo"]
     walk = tuned.config.sampler
     assert (walk.steps, walk.temperature) == (5, 1.0)  # that of the rollouts
     assert tuned.config == start.config.model_copy(update={"sampler": walk})

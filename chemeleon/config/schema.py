@@ -6,7 +6,7 @@ Every section is frozen and refuses unknown keys; a field's description is its o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -142,10 +142,14 @@ class DataConfig(Section):
         """All sets that are trained on."""
         return [self.name, *self.also]
 
-    def facts(self) -> dict[str, Any]:
-        """Return what a trained model says of its data."""
-        also = {"also": list(self.also)} if self.also else {}
-        return {"name": self.name, **also, "niggli": self.niggli}
+    def facts(self, earlier: Iterable[str] = ()) -> dict[str, Any]:
+        """Return what a trained model says of its data.
+
+        Args:
+            earlier: sets that it was trained on before it was tuned.
+        """
+        also = [*self.also, *(name for name in earlier if name not in self.sets)]
+        return {"name": self.name, **({"also": also} if also else {}), "niggli": self.niggli}
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]

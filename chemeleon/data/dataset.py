@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from chemeleon.config import presets
 from chemeleon.config.schema import DataConfig
@@ -44,7 +47,7 @@ def load_split(
         split: ``train``, ``val`` or ``test``.
         progress: show a bar while parsing.
         partial: keep crystals that have some of the targets, or with ``any`` all crystals; what is
-            missing is NaN.
+            missing is NaN, and sets ``also`` may lack the columns.
 
     Raises:
         DataError: if the set or a column is missing, nothing is left, or more rows are bad than
@@ -58,8 +61,22 @@ def load_split(
         logger.warning("%s", line)
     if split != "train" or not config.also:
         return report.crystals
-    others = [load_split(_beside(config, name), split, **how) for name in config.also]
+    others = [_load_beside(config, name, **how) for name in config.also]
     return Crystals.join([report.crystals, *others])
+
+
+def _load_beside(config: DataConfig, name: str, *, progress: bool, partial: Partial) -> Crystals:
+    """Return the training crystals of a further set; with ``any`` it may lack wanted columns."""
+    beside = _beside(config, name)
+    if partial != "any":
+        return load_split(beside, "train", progress=progress, partial=partial)
+    found = load_report(beside.model_copy(update={"targets": []}), "train", progress=progress)
+    there = {*found.columns, *found.labels}  # a target that is text there is refused
+    targets = [target for target in config.targets if target in there]
+    beside = beside.model_copy(update={"targets": targets})
+    crystals = load_split(beside, "train", progress=progress, partial=partial)
+    missing = torch.full((len(crystals),), torch.nan)
+    return replace(crystals, targets={t: crystals.targets.get(t, missing) for t in config.targets})
 
 
 def _beside(config: DataConfig, name: str) -> DataConfig:

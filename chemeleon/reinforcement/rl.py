@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from chemeleon.checkpoints.card import trained_on
 from chemeleon.config.rl import RewardConfig
 from chemeleon.config.schema import RLTrainConfig
 from chemeleon.crystals.batch import Crystals
@@ -287,7 +288,7 @@ class RLStage(WritesLDM):
         context.console.print(f"report: {path}")
 
     def _content(self) -> dict[str, Any]:
-        data = self.config.data.facts()
+        data = self.config.data.facts(trained_on(self.model.origin))
         facts = (self.model.origin.get("data") or {}).get("conditions")
         if facts:  # units, ranges and classes stay those that the model was trained with
             data["conditions"] = facts

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from chemeleon.checkpoints.card import trained_on
 from chemeleon.config.schema import LDMTrainConfig
 from chemeleon.crystals.augment import augment
 from chemeleon.crystals.batch import Crystals
@@ -197,7 +198,7 @@ class LDMStage(WritesLDM, DataStage):
         return facts
 
     def _content(self) -> dict[str, Any]:
-        data = self.config.data.facts()
+        data = self.config.data.facts(trained_on(self.model.origin))
         rewarded = self.model.origin.get("rewarded_by")  # before it was tuned further
         return {
             "vae": self.model.vae.config.model_dump(mode="json"),
