@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from reward_helpers import DOCS, mix, score
 from typer.testing import CliRunner
 
 from chemeleon.cli.app import app
+from chemeleon.config.rl import RLConfig
+from chemeleon.crystals.convert import from_structures
 from chemeleon.errors import ConfigError, TrainingError
 from chemeleon.reinforcement.rewards._loading import built_in
-from chemeleon.reinforcement.rewards.mix import Mix, normalise
+from chemeleon.reinforcement.rewards.mix import Mix, combined, normalise
 
 pytest_plugins = ["reward_fixtures"]
 
@@ -49,6 +52,31 @@ def test_the_mix_scales_weighs_and_adds(crystals, tmp_path):
     expected -= 2 * (heavy - heavy.mean()) / (heavy.std() + 1e-4)
     assert torch.allclose(scores.total.double(), expected, atol=1e-6)
     assert set(scores.seconds) == {"size", "heavy"}
+
+
+def test_a_product_is_large_where_all_rewards_are():
+    values = {"gap": torch.tensor([1.0, 0.5, 0.0, 1.0]), "new": torch.tensor([0.25, 0.25, 1, 0])}
+    group = torch.zeros(4, dtype=torch.int64)
+    total = combined(values, {"gap": 2.0, "new": 0.5}, group, "product")
+    assert total.tolist() == [0.5, 0.125, 0, 0]
+    values["new"][3] = -0.1
+    with pytest.raises(TrainingError, match=r"rl\.rewards\.new\.normalise=minmax"):
+        combined(values, {"gap": 1.0, "new": 1.0}, group, "product")
+    rewards = {"energy": {"reward": "energy", "normalise": "std"}}
+    with pytest.raises(ValidationError, match="minmax"):
+        RLConfig.model_validate({"rewards": rewards, "combine": "product"})
+
+
+def test_on_the_pareto_front_no_crystal_of_the_group_is_better_in_all():
+    values = {
+        "gap": torch.tensor([3.0, 2.0, 1.0, 1.0, 3.0, 0.0]),
+        "cost": torch.tensor([3.0, 1.0, 0.0, 2.0, 3.0, 9.0]),  # to be small
+    }
+    group = torch.tensor([0, 0, 0, 0, 0, 1])
+    total = combined(values, {"gap": 0.1, "cost": -5.0}, group, "pareto")
+    # the first three are a front; the fourth is worse than the second and the third, the fifth
+    # equals the first, and the last is alone in its group
+    assert total.tolist() == pytest.approx([0, 0, 0, -0.4, 0, 0])
 
 
 def test_the_order_of_crystals_does_not_matter_to_scaling():
@@ -103,16 +131,21 @@ def documented(number: int) -> str:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_the_documented_examples_run(number, crystals, tmp_path, monkeypatch):
+def test_the_documented_examples_run(number, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(documented(number))
     monkeypatch.chdir(tmp_path)
-    options = {"power": 0.5} if number == 0 else {}
-    made = mix(None, density={"reward": "./mine.py:density", "options": options})
-    scores = score(made, crystals)
-    volume = torch.linalg.det(crystals.lattice.double()).abs()
-    wanted = (crystals.num_atoms / volume).pow(options.get("power", 1.0))
-    assert torch.allclose(scores.raw["density"], wanted.float())
-    assert len(documented(0).splitlines()) <= 15
+    from pymatgen.core import Lattice, Structure
+
+    cell, sites = Lattice.cubic(4), [[0] * 3, [0.5] * 3, [0.5, 0.5, 0], [0.5, 0, 0.5]]
+    formulas = [("Li", "Co", "O", "O"), ("Li", "Li", "O", "O"), ("Li", "Li", "Li", "V")]
+    structures = [Structure(cell, symbols, sites) for symbols in formulas]
+    options = {"most": 300.0} if number == 0 else {}
+    made = mix(None, it={"reward": "./mine.py:capacity", "options": options})
+    found = score(made, from_structures(structures)).raw["it"].tolist()
+    # LiCoO2 has 274 mAh/g, as every textbook says
+    vanadium = 300.0 if number == 0 else 26_801 / (3 * 6.94 + 50.94)
+    assert found == pytest.approx([273.8, 0, vanadium], rel=1e-3)
+    assert len(documented(0).splitlines()) <= 16
 
 
 def own(tmp_path: Path, body: str, **more: Any) -> Mix:
@@ -215,9 +248,9 @@ def test_the_command_lists_rewards_and_options(tmp_path):
     one = CliRunner().invoke(app, ["rl", "rewards", "energy"])
     assert "relax_steps (0)" in one.output
     (tmp_path / "mine.py").write_text(documented(0))
-    mine = CliRunner().invoke(app, ["rl", "rewards", f"{tmp_path}/mine.py:density"])
-    assert "Number of atoms per volume, to a power." in mine.output
-    assert "power (1.0)" in mine.output
+    mine = CliRunner().invoke(app, ["rl", "rewards", f"{tmp_path}/mine.py:capacity"])
+    assert "Gravimetric capacity, mAh/g" in mine.output
+    assert "most (400.0)" in mine.output
 
 
 # --- the recorded numbers

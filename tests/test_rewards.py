@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from reward_helpers import TINY, broken, mix, score
@@ -88,6 +89,23 @@ def test_creativity_is_1_for_new_crystals_and_a_distance_for_half_new_ones(train
     assert value[7] == 0  # of the training set
 
 
+def test_swaps_of_like_elements_may_earn_nothing(train):
+    from pymatgen.core import Lattice, Structure
+
+    # layers one atom thick, and two: two crystals, one alloy
+    cell = Lattice.tetragonal(3.6, 7.2)
+    sites = [[0, 0, 0], [0.5, 0.5, 0.25], [0, 0, 0.5], [0.5, 0.5, 0.75]]
+    known = Structure(cell, ["Co", "Ni", "Co", "Ni"], sites)
+    swapped = Structure(cell, ["Co", "Co", "Ni", "Ni"], sites)
+    reference = from_structures([known])
+    for disordered, value in ((False, 1.0), (True, 0.0)):
+        options = {"disordered": disordered}
+        made = mix(reference, it={"reward": "creativity", "options": options})
+        scores = score(made, from_structures([swapped]))
+        assert scores.facts["novel"].tolist() == [not disordered]
+        assert (scores.raw["it"] == 1).tolist() == [value == 1]
+
+
 def test_uniqueness_can_be_judged_in_each_group_alone(train, crystals):
     twice = crystals.subset(torch.tensor([0, 5, 6]))
     group = torch.tensor([3, 7, 7])
@@ -111,6 +129,24 @@ def test_energy_is_minus_the_clamped_energy_above_hull(train, crystals, needed):
     assert torch.allclose(scores.facts["e_hull"], torch.from_numpy(above).float())
     wanted = -torch.from_numpy(above).clamp(-0.5, 2.0).float()
     assert torch.allclose(scores.raw["energy"], wanted)
+
+
+def test_a_large_force_counts_as_energy(train, crystals, needed):
+    from chemeleon.energy.potentials import load_potential
+
+    moved = crystals.frac_coords.clone()
+    moved[crystals.starts] += 0.01
+    crystals = replace(crystals, frac_coords=moved)
+    options = {**needed["energy"], "highest": 100.0, "lowest": -100.0, "force_weight": 0.5}
+    scores = score(mix(train, it={"reward": "energy", "options": options}), crystals)
+    found = load_potential(options["potential"], "cpu").energies(crystals, forces=True)
+    largest = [np.linalg.norm(forces, axis=1).max() for forces in found.forces or []]
+    assert max(largest) > 0.01
+    assert scores.facts["largest_force"].tolist() == pytest.approx(largest, rel=1e-5)
+    wanted = -(scores.facts["e_hull"] + 0.5 * scores.facts["largest_force"])
+    assert torch.allclose(scores.raw["it"], wanted, atol=1e-4)
+    with pytest.raises(ConfigError, match="as decoded"):
+        mix(train, it={"reward": "energy", "options": {**options, "relax_steps": 3}})
 
 
 def test_relaxation_lowers_energies(train, crystals, needed):
@@ -213,6 +249,52 @@ def test_predictor_maximises_minimises_and_aims(train, crystals, needed):
     assert torch.allclose(scores.raw["most"], predicted)
     assert torch.allclose(scores.raw["least"], -predicted)
     assert torch.allclose(scores.raw["near"], -(predicted.clamp(0, 0.5) - 1).square())
+
+
+def test_a_predictor_asks_for_a_range_and_counts_hits(crystals, needed):
+    given = needed["predictor"]
+    predicted = score(mix(None, it={"reward": "predictor", "options": given}), crystals)
+    low, high = sorted(predicted.facts["density"].tolist())[2:5:2]
+    options = {**given, "goal": "range", "range": [low, high]}
+    scores = score(mix(None, it={"reward": "predictor", "options": options}), crystals)
+    hits = scores.facts["hit_density"].tolist()
+    assert hits == [low <= value <= high for value in predicted.facts["density"].tolist()]
+    assert 3 <= sum(hits) < len(hits)
+    assert (scores.raw["it"] == 0).tolist() == hits
+    assert scores.raw["it"].min() < 0
+    for wrong in ({"goal": "range"}, {"goal": "range", "range": [2, 1]}, {"range": [1, 2]}):
+        with pytest.raises(ConfigError, match="range"):
+            mix(None, it={"reward": "predictor", "options": {**given, **wrong}})
+
+
+def test_symmetry_and_contacts_are_those_of_an_evaluation():
+    from pymatgen.core import Lattice, Structure
+
+    rocksalt = Structure.from_spacegroup(
+        "Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+    )
+    moved = rocksalt.frac_coords + np.random.default_rng(0).normal(0, 0.03, (8, 3))
+    bent = Structure(rocksalt.lattice, rocksalt.species, moved)
+    near = Structure(Lattice.cubic(5.6), ["Na", "Cl"], [[0] * 3, [0.2, 0, 0]])
+    scores = score(mix(None, s="symmetry", c="contacts"), from_structures([rocksalt, bent, near]))
+    assert scores.raw["s"].tolist() == [1, 0, 1]
+    assert scores.raw["c"][0] == 1
+    radii = 1.66 + 1.02  # Cordero et al. 2008, of Na and Cl
+    assert float(scores.raw["c"][2]) == pytest.approx(0.2 * 5.6 / radii / 0.75, rel=1e-4)
+
+
+def test_elements_too_frequent_cost_what_they_add_to_the_divergence(train):
+    from chemeleon.reinforcement.rewards.element_distribution import shares
+
+    made = mix(train, it={"reward": "element_distribution", "options": {"smoothing": 0.01}})
+    same = score(made, train)
+    assert same.raw["it"].abs().max() < 1e-6  # as the training set is, nothing is too frequent
+    few = train.subset(torch.tensor([0, 1, 2, 3]))
+    scores = score(made, few)
+    ours, wanted = shares(few) + 0.01, shares(train) + 0.01
+    divergence = (shares(few) * (ours / wanted).log()).sum()
+    assert float(scores.raw["it"].mean()) == pytest.approx(-float(divergence), rel=1e-4)
+    assert float(scores.raw["it"].mean()) < 0
 
 
 def test_elements_allow_and_forbid():

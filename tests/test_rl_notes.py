@@ -29,6 +29,7 @@ def test_msun_are_the_new_and_nearly_stable_ones(tmp_path):
         "unique": torch.tensor([True, True, True, True, False]),
         "novel": torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0]),  # an own reward may give numbers
         "e_hull": torch.tensor([0.1, 0.0, 0.2, float("nan"), 0.0]),
+        "hit_gap": torch.tensor([True, False, True, True, True]),
     }
     notes = Notes({"energy": RewardConfig(reward="energy")}, tmp_path, resume=False)
     scores = Scores(score["energy"], score, {"energy": 0}, facts, {"energy": 0.0})
@@ -36,6 +37,8 @@ def test_msun_are_the_new_and_nearly_stable_ones(tmp_path):
     found = notes.summary()
     assert found["fact/msun"] == pytest.approx(0.2)
     assert found["fact/metastable"] == pytest.approx(0.6)
+    assert found["fact/hit_gap"] == pytest.approx(0.8)
+    assert found["fact/metastable_hit_gap"] == pytest.approx(0.4)
     assert (found["fact/stable"], found["fact/sun"]) == (pytest.approx(0.4), 0)
 
 

@@ -28,6 +28,7 @@ _UNREAD_IF_GIVEN = {
     "rejection": ("clip_ratio", "kl_weight", "kl_ratio", "entropy_weight", "ddpm_last_step"),
 }
 Normalise = Literal["none", "minmax", "std", "mean", "clip"]
+Combine = Literal["sum", "product", "pareto"]
 KLRatio = Literal["new_over_old", "old_over_new"]
 
 
@@ -82,8 +83,15 @@ class RLConfig(Section):
     )
     rewards: dict[str, RewardConfig] = Field(
         min_length=1,
-        description="Name to reward; their weighted sum is made large. rl.rewards.NAME=null drops"
-        " one of a preset.",
+        description="Name to reward; what `combine` makes of them, their weighted sum, is made"
+        " large. rl.rewards.NAME=null drops one of a preset.",
+    )
+    combine: Combine = Field(
+        default="sum",
+        description="How several rewards become one: their weighted `sum`; their `product`, each to"
+        " the power of its weight, which is large only where all are (rewards from 0 on:"
+        " normalise others by minmax); `pareto`: minus the share of the group that is at least as"
+        " good in all of them and better in one (of a weight its sign alone counts).",
     )
     judges: dict[str, RewardConfig] = Field(
         default_factory=dict,
@@ -277,6 +285,13 @@ class RLConfig(Section):
             problems.append(
                 "guidance goes with algorithm=grpo: rejection would train its effect into the model"
             )
+        if self.combine == "product":
+            problems += [
+                f"rewards.{name}: combine=product needs rewards from 0 on with a weight above 0:"
+                " normalise by minmax, or not at all"
+                for name, reward in self.rewards.items()
+                if reward.weight <= 0 or reward.normalise in ("std", "mean")
+            ]
         written = {f"{n}_{what}" for n in ("reward", *self.rewards) for what in ("std", "failed")}
         for name in self.rewards:
             if name in written or name in RESERVED:

@@ -23,8 +23,9 @@ from chemeleon.crystals.symbols import symbol
 from chemeleon.crystals.symmetry import space_group
 from chemeleon.evaluation.metrics import METRICS
 from chemeleon.evaluation.metrics.base import Figure, Options, View, find_figures
-from chemeleon.evaluation.metrics.stability import ABOVE
+from chemeleon.evaluation.metrics.stability import ABOVE, METASTABLE_EV
 from chemeleon.evaluation.metrics.statistics import evenly, wasserstein
+from chemeleon.reinforcement.rewards.base import HIT
 from chemeleon.reinforcement.rewards.mix import Scores
 from chemeleon.training.tracking import read_metrics
 
@@ -141,6 +142,9 @@ def find_sums(
     found |= {f"fact/{name}": Sums.of(values) for name, values in facts.items()}
     if "e_hull" in facts:
         found |= {f"fact/{f.name}": Sums.of(torch.tensor(f.flag)) for f in _stability(facts)}
+        near = facts["e_hull"] <= METASTABLE_EV  # False where it is not known
+        hits = [name for name in facts if name.startswith(HIT)]
+        found |= {f"fact/metastable_{name}": Sums.of(facts[name] * near) for name in hits}
     if crystals is not None:
         found["fact/p1"] = Sums.of(_without_symmetry(crystals))
     return found

@@ -28,6 +28,7 @@ from chemeleon.evaluation.report.page import (
 )
 from chemeleon.reinforcement.cautions import cautions
 from chemeleon.reinforcement.notes import PICTURES
+from chemeleon.reinforcement.rewards.base import HIT
 from chemeleon.storage import write_text
 from chemeleon.training.tracking import read_metrics
 
@@ -65,7 +66,7 @@ def write_report(config: RLTrainConfig, folder: Path) -> tuple[Path, list[str]]:
         Section("Rewards", _rewards(config, rows), "Means over each update's crystals;"
                 " the band is one standard deviation. Dots: validation, always from the same"
                 " noise."),
-        Section("What is made", _charts(rows, MADE), "Dots: validation."),
+        Section("What is made", _charts(rows, {**_hits(rows), **MADE}), "Dots: validation."),
         Section("What the judges say", _charts(rows, _judged(config)), "Of validation crystals;"
                 " nothing is learned from it."),
         Section("Policy", _charts(updates, POLICY)),
@@ -111,6 +112,17 @@ def _charts(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
         for key, label in names.items()
     ]
     return cards("grid", charts)
+
+
+def _hits(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the shares of crystals that have what `goal: range` of a predictor asks for."""
+    names = sorted({key for row in rows for key in row if key.startswith(f"fact/{HIT}")})
+    words = {"": "within the range", "metastable_": "within the range, E above hull ≤ 0.1"}
+    return {
+        f"fact/{kind}{name}": f"{name.removeprefix(HIT).replace('_', ' ')} {word}, share"
+        for name in (key.removeprefix("fact/") for key in names)
+        for kind, word in words.items()
+    }
 
 
 def _judged(config: RLTrainConfig) -> dict[str, str]:

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from chemeleon.checkpoints.card import trained_on
-from chemeleon.config.rl import RewardConfig
+from chemeleon.config.rl import Combine, RewardConfig
 from chemeleon.config.schema import RLTrainConfig
 from chemeleon.crystals.batch import Crystals
 from chemeleon.diffusion.reverse import ReverseDiffusion
@@ -112,11 +112,9 @@ class RLStage(WritesLDM):
         """See ``Stage``."""
         model = _start(config, context).to(context.accelerator.device)  # rewards use its VAE
         train, val = context.load(config.data)
-        scorer, judge = (
-            _scorer(rewards, train, model.vae, context.accelerator) if rewards else None
-            for rewards in (config.rl.rewards, config.rl.judges)
-        )
-        assert scorer is not None
+        scored, judged = config.rl.rewards, config.rl.judges
+        scorer = _scorer(scored, train, model.vae, context.accelerator, config.rl.combine)
+        judge = _scorer(judged, train, model.vae, context.accelerator) if judged else None
         stage = cls(
             config,
             train,
@@ -338,6 +336,7 @@ def _scorer(
     train: Crystals,
     vae: CrystalVAE,
     accelerator: Accelerator,
+    combine: Combine = "sum",
 ) -> Mix:
     """Return the rewards; crystals are new if they are not among the training crystals."""
     # processes of one machine share its cores
@@ -345,4 +344,4 @@ def _scorer(
     device = accelerator.device
     # the first process makes and caches a hull, the others read the cache
     with accelerator.main_process_first():
-        return Mix(configs, reference=train, device=device, jobs=cores, vae=vae)
+        return Mix(configs, reference=train, device=device, jobs=cores, vae=vae, combine=combine)

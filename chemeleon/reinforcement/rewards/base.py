@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from chemeleon.models.vae import CrystalVAE
 
+HIT = "hit_"  # begins the name of a fact: whether a crystal has the property that is wanted
+
 
 class Context(NamedTuple):
     """What a reward may use beside its options.

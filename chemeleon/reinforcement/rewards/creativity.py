@@ -18,6 +18,7 @@ from pydantic import Field
 
 from chemeleon.config.bounds import Positive, Section
 from chemeleon.evaluation.matching.amd import NEIGHBOURS, average_minimum_distances, chebyshev
+from chemeleon.evaluation.matching.disordered import find_alike
 from chemeleon.evaluation.matching.grouping import (
     composition_keys,
     find_groups,
@@ -43,6 +44,11 @@ class CreativityOptions(Section):
     unique_within: Literal["batch", "group"] = Field(
         default="batch", description="Crystals among which the first of equal ones is unique."
     )
+    disordered: bool = Field(
+        default=False,
+        description="Novel is only what is novel too if like elements may stand for each other, as"
+        " `evaluate` tells (docs/evaluate.md): swaps of such elements earn nothing.",
+    )
     neighbours: Positive = Field(default=NEIGHBOURS, description="Length of the AMD vectors.")
     seconds_per_pair: float = Field(
         default=2.0, gt=0, description="Limit of one comparison; beyond it there is no match."
@@ -62,6 +68,7 @@ class Creativity(Reward):
         if context.jobs != 1:
             keep_workers()
         self.known = Lookup(context.reference, workers=context.jobs, neighbours=options.neighbours)
+        self.known_keys = composition_keys(self.known.arrays) if options.disordered else []
         self.limits: dict[str, Any] = {"seconds": options.seconds_per_pair, "workers": context.jobs}
 
     @classmethod
@@ -83,6 +90,12 @@ class Creativity(Reward):
         tolerances = TOLERANCES[self.options.matcher]
         unique = find_groups(prepared._replace(keys=peers), tolerances, **self.limits).unique
         novel = ~self.known.matches(prepared, tolerances, self.options.seconds_per_pair)
+        if self.options.disordered:
+            found = find_alike(
+                candidates.arrays, keys, novel & sound, self.known.arrays, self.known_keys,
+                tolerances, **self.limits,
+            )  # fmt: skip
+            novel &= found.match < 0
         values = (unique & novel).astype(np.float64)
         self._measure(candidates, np.flatnonzero((unique != novel) & sound), keys, peers, values)
 

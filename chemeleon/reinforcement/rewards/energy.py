@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -55,6 +56,13 @@ class EnergyOptions(OpenSection):
     relax_steps: int = Field(
         default=0, ge=0, description="Relax by so many steps first, positions and cells."
     )
+    force_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="Factor, in angstrom, of the largest force on an atom, eV/angstrom, which is"
+        " added to the energy above hull: coordinates far from a minimum cost, too. 0.1 makes a"
+        " force of 1 eV/angstrom count as 0.1 eV/atom. For crystals as decoded alone.",
+    )
     lowest: float = Field(
         default=0.0, description="Energies above hull below this count as this, eV/atom."
     )
@@ -66,6 +74,11 @@ class EnergyOptions(OpenSection):
     def _ordered(self) -> EnergyOptions:
         if not self.lowest < self.highest:
             raise ValueError(f"lowest {self.lowest} must be below highest {self.highest}")
+        if self.force_weight and self.relax_steps:
+            raise ValueError(
+                "force_weight is for crystals as decoded: leave it out, or relax_steps; a mix may"
+                " hold two rewards `energy`"
+            )
         return self
 
 
@@ -99,34 +112,48 @@ class Energy(Reward):
         """See `Reward`."""
         rows = candidates.sound.nonzero().flatten()
         above = torch.full((len(candidates),), torch.nan, dtype=torch.float64)
+        largest = torch.zeros_like(above)
         reasons = {i: p for i, p in enumerate(candidates.problems) if p is not None}
         if len(rows):
             part = candidates.crystals.subset(rows)
-            energies, why, part = self._energies(part)
+            energies, why, part, forces = self._energies(part)
             formulas = [_amounts(key) for key in composition_keys(part.arrays())]
             crystals = list(part)
             formation, no = self.ground.formation_energies(formulas, energies, crystals)
             answer = self.ground.hull.above(formulas, formation.tolist())
             above[rows] = torch.from_numpy(answer.e_above_hull_ev)
+            largest[rows] = forces
             for row, *said, state in zip(rows.tolist(), why, no, answer.states, strict=True):
                 if state != "ok":
                     reasons[row] = said[0] or said[1] or f"hull: {state}"
-        limited = above.clamp(self.options.lowest, self.options.highest)
-        return Answer(-limited, reasons, {"e_hull": above.float()})
+        facts = {"e_hull": above.float()}
+        weight, cost = self.options.force_weight, above
+        if weight:
+            facts["largest_force"] = largest.float().masked_fill(above.isnan(), torch.nan)
+            cost = above + weight * largest
+        limited = cost.clamp(self.options.lowest, self.options.highest)
+        return Answer(-limited, reasons, facts)
 
-    def _energies(self, crystals: Crystals) -> tuple[Sequence[float], list[str | None], Crystals]:
-        """Return total energies, eV/atom, NaN with a reason where there is none, and the crystals.
+    def _energies(
+        self, crystals: Crystals
+    ) -> tuple[Sequence[float], list[str | None], Crystals, Tensor]:
+        """Return total energies, eV/atom, NaN with a reason where there is none, the crystals, and
+        their largest forces, eV/angstrom, or zeros where they have no weight.
 
         The crystals are as they were evaluated: relaxed, if they are to be, but for those that
         relaxation would break.
         """
+        largest = torch.zeros(len(crystals), dtype=torch.float64)
         if not self.options.relax_steps:
-            found = self.potential.energies(crystals)
-            return found.per_atom_ev.tolist(), found.reasons, crystals
+            found = self.potential.energies(crystals, forces=self.options.force_weight > 0)
+            for row, forces in enumerate(found.forces or []):
+                if forces is not None:
+                    largest[row] = float(np.linalg.norm(forces, axis=1).max())
+            return found.per_atom_ev.tolist(), found.reasons, crystals, largest
         # a hole of the potential, into which atoms fall, must not be what is learned
         moved, ends = relax_soundly(crystals, self.potential, self.options.relax_steps, 0.0)
         reasons = [end.reason for end in ends]
-        return [end.energy_ev for end in ends], reasons, moved
+        return [end.energy_ev for end in ends], reasons, moved, largest
 
 
 def _amounts(key: bytes) -> dict[str, float]:

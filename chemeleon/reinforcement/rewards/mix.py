@@ -1,4 +1,4 @@
-"""The weighted sum of rewards that a policy is tuned for.
+"""Several rewards as the one that a policy is tuned for.
 
 Rewards that keep the GPU busy run in a thread of their own beside those that keep the cores busy.
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from chemeleon.config.rl import Normalise, RewardConfig
+from chemeleon.config.rl import Combine, Normalise, RewardConfig
 from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.soundness import structural_problems
 from chemeleon.errors import ChemeleonError, TrainingError
@@ -37,7 +37,7 @@ class Scores(NamedTuple):
     """What a mix says of ``M`` crystals; tensors are on the device of the crystals.
 
     Attributes:
-        total: ``(M,)`` float32, the weighted sum of the normalised rewards.
+        total: ``(M,)`` float32, the normalised rewards combined.
         raw: each reward before normalising, ``(M,)`` float32, floors filled in.
         failed: how many crystals got the floor, of each reward.
         facts: columns ``(M,)`` that rewards found on the way: ``valid``, ``unique``, ``novel``,
@@ -53,7 +53,7 @@ class Scores(NamedTuple):
 
 
 class Mix:
-    """Several rewards, scaled, weighted and added.
+    """Several rewards, scaled and combined.
 
     Args:
         configs: the rewards by the names they have in logs.
@@ -62,6 +62,7 @@ class Mix:
         jobs: worker processes; all cores if None.
         vae: autoencoder of the model that is tuned, whose features the diversity rewards use
             unless their options name another.
+        combine: see `RLConfig`.
 
     Raises:
         ConfigError: with all that is wrong with any of the rewards.
@@ -75,7 +76,9 @@ class Mix:
         device: torch.device,
         jobs: int | None = None,
         vae: CrystalVAE | None = None,
+        combine: Combine = "sum",
     ) -> None:
+        self.combine: Combine = combine
         home = None if reference is None else reference.to("cpu")
         self.configs = dict(configs)
         self.device = torch.device(device)
@@ -99,7 +102,7 @@ class Mix:
         device = crystals.num_atoms.device
         candidates = _candidates(crystals, group)
         answers, seconds = self._answers(candidates)
-        total = torch.zeros(len(candidates), dtype=torch.float64)
+        scaled: dict[str, Tensor] = {}
         raw: dict[str, Tensor] = {}
         failed: dict[str, int] = {}
         facts = {"valid": candidates.sound}
@@ -114,10 +117,12 @@ class Mix:
             members = candidates.group
             if config.within == "batch":
                 members = torch.zeros_like(members)
-            total += config.weight * normalise(values, members, config.normalise)
+            scaled[name] = normalise(values, members, config.normalise)
             raw[name] = values.float().to(device)
             facts.update({key: column.cpu() for key, column in answer.facts.items()})
         facts = {key: column.to(device) for key, column in facts.items()}
+        weights = {name: self.configs[name].weight for name in scaled}
+        total = combined(scaled, weights, candidates.group, self.combine)
         return Scores(total.float().to(device), raw, failed, facts, seconds)
 
     def _answers(self, candidates: Candidates) -> tuple[dict[str, Answer], dict[str, float]]:
@@ -197,6 +202,45 @@ def _tell(name: str, candidates: Candidates, answer: Answer, lost: Tensor) -> No
         "reward '%s' has no score for %d of %d crystals, which get its floor: %s%s",
         name, len(told), len(candidates), "; ".join(examples), more,
     )  # fmt: skip
+
+
+def combined(
+    values: Mapping[str, Tensor], weights: Mapping[str, float], group: Tensor, how: Combine
+) -> Tensor:
+    """Make one number of several rewards.
+
+    Args:
+        values: normalised rewards by name, ``(M,)`` each.
+        weights: of each.
+        group: ``(M,)`` int64 number of each crystal's group.
+        how: see `RLConfig`.
+
+    Returns:
+        ``(M,)`` float64.
+
+    Raises:
+        TrainingError: if a factor of a product is negative.
+    """
+    if how == "sum":
+        return torch.stack([weights[name] * column for name, column in values.items()]).sum(0)
+    rewards = torch.stack(list(values.values()), 1).double()
+    factors = torch.tensor([weights[name] for name in values], dtype=torch.float64)
+    if how == "product":
+        for name, column in values.items():
+            if len(column) and float(column.min()) < 0:
+                raise TrainingError(
+                    f"reward '{name}' is {float(column.min()):.3g} for a crystal, and a product"
+                    f" needs rewards from 0 on: set rl.rewards.{name}.normalise=minmax, or"
+                    " rl.combine=sum"
+                )
+        return rewards.pow(factors).prod(1)
+    signed, total = rewards * factors.sign(), rewards.new_zeros(len(rewards))
+    for number in group.unique().tolist():
+        rows = (group == number).nonzero().flatten()
+        ours = signed[rows]
+        above = (ours >= ours.unsqueeze(1)).all(2) & (ours > ours.unsqueeze(1)).any(2)
+        total[rows] = -above.double().mean(1)
+    return total
 
 
 def normalise(values: Tensor, group: Tensor, how: Normalise) -> Tensor:

@@ -1,4 +1,5 @@
-"""A property that a trained predictor gives: as large or small as can be, or near a target."""
+"""A property that a trained predictor gives: as large or small as can be, near a target or in a
+range."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from chemeleon.config.bounds import OpenSection
 from chemeleon.errors import ChemeleonError, ConfigError, nearest
 from chemeleon.models.predictor import Predictor as Model
 from chemeleon.models.pretrained import place
-from chemeleon.reinforcement.rewards.base import Answer, Candidates, Context, Reward
+from chemeleon.reinforcement.rewards.base import HIT, Answer, Candidates, Context, Reward
 
 
 class PredictorOptions(OpenSection):
@@ -22,10 +23,15 @@ class PredictorOptions(OpenSection):
     property: str | None = Field(
         default=None, description="Which of the predictor's properties; needed if it has several."
     )
-    goal: Literal["maximise", "minimise", "target"] = Field(
-        default="maximise", description="`target`: minus the squared distance to `target`."
+    goal: Literal["maximise", "minimise", "target", "range"] = Field(
+        default="maximise",
+        description="`target`: minus the squared distance to `target`; `range`: that to `range`, 0"
+        " within it.",
     )
     target: float | None = Field(default=None, description="In the property's unit.")
+    range: tuple[float, float] | None = Field(
+        default=None, description="Lowest and highest value, in the property's unit."
+    )
     clip: tuple[float, float] | None = Field(
         default=None, description="Predictions beyond these count as these, in their unit."
     )
@@ -34,13 +40,17 @@ class PredictorOptions(OpenSection):
     def _fits(self) -> PredictorOptions:
         if (self.goal == "target") != (self.target is not None):
             raise ValueError("goal: target and a number for target belong together")
+        if (self.goal == "range") != (self.range is not None):
+            raise ValueError("goal: range and two numbers for range belong together")
+        if self.range is not None and not self.range[0] < self.range[1]:
+            raise ValueError("range must be two growing numbers")
         if self.clip is not None and not self.clip[0] < self.clip[1]:
             raise ValueError("clip must be two growing numbers")
         return self
 
 
 class Predictor(Reward):
-    """A trained predictor's property: maximised, minimised, or near a target."""
+    """A trained predictor's property: maximised, minimised, near a target or in a range."""
 
     Options = PredictorOptions
     busy = "gpu"
@@ -88,6 +98,12 @@ class Predictor(Reward):
             values = -values
         elif goal == "target":
             values = -(values - self.options.target).square()
+        facts = {self.property: predicted.float()}
+        if self.options.range is not None:
+            low, high = self.options.range
+            values = -(values - values.clamp(low, high)).square()
+            # crystals without a prediction are no hits, as evaluation counts
+            facts[HIT + self.property] = (predicted >= low) & (predicted <= high)
         unfit = [i for i in rows.tolist() if not math.isfinite(values[i])]
         reasons |= dict.fromkeys(unfit, "the prediction is not finite")
-        return Answer(values, reasons, {self.property: predicted.float()})
+        return Answer(values, reasons, facts)
