@@ -130,7 +130,9 @@ which ours is half.
 """,
 }
 CSP_PROTOCOL = {
-    "mp_20_open": "Published models trained on twice the crystals; test is half of MP-20's own.",
+    "mp_20_open": "Published models trained on MP-20, ours up to 181 M parameters on half as many"
+    " crystals; prototypes and the model on orbits know mp/train, 61,311 crystals of a later"
+    " release. Test is half of MP-20's own.",
     "perov_5": "Train and validation splits are the official ones, test is half of the official.",
 }
 
