@@ -29,6 +29,7 @@ from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.reinforcement import objectives
 from chemeleon.reinforcement.objectives import PolicyGradient
+from chemeleon.reinforcement.rewards.mix import Scores
 from chemeleon.reinforcement.rl import RLStage
 from chemeleon.reinforcement.rollout import draw_prompts
 
@@ -449,6 +450,20 @@ def test_a_judge_scores_validation_crystals_and_nothing_is_learned_from_it(small
     tuned = LatentDiffusion.from_pretrained(tmp_path / "run")
     assert tuned.origin["rewarded_by"] == ["a test", "another test"]
     assert "What the judges say" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_judge_without_energies_says_nothing_of_stability(small_ldm):
+    """What it does not find is not filled with the energies of the rewards."""
+    found = stage(small_ldm, "rl.judges={other: {reward: validity}}")
+    ones = torch.ones(2)
+    facts = {"valid": ones, "unique": ones, "novel": ones, "e_hull": -ones}
+    of_rewards = Scores(ones, {"share": ones}, {}, facts, {})
+    of_judge = Scores(ones, {"other": ones}, {}, {"valid": ones, "gap": 2 * ones}, {})
+    assert {*found._judged(of_rewards, of_judge)} == {"rollout/other", "judge/gap"}
+    of_judge.facts["e_hull"] = ones
+    told = found._judged(of_rewards, of_judge)
+    assert told["judge/e_hull"].mean == 1
+    assert told["judge/msun"].mean == 0
 
 
 class UnknownAtFirst(Judged):
