@@ -283,7 +283,8 @@ class RLStage(WritesLDM):
 
     def finish(self, context: RunContext, *, interrupted: bool) -> None:
         """See ``Stage``: writes the report."""
-        path, cautions = write_report(self.config, context.draft.folder)
+        given = self.model.vae.config.kind == "csp"
+        path, cautions = write_report(self.config, context.draft.folder, compositions_given=given)
         for text in cautions:
             context.console.print(f"warning: {text}")
         context.console.print(f"report: {path}")
