@@ -29,6 +29,7 @@ from chemeleon.generation.pipeline import Pipeline
 from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.reinforcement import objectives
 from chemeleon.reinforcement.objectives import PolicyGradient
+from chemeleon.reinforcement.rewards.mix import Scores
 from chemeleon.reinforcement.rl import RLStage
 from chemeleon.reinforcement.rollout import draw_prompts
 
@@ -423,10 +424,10 @@ class Judged(Share):
         return found._replace(raw={"other": share}, facts=facts)
 
 
-def judged_run(folder: Path, model: Path, *words: str):
+def judged_run(folder: Path, model: Path, *words: str, judge: type[Judged] = Judged):
     """Train with a reward for one element and a judge who likes it; return run and metrics."""
     element = second_element(model)
-    scorers = [Share(element), Judged(element)]
+    scorers = [Share(element), judge(element)]
     words = ("rl.judges={other: {reward: validity}}", "trainer.val_every_epochs=1", *words)
     words += ("rl.ema_decay=0", "rl.num_group_samples=16", "optim.lr=1e-3", "rl.clip_ratio=0.2")
     with mock.patch("chemeleon.reinforcement.rl._scorer", side_effect=scorers):
@@ -449,6 +450,41 @@ def test_a_judge_scores_validation_crystals_and_nothing_is_learned_from_it(small
     tuned = LatentDiffusion.from_pretrained(tmp_path / "run")
     assert tuned.origin["rewarded_by"] == ["a test", "another test"]
     assert "What the judges say" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_judge_without_energies_says_nothing_of_stability(small_ldm):
+    """What it does not find is not filled with the energies of the rewards."""
+    found = stage(small_ldm, "rl.judges={other: {reward: validity}}")
+    ones = torch.ones(2)
+    facts = {"valid": ones, "unique": ones, "novel": ones, "e_hull": -ones}
+    of_rewards = Scores(ones, {"share": ones}, {}, facts, {})
+    of_judge = Scores(ones, {"other": ones}, {}, {"valid": ones, "gap": 2 * ones}, {})
+    assert {*found._judged(of_rewards, of_judge)} == {"rollout/other", "judge/gap"}
+    of_judge.facts["e_hull"] = ones
+    told = found._judged(of_rewards, of_judge)
+    assert told["judge/e_hull"].mean == 1
+    assert told["judge/msun"].mean == 0
+
+
+class UnknownAtFirst(Judged):
+    """Knows no energy of the first validation."""
+
+    first = True
+
+    def score(self, crystals, group):
+        found = super().score(crystals, group)
+        if self.first:
+            found.facts["e_hull"] = torch.full_like(found.facts["e_hull"], torch.nan)
+        self.first = False
+        return found
+
+
+def test_a_figure_that_is_unknown_at_first_is_not_the_best_for_ever(small_ldm, tmp_path):
+    words = ["trainer.max_epochs=3", "rl.criterion=-judge/e_hull"]
+    result, rows = judged_run(tmp_path / "run", small_ldm, *words, judge=UnknownAtFirst)
+    values = [row["val/judge/e_hull"] for row in rows]
+    assert values[0] is None
+    assert result.fitted.best == pytest.approx(min(values[1:]))
 
 
 @pytest.mark.parametrize(
@@ -502,6 +538,7 @@ def test_a_run_ends_at_a_limit_and_keeps_the_best_within_it(small_ldm, tmp_path,
     with mock.patch("chemeleon.reinforcement.rl._scorer", side_effect=[Share(), Judged()]):
         again = api.rl_train(resume=tmp_path / "run")
     assert again.fitted.step == result.fitted.step
+    assert "beyond a limit" in " ".join(capsys.readouterr().err.split())
 
 
 # --- settings

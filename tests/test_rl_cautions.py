@@ -102,9 +102,15 @@ def test_cautions_are_alone_where_one_thing_is_wrong(tmp_path):
         assert word in found[0]
 
 
-def test_formulas_of_a_group_that_are_given_are_no_collapse(tmp_path):
-    """For csp the formulas of a group are those that were requested."""
+def test_compositions_that_are_given_neither_repeat_nor_drift(tmp_path):
+    """For csp the formulas of a group are those that were requested, anew for each update."""
     assert cautions(run(tmp_path, FORMULAS, FORMULAS, FORMULAS, FORMULAS)) == []
+    others = [[Made((79, 47, 29))] * 10] * 3
+    rows = run(tmp_path, BASE, BASE, *others)
+    assert len(cautions(rows)) == 2
+    assert cautions(rows, compositions_given=True) == []
+    rows = run(tmp_path, BASE, BASE, *[worse(10, symmetric=False, e_hull=-0.1)] * 3)
+    assert len(cautions(rows, compositions_given=True)) == 2
 
 
 def test_small_rollouts_drift_by_chance(tmp_path):

@@ -35,15 +35,18 @@ MOST_NAMED = 5  # elements that gained most
 Row = Mapping[str, Any]
 
 
-def cautions(rows: Sequence[Row]) -> list[str]:
+def cautions(rows: Sequence[Row], *, compositions_given: bool = False) -> list[str]:
     """Return what makes the result of a run less than its rewards say; plain text.
 
     Args:
         rows: of metrics.jsonl, those of updates, in order.
+        compositions_given: as csp models are asked: elements and formulas are those of the
+            requests, which differ from update to update, and say nothing of the model.
     """
     if not rows:
         return []
-    return [*_energies(rows), *_symmetry(rows), *_formulas(rows), *_drift(rows)]
+    found = [*_energies(rows), *_symmetry(rows)]
+    return found if compositions_given else [*found, *_formulas(rows), *_drift(rows)]
 
 
 def _first_and_last(rows: Sequence[Row], key: str) -> tuple[float, float] | None:

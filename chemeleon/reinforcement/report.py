@@ -58,8 +58,10 @@ POLICY = {
 Point = tuple[float, float]
 
 
-def write_report(config: RLTrainConfig, folder: Path) -> tuple[Path, list[str]]:
-    """Write the report of a run folder; return its path, and what it warns of."""
+def write_report(
+    config: RLTrainConfig, folder: Path, *, compositions_given: bool = False
+) -> tuple[Path, list[str]]:
+    """Write the report of a run folder; return its path, and what it warns of, see `cautions`."""
     rows = read_metrics(folder)
     updates = [row for row in rows if "formulas" in row]
     sections = [
@@ -77,7 +79,8 @@ def write_report(config: RLTrainConfig, folder: Path) -> tuple[Path, list[str]]:
         Section("Settings", card("", definition_list(config.model_dump(mode="json")))),
     ]  # fmt: skip
     title = f"Reinforcement learning: {folder.name}"
-    target, found = folder / REPORT, cautions(updates)
+    target = folder / REPORT
+    found = cautions(updates, compositions_given=compositions_given)
     write_text(target, page(title, _facts(config, updates), sections, warnings=found))
     return target, found
 

@@ -268,11 +268,12 @@ class RLStage(WritesLDM):
     def _judged(self, scores: Scores, judged: Scores) -> dict[str, Sums]:
         """Return the judges' rewards, and facts of their energies and of what the rewards found of
         uniqueness and novelty, but for those that are the rewards' own."""
-        both = judged._replace(facts={**scores.facts, **judged.facts})
+        lent = {name: scores.facts[name] for name in ("unique", "novel") if name in scores.facts}
+        both = judged._replace(facts={**lent, **judged.facts})
         sums = find_sums(both, self.config.rl.judges)
         del sums["rollout/reward"]
-        for name in scores.facts.keys() - (judged.facts.keys() - {"valid"}):
-            del sums[f"fact/{name}"]
+        for name in {"valid", *lent} - (judged.facts.keys() - {"valid"}):
+            sums.pop(f"fact/{name}", None)
         return {
             f"judge/{name.removeprefix('fact/')}" if name.startswith("fact/") else name: value
             for name, value in sums.items()
@@ -280,7 +281,8 @@ class RLStage(WritesLDM):
 
     def finish(self, context: RunContext, *, interrupted: bool) -> None:
         """See ``Stage``: writes the report."""
-        path, cautions = write_report(self.config, context.draft.folder)
+        given = self.model.vae.config.kind == "csp"
+        path, cautions = write_report(self.config, context.draft.folder, compositions_given=given)
         for text in cautions:
             context.console.print(f"warning: {text}")
         context.console.print(f"report: {path}")

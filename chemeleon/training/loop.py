@@ -41,6 +41,8 @@ def fit(run: Run) -> Fitted:
         remedy = "raise trainer.max_steps, trainer.max_epochs or trainer.patience to resume"
         if run.schedule.over():
             remedy = "its time budget is spent: for more, train anew for longer"
+        elif beyond := run.beyond():
+            remedy = f"its last validation is beyond a limit ({'; '.join(beyond)}): widen that one"
         run.console.print(f"{run.folder} is trained to its end (step {at.step}); {remedy}")
         run.finish()
         return Fitted(at.step, at.metrics, at.best, interrupted=False, complete=True)

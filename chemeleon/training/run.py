@@ -255,7 +255,8 @@ class Run:
                 )
             at.metrics = _weighted_means(gather_object([shares]))
             value, beyond = _to_fall(at.metrics, self.stage.criterion), self.beyond()
-            improved = not beyond and (at.best is None or value < at.best)
+            better = at.best is None or value < at.best
+            improved = better and not beyond and not math.isnan(value)
             if improved:
                 at.best = value
             selection = self.config.trainer.checkpoint_selection
