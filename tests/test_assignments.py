@@ -274,6 +274,10 @@ def test_the_crystal_of_a_candidate_is_like_most_of_those_that_vote_for_it():
     assert proposal.prototype.example in (1, 2)
     made = prototypes.crystal(proposal.prototype)
     assert made.coords == pytest.approx(prototypes.example(proposal.prototype.example).coords)
+    [letters] = Proposer(prototypes, letters_only=True).propose("MgAl2O4", 1)
+    assert letters.prototype is not None
+    assert written(letters.assignment) == written(proposal.assignment)
+    assert letters.prototype.example == 0
     [other] = proposer.propose("ZnGa2O4", 1)  # elements are exchanged
     assert other.prototype is not None
     assert sorted(other.prototype.elements.tolist()) == [8, 30, 31]

@@ -43,7 +43,8 @@ class Proposal(NamedTuple):
         assignment: in standard form.
         probability: the weighted mean of what both sources say, of those that there are.
         by_model: what the model says; 0 without one.
-        prototype: training crystals that have it, and the most typical; None if none does.
+        prototype: training crystals that have it, and the most typical or first of them; None if none
+            does.
     """
 
     assignment: Assignment
@@ -62,7 +63,11 @@ class Proposal(NamedTuple):
 
 
 def load_proposer(
-    model: str | Path | None, prototypes: str | Sequence[str], device: str | None = None
+    model: str | Path | None,
+    prototypes: str | Sequence[str],
+    device: str | None = None,
+    *,
+    letters_only: bool = False,
 ) -> Proposer:
     """Return the proposer of a model, of the crystals of data sets, or of both.
 
@@ -70,6 +75,7 @@ def load_proposer(
         model: run or model folder, or a model's name.
         prototypes: names of sets; mp/train if neither they nor a model are given.
         device: of the model; a GPU if there is one.
+        letters_only: see `Proposer`.
 
     Raises:
         CheckpointError: if there is no such model.
@@ -79,7 +85,8 @@ def load_proposer(
     if model is not None:
         search = LetterSearch(place(AssignmentModel.from_pretrained(model), device))
     named = names_of(prototypes) or ([] if model else list(PROTOTYPE_SETS))
-    return Proposer(load_prototypes(named) if named else None, search)
+    known = load_prototypes(named) if named else None
+    return Proposer(known, search, letters_only=letters_only)
 
 
 def load_prototypes(names: Sequence[str]) -> Prototypes:
@@ -105,6 +112,8 @@ class Proposer:
         prototypes: an index of training crystals.
         search: a model of assignments.
         weight: of the model's probability where there are both.
+        letters_only: no crystals of the prototypes are wanted, so each stays that of the heaviest
+            vote; to find the most typical takes most of the time.
 
     Raises:
         ConfigError: if there is neither.
@@ -115,10 +124,12 @@ class Proposer:
         prototypes: Prototypes | None = None,
         search: LetterSearch | None = None,
         weight: float = MODEL_WEIGHT,
+        *,
+        letters_only: bool = False,
     ) -> None:
         if prototypes is None and search is None:
             raise ConfigError("assignments are proposed by prototypes, a model or both: give one")
-        self.prototypes, self.search = prototypes, search
+        self.prototypes, self.search, self.letters_only = prototypes, search, letters_only
         self.weight = 0.0 if search is None else 1.0 if prototypes is None else weight
 
     def propose(
@@ -192,7 +203,7 @@ class Proposer:
         return [[self._typical(one) for one in own] for own in chosen]
 
     def _typical(self, proposal: Proposal) -> Proposal:
-        if self.prototypes is None or proposal.prototype is None:
+        if self.letters_only or self.prototypes is None or proposal.prototype is None:
             return proposal
         return proposal._replace(prototype=self.prototypes.typical(proposal.prototype))
 

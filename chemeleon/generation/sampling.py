@@ -224,7 +224,8 @@ def _candidates(settings: SampleSettings, model: LatentDiffusion) -> Candidates 
         from chemeleon.generation.assignments import load_proposer
 
         sets = settings.prototypes or ()
-        return proposed(settings, load_proposer(settings.assign, sets, settings.device))
+        proposer = load_proposer(settings.assign, sets, settings.device, letters_only=True)
+        return proposed(settings, proposer)
     if settings.assign is not None or settings.prototypes:
         raise ConfigError(
             "assign and prototypes say the Wyckoff letters of a formula, which this model is not"
