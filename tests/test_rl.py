@@ -646,7 +646,7 @@ def test_rewards_find_the_model_on_its_device(small_ldm, tmp_path, monkeypatch):
     class Stopped(Exception):
         pass
 
-    def scorer(config, train, vae, accelerator):
+    def scorer(config, train, vae, accelerator, combine):
         assert {p.device for p in vae.parameters()} == {torch.device("meta")}
         raise Stopped
 
