@@ -166,7 +166,7 @@ def _same_judge(manifest: Mapping[str, Any]) -> Iterator[str]:
 def _copies(manifest: Mapping[str, Any]) -> Iterator[str]:
     """Training sets that no reference holds: what is copied from them counts as new."""
     references = [split_name(one["name"])[0] for one in manifest.get("references") or ()]
-    known = {name.partition("/")[0] for name in references}
+    known = {*references, *(name.partition("/")[0] for name in references)}
     trained = [RENAMED.get(str(name), str(name)) for name in manifest.get("trained_on") or ()]
     missing = [name for name in trained if name not in known]
     if references and missing:
