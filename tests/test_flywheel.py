@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import TINY_VAE, demo_crystals
@@ -34,7 +35,7 @@ from chemeleon.models.denoiser import LatentDiffusion
 from chemeleon.models.vae import CrystalVAE
 from chemeleon.reinforcement.flywheel import rounds as rounds_of
 from chemeleon.reinforcement.flywheel import start
-from chemeleon.reinforcement.flywheel.select import figures, select
+from chemeleon.reinforcement.flywheel.select import figures, funnel, select
 from chemeleon.terminal import Terminal
 from chemeleon.training.run import Run
 
@@ -65,13 +66,14 @@ def test_what_is_not_valid_unique_novel_and_near_the_hull_is_left_out():
         e_above_hull_ev=[0.1, 0, 0, 0, 0.11, float("nan"), 0, 0],
         space_group=[225] * 7 + [1],
     )
-    assert select(table, SIZES, 0.1)["id"].tolist() == ["a"]
-    assert select(table, SIZES, 0.1, allow_p1=True)["id"].tolist() == ["a", "h"]
+    for allow_p1, kept in ((False, ["a"]), (True, ["a", "h"])):
+        good = funnel(table, 0.1, allow_p1)["good"]
+        assert select(table, good, SIZES)["id"].tolist() == kept
 
 
 def test_a_number_of_elements_gets_no_more_than_its_share_of_the_candidates():
     table = judged(list("abcdefgh"), num_elements=[2, 3, 3, 3, 3, 3, 5, 2])
-    kept = select(table, Counter({2: 50, 3: 50}), 0.1)
+    kept = select(table, np.ones(8, bool), Counter({2: 50, 3: 50}))
     assert kept["id"].tolist() == list("abcdeh")
 
 
@@ -83,8 +85,9 @@ def test_figures_count_what_each_step_leaves():
         e_above_hull_ev=[0.02, 0.04, 0.0, 0.5],
         space_group=[1, 2, 3, 1],
     )
-    kept = select(table, SIZES, 0.1)
-    found = figures(table, kept, ["val"], {"Na": 1, "K": 1}, 0.1, False)
+    passed = funnel(table, 0.1, allow_p1=False)
+    kept = select(table, passed["good"], SIZES)
+    found = figures(table, kept, ["val"], {"Na": 1, "K": 1}, passed)
     steps = ("valid", "unique", "novel", "near", "good")
     assert [found[name]["count"] for name in steps] == [4, 4, 3, 2, 1]
     assert (found["made"], found["kept"], found["held_out"]) == (4, 1, 1)

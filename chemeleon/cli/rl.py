@@ -87,10 +87,8 @@ def flywheel(
     result = api.rl_flywheel(**settings)
     for text in result.summary["warnings"]:
         say(f"warning: {text}")
-    say(
-        f"done: {len(result.kept)} rounds, {result.folder / 'report.html'}. Next: chemeleon sample"
-        f" --model {result.model} -n 10 -o out"
-    )
+    done = f"done after round {len(result.kept)}: {result.folder / 'report.html'}"
+    say(f"{done}. Next: chemeleon sample --model {result.model} -n 10 -o out")
 
 
 @app.command()

@@ -49,11 +49,12 @@ MODEL = {
 
 def sentence(found: Mapping[str, Any], highest: float) -> str:
     """Return the figures of a round in a sentence."""
-    count = {name: found[name]["count"] for name in ("valid", "unique", "novel", "near")}
+    count = {name: found[name]["count"] for name in ("valid", "unique", "novel", "near", "good")}
+    p1 = count["near"] - count["good"]
     return (
         f"of {found['made']:,} crystals {count['valid']:,} are valid, {count['unique']:,} of these"
         f" unique, {count['novel']:,} novel, {count['near']:,} within {highest:g} eV/atom of the"
-        f" hull; {found['kept']:,} are kept"
+        f" hull{f', {p1:,} of these P1' if p1 else ''}; {found['kept']:,} are kept"
     )
 
 

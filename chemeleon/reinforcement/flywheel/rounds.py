@@ -28,7 +28,7 @@ from chemeleon.generation.sampling import sample
 from chemeleon.reinforcement.flywheel import select
 from chemeleon.reinforcement.flywheel.report import REPORT, SUMMARY, sentence, write_report
 from chemeleon.reinforcement.flywheel.settings import FlywheelSettings
-from chemeleon.reinforcement.flywheel.start import CONFIG, STATE, Known, State, begin, references
+from chemeleon.reinforcement.flywheel.start import CONFIG, STATE, Known, State, begin
 from chemeleon.reinforcement.notes import drift
 from chemeleon.storage import SET_PARTS, hold, replacing, write_text
 from chemeleon.terminal import Terminal, shares
@@ -83,7 +83,7 @@ class Flywheel:
         self, state: State, config: LDMTrainConfig, known: Known, console: Console
     ) -> None:
         self.state, self.config, self.known, self.console = state, config, known, console
-        self.settings: FlywheelSettings = state.settings
+        self.settings, self.say = state.settings, console.print
         self.folder = self.settings.folder.absolute()
 
     def turn(self) -> FlywheelResult:
@@ -94,15 +94,14 @@ class Flywheel:
         """
         rounds = self.settings.rounds or 0
         if self.state.done:
-            self.say(f"resuming: {len(self.state.done)} steps are done")
+            self.say(f"resuming after step {self.state.done[-1]}")
         self.step(0, "probe", self.probe)
         for number in range(1, rounds + 1):
             self.step(number, "make", self.make)
             self.step(number, "judge", self.judge)
             self.step(number, "keep", self.keep)
             if not self.read(number, "keep")["kept"]:
-                self.report(number)
-                raise GenerationError(self.nothing_kept(number))
+                raise self.nothing_kept(number)
             self.step(number, "train", self.train)
             self.step(number, "probe", self.probe)
             self.report(number)
@@ -120,20 +119,20 @@ class Flywheel:
     def make(self, number: int) -> None:
         """Sample from the last model, relax and symmetrize; what is known is drawn again."""
         settings = self.settings
-        how: dict[str, Any] = {**self.sampler(), "redraw": settings.redraw}
-        how |= {"new_to": references(self.known, self.earlier(number))}
+        how = {"redraw": settings.redraw, "new_to": self.known.all(self.earlier(number))}
         how |= {"relax": settings.relax, "potential": settings.potential, "symmetrize": True}
+        how |= {"output": self.place(number) / "made", "overwrite": True}
         relaxed = f", relaxed by {settings.potential}" if settings.relax else ""
         self.say(
             f"round {number} of {settings.rounds}: making {settings.num_samples:,} crystals with"
             f" {self.model(number - 1)}{relaxed}"
         )
-        place = {"output": self.place(number) / "made", "overwrite": True}
-        self.sample(number - 1, settings.num_samples, seed=settings.seed + number, **how, **place)
+        self.sample(number - 1, settings.num_samples, seed=settings.seed + number, **how)
 
     def sample(self, number: int, count: int, **how: Any) -> Any:
         """Sample from the model of a round, and show how many crystals there are."""
-        made = 0
+        made, sampler = 0, self.config.ldm.sampler
+        without = {"eta"} if sampler.unread_eta() else set()
         with shares(not self.console.quiet) as show:
 
             def progress(more: int) -> None:
@@ -141,16 +140,9 @@ class Flywheel:
                 made += more
                 show("crystals", made / count)
 
-            device = self.settings.device
-            how |= {"cell": "primitive", "device": device, "progress": progress}
+            how = {**sampler.model_dump(exclude=without), "cell": "primitive", **how}
+            how |= {"device": self.settings.device, "progress": progress}
             return sample(self.model(number), count, **how)
-
-    def sampler(self) -> dict[str, Any]:
-        """Return how all models are sampled from, as keywords of `sample`."""
-        found = self.config.ldm.sampler.model_dump()
-        if self.config.ldm.sampler.unread_eta() is not None:
-            del found["eta"]
-        return found
 
     def judge(self, number: int) -> None:
         """Find what is valid, unique, novel and near the hull."""
@@ -162,10 +154,9 @@ class Flywheel:
 
     def evaluate(self, source: Any, number: int, **energies: Any) -> Any:
         """Evaluate crystals against all that was known before a round."""
-        names = references(self.known, self.earlier(number))
-        how = {"control": "none", "device": self.settings.device, **energies}
-        on_error = self.config.data.on_error
-        settings = Settings(references=names, on_error=on_error, **how)
+        how = {"references": self.known.all(self.earlier(number)), "control": "none", **energies}
+        how |= {"device": self.settings.device, "on_error": self.config.data.on_error}
+        settings = Settings(**how)
         with shares(not self.console.quiet) as show:
             return evaluate(source, settings, progress=show)
 
@@ -173,8 +164,8 @@ class Flywheel:
         """Write the chosen crystals as a data set, and the figures of the round."""
         settings, known, place = self.settings, self.known, self.place(number)
         judged = select.read_table(place / "judged")
-        how = settings.highest, settings.allow_p1
-        kept = select.select(judged, known.sizes, *how)
+        steps = select.funnel(judged, settings.highest, settings.allow_p1)
+        kept = select.select(judged, steps["good"], known.sizes)
         texts = [(place / "made" / "cif" / f"{x}.cif").read_text("utf-8") for x in kept["id"]]
         names = [f"{self.folder.name}-{number}-{x}" for x in kept["id"]]  # each round has its own
         rows = [["material_id", "cif"], *map(list, zip(names, texts, strict=True))]
@@ -183,7 +174,7 @@ class Flywheel:
             gzip.open(draft / SET_PARTS[0], "wt", encoding="utf-8", newline="") as file,
         ):
             write_rows(file, rows)
-        found = select.figures(judged, kept, known.apart, known.elements, *how)
+        found = select.figures(judged, kept, known.apart, known.elements, steps)
         self.write(number, "keep", found)
         self.say(f"round {number}: {sentence(found, settings.highest)}")
 
@@ -210,7 +201,7 @@ class Flywheel:
         """Look at the model of a round by crystals that nothing is done to."""
         count = min(PROBED, self.settings.num_samples)
         self.say(f"looking at {count:,} crystals of {self.model(number)} as generated")
-        made = self.sample(number, count, seed=self.settings.seed, **self.sampler())
+        made = self.sample(number, count, seed=self.settings.seed)
         table = self.evaluate(made.structures, number + 1).crystals
         training, kept = self.known.training, list(map(str, self.earlier(number + 1)))
         found = {
@@ -229,12 +220,14 @@ class Flywheel:
         models = [str(self.model(i)) for i in range(number + 1)]
         return write_report(self.settings, self.known, rounds, probes, models)
 
-    def nothing_kept(self, number: int) -> str:
-        """Return what to say of a round without a crystal to keep."""
+    def nothing_kept(self, number: int) -> GenerationError:
+        """Write the report, and return the error of a round without a crystal to keep."""
+        self.report(number)
         found = sentence(self.read(number, "keep"), self.settings.highest)
-        return (
-            f"round {number} keeps no crystal: {found}. Raise --highest or -n, or begin from a"
-            f" better model, with another -o; the figures are in {self.settings.folder / REPORT}"
+        return GenerationError(
+            f"round {number} keeps no crystal: {found}. Begin again with another -o, and a higher"
+            " --highest, --allow-p1, a larger -n or a better model; the figures are in"
+            f" {self.settings.folder / REPORT}"
         )
 
     def place(self, number: int) -> Path:
@@ -261,7 +254,3 @@ class Flywheel:
     def write(self, number: int, name: str, found: Mapping[str, Any]) -> None:
         """Write the figures of a step."""
         write_text(self.place(number) / f"{name}.json", json.dumps(found, indent=1) + "\n")
-
-    def say(self, text: str) -> None:
-        """Say a sentence on the screen."""
-        self.console.print(text)

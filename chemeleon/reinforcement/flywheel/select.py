@@ -50,26 +50,20 @@ def funnel(judged: pandas.DataFrame, highest: float, allow_p1: bool) -> dict[str
     return {"valid": valid, "unique": unique, "novel": novel, "near": near, "good": good}
 
 
-def select(
-    judged: pandas.DataFrame, sizes: Mapping[int, int], highest: float, allow_p1: bool = False
-) -> pandas.DataFrame:
-    """Return the rows to keep, in their order.
-
-    They are valid, unique, novel and near the hull; of those with a number of elements no more than
-    its share of the training set times all such candidates, so that the next model does not make
-    ever more elements.
+def select(judged: pandas.DataFrame, good: Flags, sizes: Mapping[int, int]) -> pandas.DataFrame:
+    """Return the rows to keep, in their order: of those with a number of elements no more than its
+    share of the training set times all good ones, or models make ever more elements.
 
     Args:
-        judged: see `funnel`, as the other arguments.
+        judged: all that were made.
+        good: which passed all steps of `funnel`.
         sizes: how many training crystals have each number of elements.
-        highest: energy above hull, eV/atom.
-        allow_p1: also keep crystals of space group 1.
     """
-    good = judged.loc[funnel(judged, highest, allow_p1)["good"]]
+    rows = judged.loc[good]
     total = sum(sizes.values())
-    most = {n: round(len(good) * count / total) for n, count in sizes.items()}
-    place = good.groupby("num_elements").cumcount()
-    return good.loc[place < good["num_elements"].map(most).fillna(0)]
+    most = {n: round(len(rows) * count / total) for n, count in sizes.items()}
+    place = rows.groupby("num_elements").cumcount()
+    return rows.loc[place < rows["num_elements"].map(most).fillna(0)]
 
 
 def figures(
@@ -77,20 +71,17 @@ def figures(
     kept: pandas.DataFrame,
     apart: Sequence[str],
     elements: Mapping[str, int],
-    highest: float,
-    allow_p1: bool,
+    steps: Mapping[str, Flags],
 ) -> dict[str, Any]:
     """Return what is said of the crystals of a round, as JSON.
 
     Args:
-        judged: see `funnel`, as the other arguments.
-        kept: rows that `select` took.
+        judged: all that were made.
+        kept: those that are kept.
         apart: names of the held-out sets.
         elements: how many training crystals hold each element.
-        highest: energy above hull, eV/atom.
-        allow_p1: also keep crystals of space group 1.
+        steps: of `funnel`.
     """
-    steps = funnel(judged, highest, allow_p1)
     held_out = steps["unique"] & known_to(judged, apart)
     return {
         "made": len(judged),

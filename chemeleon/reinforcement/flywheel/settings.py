@@ -47,7 +47,8 @@ class FlywheelSettings:
         apart: held-out sets whose crystals are not kept: data sets, NAME/SPLIT or paths; by
             default the val and test splits of the training data.
         seed: same seed, same crystals.
-        device: cpu, cuda, cuda:1 or another name of torch's; a GPU is used if there is one.
+        device: of sampling and energies: cpu, cuda, cuda:1 or another name of torch's; a GPU is
+            used if there is one, in training in any case.
         output: folder to write to.
         resume: folder of a flywheel that was stopped; it brings all other settings.
         console: where progress is told; by default standard error.

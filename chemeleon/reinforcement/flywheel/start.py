@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +65,10 @@ class Known(NamedTuple):
     sizes: Counter[int]
     elements: Counter[str]
 
+    def all(self, kept: Iterable[Path]) -> list[str]:
+        """Return all sets that a crystal must not be in, each once."""
+        return list(dict.fromkeys([*self.training, *map(str, kept), *self.apart]))
+
 
 def begin(settings: FlywheelSettings) -> tuple[State, LDMTrainConfig, Known]:
     """Begin a flywheel, or read the one in the folder.
@@ -102,7 +106,7 @@ def begin(settings: FlywheelSettings) -> tuple[State, LDMTrainConfig, Known]:
         )
     here: dict[str, Any] = {"output": settings.folder, "device": settings.device}
     here |= {"rounds": settings.rounds or before["rounds"], "console": settings.console}
-    config = _of_ldm(presets.load("ldm", None, settings.folder / CONFIG, fresh=False).config)
+    config: Any = presets.load("ldm", None, settings.folder / CONFIG, fresh=False).config
     settings = FlywheelSettings(**{**before, **here})
     return State(settings, found["done"]), config, find_known(settings, config)
 
@@ -127,7 +131,7 @@ def training_config(settings: FlywheelSettings) -> LDMTrainConfig:
             f"{settings.model} does not say how it was trained, as the run folders of `chemeleon"
             " ldm train` do: name a --preset such as mp/mini"
         )
-    config = _of_ldm(presets.load("ldm", settings.preset, own, words, fresh=False).config)
+    config: Any = presets.load("ldm", settings.preset, own, words, fresh=False).config
     if config.ldm.denoiser.of_formulas:
         raise ConfigError(
             f"{settings.model} places the atoms of given formulas (kind csp): a flywheel takes a"
@@ -139,11 +143,6 @@ def training_config(settings: FlywheelSettings) -> LDMTrainConfig:
 def _trains_ldm(path: Path) -> bool:
     found = read_yaml(path) if path.is_file() else None
     return isinstance(found, dict) and {"ldm", "trainer"} <= found.keys() and "rl" not in found
-
-
-def _of_ldm(config: Any) -> LDMTrainConfig:
-    assert isinstance(config, LDMTrainConfig)
-    return config
 
 
 def find_known(settings: FlywheelSettings, config: LDMTrainConfig) -> Known:
@@ -182,8 +181,3 @@ def _named(config: LDMTrainConfig, name: str) -> str:
         return name
     folder = dataset_dir(config.data.model_copy(update={"name": name})).absolute()
     return str(folder) if folder.is_dir() else name
-
-
-def references(known: Known, kept: Sequence[Path]) -> list[str]:
-    """Return all sets that a crystal must not be in, each once."""
-    return list(dict.fromkeys([*known.training, *map(str, kept), *known.apart]))
