@@ -330,8 +330,10 @@ def test_a_set_beside_another_is_named_by_name_or_path(tmp_path, monkeypatch):
         api.vae_train("demo/dng", [*words, "data.also=[mine]"], output=tmp_path / "run2")
 
 
-def test_a_set_by_its_path_is_a_reference_like_any_other():
+@pytest.mark.parametrize("name", ["/there/kept-1", "there/kept-1 where num_atoms < 9"])
+def test_a_set_by_its_path_is_a_reference_like_any_other(monkeypatch, name):
+    monkeypatch.chdir("/")
     manifest: dict[str, Any] = {"trained_on": ["demo", "/there/kept-1"]}
-    manifest["references"] = [{"name": "/there/kept-1"}]
+    manifest["references"] = [{"name": name}]
     (text,) = warnings(manifest, [])
     assert "trained on demo," in text

@@ -93,8 +93,9 @@ def warnings(
 ) -> list[str]:
     """Return what the figures do not say."""
     other = "chgnet" if settings.potential.startswith("sevennet") else "sevennet"
-    kept = [f"rounds/{i}/kept-{i}" for i in range(1, rounds + 1)]
-    names = [*known.training, *(str(settings.folder / name) for name in kept)]
+    folder = settings.folder.absolute()
+    kept = [str(folder / "rounds" / str(i) / f"kept-{i}") for i in range(1, rounds + 1)]
+    names = [*known.training, *kept]
     words = " ".join(f"-r {shlex.quote(name)}" for name in names)
     found = [
         f"{settings.potential} relaxed and chose these crystals, so its energies are no judge of"
