@@ -29,6 +29,7 @@ from chemeleon.evaluation.settings import (
     WrittenSettings,
 )
 from chemeleon.generation.sampling import sample as sample
+from chemeleon.reinforcement.flywheel.settings import FlywheelSettings
 from chemeleon.storage import hold, refuse_inside, replacing, settle
 from chemeleon.training.reconstruct import reconstruct
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from chemeleon.evaluation.report.data import Report
     from chemeleon.generation.assignments import Proposal
     from chemeleon.prediction.run import Prediction
+    from chemeleon.reinforcement.flywheel.rounds import FlywheelResult
     from chemeleon.training.launch import TrainResult
 
 
@@ -244,11 +246,26 @@ def _saving(
         yield lambda found: found.write(draft, folder)
 
 
+@called_with(FlywheelSettings)
+def rl_flywheel(settings: FlywheelSettings) -> FlywheelResult:
+    """Train a model on its own best crystals, in rounds: make, relax, check, keep, train on.
+
+    Raises:
+        ChemeleonError: one of its subclasses, saying what to do.
+        KeyboardInterrupt: by Ctrl-C; all finished steps are kept.
+    """
+    from chemeleon.reinforcement.flywheel.rounds import turn
+
+    return turn(settings)
+
+
 vae = SimpleNamespace(
     train=vae_train, reconstruct=reconstruct, presets=lambda: presets.list_presets("vae")
 )
 ldm = SimpleNamespace(train=ldm_train, merge=ldm_merge, presets=lambda: presets.list_presets("ldm"))
-rl = SimpleNamespace(train=rl_train, presets=lambda: presets.list_presets("rl"))
+rl = SimpleNamespace(
+    train=rl_train, flywheel=rl_flywheel, presets=lambda: presets.list_presets("rl")
+)
 predict = SimpleNamespace(
     train=predict_train, run=predict_run, presets=lambda: presets.list_presets("predict")
 )

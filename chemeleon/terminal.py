@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.segment import Segment
 
 from chemeleon.errors import visible
@@ -57,3 +64,18 @@ def progress_bar(
         disable=not (shown and console.is_terminal),
     ) as bar:
         yield bar
+
+
+@contextmanager
+def shares(shown: bool = True) -> Iterator[Callable[[str, float], None]]:
+    """Give a function that shows a word and the share done, one bar for each word."""
+    columns = TimeElapsedColumn()
+    with progress_bar(columns, text="{task.description:<16}", shown=shown) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(word: str, share: float) -> None:
+            if word not in tasks:
+                tasks[word] = bar.add_task(word, total=1.0)
+            bar.update(tasks[word], completed=share)
+
+        yield show

@@ -16,12 +16,14 @@ from chemeleon.data.settings import PrepareSettings
 from chemeleon.errors import ConfigError
 from chemeleon.evaluation.settings import CompareSettings, EvaluateSettings
 from chemeleon.generation.settings import SampleSettings
+from chemeleon.reinforcement.flywheel.settings import FlywheelSettings
 
 VERBS = [
     (chemeleon.sample, SampleSettings),
     (chemeleon.evaluate, EvaluateSettings),
     (chemeleon.compare, CompareSettings),
     (chemeleon.prepare, PrepareSettings),
+    (chemeleon.rl.flywheel, FlywheelSettings),
 ]
 
 

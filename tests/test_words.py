@@ -102,6 +102,7 @@ def texts(tmp_path_factory) -> list[tuple[str, str]]:
     folder = tmp_path_factory.mktemp("reference")
     _module(ROOT / "docs" / "write_reference.py").write_reference(folder)
     verbs = (chemeleon.sample, chemeleon.evaluate, chemeleon.compare, chemeleon.prepare)
+    verbs = (*verbs, chemeleon.rl.flywheel)
     return [
         *((path.name, path.read_text(encoding="utf-8")) for path in PAGES),
         *_cells(ROOT / "docs" / "tutorial.ipynb"),

@@ -55,7 +55,7 @@ def opening(
     """Return head, title and first table; ``more`` are further rows of that."""
     kind = str(config["kind"])
     # a Lightning file does not say what it was trained on
-    data = [] if config.get("imported") else trained_on(config)
+    data = [] if config.get("imported") else [name.split("/")[-1] for name in trained_on(config)]
     head: dict[str, Any] = {
         "library_name": "chemeleon",
         "license": license,

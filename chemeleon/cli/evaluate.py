@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,6 +81,7 @@ def evaluate(
     """
     from chemeleon import api
     from chemeleon.evaluation.report.comparison import Comparison
+    from chemeleon.terminal import shares
 
     example = "NAME=LOW..HIGH or NAME=VALUE such as band_gap=1.5..2.5"
     settings |= {"references": references or [], "hull": hull or (), "relax_steps": relax_steps}
@@ -100,24 +100,6 @@ def _interval_of(text: str) -> float | tuple[float, float]:
         return low
     (top,) = high
     return low, top
-
-
-@contextmanager
-def shares() -> Iterator[Callable[[str, float], None]]:
-    """Give a function that shows a word and the share done, one bar for each word."""
-    from rich.progress import TimeElapsedColumn
-
-    from chemeleon.terminal import progress_bar
-
-    with progress_bar(TimeElapsedColumn(), text="{task.description:<16}") as bar:
-        tasks: dict[str, Any] = {}
-
-        def show(word: str, share: float) -> None:
-            if word not in tasks:
-                tasks[word] = bar.add_task(word, total=1.0)
-            bar.update(tasks[word], completed=share)
-
-        yield show
 
 
 def print_figures(reports: Mapping[str, Report], output: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from chemeleon.cli import train
-from chemeleon.cli.words import say
+from chemeleon.cli.words import of_settings, say
+from chemeleon.reinforcement.flywheel.settings import FlywheelSettings
 
 app = typer.Typer(
     no_args_is_help=True, help="Reinforcement learning: teach a model what is wanted."
@@ -34,6 +36,59 @@ train.add_training(
     """,
     next_step="chemeleon sample --model {folder} -n 10 -o out",
 )
+
+
+Model = Annotated[str | None, typer.Option("--model", "-m")]
+NumSamples = Annotated[int, typer.Option("--num-samples", "-n")]
+Hulls = Annotated[list[str] | None, typer.Option(metavar="HULL")]
+Apart = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Held-out set whose crystals are not kept: data set, NAME/SPLIT or path; repeatable."
+        " By default the val and test splits of the training data."
+    ),
+]
+Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR")]
+Resume = Annotated[Path | None, typer.Option(metavar="DIR")]
+
+
+@app.command()
+@of_settings(FlywheelSettings, "console")
+def flywheel(
+    model: Model = None,
+    overrides: train.Overrides = None,
+    preset: train.Preset = None,
+    num_samples: NumSamples = FlywheelSettings.num_samples,
+    hull: Hulls = None,
+    apart: Apart = None,
+    output: Output = None,
+    resume: Resume = None,
+    **settings: Any,
+) -> None:
+    """Train a model on its own best crystals, in rounds.
+
+    Each round makes crystals, relaxes and evaluates them, keeps those that are valid, unique, novel
+    and near the hull as a data set, and tunes the model on it beside its training data. Stop it at
+    any moment: the same command resumes it, as --resume does.
+
+    [bold]Examples[/]
+
+    \b
+    chemeleon rl flywheel --model runs/my_ldm -n 10000 --rounds 3 -o runs/fly
+    chemeleon rl flywheel --model runs/my_ldm -o runs/fly trainer.max_steps=2000 optim.lr=1e-4
+    chemeleon rl flywheel --model shipped:de_novo --preset mp/mini -o runs/fly
+    chemeleon rl flywheel --model runs/my_ldm --apart mp/val --apart mp/test --apart my_set -o fly
+    chemeleon rl flywheel --resume runs/fly
+    """
+    from chemeleon import api
+
+    settings |= {"model": model, "overrides": overrides or (), "preset": preset, "apart": apart}
+    settings |= {"num_samples": num_samples, "hull": hull or (), "output": output, "resume": resume}
+    result = api.rl_flywheel(**settings)
+    for text in result.summary["warnings"]:
+        say(f"warning: {text}")
+    done = f"done after round {len(result.kept)}: {result.folder / 'report.html'}"
+    say(f"{done}. Next: chemeleon sample --model {result.model} -n 10 -o out")
 
 
 @app.command()

@@ -154,8 +154,9 @@ def _evaluate(result: SampleResult, output: Path, references: list[str]) -> None
     import json
 
     from chemeleon import api
-    from chemeleon.cli.evaluate import print_figures, shares
+    from chemeleon.cli.evaluate import print_figures
     from chemeleon.evaluation.origin import told
+    from chemeleon.terminal import shares
 
     made = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
     with shares() as progress:

@@ -40,6 +40,7 @@ _ONE_LINE = r"^[^\t\n]*$"
 Word = Annotated[str, Field(max_length=200, pattern=_ONE_LINE)]  # a column, a unit, a layer
 Location = Annotated[str, Field(max_length=4_096, pattern=_ONE_LINE)]  # a path, a model's name
 Words = Annotated[list[Word], Field(max_length=1_000)]
+Locations = Annotated[list[Location], Field(max_length=1_000)]
 # a key of the config and of the weights, so no dots
 ConditionName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$", max_length=200)]
 

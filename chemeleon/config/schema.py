@@ -13,7 +13,16 @@ from pydantic import Field, model_validator
 
 from chemeleon.config.architecture import LDMConfig, VAEConfig
 from chemeleon.config.assignment import AssignmentConfig
-from chemeleon.config.bounds import Fraction, NonNegative, Positive, Section, Word, Words, checked
+from chemeleon.config.bounds import (
+    Fraction,
+    Locations,
+    NonNegative,
+    Positive,
+    Section,
+    Word,
+    Words,
+    checked,
+)
 from chemeleon.config.predictor import PredictorConfig
 from chemeleon.config.requests import MAX_SEED
 from chemeleon.config.rl import RLConfig
@@ -101,10 +110,10 @@ class DataConfig(Section):
         " columns, num_atoms, num_elements and elements, such as"
         " `e_above_hull <= 0.1 and known(band_gap)` (docs/data.md).",
     )
-    also: Words = Field(
+    also: Locations = Field(
         default_factory=list,
-        description="Data sets whose train splits are trained on, too; `where` does not hold for"
-        " them, and val and test are those of `name` alone.",
+        description="Data sets, names or absolute paths, whose train splits are trained on, too;"
+        " `where` does not hold for them, and val and test are those of `name` alone.",
     )
     on_error: Literal["few", "skip", "fail"] = Field(
         default="few",

@@ -83,6 +83,8 @@ def _beside(config: DataConfig, name: str) -> DataConfig:
     """Return the config of a further set, from which the same is wanted but for ``where``."""
     kept = ("root", "targets", "max_atoms", "niggli", "on_error", "limits")
     update = {field: getattr(config, field) for field in kept}
+    if (folder := at_home(name)).is_absolute():
+        name, update["root"] = folder.name, str(folder.parent)
     return presets.find_data(name).model_copy(update=update)
 
 

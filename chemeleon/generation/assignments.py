@@ -43,8 +43,8 @@ class Proposal(NamedTuple):
         assignment: in standard form.
         probability: the weighted mean of what both sources say, of those that there are.
         by_model: what the model says; 0 without one.
-        prototype: training crystals that have it, and the most typical or first of them; None if none
-            does.
+        prototype: training crystals that have it, and the most typical or first of them; None if
+            there are none.
     """
 
     assignment: Assignment

@@ -45,7 +45,7 @@ class Adapted:
         """
         content["ldm"]["lora"] = self.config.model_dump(mode="json")
         content["adapter"] = {
-            "base": _lasting(self.base),
+            "base": lasting(self.base),
             "base_weights": self.base_weights,
             "rank": self.config.rank,
             "alpha": self.config.alpha,
@@ -76,7 +76,7 @@ class WritesLDM(ABC):
         return Export("ldm", self._content(), self.model.state_dict())
 
 
-def _lasting(reference: str | None) -> str | None:
+def lasting(reference: str | None) -> str | None:
     """Return a model's name that is good in every folder."""
     if reference is None or is_name(reference):
         return reference

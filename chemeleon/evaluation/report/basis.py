@@ -17,6 +17,7 @@ from chemeleon.energy.potentials import NAMES
 from chemeleon.evaluation.metrics import METRICS
 from chemeleon.evaluation.metrics.base import GROUPS
 from chemeleon.evaluation.metrics.stability import METASTABLE_EV
+from chemeleon.storage import at_home
 
 _KEPT = ("value", "low", "high", "count", "of", "unit")  # of each set
 
@@ -167,6 +168,7 @@ def _copies(manifest: Mapping[str, Any]) -> Iterator[str]:
     """Training sets that no reference holds: what is copied from them counts as new."""
     references = [split_name(one["name"])[0] for one in manifest.get("references") or ()]
     known = {name.partition("/")[0] for name in references}
+    known |= {str(at_home(name).absolute()) for name in references}  # sets by their paths
     trained = [RENAMED.get(str(name), str(name)) for name in manifest.get("trained_on") or ()]
     missing = [name for name in trained if name not in known]
     if references and missing:
