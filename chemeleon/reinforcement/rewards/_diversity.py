@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -68,13 +67,7 @@ class Diversity(Reward):
 
     def score(self, candidates: Candidates) -> Answer:
         """See `Reward`."""
-        values = torch.full((len(candidates),), torch.nan, dtype=torch.float64)
-        reasons = {i: p for i, p in enumerate(candidates.problems) if p is not None}
-        rows = candidates.sound.nonzero().flatten()
-        if len(rows):
-            features = self.features(candidates.crystals.subset(rows))
-            values[rows] = leave_one_out(features, self.reference).cpu()
-        return Answer(values, reasons)
+        return candidates.of_sound(lambda part: leave_one_out(self.features(part), self.reference))
 
 
 def polynomial_mmd(sample: Tensor, reference: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class _Batched(_Function):
     """A function from `Crystals` to ``(M,)``; it sees only sound crystals."""
 
     def score(self, candidates: Candidates) -> Answer:
-        reasons = {i: p for i, p in enumerate(candidates.problems) if p is not None}
+        reasons = candidates.reasons()
         values = torch.full((len(candidates),), torch.nan, dtype=torch.float64)
         rows = candidates.sound.nonzero().flatten()
         try:

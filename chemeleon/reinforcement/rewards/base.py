@@ -72,6 +72,19 @@ class Candidates:
         """``(M,)`` bool, crystals without a problem."""
         return torch.tensor([problem is None for problem in self.problems], dtype=torch.bool)
 
+    def reasons(self) -> dict[int, str]:
+        """Return why crystals are structurally broken, by their rows."""
+        return {row: problem for row, problem in enumerate(self.problems) if problem is not None}
+
+    def of_sound(self, score: Callable[[Crystals], Tensor]) -> Answer:
+        """Return what a function of sound crystals, ``(K,)`` of `Crystals`, says of each; broken
+        ones have no score, and are not shown to it."""
+        values = torch.full((len(self),), torch.nan, dtype=torch.float64)
+        rows = self.sound.nonzero().flatten()
+        if len(rows):
+            values[rows] = score(self.crystals.subset(rows)).double().cpu()
+        return Answer(values, self.reasons())
+
     @cached_property
     def arrays(self) -> Crystals[Array]:
         """The crystals as evaluation holds them."""

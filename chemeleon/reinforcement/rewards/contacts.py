@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 
 from chemeleon.config.bounds import Section
@@ -28,10 +27,7 @@ class Contacts(Reward):
 
     def score(self, candidates: Candidates) -> Answer:
         """See `Reward`."""
-        closest = torch.full((len(candidates),), torch.nan, dtype=torch.float64)
-        rows = candidates.sound.nonzero().flatten()
-        closest[rows] = closest_contacts(candidates.crystals.subset(rows))
-        reasons = {i: p for i, p in enumerate(candidates.problems) if p is not None}
-        unknown = rows[~closest[rows].isfinite()].tolist()
-        reasons |= dict.fromkeys(unknown, "an element without a covalent radius")
-        return Answer((closest / self.options.enough).clamp(max=1), reasons)
+        closest, reasons, _ = candidates.of_sound(closest_contacts)
+        unknown = (candidates.sound & ~closest.isfinite()).nonzero().flatten().tolist()
+        radius = dict.fromkeys(unknown, "an element without a covalent radius")
+        return Answer((closest / self.options.enough).clamp(max=1), {**reasons, **radius})

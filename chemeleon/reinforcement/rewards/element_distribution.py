@@ -52,14 +52,12 @@ class ElementDistribution(Reward):
 
     def score(self, candidates: Candidates) -> Answer:
         """See `Reward`."""
-        values = torch.full((len(candidates),), torch.nan, dtype=torch.float64)
-        rows = candidates.sound.nonzero().flatten()
-        if len(rows):
-            part, least = candidates.crystals.subset(rows), self.options.smoothing
-            excess = ((shares(part) + least) / (self.wanted + least)).log()
-            values[rows] = -reduce_atoms(excess[part.atomic_numbers], part.num_atoms, "mean")
-        reasons = {i: p for i, p in enumerate(candidates.problems) if p is not None}
-        return Answer(values, reasons)
+        return candidates.of_sound(self._fewness)
+
+    def _fewness(self, crystals: Crystals) -> Tensor:
+        least = self.options.smoothing
+        excess = ((shares(crystals) + least) / (self.wanted + least)).log()
+        return -reduce_atoms(excess[crystals.atomic_numbers], crystals.num_atoms, "mean")
 
 
 def shares(crystals: Crystals) -> Tensor:

@@ -113,7 +113,7 @@ class Energy(Reward):
         rows = candidates.sound.nonzero().flatten()
         above = torch.full((len(candidates),), torch.nan, dtype=torch.float64)
         largest = torch.zeros_like(above)
-        reasons = {i: p for i, p in enumerate(candidates.problems) if p is not None}
+        reasons = candidates.reasons()
         if len(rows):
             part = candidates.crystals.subset(rows)
             energies, why, part, forces = self._energies(part)

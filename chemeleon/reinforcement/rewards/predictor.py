@@ -3,10 +3,8 @@ range."""
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
-import torch
 from pydantic import Field, model_validator
 
 from chemeleon.config.bounds import OpenSection
@@ -85,13 +83,9 @@ class Predictor(Reward):
 
     def score(self, candidates: Candidates) -> Answer:
         """See `Reward`."""
-        values = torch.full((len(candidates),), torch.nan, dtype=torch.float64)
-        reasons = {i: p for i, p in enumerate(candidates.problems) if p is not None}
-        rows = candidates.sound.nonzero().flatten()
-        predicted = values.clone()
-        if len(rows):
-            found = self.model.predict_all(candidates.crystals.subset(rows))
-            predicted[rows] = found[self.property].double()
+        predicted, reasons, _ = candidates.of_sound(
+            lambda part: self.model.predict_all(part)[self.property]
+        )
         goal, clip = self.options.goal, self.options.clip
         values = predicted if clip is None else predicted.clamp(*clip)
         if goal == "minimise":
@@ -104,6 +98,6 @@ class Predictor(Reward):
             values = -(values - values.clamp(low, high)).square()
             # crystals without a prediction are no hits, as evaluation counts
             facts[HIT + self.property] = (predicted >= low) & (predicted <= high)
-        unfit = [i for i in rows.tolist() if not math.isfinite(values[i])]
-        reasons |= dict.fromkeys(unfit, "the prediction is not finite")
-        return Answer(values, reasons, facts)
+        unfit = (candidates.sound & ~values.isfinite()).nonzero().flatten().tolist()
+        infinite = dict.fromkeys(unfit, "the prediction is not finite")
+        return Answer(values, {**reasons, **infinite}, facts)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from chemeleon.config.bounds import Section
+from chemeleon.crystals.batch import Crystals
 from chemeleon.crystals.symmetry import SYMPREC, space_group
 from chemeleon.reinforcement.rewards.base import Answer, Candidates, Reward
 
@@ -24,9 +26,8 @@ class Symmetry(Reward):
 
     def score(self, candidates: Candidates) -> Answer:
         """See `Reward`; 0.6 ms per crystal."""
-        values = torch.full((len(candidates),), torch.nan, dtype=torch.float64)
-        for row in candidates.sound.nonzero().flatten().tolist():
-            found = space_group(*candidates.arrays.crystal(row), self.options.symprec)
-            values[row] = float(found is not None and found.number > 1)
-        reasons = {i: p for i, p in enumerate(candidates.problems) if p is not None}
-        return Answer(values, reasons)
+        return candidates.of_sound(self._symmetric)
+
+    def _symmetric(self, crystals: Crystals) -> Tensor:
+        groups = [space_group(*crystal, self.options.symprec) for crystal in crystals.arrays()]
+        return torch.tensor([float(group is not None and group.number > 1) for group in groups])
