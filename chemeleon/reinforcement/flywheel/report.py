@@ -64,6 +64,7 @@ def write_report(
     rounds: Sequence[Mapping[str, Any]],
     probes: Sequence[Mapping[str, Any]],
     models: Sequence[str],
+    kept: Sequence[str],
 ) -> dict[str, Any]:
     """Write both files, and return what is in the second.
 
@@ -73,6 +74,7 @@ def write_report(
         rounds: `select.figures` of each round.
         probes: what is said of the model to begin with, and of the model of each round.
         models: where these are.
+        kept: the data set of each round.
     """
     summary = {
         "settings": {**settings.told(), "rounds": settings.rounds},
@@ -80,7 +82,7 @@ def write_report(
         "apart": known.apart,
         "rounds": [dict(found) for found in rounds],
         "models": [{"model": m, **found} for m, found in zip(models, probes, strict=True) if found],
-        "warnings": warnings(settings, known, len(rounds), models),
+        "warnings": warnings(settings, known, models[-1], kept),
     }
     text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
     write_text(settings.folder / SUMMARY, text + "\n")
@@ -89,18 +91,15 @@ def write_report(
 
 
 def warnings(
-    settings: FlywheelSettings, known: Known, rounds: int, models: Sequence[str]
+    settings: FlywheelSettings, known: Known, model: str, kept: Sequence[str]
 ) -> list[str]:
     """Return what the figures do not say."""
     other = "chgnet" if settings.potential.startswith("sevennet") else "sevennet"
-    folder = settings.folder.absolute()
-    kept = [str(folder / "rounds" / str(i) / f"kept-{i}") for i in range(1, rounds + 1)]
-    names = [*known.training, *kept]
-    words = " ".join(f"-r {shlex.quote(name)}" for name in names)
+    words = " ".join(f"-r {shlex.quote(name)}" for name in (*known.training, *kept))
     found = [
         f"{settings.potential} relaxed and chose these crystals, so its energies are no judge of"
         f" them or of the models. Judge the last one by another potential: chemeleon sample --model"
-        f" {models[-1]} -n 1000 -o out, then chemeleon evaluate out --potential {other} {words}"
+        f" {model} -n 1000 -o out, then chemeleon evaluate out --potential {other} {words}"
     ]
     if known.missing:
         found.append(

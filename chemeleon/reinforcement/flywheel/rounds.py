@@ -105,7 +105,7 @@ class Flywheel:
             self.step(number, "train", self.train)
             self.step(number, "probe", self.probe)
             self.report(number)
-        kept = [self.kept(number) for number in range(1, rounds + 1)]
+        kept = self.earlier(rounds + 1)
         model, summary = self.place(rounds) / "model", self.report(rounds)
         return FlywheelResult(self.settings.folder, model, kept, summary)
 
@@ -181,7 +181,7 @@ class Flywheel:
     def train(self, number: int) -> None:
         """Tune the last model on the training set and all that was kept."""
         config, folder = self.config, self.place(number) / "model"
-        kept = [str(self.kept(i)) for i in range(1, number + 1)]
+        kept = list(map(str, self.earlier(number + 1)))
         # without conditions no column is read, and what was made has none
         targets = config.data.targets if config.ldm.conditions else []
         more = {"also": [*config.data.also, *kept], "targets": targets}
@@ -218,7 +218,8 @@ class Flywheel:
         rounds = [self.read(i, "keep") for i in range(1, number + 1)]
         probes = [self.read(i, "probe") for i in range(number + 1)]
         models = [str(self.model(i)) for i in range(number + 1)]
-        return write_report(self.settings, self.known, rounds, probes, models)
+        kept = list(map(str, self.earlier(number + 1)))
+        return write_report(self.settings, self.known, rounds, probes, models, kept)
 
     def nothing_kept(self, number: int) -> GenerationError:
         """Write the report, and return the error of a round without a crystal to keep."""
